@@ -1,0 +1,24 @@
+"""The branches of the error tree that concern exports (the whole tree is drawn in `doge_model.errors`)."""
+
+from __future__ import annotations
+
+from doge_model.errors import CheckpointError, DogeError, OptionError
+
+
+class ExportError(DogeError):
+    """An export could not be made; nothing was left behind."""
+
+
+class VerificationError(ExportError):
+    """The exported files disagree with the PyTorch model by more than the stated limits."""
+
+
+class PackageError(DogeError):
+    """A folder is not an export of this toolkit, or a damaged one."""
+
+
+class ContextLengthError(DogeError):
+    """More tokens were fed than the decoder's window can hold."""
+
+
+__all__ = ["CheckpointError", "ContextLengthError", "DogeError", "ExportError", "OptionError", "PackageError", "VerificationError"]

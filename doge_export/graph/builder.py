@@ -1,0 +1,103 @@
+"""A small graph builder: nodes in order, small constants inside the model file, large ones in its data file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+MICROSOFT = "com.microsoft"  # onnxruntime's own operator domain
+OPSET = 21  # the newest opset that onnxruntime 1.20 (2024-11) already runs
+IR_VERSION = 10
+EXTERNAL_BYTES = 1024  # constants from this size on go to the data file, which onnxruntime maps instead of reading
+ALIGNMENT = 64  # bytes; a cache line, so that mapped weights can be read with aligned vector loads
+
+
+class GraphBuilder:
+    """Collects one graph. Values are known by their ONNX names, which `op` returns."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+
+    def op(
+        self, op_type: str, inputs: Iterable[str], name: str, outputs: int = 1, domain: str = "", **attributes: Any
+    ) -> list[str]:
+        """Append a node called `name`; its outputs are called `name`, `name.1`, ... and returned as a list."""
+        names = [name, *(f"{name}.{i}" for i in range(1, outputs))]
+        self.node(op_type, inputs, names, domain, **attributes)
+        return names
+
+    def node(
+        self, op_type: str, inputs: Iterable[str], outputs: Iterable[str], domain: str = "", **attributes: Any
+    ) -> None:
+        """Append a node whose outputs have given names."""
+        outputs = list(outputs)
+        self.nodes.append(
+            helper.make_node(op_type, list(inputs), outputs, name=outputs[0], domain=domain, **attributes)
+        )
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Name a constant; the same name again must mean the very same array (that is how tied matrices are shared)."""
+        known = self.constants.setdefault(name, value)
+        assert known is value or np.array_equal(known, value), f"two constants are called {name}"
+        return name
+
+    def input(self, name: str, dtype: Any, shape: list[int | str]) -> str:
+        """Declare a graph input; strings in `shape` are symbolic dimensions."""
+        self.inputs.append(_value_info(name, dtype, shape))
+        return name
+
+    def output(self, name: str, dtype: Any, shape: list[int | str]) -> str:
+        """Declare a value of the graph as an output."""
+        self.outputs.append(_value_info(name, dtype, shape))
+        return name
+
+    def save(self, path: Path, metadata: dict[str, str]) -> None:
+        """Write `path` and, beside it, `path` + "_data" with the large constants (the name optimum looks for).
+
+        Constants that are views of the same memory are written once.
+        """
+        initializers = self._write_data(path.with_name(path.name + "_data"))
+        graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, initializers)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="doge-export")
+        helper.set_model_props(model, metadata)
+        path.write_bytes(model.SerializeToString())
+
+    def _write_data(self, path: Path) -> list[TensorProto]:
+        initializers, offsets = [], dict[tuple[int, int], int]()
+        with path.open("wb") as file:
+            for name, value in self.constants.items():
+                if value.nbytes < EXTERNAL_BYTES:
+                    initializers.append(numpy_helper.from_array(value, name))
+                    continue
+                value = np.ascontiguousarray(value)
+                memory = (value.ctypes.data, value.nbytes)
+                if memory not in offsets:
+                    file.write(bytes(-file.tell() % ALIGNMENT))
+                    offsets[memory] = file.tell()
+                    file.write(value.data)
+                initializers.append(_external(name, value, path.name, offsets[memory]))
+        return initializers
+
+
+def _value_info(name: str, dtype: Any, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
+
+def _external(name: str, value: NDArray[Any], location: str, offset: int) -> TensorProto:
+    tensor = TensorProto(
+        name=name, data_type=helper.np_dtype_to_tensor_dtype(value.dtype), data_location=TensorProto.EXTERNAL
+    )
+    tensor.dims.extend(value.shape)
+    for key, item in {"location": location, "offset": offset, "length": value.nbytes}.items():
+        tensor.external_data.add(key=key, value=str(item))
+    return tensor

@@ -1,0 +1,110 @@
+"""The whole decoder: embedding, blocks, final norm, logits, and the state that goes in and comes out.
+
+    input_ids ─ embedding ─┬─ attention ─ + ─┬─ feed forward ─ + ─ ... ─ norm ─ output matrix ─ logits
+                           └─ residual · h ──┘─ residual · h ──┘
+
+`build_decoder` takes the PyTorch model's tensors as numpy arrays, by their native names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .attention import dynamic_mask_attention
+from .builder import MICROSOFT, GraphBuilder
+from .feed_forward import feed_forward
+from .layout import DecoderLayout
+from .weight_formats import WeightFormat
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """The tensors of a model by native name (float32), and cos/sin of every position [keep_window_size, head_dim / 2]."""
+
+    tensors: Mapping[str, Array]
+    rotary_cos: Array
+    rotary_sin: Array
+
+    def layer(self, index: int) -> dict[str, Array]:
+        """The tensors of one layer, without the prefix."""
+        prefix = f"model.layers.{index}."
+        return {name.removeprefix(prefix): array for name, array in self.tensors.items() if name.startswith(prefix)}
+
+    @property
+    def output_matrix(self) -> Array:
+        """float32 [vocab, hidden]: the embedding itself when tied."""
+        return self.tensors.get("lm_head.weight", self.tensors["model.embed_tokens.weight"])
+
+
+def build_decoder(layout: DecoderLayout, weights: DecoderWeights, weight_format: WeightFormat) -> GraphBuilder:
+    """Build the graph; `doge_export.graph.state` describes its inputs and outputs."""
+    graph = GraphBuilder()
+    declare_inputs(graph, layout)
+    graph.constant("rotary.cos", weights.rotary_cos)
+    graph.constant("rotary.sin", weights.rotary_sin)
+    residual = weight_format.embedding(graph, "embed_tokens", "input_ids", weights.tensors["model.embed_tokens.weight"])
+    norm_weight = weights.layer(0)["input_layernorm.weight"]
+    hidden = rms_norm(graph, "layers.0.input_layernorm", residual, norm_weight, layout.rms_norm_eps)
+    for index in range(layout.num_layers):
+        name, tensors = f"layers.{index}", weights.layer(index)
+        out = dynamic_mask_attention(graph, layout, index, hidden, tensors, weight_format)
+        residual = scaled(graph, f"{name}.input_residual", residual, tensors["input_residual"])
+        hidden, residual = add_and_norm(
+            graph, f"{name}.post_attention", residual, out, tensors["post_attention_layernorm.weight"], layout
+        )
+        out = feed_forward(graph, layout, f"{name}.mlp", hidden, tensors, weight_format)
+        residual = scaled(graph, f"{name}.post_attention_residual", residual, tensors["post_attention_residual"])
+        last = index == layout.num_layers - 1
+        norm_weight = weights.tensors["model.norm.weight"] if last else weights.layer(index + 1)["input_layernorm.weight"]
+        hidden, residual = add_and_norm(graph, f"{name}.output", residual, out, norm_weight, layout)
+    (kept,) = graph.op("Gather", [hidden, "logits_to_keep"], "kept", axis=1)
+    logits = weight_format.linear(graph, "lm_head", kept, weights.output_matrix)
+    graph.node("Identity", [logits], ["logits"])
+    graph.output("logits", np.float32, ["batch_size", "num_logits", layout.vocab_size])
+    return graph
+
+
+def declare_inputs(graph: GraphBuilder, layout: DecoderLayout) -> None:
+    """Declare tokens, positions, lengths and the past of every layer, and the present as outputs."""
+    graph.input("input_ids", np.int64, ["batch_size", "sequence_length"])
+    graph.input("position_ids", np.int64, ["batch_size", "sequence_length"])
+    graph.input("seqlens_k", np.int32, ["batch_size"])
+    graph.input("total_sequence_length", np.int32, [])
+    graph.input("logits_to_keep", np.int64, ["num_logits"])
+    for index in range(layout.num_layers):
+        for part in ("key", "value"):
+            shape: list[int | str] = ["batch_size", layout.num_kv_heads, "slots", layout.channels]
+            graph.input(f"past_key_values.{index}.{part}", np.float32, shape)
+            graph.output(f"present.{index}.{part}", np.float32, shape)
+
+
+def rms_norm(graph: GraphBuilder, name: str, x: str, weight: Array, eps: float) -> str:
+    """Root mean square norm over the last axis, times weight."""
+    inputs = [x, graph.constant(f"{name}.weight", weight)]
+    (y,) = graph.op("SimplifiedLayerNormalization", inputs, name, axis=-1, epsilon=eps, stash_type=1)
+    return y
+
+
+def add_and_norm(
+    graph: GraphBuilder, name: str, residual: str, out: str, weight: Array, layout: DecoderLayout
+) -> tuple[str, str]:
+    """residual + out, and its norm, in one node: returns (normed, sum)."""
+    inputs, outputs = [residual, out, graph.constant(f"{name}.norm.weight", weight)], [f"{name}.norm", "", "", f"{name}.sum"]
+    graph.node(
+        "SkipSimplifiedLayerNormalization", inputs, outputs, MICROSOFT, epsilon=layout.rms_norm_eps
+    )
+    return outputs[0], outputs[3]
+
+
+def scaled(graph: GraphBuilder, name: str, x: str, factor: Array) -> str:
+    """x times a learned vector; nothing where the vector is all ones (every lifted Llama)."""
+    if np.all(factor == 1):
+        return x
+    (y,) = graph.op("Mul", [x, graph.constant(f"{name}.weight", factor)], name)
+    return y

@@ -1,0 +1,125 @@
+"""The gated MLP, and the mixture of single-neuron experts that shares it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ExportError
+from .builder import MICROSOFT, GraphBuilder
+from .layout import DecoderLayout
+from .weight_formats import WeightFormat
+
+Array = NDArray[np.float32]
+
+# config.hidden_act -> operator, its domain and attributes
+ACTIVATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "silu": ("QuickGelu", MICROSOFT, {"alpha": 1.0}),
+    "swish": ("QuickGelu", MICROSOFT, {"alpha": 1.0}),
+    "gelu": ("Gelu", "", {"approximate": "none"}),
+    "gelu_new": ("Gelu", "", {"approximate": "tanh"}),
+    "gelu_pytorch_tanh": ("Gelu", "", {"approximate": "tanh"}),
+    "relu": ("Relu", "", {}),
+}
+
+
+def activation(graph: GraphBuilder, layout: DecoderLayout, name: str, x: str) -> str:
+    """The configured activation function.
+
+    Raises:
+        ExportError: there is no operator for it.
+    """
+    if layout.hidden_act not in ACTIVATIONS:
+        raise ExportError(f"hidden_act {layout.hidden_act!r} cannot be exported; exportable are {', '.join(ACTIVATIONS)}")
+    op_type, domain, attributes = ACTIVATIONS[layout.hidden_act]
+    (y,) = graph.op(op_type, [x], name, domain=domain, **attributes)
+    return y
+
+
+def feed_forward(
+    graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, tensors: Mapping[str, Array], fmt: WeightFormat
+) -> str:
+    """x float32 [B, S, hidden] -> [B, S, hidden]."""
+    out = gated_mlp(graph, layout, name, x, tensors, fmt)
+    if layout.num_experts is None:
+        return out
+    routed = routed_experts(graph, layout, name, x, tensors, fmt)
+    (total,) = graph.op("Add", [out, routed], f"{name}.shared_and_routed")
+    return total
+
+
+def gated_mlp(
+    graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, tensors: Mapping[str, Array], fmt: WeightFormat
+) -> str:
+    """down(act(gate x) * up x), gate and up as one matrix."""
+    weight = np.concatenate([tensors["mlp.gate_proj.weight"], tensors["mlp.up_proj.weight"]])
+    bias = None
+    if "mlp.gate_proj.bias" in tensors:
+        bias = np.concatenate([tensors["mlp.gate_proj.bias"], tensors["mlp.up_proj.bias"]])
+    both = fmt.linear(graph, f"{name}.gate_up_proj", x, weight, bias)
+    gate, up = graph.op("Split", [both], f"{name}.gate", outputs=2, axis=-1, num_outputs=2)
+    (product,) = graph.op("Mul", [activation(graph, layout, f"{name}.act", gate), up], f"{name}.gated")
+    down = tensors["mlp.down_proj.weight"]
+    return fmt.linear(graph, f"{name}.down_proj", product, down, tensors.get("mlp.down_proj.bias"))
+
+
+def routed_experts(
+    graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, tensors: Mapping[str, Array], fmt: WeightFormat
+) -> str:
+    """Sum over the token's experts of softmax(score) * act(down . x) * up: [B, S, hidden] -> [B, S, hidden]."""
+    scores, experts = choose_experts(graph, layout, name, x, tensors)
+    (probability,) = graph.op("Softmax", [scores], f"{name}.router.softmax", axis=-1)
+    down = fmt.embedding(graph, f"{name}.down_embed", experts, tensors["mlp.down_embed.weight"])
+    up = fmt.embedding(graph, f"{name}.up_embed", experts, tensors["mlp.up_embed.weight"])
+    (column,) = graph.op("Unsqueeze", [x, _integers(graph, "axis.last", [-1])], f"{name}.router.column")
+    (dot,) = graph.op("MatMul", [down, column], f"{name}.experts.dot")
+    (dot,) = graph.op("Squeeze", [dot, "axis.last"], f"{name}.experts.dot.flat")
+    neuron = activation(graph, layout, f"{name}.experts.act", dot)
+    (neuron,) = graph.op("Mul", [neuron, probability], f"{name}.experts.weighted")
+    (row,) = graph.op("Unsqueeze", [neuron, _integers(graph, "axis.before_last", [-2])], f"{name}.experts.row")
+    (routed,) = graph.op("MatMul", [row, up], f"{name}.experts.sum")
+    (routed,) = graph.op("Squeeze", [routed, "axis.before_last"], f"{name}.experts.out")
+    return routed
+
+
+def choose_experts(
+    graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, tensors: Mapping[str, Array]
+) -> tuple[str, str]:
+    """The best experts by each token's own product keys: scores float32 and indices int64, both [B, S, experts_per_tok].
+
+    The router stays in float32: it is small, and a rounded score can choose another expert.
+    """
+    assert layout.num_experts is not None
+    num_keys, top_k = math.isqrt(layout.num_experts), layout.num_experts_per_tok
+    width = min(top_k, num_keys)  # a pair among the top_k has both its halves among the top_k of their row
+    (matrix,) = [graph.constant(f"{name}.router_gate.weight", np.ascontiguousarray(tensors["mlp.router_gate.weight"].T))]
+    (logits,) = graph.op("MatMul", [x, matrix], f"{name}.router_gate")
+    if "mlp.router_gate.bias" in tensors:
+        bias = graph.constant(f"{name}.router_gate.bias", tensors["mlp.router_gate.bias"])
+        (logits,) = graph.op("Add", [logits, bias], f"{name}.router_gate.biased")
+    (halves,) = graph.op("Reshape", [logits, _integers(graph, "router.halves", [0, 0, 2, num_keys])], f"{name}.router.halves")
+    best, keys = graph.op("TopK", [halves, _integers(graph, "router.width", [width])], f"{name}.router.best", outputs=2)
+    scores = _grid(graph, f"{name}.router.scores", best, width)
+    (keys,) = graph.op("Mul", [keys, _integers(graph, "router.strides", [[num_keys], [1]])], f"{name}.router.strided")
+    indices = _grid(graph, f"{name}.router.experts", keys, width)
+    top, place = graph.op("TopK", [scores, _integers(graph, "router.top_k", [top_k])], f"{name}.router.top", outputs=2)
+    (experts,) = graph.op("GatherElements", [indices, place], f"{name}.router.chosen", axis=-1)
+    return top, experts
+
+
+def _grid(graph: GraphBuilder, name: str, halves: str, width: int) -> str:
+    """Every x plus every y: [B, S, 2, width] -> [B, S, width * width], x outermost."""
+    x, y = graph.op("Split", [halves], f"{name}.x", outputs=2, axis=2, num_outputs=2)
+    (column,) = graph.op("Reshape", [x, _integers(graph, "router.column", [0, 0, width, 1])], f"{name}.column")
+    (grid,) = graph.op("Add", [column, y], f"{name}.grid")
+    (flat,) = graph.op("Reshape", [grid, _integers(graph, "router.flat", [0, 0, width * width])], f"{name}.flat")
+    return flat
+
+
+def _integers(graph: GraphBuilder, name: str, values: list[Any]) -> str:
+    """An int64 constant that layers share by name."""
+    return graph.constant(name, np.array(values, np.int64))

@@ -1,0 +1,95 @@
+"""What a decoder file says about itself: dimensions, and how its state is fed. Stored as JSON in the model's metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import PackageError
+
+METADATA_KEY = "doge_export.decoder"
+FORMAT_VERSION = 1  # rises whenever a driver written for the older number would compute something else
+
+
+@dataclass(frozen=True)
+class DecoderDescription:
+    """The dimensions a driver needs; `docs/decoder.md` explains how to use them.
+
+    Attributes:
+        format_version: of the inputs, outputs and state.
+        vocab_size: columns of the logits.
+        keep_window_size: tokens a state can hold, and the `slots` dimension of a cache tensor.
+        num_layers, num_kv_heads, channels: the other dimensions of the cache.
+        head_dim: channels of a key that are rotated, and of a value that are used.
+        mask_channels: channels of a key from head_dim on that hold dt.
+        weights_sha256: of the data file; names the model a state belongs to.
+    """
+
+    format_version: int
+    vocab_size: int
+    keep_window_size: int
+    num_layers: int
+    num_kv_heads: int
+    channels: int
+    head_dim: int
+    mask_channels: int
+    weights_sha256: str
+
+    def to_metadata(self) -> dict[str, str]:
+        """The metadata entries of a decoder file."""
+        return {METADATA_KEY: json.dumps(dataclasses.asdict(self)), "doge_export.state": json.dumps(self.state_rules())}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> DecoderDescription:
+        """Read the description of a decoder file.
+
+        Raises:
+            PackageError: there is none, or one of a newer format.
+        """
+        if METADATA_KEY not in metadata:
+            raise PackageError(f"{path} is not a decoder made by doge-export: its metadata has no {METADATA_KEY!r}")
+        values = json.loads(metadata[METADATA_KEY])
+        if values.get("format_version") != FORMAT_VERSION:
+            raise PackageError(
+                f"{path} has decoder format {values.get('format_version')!r}, this version reads {FORMAT_VERSION}; "
+                "export the checkpoint again"
+            )
+        return cls(**values)
+
+    def state_rules(self) -> dict[str, Any]:
+        """Every input of a step, so that a program in any language can drive the file without reading our code."""
+        cache = ["batch_size", self.num_kv_heads, "slots", self.channels]
+        return {
+            "input_ids": {"type": "int64", "shape": ["batch_size", "sequence_length"], "value": "the new tokens"},
+            "position_ids": {
+                "type": "int64",
+                "shape": ["batch_size", "sequence_length"],
+                "value": "the tokens' positions in the stream, from 0",
+            },
+            "seqlens_k": {
+                "type": "int32",
+                "shape": ["batch_size"],
+                "value": "tokens in the cache after this step, minus 1",
+            },
+            "total_sequence_length": {
+                "type": "int32",
+                "shape": [],
+                "value": "tokens in the cache after this step (of the longest row)",
+            },
+            "logits_to_keep": {
+                "type": "int64",
+                "shape": ["num_logits"],
+                "value": "indices into sequence_length of the tokens whose logits are computed",
+            },
+            "past_key_values.{0..%d}.{key,value}" % (self.num_layers - 1): {
+                "type": "float32",
+                "shape": cache,
+                "initial_value": "zeros (never read: only rows before seqlens_k are)",
+                "slots": self.keep_window_size,
+                "next_value": "present.{layer}.{key,value}, same shape; may be the same memory (updated in place)",
+            },
+        }

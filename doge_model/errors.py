@@ -1,0 +1,26 @@
+"""Every error a user can cause, as one tree.
+
+    DogeError
+    ├── CheckpointError        a checkpoint or configuration that does not fit the model
+    ├── OptionError            an option outside its allowed values (also a ValueError)
+    ├── ExportError            an export that could not be made
+    │   └── VerificationError  an export whose files disagree with the PyTorch model
+    ├── PackageError           an exported folder that cannot be run
+    └── ContextLengthError     more tokens than the decoder's window can hold
+
+Catch `DogeError` to catch them all. The branches that concern exported folders live in `doge_export.errors`.
+"""
+
+from __future__ import annotations
+
+
+class DogeError(Exception):
+    """Root of all errors of `doge_model`, `doge_export` and `train`; its text is one sentence for the user."""
+
+
+class CheckpointError(DogeError):
+    """A checkpoint or configuration does not fit: names the tensor or field, what was found, what was expected."""
+
+
+class OptionError(DogeError, ValueError):
+    """An option lies outside its allowed values."""

@@ -1,0 +1,465 @@
+"""Doge, top to bottom: norm, rotary embedding, dynamic mask, attention, MLP, experts, block, model.
+
+The full-matrix form below, in float32, is the reference for everything else in this repository. Tensor names are those
+of transformers' `models/doge` ("native" checkpoints). Where the public code is wrong (small-doge, transformers up to
+5.23) this file differs on purpose:
+
+- the mask is built here, additive and causal, so every attention backend gets the same one (transformers #48748);
+- the experts of a token are chosen by that token's own router logits (public code splits the flattened batch in half);
+- among equal dt the most recent key stays (torch.topk picks any);
+- dt is computed once per key and cached with it, as extra channels of the key.
+
+Shapes: B batch, T new tokens, K keys, H attention heads, G kv heads, M mask heads, D channels of a head.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache, StaticCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration import DogeConfig
+
+
+class DogeRMSNorm(nn.Module):
+    """Root mean square norm over the last axis, computed in float32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype)
+
+
+class DogeRotaryEmbedding(nn.Module):
+    """cos and sin of every position's angles.
+
+    Dynamic RoPE is read causally: position p has the base that a sequence of length p + 1 has, so keys never turn again
+    and prefill and decoding agree at any length. Within max_position_embeddings the angle is rounded to float32 as it
+    was in training; beyond, it stays in float64 (at position 100,000 float32 is off by 0.006 rad).
+    """
+
+    def __init__(self, config: DogeConfig) -> None:
+        super().__init__()
+        rope = config.rope_parameters
+        self.max_position = config.max_position_embeddings
+        self.head_dim, self.theta = config.head_dim, rope["rope_theta"]
+        self.dynamic_factor = rope["factor"] if rope["rope_type"] == "dynamic" else None
+        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+        inv_freq, self.attention_scaling = 1.0 / (self.theta**exponents), 1.0
+        if rope["rope_type"] not in ("default", "dynamic"):
+            inv_freq, self.attention_scaling = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
+        # A tuple, not a buffer: buffers follow model.to(bfloat16), and meta-device loading leaves them uninitialised.
+        self.inv_freq: tuple[float, ...] = tuple(inv_freq.tolist())
+
+    def forward(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """position_ids int [B, T] -> cos, sin float32 [B, T, D / 2]."""
+        device = "cpu" if position_ids.device.type == "mps" else position_ids.device  # mps has no float64
+        positions = position_ids.to(device, torch.float64)[..., None]
+        angles = positions * torch.tensor(self.inv_freq, dtype=torch.float64, device=device)
+        beyond = positions >= self.max_position
+        if self.dynamic_factor is not None:
+            angles = torch.where(beyond, positions * self.dynamic_inv_freq(positions + 1), angles)
+        angles = torch.where(beyond, angles, angles.float().double())
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.float().to(position_ids.device), sin.float().to(position_ids.device)
+
+    def dynamic_inv_freq(self, length: Tensor) -> Tensor:
+        """length float64 [..., 1] -> float64 [..., D / 2] (transformers' `_compute_dynamic_ntk_parameters`)."""
+        assert self.dynamic_factor is not None
+        dim, stretch = self.head_dim, length.clamp(min=self.max_position) / self.max_position
+        base = self.theta * (self.dynamic_factor * stretch - (self.dynamic_factor - 1)) ** (dim / (dim - 2))
+        return base ** -(torch.arange(0, dim, 2, dtype=torch.float64, device=length.device) / dim)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate channel i with channel i + D/2; x [B, heads, T, D], cos and sin [B, T, D/2]."""
+    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def repeat_heads(x: Tensor, times: int) -> Tensor:
+    """Every head `times` times in a row: [B, heads, ...] -> [B, heads * times, ...]."""
+    return x if times == 1 else x.repeat_interleave(times, dim=1)
+
+
+def surviving_keys(dt: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
+    """Which keys are among the keep_window_size largest dt that a query can see; equal dt: the most recent stays.
+
+    The last `num_queries` keys belong to the queries. Key j is gone for a query once keep_window_size of the keys up to
+    that query outrank it: count the keys before the chunk by one stable sort, those of the chunk by comparison.
+
+    dt [B, M, K] -> bool [B, M, num_queries, K]; causality is not included.
+    """
+    num_keys = dt.shape[-1]
+    num_past = num_keys - num_queries
+    order = dt.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last, so it ranks higher
+    is_past = (order < num_past).long()
+    past_above = is_past.flip(-1).cumsum(-1).flip(-1) - is_past
+    past_above = torch.empty_like(past_above).scatter_(-1, order, past_above)
+    index = torch.arange(num_keys, device=dt.device)
+    newer = index[num_past:, None] > index
+    new, old = dt[..., num_past:, None], dt[..., None, :]
+    chunk_above = ((new > old) | ((new == old) & newer)).cumsum(-2, dtype=torch.int32)
+    return past_above[..., None, :] + chunk_above < keep_window_size
+
+
+def dynamic_mask(dt: Tensor, padding_mask: Tensor | None, num_queries: int, keep_window_size: int) -> Tensor:
+    """The additive mask: dt where a key is visible and survives, else the smallest number of the dtype.
+
+    dt [B, M, K]; padding_mask bool [B, K], False at padding, which takes no place in the window.
+    Returns [B, M, num_queries, K] in dt's dtype.
+    """
+    num_keys = dt.shape[-1]
+    index = torch.arange(num_keys, device=dt.device)
+    visible = (index <= index[num_keys - num_queries :, None])[None, None]
+    ranked = dt
+    if padding_mask is not None:
+        visible = visible & padding_mask[:, None, None, :]
+        ranked = dt.masked_fill(~padding_mask[:, None, :], -torch.inf)
+    if num_keys > keep_window_size:
+        visible = visible & surviving_keys(ranked, num_queries, keep_window_size)
+    return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
+
+
+def eager_attention_forward(
+    module: DogeAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """query [B, H, T, D], key and value [B, G, K, D], mask [B, H, T, K] -> [B, T, H, D] and the weights [B, H, T, K]."""
+    key, value = (repeat_heads(x, module.num_key_value_groups) for x in (key, value))
+    weights = query @ key.transpose(2, 3) * scaling + attention_mask
+    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class DogeAttention(nn.Module):
+    """Grouped-query attention whose additive mask dt is learned from the values."""
+
+    def __init__(self, config: DogeConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config, self.layer_idx = config, layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        q_size, kv_size = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, q_size, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
+        self.A = nn.Parameter(torch.zeros(config.num_mask_heads))
+        self.dt_proj = nn.Linear(kv_size, config.num_mask_heads, bias=bias)
+        self.o_proj = nn.Linear(q_size, config.hidden_size, bias=bias)
+        self.q_norm = DogeRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = DogeRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        padding_mask: Tensor | None,
+        past_key_values: Cache | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """hidden_states [B, T, hidden] -> the same shape, and the attention weights where the backend gives them."""
+        heads = (*hidden_states.shape[:2], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
+        key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
+        dt = self.dynamic_states(value).to(key.dtype)
+        if past_key_values is not None:
+            key, value = past_key_values.update(torch.cat((key, dt), dim=-1), value, self.layer_idx)
+            key, dt = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
+        dt = dt.transpose(2, 3).flatten(1, 2)  # [B, G, K, M / G] -> [B, M, K]
+        mask = dynamic_mask(dt, padding_mask, query.shape[2], self.config.keep_window_size)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        out, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            repeat_heads(mask, query.shape[1] // mask.shape[1]),
+            scaling=self.scaling,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return self.o_proj(out.flatten(2)), weights
+
+    def dynamic_states(self, value: Tensor) -> Tensor:
+        """dt = exp(A softplus(v W_dt)) of every key: value [B, G, T, D] -> float32 [B, G, T, M / G]."""
+        z = self.dt_proj(value.transpose(1, 2).flatten(2)).float()
+        dt = torch.exp(self.A.float() * F.softplus(z))
+        return dt.unflatten(-1, (value.shape[1], -1)).transpose(1, 2)
+
+
+class DogeMLP(nn.Module):
+    """The gated MLP: down(act(gate x) * up x)."""
+
+    def __init__(self, config: DogeConfig) -> None:
+        super().__init__()
+        hidden, intermediate, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=bias)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DogeCDMoE(DogeMLP):
+    """Cross domain mixture of experts: the MLP is the shared expert, beside num_experts single-neuron experts.
+
+    An expert's score is the sum of an x and a y logit (product keys, arXiv:1907.05242): expert x * num_keys + y.
+    """
+
+    def __init__(self, config: DogeConfig) -> None:
+        super().__init__(config)
+        self.num_keys = math.isqrt(config.num_experts)
+        self.top_k, self.norm_topk_prob = config.num_experts_per_tok, config.norm_topk_prob
+        self.router_gate = nn.Linear(config.hidden_size, 2 * self.num_keys, bias=config.router_bias)
+        self.down_embed = nn.Embedding(config.num_experts, config.hidden_size)
+        self.up_embed = nn.Embedding(config.num_experts, config.hidden_size)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, T, hidden] -> the same shape, and router logits [B * T, 2, num_keys]."""
+        tokens = x.flatten(0, 1)
+        router_logits = self.router_gate(tokens).unflatten(-1, (2, self.num_keys))
+        scores, experts = choose_experts(router_logits, self.top_k)
+        weights = F.softmax(scores, dim=-1)
+        if self.norm_topk_prob:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        activation = torch.einsum("nkd,nd->nk", self.down_embed(experts), tokens)
+        routed = torch.einsum("nk,nkd->nd", self.act_fn(activation) * weights, self.up_embed(experts))
+        return super().forward(x) + routed.view_as(x), router_logits
+
+
+def choose_experts(router_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The top_k experts of each token: router_logits [N, 2, num_keys] -> scores and expert indices [N, top_k].
+
+    A pair among the top_k of the grid has both its halves among the top_k of their row, so the rest is never added up.
+    """
+    num_keys = router_logits.shape[-1]
+    (scores_x, scores_y), (keys_x, keys_y) = (
+        part.unbind(1) for part in router_logits.topk(min(top_k, num_keys), dim=-1)
+    )
+    scores = (scores_x[:, :, None] + scores_y[:, None, :]).flatten(1)
+    experts = (keys_x[:, :, None] * num_keys + keys_y[:, None, :]).flatten(1)
+    scores, best = scores.topk(top_k, dim=-1)
+    return scores, experts.gather(-1, best)
+
+
+class DogeDecoderLayer(GradientCheckpointingLayer):
+    """Attention, then feed-forward; both residual paths are scaled by learned vectors."""
+
+    def __init__(self, config: DogeConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.hidden_dropout = config.hidden_dropout
+        self.input_layernorm = DogeRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = DogeAttention(config, layer_idx)
+        self.input_residual = nn.Parameter(torch.ones(config.hidden_size))
+        self.post_attention_layernorm = DogeRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = DogeCDMoE(config) if config.is_moe else DogeMLP(config)
+        self.post_attention_residual = nn.Parameter(torch.ones(config.hidden_size))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        padding_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """hidden_states [B, T, hidden] -> the same shape."""
+        out, _ = self.self_attn(self.input_layernorm(hidden_states), rotary, padding_mask, past_key_values, **kwargs)
+        out = F.dropout(out, p=self.hidden_dropout, training=self.training)
+        hidden_states = self.input_residual * hidden_states + out
+        out = self.mlp(self.post_attention_layernorm(hidden_states))
+        if isinstance(self.mlp, DogeCDMoE):
+            out, _ = out
+        out = F.dropout(out, p=self.hidden_dropout, training=self.training)
+        return self.post_attention_residual * hidden_states + out
+
+
+class DogePreTrainedModel(PreTrainedModel):
+    """What transformers needs to know to save, load, initialise and train a Doge."""
+
+    config_class = DogeConfig
+    config: DogeConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DogeDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _can_record_outputs = {
+        "router_logits": OutputRecorder(DogeCDMoE, index=1),
+        "hidden_states": DogeDecoderLayer,
+        "attentions": OutputRecorder(DogeAttention, index=1),
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, DogeAttention):
+            init.zeros_(module.A)
+        if isinstance(module, DogeDecoderLayer):
+            init.ones_(module.input_residual)
+            init.ones_(module.post_attention_residual)
+
+
+class DogeModel(DogePreTrainedModel):
+    """Embedding, blocks, final norm."""
+
+    def __init__(self, config: DogeConfig) -> None:
+        config.check()
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(DogeDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = DogeRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = DogeRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> MoeModelOutputWithPast:
+        """input_ids int64 [B, T] or inputs_embeds [B, T, hidden]; attention_mask [B, past + T], 0 at padding."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if isinstance(past_key_values, StaticCache):
+            raise ValueError("a StaticCache holds empty slots that Doge's window would count; use a DynamicCache")
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(past, past + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+        rotary = self.rotary_emb(position_ids)
+        padding_mask = as_padding_mask(attention_mask)
+        hidden_states = inputs_embeds
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states, rotary, padding_mask=padding_mask, past_key_values=past_key_values, **kwargs
+            )
+        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+def as_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
+    """attention_mask [B, K], 0 at padding -> bool [B, K], or None where nothing is padded."""
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() != 2:
+        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}; Doge takes [batch, keys], 0 at padding")
+    mask = attention_mask.bool()
+    return None if bool(mask.all()) else mask
+
+
+def load_balancing_loss(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor | None) -> Tensor:
+    """Switch Transformer's auxiliary loss (arXiv:2101.03961, equations 4 to 6) over all layers and experts.
+
+    router_logits: per layer [B * T, 2, num_keys]; attention_mask [B, T], 0 at tokens that do not count.
+    """
+    logits = torch.stack(router_logits).float()  # [layers, N, 2, num_keys]
+    if attention_mask is not None:
+        logits = logits[:, attention_mask.flatten().bool()]
+    logits = logits.flatten(0, 1)
+    x, y = logits.softmax(-1).unbind(1)
+    probability = torch.einsum("nx,ny->xy", x, y).flatten() / len(logits)  # softmax of a sum grid factorises
+    _, experts = choose_experts(logits, top_k)
+    share = torch.bincount(experts.flatten(), minlength=len(probability)).to(probability) / len(logits)
+    return len(probability) * (share * probability).sum()
+
+
+class DogeForCausalLM(DogePreTrainedModel, GenerationMixin):
+    """Doge with its output matrix, tied to the embedding when config.tie_word_embeddings."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: DogeConfig) -> None:
+        super().__init__(config)
+        self.model = DogeModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_router_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast:
+        """input_ids int64 [B, T] -> logits [B, T or logits_to_keep, vocab]; with labels [B, T] also the loss."""
+        if output_router_logits is None:
+            output_router_logits = self.config.output_router_logits
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_router_logits=output_router_logits and self.config.is_moe,
+            **kwargs,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None if labels is None else self.loss_function(logits, labels, self.vocab_size, **kwargs)
+        aux_loss = None
+        if output_router_logits and self.config.is_moe:
+            aux_loss = load_balancing_loss(outputs.router_logits, self.config.num_experts_per_tok, attention_mask)
+            if loss is not None:
+                loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device)
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits,
+        )
