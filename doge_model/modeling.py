@@ -63,10 +63,11 @@ class DogeRotaryEmbedding(nn.Module):
         self.max_position = config.max_position_embeddings
         self.head_dim, self.theta = config.head_dim, rope["rope_theta"]
         self.dynamic_factor = rope["factor"] if rope["rope_type"] == "dynamic" else None
-        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
-        inv_freq, self.attention_scaling = 1.0 / (self.theta**exponents), 1.0
-        if rope["rope_type"] not in ("default", "dynamic"):
-            inv_freq, self.attention_scaling = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
+        with torch.device("cpu"):  # also while the rest of the model is built on the meta device
+            exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
+            inv_freq, self.attention_scaling = 1.0 / (self.theta**exponents), 1.0
+            if rope["rope_type"] not in ("default", "dynamic"):
+                inv_freq, self.attention_scaling = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
         # A tuple, not a buffer: buffers follow model.to(bfloat16), and meta-device loading leaves them uninitialised.
         self.inv_freq: tuple[float, ...] = tuple(inv_freq.tolist())
 
@@ -193,7 +194,7 @@ class DogeAttention(nn.Module):
         key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        dt = self.dynamic_states(value).to(key.dtype)
+        dt = self.dynamic_states(hidden_states, value).to(key.dtype)
         if past_key_values is not None:
             key, value = past_key_values.update(torch.cat((key, dt), dim=-1), value, self.layer_idx)
             key, dt = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
@@ -212,11 +213,26 @@ class DogeAttention(nn.Module):
         )
         return self.o_proj(out.flatten(2)), weights
 
-    def dynamic_states(self, value: Tensor) -> Tensor:
-        """dt = exp(A softplus(v W_dt)) of every key: value [B, G, T, D] -> float32 [B, G, T, M / G]."""
-        z = self.dt_proj(value.transpose(1, 2).flatten(2)).float()
-        dt = torch.exp(self.A.float() * F.softplus(z))
+    def dynamic_states(self, hidden_states: Tensor, value: Tensor) -> Tensor:
+        """dt = exp(A softplus(v W_dt)) of every key: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, M / G].
+
+        Equal tokens have equal values in the first layer, and there dt must tie to the last bit. BLAS rounds a row
+        differently from call to call, so outside training the values are computed once more in float64.
+        """
+        if self.training:
+            z = self.dt_proj(value.transpose(1, 2).flatten(2))
+        else:
+            z = in_float64(self.dt_proj, in_float64(self.v_proj, hidden_states))
+        dt = torch.exp(self.A.float() * F.softplus(z.float()))
         return dt.unflatten(-1, (value.shape[1], -1)).transpose(1, 2)
+
+
+def in_float64(module: nn.Module, x: Tensor) -> Tensor:
+    """Call a module with its parameters and its input in float64 (on a device that has it)."""
+    device = "cpu" if x.device.type == "mps" else x.device
+    parameters = {name: parameter.to(device, torch.float64) for name, parameter in module.named_parameters()}
+    out: Tensor = torch.func.functional_call(module, parameters, (x.to(device, torch.float64),))
+    return out.to(x.device, torch.float32) if device != x.device else out
 
 
 class DogeMLP(nn.Module):

@@ -26,6 +26,7 @@ class GraphBuilder:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
         self.constants: dict[str, NDArray[Any]] = {}
+        self._initializers: list[TensorProto] = []
 
     def op(
         self, op_type: str, inputs: Iterable[str], name: str, outputs: int = 1, domain: str = "", **attributes: Any
@@ -46,6 +47,7 @@ class GraphBuilder:
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Name a constant; the same name again must mean the very same array (that is how tied matrices are shared)."""
+        assert value.flags.c_contiguous, f"{name} is written as it lies in memory"
         known = self.constants.setdefault(name, value)
         assert known is value or np.array_equal(known, value), f"two constants are called {name}"
         return name
@@ -60,33 +62,33 @@ class GraphBuilder:
         self.outputs.append(_value_info(name, dtype, shape))
         return name
 
-    def save(self, path: Path, metadata: dict[str, str]) -> None:
-        """Write `path` and, beside it, `path` + "_data" with the large constants (the name optimum looks for).
+    def write_data(self, path: Path) -> Path:
+        """Write the large constants to `path` + "_data" (the name optimum looks for) and return that file.
 
         Constants that are views of the same memory are written once.
         """
-        initializers = self._write_data(path.with_name(path.name + "_data"))
-        graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, initializers)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="doge-export")
-        helper.set_model_props(model, metadata)
-        path.write_bytes(model.SerializeToString())
-
-    def _write_data(self, path: Path) -> list[TensorProto]:
-        initializers, offsets = [], dict[tuple[int, int], int]()
-        with path.open("wb") as file:
+        data = path.with_name(path.name + "_data")
+        offsets = dict[tuple[int, int], int]()
+        with data.open("wb") as file:
             for name, value in self.constants.items():
                 if value.nbytes < EXTERNAL_BYTES:
-                    initializers.append(numpy_helper.from_array(value, name))
+                    self._initializers.append(numpy_helper.from_array(value, name))
                     continue
-                value = np.ascontiguousarray(value)
                 memory = (value.ctypes.data, value.nbytes)
                 if memory not in offsets:
                     file.write(bytes(-file.tell() % ALIGNMENT))
                     offsets[memory] = file.tell()
                     file.write(value.data)
-                initializers.append(_external(name, value, path.name, offsets[memory]))
-        return initializers
+                self._initializers.append(_external(name, value, data.name, offsets[memory]))
+        return data
+
+    def write_model(self, path: Path, metadata: dict[str, str]) -> None:
+        """Write the model file itself, after `write_data` for the same path."""
+        graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, self._initializers)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="doge-export")
+        helper.set_model_props(model, metadata)
+        path.write_bytes(model.SerializeToString())
 
 
 def _value_info(name: str, dtype: Any, shape: list[int | str]) -> onnx.ValueInfoProto:

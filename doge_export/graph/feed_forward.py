@@ -96,7 +96,8 @@ def choose_experts(
     assert layout.num_experts is not None
     num_keys, top_k = math.isqrt(layout.num_experts), layout.num_experts_per_tok
     width = min(top_k, num_keys)  # a pair among the top_k has both its halves among the top_k of their row
-    (matrix,) = [graph.constant(f"{name}.router_gate.weight", np.ascontiguousarray(tensors["mlp.router_gate.weight"].T))]
+    router = np.ascontiguousarray(tensors["mlp.router_gate.weight"].T)
+    matrix = graph.constant(f"{name}.router_gate.weight", router)
     (logits,) = graph.op("MatMul", [x, matrix], f"{name}.router_gate")
     if "mlp.router_gate.bias" in tensors:
         bias = graph.constant(f"{name}.router_gate.bias", tensors["mlp.router_gate.bias"])

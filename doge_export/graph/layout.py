@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from doge_model import DogeConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,26 @@ class DecoderLayout:
     qk_norm: bool
     num_experts: int | None
     num_experts_per_tok: int
+
+    @classmethod
+    def from_config(cls, config: DogeConfig, has_mask: bool) -> DecoderLayout:
+        """The layout of a model; has_mask tells whether any A differs from zero."""
+        return cls(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            num_mask_heads=config.num_mask_heads,
+            head_dim=config.head_dim,
+            has_mask=has_mask,
+            keep_window_size=config.keep_window_size,
+            rms_norm_eps=config.rms_norm_eps,
+            hidden_act=config.hidden_act,
+            qk_norm=config.qk_norm,
+            num_experts=config.num_experts if config.is_moe else None,
+            num_experts_per_tok=config.num_experts_per_tok,
+        )
 
     @property
     def mask_channels(self) -> int:

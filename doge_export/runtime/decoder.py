@@ -12,11 +12,14 @@ from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
+import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from numpy.typing import NDArray
 
 from ..errors import ContextLengthError, PackageError
-from .description import DecoderDescription
+from .description import DECODER_FILE, DecoderDescription
 
+ORT_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf)
+ORT_ERRORS += (ort_errors.NoSuchFile, ort_errors.NotImplemented, ort_errors.RuntimeException)  # they share no base
 MAX_CHUNK = 256  # tokens of a prompt that go through the graph at once: long enough to be fast, small in memory
 
 
@@ -93,29 +96,42 @@ def bind(
     return binding
 
 
+def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
+    """An onnxruntime session on a model file and the data file beside it.
+
+    Raises:
+        PackageError: one of the two is missing, or onnxruntime refuses them.
+    """
+    for file in (path, path.with_name(path.name + "_data")):
+        if not file.is_file():
+            raise PackageError(f"{file} is missing; give a folder that doge-export wrote, or export the model again")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would also print it
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except ORT_ERRORS as error:
+        raise PackageError(f"onnxruntime cannot open {path}, it may be damaged: {str(error).splitlines()[0]}") from error
+
+
 class Decoder:
     """An exported decoder, ready to run. Several states may be fed from several threads."""
 
     max_chunk = MAX_CHUNK
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
-        """Open a decoder file.
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        """Open the decoder of an exported folder.
 
         Args:
-            path: the .onnx file; its "_data" file must lie beside it.
+            folder: what doge-export wrote.
             threads: threads within an operator; None leaves the choice to onnxruntime.
 
         Raises:
-            PackageError: the file cannot be opened or is not one of ours.
+            PackageError: the decoder is missing, damaged or not one of ours.
         """
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors reach the user as exceptions, warnings would only litter the terminal
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except ort.capi.onnxruntime_pybind11_state.OrtException as error:
-            raise PackageError(f"{path} cannot be opened by onnxruntime: {str(error).splitlines()[0]}") from error
+        path = folder / DECODER_FILE
+        self._session = open_session(path, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.description = DecoderDescription.from_metadata(metadata, path)
         self.vocab_size = self.description.vocab_size

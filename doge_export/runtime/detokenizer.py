@@ -1,0 +1,89 @@
+"""Token ids to text, one token at a time, never splitting a character.
+
+A tokenizer can only decode whole sequences: bytes of one character may be spread over several tokens, and the space
+before a word is dropped at the start of a text. So the tokens since the last settled piece are decoded together with
+the tokens of that piece, and the text that these alone give is taken off again.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+REPLACEMENT_CHARACTER = "\ufffd"
+
+# A run of this many tokens without one settled character is garbage; it is cut so that it is not decoded for ever anew.
+LONGEST_RUN = 32
+
+# A character has at most four bytes, and a token at least one.
+MOST_TOKENS_IN_CHARACTER = 4
+
+
+class TextDecoder(Protocol):
+    """What the detokenizer needs of a tokenizer."""
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The text of `token_ids`."""
+
+    def is_silent(self, token_id: int) -> bool:
+        """Whether the token never shows in the text: a special token, or one the tokenizer does not know."""
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the token is a single byte, such as `<0x0A>`, that is decoded together with its neighbours."""
+
+
+class Detokenizer:
+    """Turns one stream of tokens into pieces of text; all pieces together are the tokenizer's decoding of all tokens.
+
+    Only for a run of more than 32 tokens that are no valid UTF-8 may the number of replacement characters differ.
+    """
+
+    def __init__(self, tokenizer: TextDecoder) -> None:
+        self._tokenizer = tokenizer
+        self._context: list[int] = []
+        self._context_text = ""
+        self._pending: list[int] = []
+        self.unsettled = ""
+        """Text of the tokens that have not come out yet; it may still change."""
+
+    def push(self, token_id: int) -> str:
+        """Take the next token and return the text that no later token can change, often ''."""
+        if self._tokenizer.is_silent(token_id):
+            return ""
+        self._pending.append(token_id)
+        text = self._tokenizer.decode(self._context + self._pending)
+        # A group of byte tokens is valid or not as a whole, so it is settled only by the token after it.
+        if not text.endswith(REPLACEMENT_CHARACTER) and not self._tokenizer.is_byte(token_id):
+            return self._settle(text)
+        if len(self._pending) > LONGEST_RUN:
+            return self._cut(text)
+        self.unsettled = text[len(self._context_text) :]
+        return ""
+
+    def finish(self) -> str:
+        """The text of tokens still pending, incomplete characters as U+FFFD; to be called when no more will come."""
+        if not self._pending:
+            return ""
+        return self._settle(self._tokenizer.decode(self._context + self._pending))
+
+    def _settle(self, text: str) -> str:
+        piece = text[len(self._context_text) :]
+        # A token that shows nothing, such as the dropped space at the start, cannot serve as context alone.
+        self._context = self._pending if piece else self._context + self._pending
+        self._context_text = self._tokenizer.decode(self._context)
+        self._pending = []
+        self.unsettled = ""
+        return piece
+
+    def _cut(self, text: str) -> str:
+        """Settle all but the last few pending tokens, where the text can be cut between two characters."""
+        newest = len(self._pending)
+        for cut in range(newest - MOST_TOKENS_IN_CHARACTER + 1, newest - 2 * MOST_TOKENS_IN_CHARACTER, -1):
+            head = self._tokenizer.decode(self._context + self._pending[:cut])
+            tail = self._tokenizer.decode(self._pending[cut:])
+            if head + tail == text:
+                piece = head[len(self._context_text) :]
+                self._context, self._context_text, self._pending = [], "", self._pending[cut:]
+                self.unsettled = tail
+                return piece
+        self.unsettled = text[len(self._context_text) :]
+        return ""

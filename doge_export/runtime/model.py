@@ -1,0 +1,194 @@
+"""An exported folder as a language model: text or token ids in, text out.
+
+    model = doge_export.load("folder")
+    print(model.generate("The capital of France is").text)
+    for piece in model.chat([{"role": "user", "content": "Hello"}], stream=True):
+        print(piece, end="", flush=True)
+
+Nothing here needs torch or transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Generic, Literal, Unpack, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OptionError, PackageError
+from .chat_template import ChatTemplate, Message
+from .decoder import Decoder, State
+from .generation import StateT, TokenDecoder, generate_tokens
+from .settings import GenerationDefaults, GenerationOptions, GenerationOverrides
+from .streaming import GenerationResult, TextStream
+from .tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
+
+
+def load(folder: str | Path, threads: int | None = None) -> Model[State]:
+    """Load an exported folder.
+
+    threads: of the computation; None leaves the choice to the runtime. Raises PackageError when the folder is not an
+    export or a damaged one, OptionError for a thread number below 1.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise OptionError(f"threads is {threads!r}, but must be a whole number of at least 1, or None.")
+    path = Path(folder)
+    if not path.is_dir():
+        raise PackageError(f"There is no folder {str(path)!r}; give the folder that doge-export wrote.")
+    return Model(
+        Decoder(path, threads=threads),
+        tokenizer=Tokenizer.from_folder(path),
+        defaults=GenerationDefaults.from_folder(path),
+        name=path.resolve().name,
+    )
+
+
+class Model(Generic[StateT]):
+    """A decoder with its tokenizer, chat template and generation settings.
+
+    The keywords of `generate`, `stream` and `chat` are max_new_tokens, temperature (0 is greedy), top_p, top_k, min_p,
+    repetition_penalty, stop, ignore_eos and seed; see `GenerationOptions`. One left out takes the folder's default.
+    Every call has a state of its own, so calls from several threads do not disturb each other.
+    """
+
+    def __init__(
+        self,
+        decoder: TokenDecoder[StateT],
+        tokenizer: Tokenizer | None = None,
+        defaults: GenerationDefaults | None = None,
+        name: str = "model",
+    ) -> None:
+        self.decoder = decoder
+        self.defaults = defaults or GenerationDefaults()
+        self.name = name
+        self._tokenizer = tokenizer
+
+    def generate(self, prompt: Prompt, **overrides: Unpack[GenerationOverrides]) -> GenerationResult:
+        """Continue `prompt`, a string or token ids.
+
+        Raises OptionError for a prompt or an option that is not allowed, PackageError where text is asked of a folder
+        without tokenizer, ContextLengthError for a prompt longer than the model's window.
+        """
+        options = self.options(**overrides)
+        return self.continue_state(self.decoder.new_state(), self._prompt_ids(prompt), options).read_all()
+
+    def stream(self, prompt: Prompt, **overrides: Unpack[GenerationOverrides]) -> TextStream:
+        """Like `generate`, but the text comes in pieces while it is made; no piece splits a character.
+
+        The pieces add up to the text of `generate`; after the last one, `result` of the stream has the other numbers.
+        """
+        options = self.options(**overrides)
+        self.require_tokenizer()
+        return self.continue_state(self.decoder.new_state(), self._prompt_ids(prompt), options)
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message], *, stream: Literal[False] = False, **overrides: Unpack[GenerationOverrides]
+    ) -> GenerationResult: ...
+
+    @overload
+    def chat(
+        self, messages: Sequence[Message], *, stream: Literal[True], **overrides: Unpack[GenerationOverrides]
+    ) -> TextStream: ...
+
+    def chat(
+        self, messages: Sequence[Message], *, stream: bool = False, **overrides: Unpack[GenerationOverrides]
+    ) -> GenerationResult | TextStream:
+        """Answer a conversation, a list of {"role": ..., "content": ...}, by the folder's chat template.
+
+        With `stream` the answer comes in pieces, as from `stream`. Raises PackageError when the folder has no chat
+        template, OptionError when the messages are malformed or the template refuses them.
+        """
+        options = self.options(**overrides)
+        rendered = self.chat_template.render(messages)
+        # The template has written the special tokens already.
+        token_ids = self.tokenizer.encode(rendered, add_special_tokens=False)
+        answer = self.continue_state(self.decoder.new_state(), token_ids, options)
+        return answer if stream else answer.read_all()
+
+    def logits(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """Logits after every token of a sequence from its start: int [len] to float32 [len, vocab]."""
+        ids = np.asarray(self._checked_ids(token_ids), dtype=np.int64)
+        return self.decoder.forward(self.decoder.new_state(), ids, logits_to_keep="all").copy()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The folder's tokenizer; PackageError when it has none."""
+        return self.require_tokenizer()
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `chat` can be used."""
+        return self._tokenizer is not None and bool(self._tokenizer.chat_templates)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The folder's template of the name `default`; PackageError when it has none."""
+        templates = self.tokenizer.chat_templates
+        if not templates:
+            raise PackageError(f"The model {self.name!r} has no chat template; use generate or stream with plain text.")
+        if "default" not in templates:
+            raise PackageError(
+                f"The model {self.name!r} has the chat templates {sorted(templates)}, but none named 'default'; "
+                "write the one to use into the folder as chat_template.jinja."
+            )
+        return ChatTemplate(templates["default"], self.tokenizer.special_tokens)
+
+    def options(self, **overrides: Unpack[GenerationOverrides]) -> GenerationOptions:
+        """The folder's default options with the given ones in place; OptionError for one that is not allowed."""
+        return self.defaults.options.with_overrides(overrides)
+
+    def continue_state(
+        self, state: StateT, token_ids: Sequence[int], options: GenerationOptions, context_ids: Sequence[int] = ()
+    ) -> TextStream:
+        """Feed `token_ids` to `state` and stream the answer; `context_ids` are the tokens the state holds already."""
+        if options.stop:
+            self.require_tokenizer()
+        tokens = generate_tokens(
+            self.decoder, state, token_ids, options, self._stop_ids(options), context_ids=context_ids
+        )
+        return TextStream(tokens, self._tokenizer, options.stop, prompt_tokens=len(token_ids))
+
+    def require_tokenizer(self) -> Tokenizer:
+        """The folder's tokenizer; PackageError when it has none."""
+        if self._tokenizer is None:
+            raise PackageError(f"The model {self.name!r} has no tokenizer.json; give token ids and read token_ids.")
+        return self._tokenizer
+
+    def _stop_ids(self, options: GenerationOptions) -> frozenset[int]:
+        """End-of-sequence tokens, and special tokens named as stop strings: those never show in the text."""
+        ends = frozenset() if options.ignore_eos else self.defaults.eos_token_ids
+        if self._tokenizer is None:
+            return ends
+        named = (self._tokenizer.special_id(text) for text in options.stop)
+        return ends.union(token_id for token_id in named if token_id is not None)
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            if not prompt:
+                raise OptionError("The prompt is empty; give at least one character.")
+            return self._checked_ids(self.tokenizer.encode(prompt))
+        return self._checked_ids(prompt)
+
+    def _checked_ids(self, token_ids: object) -> list[int]:
+        if isinstance(token_ids, np.ndarray):
+            token_ids = token_ids.tolist()
+        if not isinstance(token_ids, list | tuple | range):
+            raise OptionError(f"The prompt is a {type(token_ids).__name__}, but must be a string or token ids.")
+        if not token_ids:
+            raise OptionError("The prompt is empty; give at least one token id.")
+        for index, token_id in enumerate(token_ids):
+            if isinstance(token_id, bool) or not isinstance(token_id, Integral):
+                raise OptionError(f"Token {index} of the prompt is {token_id!r}, but must be a whole number.")
+            if not 0 <= int(token_id) < self.decoder.vocab_size:
+                raise OptionError(
+                    f"Token {index} of the prompt is {token_id}, but the model has the tokens 0 to "
+                    f"{self.decoder.vocab_size - 1}."
+                )
+        return [int(token_id) for token_id in token_ids]

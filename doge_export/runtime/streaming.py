@@ -1,0 +1,116 @@
+"""From generated tokens to text: pieces while they come, and the result with its numbers at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from .detokenizer import Detokenizer, TextDecoder
+from .generation import FinishReason, GeneratedToken
+from .stopping import StopStrings
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """One finished generation.
+
+    text: the new text, without special tokens, stop string and what follows it; "" when there is no tokenizer.
+    token_ids: every new token, a final end-of-sequence token included.
+    finish_reason: "stop" at an end-of-sequence token or stop string, "length" at max_new_tokens or the window's end.
+    prompt_tokens, completion_tokens: tokens fed for the prompt, and new tokens.
+    prefill_tokens_per_s: prompt tokens by the time until the first new token.
+    decode_tokens_per_s: the new tokens after the first by the time they took; 0.0 when there were none.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+
+
+class TextStream(Iterator[str]):
+    """Pieces of the text of one generation; the model runs only while a piece is asked for.
+
+    `token_ids` and `text` grow with it, `result` is there after the last piece.
+    """
+
+    def __init__(
+        self, tokens: Iterator[GeneratedToken], tokenizer: TextDecoder | None, stop: Sequence[str], prompt_tokens: int
+    ) -> None:
+        """tokenizer: None leaves the text empty. stop: the stop strings. prompt_tokens: how many are fed first."""
+        self.token_ids: list[int] = []
+        self.text = ""
+        self._tokens = tokens
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
+        self._stop_strings = StopStrings(stop)
+        self._prompt_tokens = prompt_tokens
+        self._finish_reason: FinishReason | None = None
+        self._prefill_seconds = 0.0
+        self._decode_seconds = 0.0
+
+    def __next__(self) -> str:
+        """The next piece of text, never empty. Raises ContextLengthError when the tokens have no room."""
+        while self._finish_reason is None:
+            piece = self._take(self._timed_token())
+            if piece:
+                self.text += piece
+                return piece
+        raise StopIteration
+
+    def read_all(self) -> GenerationResult:
+        """Run to the end."""
+        for _ in self:
+            pass
+        return self.result
+
+    @property
+    def result(self) -> GenerationResult:
+        """Text and numbers of the generation; RuntimeError while pieces are still to come."""
+        if self._finish_reason is None:
+            raise RuntimeError("The text stream has no result before its last piece was read.")
+        decoded = len(self.token_ids) - 1
+        return GenerationResult(
+            text=self.text,
+            token_ids=list(self.token_ids),
+            finish_reason=self._finish_reason,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=len(self.token_ids),
+            prefill_tokens_per_s=_rate(self._prompt_tokens, self._prefill_seconds),
+            decode_tokens_per_s=_rate(decoded, self._decode_seconds),
+        )
+
+    def _timed_token(self) -> GeneratedToken:
+        # Only the model's time counts, not that of whoever reads the pieces.
+        start = time.perf_counter()
+        token = next(self._tokens)
+        seconds = time.perf_counter() - start
+        if self.token_ids:
+            self._decode_seconds += seconds
+        else:
+            self._prefill_seconds = seconds
+        self.token_ids.append(token.token_id)
+        return token
+
+    def _take(self, token: GeneratedToken) -> str:
+        """The text that became certain with `token`; sets the finish reason when this was the last."""
+        self._finish_reason = token.finish_reason
+        if self._detokenizer is None:
+            return ""
+        certain = self._detokenizer.push(token.token_id)
+        is_last = token.finish_reason is not None
+        if is_last or self._stop_strings.completed_by(certain + self._detokenizer.unsettled):
+            certain += self._detokenizer.finish()
+        piece = self._stop_strings.push(certain)
+        if self._stop_strings.found:
+            self._finish_reason = "stop"
+        elif is_last:
+            piece += self._stop_strings.finish()
+        return piece
+
+
+def _rate(tokens: int, seconds: float) -> float:
+    return tokens / seconds if tokens > 0 and seconds > 0 else 0.0

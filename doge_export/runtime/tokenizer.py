@@ -1,0 +1,114 @@
+"""The tokenizer of an exported folder: `tokenizer.json`, with the names of its special tokens and its chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from ..errors import OptionError, PackageError
+from .settings import read_json_object
+
+# The names under which transformers hands special tokens to a chat template.
+SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class Tokenizer:
+    """Text to token ids and back, as transformers does it with the same files."""
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        special_tokens: Mapping[str, str] | None = None,
+        chat_templates: Mapping[str, str] | None = None,
+    ) -> None:
+        """special_tokens: texts by name, such as `eos_token`. chat_templates: Jinja sources by name."""
+        # A file may have stored the padding and truncation of its training; neither has a place at generation.
+        backend.no_padding()
+        backend.no_truncation()
+        self._backend = backend
+        added = backend.get_added_tokens_decoder()
+        self._special_ids = {token.content: token_id for token_id, token in added.items() if token.special}
+        self._silent_ids = frozenset(self._special_ids.values())
+        byte_ids = (backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        self._byte_ids = frozenset(token_id for token_id in byte_ids if token_id is not None)
+        self.special_tokens = dict(special_tokens or {})
+        self.chat_templates = dict(chat_templates or {})
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer | None:
+        """The tokenizer of `folder`, None where there is no `tokenizer.json`; PackageError for a damaged file."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            return None
+        try:
+            backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except Exception as error:  # the tokenizers library raises bare Exception for every fault of the file
+            raise PackageError(f"{path} is not a tokenizer ({error}); export the model again.") from error
+        config_path = folder / "tokenizer_config.json"
+        config = read_json_object(config_path) if config_path.is_file() else {}
+        map_path = folder / "special_tokens_map.json"
+        names = read_json_object(map_path) if map_path.is_file() else {}
+        return cls(backend, _special_tokens({**names, **config}), _chat_templates(folder, config))
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`; `add_special_tokens` puts those around it that the tokenizer's file asks for."""
+        if not isinstance(text, str):
+            raise OptionError(f"The text is {text!r}, but must be a string.")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise OptionError(f"The text is not valid Unicode at character {error.start}; give UTF-8 text.") from error
+        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of `token_ids`; an incomplete character becomes U+FFFD."""
+        text: str = self._backend.decode([int(token_id) for token_id in token_ids], skip_special_tokens)
+        return text
+
+    def special_id(self, text: str) -> int | None:
+        """The id of the special token written `text`, None when there is none."""
+        return self._special_ids.get(text)
+
+    def is_silent(self, token_id: int) -> bool:
+        """Whether the token never shows in the text: a special token, or one the tokenizer does not know."""
+        return token_id in self._silent_ids or self._backend.id_to_token(token_id) is None
+
+    def is_byte(self, token_id: int) -> bool:
+        """Whether the token is a single byte, such as `<0x0A>`, that is decoded together with its neighbours."""
+        return token_id in self._byte_ids
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Texts of the named special tokens; an entry is the text itself or an object with it under `content`."""
+    contents = {
+        name: entry.get("content") if isinstance(entry, dict) else entry
+        for name, entry in config.items()
+        if name in SPECIAL_TOKEN_NAMES
+    }
+    return {name: content for name, content in contents.items() if isinstance(content, str)}
+
+
+def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Templates by name; as in transformers, `chat_template.jinja` comes before the entry of the configuration."""
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        try:
+            return {"default": path.read_text(encoding="utf-8")}
+        except ValueError as error:
+            raise PackageError(f"{path} is not UTF-8 text ({error}); export the model again.") from error
+    entry = config.get("chat_template")
+    if entry is None:
+        return {}
+    if isinstance(entry, str):
+        return {"default": entry}
+    try:
+        return {str(named["name"]): str(named["template"]) for named in entry}
+    except (TypeError, KeyError) as error:
+        raise PackageError(
+            f"{folder / 'tokenizer_config.json'}: chat_template must be a string or a list of objects with a name "
+            f"and a template, but is {type(entry).__name__}."
+        ) from error

@@ -1,0 +1,222 @@
+"""Does the exported decoder say what the PyTorch model says? Fed as one prompt, in chunks, and token by token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .errors import VerificationError
+from .runtime.decoder import Decoder
+
+if TYPE_CHECKING:
+    from doge_model import Checkpoint, DogeForCausalLM
+
+Logits = NDArray[np.float32]
+
+TEXT = (
+    "The lighthouse keeper wrote a short letter to her brother every evening. She told him how high the waves were, "
+    "which ships had passed, and what she had cooked for dinner. One day a storm took the roof off the boat house, and "
+    "the next letter was much longer. 'Dear Tom,' it began, 'you will not believe what the sea brought us tonight: "
+    "3 chairs, 12 oranges, and a very angry goose.' He laughed, and then he packed his tools and took the first train."
+)
+MAX_TOKENS = 96
+CHUNK_SIZES = (7, 1, 16, 3)  # taken in turn
+GREEDY_TOKENS = 16
+DECIDED = float(np.log(2))  # nats of lead; the reference finds its first token at least twice as likely as its second
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two sets of logits [tokens, vocab] are apart.
+
+    Attributes:
+        logit_difference: largest |difference|, as a share of the reference's largest |logit|.
+        centered_rms_error: root mean square difference of the logits, each row's mean removed, as a share of the
+            reference's own.
+        kl_mean, kl_max: Kullback-Leibler divergence from the reference, nats per token.
+        top1: share of tokens at which both find the same token most likely.
+        decided_top1: the same where the reference's first token is at least twice as likely as its second.
+    """
+
+    logit_difference: float
+    centered_rms_error: float
+    kl_mean: float
+    kl_max: float
+    top1: float
+    decided_top1: float
+
+    @classmethod
+    def between(cls, reference: Logits, logits: Logits) -> Agreement:
+        """Compare logits with the reference; not-a-number anywhere counts as infinitely far."""
+        if not np.isfinite(logits).all():
+            return cls(np.inf, np.inf, np.inf, np.inf, 0.0, 0.0)
+        centered, other = (x - x.mean(-1, keepdims=True, dtype=np.float64) for x in (reference, logits))
+        log_p, log_q = log_softmax(centered), log_softmax(other)
+        kl = np.maximum((np.exp(log_p) * (log_p - log_q)).sum(-1), 0.0)  # rounding can make it -1e-17
+        same = reference.argmax(-1) == logits.argmax(-1)
+        best_two = np.partition(log_p, -2, axis=-1)[:, -2:]
+        decided = best_two[:, 1] - best_two[:, 0] >= DECIDED
+        scale = max(float(np.abs(reference).max()), np.finfo(np.float32).tiny)
+        return cls(
+            logit_difference=float(np.abs(reference - logits).max()) / scale,
+            centered_rms_error=rms(centered - other) / max(rms(centered), np.finfo(np.float32).tiny),
+            kl_mean=float(kl.mean()),
+            kl_max=float(kl.max()),
+            top1=float(same.mean()),
+            decided_top1=float(same[decided].mean()) if decided.any() else 1.0,
+        )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The worst agreement that counts as a success. Only `greedy_tokens` is not a field of Agreement."""
+
+    logit_difference: float | None = None
+    centered_rms_error: float | None = None
+    kl_mean: float | None = None
+    decided_top1: float | None = None
+    same_greedy_tokens: bool = False
+
+    def misses(self, agreement: Agreement) -> list[str]:
+        """Every limit that an agreement breaks, in words."""
+        found = dataclasses.asdict(agreement)
+        most = {"logit_difference": self.logit_difference, "centered_rms_error": self.centered_rms_error}
+        most["kl_mean"] = self.kl_mean
+        words = [f"{name} {found[name]:.2e} > {limit:g}" for name, limit in most.items() if limit and found[name] > limit]
+        if self.decided_top1 is not None and agreement.decided_top1 < self.decided_top1:
+            words.append(f"decided_top1 {agreement.decided_top1:.3f} < {self.decided_top1:g}")
+        return words
+
+
+# fp32: rounding only. int8: random models of all sizes stay below 0.3 and 0.002 nats, a wrong graph is at 1 and above.
+LIMITS = {
+    "fp32": Limits(logit_difference=1e-4, same_greedy_tokens=True),
+    "int8": Limits(centered_rms_error=0.5, kl_mean=0.1, decided_top1=0.9),
+}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The outcome: agreement by way of feeding, and the greedy continuation where it is asked for."""
+
+    limits: Limits
+    tokens: int
+    prompt: Agreement
+    chunks: Agreement
+    single_tokens: Agreement
+    greedy_tokens_compared: int
+    greedy_tokens_equal: int
+
+    @property
+    def worst(self) -> Agreement:
+        """The worst value of each measure over the three ways."""
+        ways = [dataclasses.asdict(way) for way in (self.prompt, self.chunks, self.single_tokens)]
+        return Agreement(**{name: (min if "top1" in name else max)(way[name] for way in ways) for name in ways[0]})
+
+    def require(self) -> None:
+        """Raise VerificationError naming every limit that was missed."""
+        misses = self.limits.misses(self.worst)
+        if self.limits.same_greedy_tokens and self.greedy_tokens_equal < self.greedy_tokens_compared:
+            misses.append(f"greedy tokens equal {self.greedy_tokens_equal} of {self.greedy_tokens_compared}")
+        if misses:
+            raise VerificationError(f"the exported decoder disagrees with the PyTorch model: {'; '.join(misses)}")
+
+
+def verify(checkpoint: Checkpoint, decoder: Decoder, weights: str) -> Verification:
+    """Compare a decoder with the checkpoint it was made from, on built-in token sequences."""
+    sequences = token_sequences(checkpoint)
+    reference = np.concatenate([torch_logits(checkpoint.model, ids) for ids in sequences])
+    ways = {
+        "prompt": lambda ids: [len(ids)],
+        "chunks": lambda ids: chunk_lengths(len(ids)),
+        "single_tokens": lambda ids: [1] * len(ids),
+    }
+    agreements = {name: Agreement.between(reference, decoder_logits(decoder, sequences, way)) for name, way in ways.items()}
+    compared, equal = 0, 0
+    if LIMITS[weights].same_greedy_tokens:
+        compared, equal = compare_greedy(checkpoint.model, decoder, sequences[0])
+    tokens = sum(map(len, sequences))
+    return Verification(
+        LIMITS[weights], tokens, **agreements, greedy_tokens_compared=compared, greedy_tokens_equal=equal
+    )
+
+
+def token_sequences(checkpoint: Checkpoint) -> list[NDArray[np.int64]]:
+    """Two sequences that fit the window: text where there is a tokenizer, and random tokens with repetitions."""
+    config = checkpoint.model.config
+    length = min(MAX_TOKENS, config.keep_window_size)
+    rng = np.random.default_rng(0)
+    text = rng.integers(config.vocab_size, size=length)
+    if checkpoint.tokenizer is not None:
+        ids = np.array(checkpoint.tokenizer(TEXT)["input_ids"][:length], np.int64)
+        text = ids if len(ids) and ids.max() < config.vocab_size else text
+    few = rng.integers(config.vocab_size, size=max(1, length // 3))
+    return [text, rng.choice(few, size=length)]
+
+
+def torch_logits(model: DogeForCausalLM, token_ids: NDArray[np.int64]) -> Logits:
+    """int64 [S] -> float32 [S, vocab], by the full-matrix form."""
+    with torch.inference_mode():
+        logits: Logits = model(torch.from_numpy(token_ids)[None], use_cache=False).logits[0].float().numpy()
+    return logits
+
+
+def decoder_logits(
+    decoder: Decoder, sequences: list[NDArray[np.int64]], lengths: Callable[[NDArray[np.int64]], list[int]]
+) -> Logits:
+    """Feed each sequence to a new state in pieces of the given lengths; all logits, one after the other."""
+    rows = []
+    for ids in sequences:
+        state = decoder.new_state()
+        pieces = np.split(ids, np.cumsum(lengths(ids))[:-1])
+        rows += [decoder.forward(state, piece, logits_to_keep="all").copy() for piece in pieces]
+    return np.concatenate(rows)
+
+
+def chunk_lengths(total: int) -> list[int]:
+    """CHUNK_SIZES in turn, the last one cut so that they add up to `total`."""
+    lengths: list[int] = []
+    while sum(lengths) < total:
+        size = CHUNK_SIZES[len(lengths) % len(CHUNK_SIZES)]
+        lengths.append(min(size, total - sum(lengths)))
+    return lengths
+
+
+def compare_greedy(model: DogeForCausalLM, decoder: Decoder, token_ids: NDArray[np.int64]) -> tuple[int, int]:
+    """Continue half a sequence greedily on both: tokens compared, and equal ones up to the first difference.
+
+    Where PyTorch's own two best logits are closer than the fp32 limit allows the two to differ, either may win, and the
+    comparison ends there.
+    """
+    prompt = token_ids[: max(1, len(token_ids) // 2)]
+    limit = LIMITS["fp32"].logit_difference
+    assert limit is not None
+    state, fed, ids = decoder.new_state(), prompt, prompt
+    for count in range(min(GREEDY_TOKENS, decoder.keep_window_size - len(prompt))):
+        logits = decoder.forward(state, fed)[-1]
+        reference = torch_logits(model, ids)[-1]
+        best = int(reference.argmax())
+        if int(logits.argmax()) != best:
+            undecided = reference[best] - reference[logits.argmax()] <= 2 * limit * np.abs(reference).max()
+            return (count, count) if undecided else (count + 1, count)
+        fed = np.array([best])
+        ids = np.append(ids, best)
+    count = len(ids) - len(prompt)
+    return count, count
+
+
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the last axis."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def rms(x: NDArray[np.float64]) -> float:
+    """Root mean square."""
+    return float(np.sqrt(np.mean(x**2)))

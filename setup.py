@@ -1,0 +1,46 @@
+"""doge-export: the plain install runs exported models; extras add exporting, training, evaluation and development."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (ROOT / "doge_export" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+RUNTIME = ["onnxruntime>=1.22", "numpy>=1.26", "tokenizers>=0.21", "jinja2>=3.1", "click>=8.1", "rich>=13"]
+EXPORT = [
+    "torch>=2.6",
+    "transformers>=5.20,<6",  # the 4.57 line cannot run Doge: not causal under sdpa, experts crash
+    "onnx>=1.18",
+    "safetensors>=0.5",
+    "huggingface_hub>=1.0",
+    "gguf>=0.17",
+]
+TRAIN = [*EXPORT, "trl>=1.0", "datasets>=4.0", "accelerate>=1.10", "tensorboard>=2.18"]
+EVAL = [*EXPORT, "lm_eval>=0.4.13"]
+DEV = [*EXPORT, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+
+setup(
+    name="doge-export",
+    version=VERSION,
+    description="Doge small language models from PyTorch to a stateful ONNX decoder that talks on a CPU",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["doge_model*", "doge_export*", "train*"]),
+    package_data={"doge_model": ["py.typed"], "doge_export": ["py.typed"]},
+    install_requires=RUNTIME,
+    extras_require={"export": EXPORT, "train": TRAIN, "eval": EVAL, "dev": DEV},
+    entry_points={
+        "console_scripts": [
+            "doge-export = doge_export.commands.export:main",
+            "doge-chat = doge_export.commands.chat:main",
+        ]
+    },
+)

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import io
+import json
+import signal
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from doge_export.commands import chat
+from doge_export.errors import ContextLengthError, OptionError
+from doge_export.runtime.conversation import Conversation
+from doge_export.runtime.model import Model
+from doge_export.runtime.settings import GenerationDefaults, GenerationOptions
+from tests.fakes import CHATML, BigramDecoder, ScriptedDecoder, byte_level_tokenizer, random_table
+
+TOKENIZER = byte_level_tokenizer()
+END = TOKENIZER.special_id("<|im_end|>")
+OTHER_END = TOKENIZER.special_id("<|endoftext|>")
+ANSWERS = ("Hello!", "Bye.")
+
+
+def model_saying(*answers, template=CHATML, window=4096, end=END):
+    """A model whose greedy answers are these, one after the other."""
+    tokenizer = byte_level_tokenizer(template)
+    script = [token_id for answer in answers for token_id in (*tokenizer.encode(answer), end)]
+    defaults = GenerationDefaults(GenerationOptions(), frozenset({END, OTHER_END}))
+    return Model(ScriptedDecoder(script, vocab_size=259, keep_window_size=window), tokenizer, defaults, "scripted")
+
+
+def conversation_with(model, system=None, **options):
+    return Conversation(model, model.options(**options), system)
+
+
+def read(tokens):
+    return TOKENIZER.decode(tokens, skip_special_tokens=False)
+
+
+def rendered(*turns):
+    roles = ("user", "assistant")
+    text = "".join(f"<|im_start|>{roles[i % 2]}\n{turn}<|im_end|>\n" for i, turn in enumerate(turns))
+    return text + "<|im_start|>assistant\n"
+
+
+# The conversation
+
+
+def test_the_second_turn_feeds_only_what_is_new():
+    model = model_saying(*ANSWERS)
+    conversation = conversation_with(model)
+    assert "".join(conversation.ask("Hi")) == "Hello!"
+    model.decoder.fed.clear()
+    answer = conversation.ask("And now?")
+    assert "".join(answer) == "Bye."
+    new = "<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
+    assert read(model.decoder.fed) == new + "Bye."
+    assert answer.result.prompt_tokens == len(TOKENIZER.encode(new))
+
+
+def test_the_state_holds_what_the_template_says():
+    conversation = conversation_with(model_saying(*ANSWERS))
+    for question in ("Hi", "And now?"):
+        list(conversation.ask(question))
+    assert read(conversation._state.tokens) == rendered("Hi", "Hello!", "And now?") + "Bye."
+    assert [message["content"] for message in conversation.messages] == ["Hi", "Hello!", "And now?", "Bye."]
+
+
+def test_an_answer_with_another_end_than_the_templates_is_kept_too():
+    model = model_saying(*ANSWERS, end=OTHER_END)
+    conversation = conversation_with(model)
+    list(conversation.ask("Hi"))
+    model.decoder.fed.clear()
+    list(conversation.ask("And now?"))
+    assert read(model.decoder.fed).startswith("<|im_end|>\n<|im_start|>user")
+    assert read(conversation._state.tokens) == rendered("Hi", "Hello!", "And now?") + "Bye."
+
+
+@pytest.mark.parametrize("stop", [["!"], ["lo", "xyz"]])
+def test_a_past_that_the_template_writes_otherwise_is_taken_back_to_what_is_common(stop):
+    model = model_saying(*ANSWERS)
+    conversation = conversation_with(model, stop=stop)
+    said = "".join(conversation.ask("Hi"))
+    model.decoder.fed.clear()
+    list(conversation.ask("And now?"))
+    assert read(model.decoder.fed).startswith("<|im_end|>\n<|im_start|>user")
+    assert read(conversation._state.tokens).startswith(rendered("Hi", said, "And now?"))
+
+
+def test_a_template_that_strips_the_past_leaves_the_state_as_if_computed_afresh():
+    strip = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}<|im_end|>{% endfor %}[assistant]"
+    conversation = conversation_with(model_saying("  Hello!  ", "Bye.", template=strip))
+    list(conversation.ask("Hi"))
+    list(conversation.ask("And now?"))
+    assert read(conversation._state.tokens).startswith("[user]Hi<|im_end|>[assistant]Hello!<|im_end|>[user]And now?")
+
+
+def test_kept_state_and_fresh_computation_give_the_same_answers():
+    model = Model(BigramDecoder(random_table(259), 4096), TOKENIZER, GenerationDefaults(eos_token_ids=frozenset({END})))
+    conversation = conversation_with(model, max_new_tokens=20, repetition_penalty=1.3)
+    for question in ("Hi", "And now?", "Why?"):
+        answer = conversation.ask(question)
+        list(answer)
+        assert conversation._ids[: conversation._state.position] == conversation._state.tokens
+        context = conversation._ids[: -len(answer.result.token_ids)]
+        afresh = model.generate(context, max_new_tokens=20, repetition_penalty=1.3)
+        assert afresh.token_ids == answer.result.token_ids
+
+
+def test_a_system_message_stays_over_a_reset():
+    conversation = conversation_with(model_saying(*ANSWERS), system="Be brief.")
+    list(conversation.ask("Hi"))
+    conversation.reset()
+    assert conversation.messages == [{"role": "system", "content": "Be brief."}]
+    assert conversation._state.position == 0
+
+
+def test_a_closed_answer_keeps_what_was_said():
+    conversation = conversation_with(model_saying(*ANSWERS))
+    answer = conversation.ask("Hi")
+    assert next(answer) + next(answer) == "He"
+    answer.close()
+    assert conversation.messages[-1] == {"role": "assistant", "content": "He"}
+    list(conversation.ask("And now?"))
+    assert read(conversation._state.tokens).startswith(rendered("Hi", "He", "And now?"))
+
+
+def test_a_message_without_room_leaves_the_conversation_as_it_was():
+    conversation = conversation_with(model_saying(*ANSWERS, window=80))
+    list(conversation.ask("Hi"))
+    before = [*conversation.messages]
+    with pytest.raises(ContextLengthError):
+        list(conversation.ask("too long " * 20))
+    assert conversation.messages == before
+    assert (
+        "".join(
+            conversation.ask(
+                "x",
+            )
+        )
+        == "Bye."
+    )
+
+
+def test_an_answer_may_fill_the_window():
+    conversation = conversation_with(model_saying("Hello there!", window=40))
+    answer = conversation.ask("Hi")
+    list(answer)
+    assert answer.result.finish_reason == "length" and conversation.is_full
+
+
+def test_a_model_without_chat_template_goes_on_with_one_text():
+    model = model_saying(" upon a time", ", a queen.", template=None)
+    conversation = conversation_with(model)
+    list(conversation.ask("Once"))
+    list(conversation.ask(" there was"))
+    assert read(model.decoder.fed) == "Once upon a time there was, a queen."
+
+
+def test_a_model_without_chat_template_takes_no_system_message():
+    with pytest.raises(OptionError, match="no chat template, so it takes no system message"):
+        conversation_with(model_saying("x", template=None), system="Be brief.")
+
+
+# The command
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Calls doge-chat on a scripted model; lines given as `typed` are a terminal's input."""
+
+    def call(*arguments, model=None, typed=None, stdin=None):
+        monkeypatch.setattr(chat, "load", lambda folder, threads: model or model_saying(*ANSWERS))
+        if typed is not None:
+            lines = iter(typed)
+
+            def read_line():
+                line = next(lines, EOFError)
+                if isinstance(line, str):
+                    return line
+                raise line
+
+            monkeypatch.setattr(chat, "line_reader", lambda as_json: read_line)
+            monkeypatch.setattr(chat, "stdin_is_terminal", lambda: True)
+        return CliRunner().invoke(chat.main, [str(tmp_path), *arguments], input=stdin)
+
+    return call
+
+
+def one_line_error(result):
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("Error: ") and not result.stdout
+    return lines[0]
+
+
+def test_a_prompt_is_answered_once_and_nothing_else_is_on_standard_output(run):
+    result = run("--prompt", "Hi")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "Hello!\n", "")
+
+
+def test_piped_input_is_the_prompt(run):
+    model = model_saying(*ANSWERS)
+    result = run(model=model, stdin="line one\nline two\n")
+    assert (result.exit_code, result.stdout) == (0, "Hello!\n")
+    assert read(model.decoder.fed).startswith(rendered("line one\nline two"))
+
+
+def test_a_prompt_comes_before_piped_input(run):
+    model = model_saying(*ANSWERS)
+    run("--prompt", "Hi", model=model, stdin="ignored")
+    assert read(model.decoder.fed).startswith(rendered("Hi"))
+
+
+def test_json_is_one_object_with_the_fields_of_a_result(run):
+    result = json.loads(run("--prompt", "Hi", "--json").stdout)
+    assert (result["text"], result["finish_reason"], result["completion_tokens"]) == ("Hello!", "stop", 7)
+    assert {"token_ids", "prompt_tokens", "prefill_tokens_per_s", "decode_tokens_per_s"} < set(result)
+
+
+def test_a_conversation_in_json_is_one_object_per_answer(run):
+    result = run("--json", typed=["Hi", "/help", "And now?"])
+    assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == ["Hello!", "Bye."]
+
+
+def test_a_conversation_ends_with_its_input_or_by_exit(run):
+    assert run(typed=["Hi", "", "And now?"]).stdout == "Hello!\nBye.\n"
+    assert run(typed=["Hi", "/exit", "And now?"]).stdout == "Hello!\n"
+
+
+def test_options_reach_the_model(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Model, "options", lambda self, **overrides: seen.append(overrides) or GenerationOptions())
+    run("--prompt", "Hi", "--top-p", "0.5", "--top-k", "3", "--seed", "1", "--max-new-tokens", "7", "--greedy")
+    assert {name: value for name, value in seen[0].items() if value is not None} == {
+        "temperature": 0.0, "top_p": 0.5, "top_k": 3, "seed": 1, "max_new_tokens": 7,
+    }  # fmt: skip
+
+
+def test_a_cut_answer_says_so_beside_it(run):
+    result = run("--prompt", "Hi", "--max-new-tokens", "3")
+    assert result.stdout == "Hel\n"
+    assert "cut after 3 tokens; --max-new-tokens" in result.stderr
+
+
+def test_a_full_window_advises_reset_and_reset_helps(run):
+    result = run(typed=["Hi", "And now?", "/reset", "Hi"], model=model_saying("Hello there!", window=40))
+    assert result.exit_code == 0
+    assert "window is full; /reset starts anew" in result.stderr
+    assert "Error: This message does not fit: " in result.stderr
+    assert result.stdout.count("\n") == 2
+
+
+def test_reset_forgets_the_conversation(run):
+    model = model_saying(*ANSWERS)
+    run(typed=["Hi", "/reset", "And now?"], model=model)
+    assert read(model.decoder.fed).endswith(rendered("And now?") + "Bye.")
+
+
+def test_save_writes_the_transcript_and_never_over_a_file(run, tmp_path):
+    path = tmp_path / "a talk.json"
+    result = run("--system", "Be brief.", typed=["Hi", f"/save {path}", "And now?", f"/save {path}"])
+    contents = [message["content"] for message in json.loads(path.read_text())["messages"]]
+    assert contents == ["Be brief.", "Hi", "Hello!"]
+    assert f"Error: {path} exists already; give another name." in result.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("/save", "needs the name of a file"),
+        ("/save /nowhere/at/all", "cannot be written: No such file"),
+        ("/rest", "There is no command /rest; /help lists"),
+    ],
+)
+def test_a_command_that_fails_is_explained_in_one_line_and_the_conversation_goes_on(run, command, reason):
+    result = run(typed=[command, "Hi"])
+    assert result.stdout == "Hello!\n"
+    assert sum("Error: " in line and reason in line for line in result.stderr.splitlines()) == 1
+
+
+def test_two_slashes_begin_a_message_with_one(run):
+    model = model_saying(*ANSWERS)
+    run(typed=["//etc/hosts?"], model=model)
+    assert read(model.decoder.fed).startswith(rendered("/etc/hosts?"))
+
+
+def test_control_c_at_the_prompt_gives_a_hint(run):
+    result = run(typed=[KeyboardInterrupt, "Hi"])
+    assert "Ctrl-D or /exit leaves" in result.stderr and result.stdout == "Hello!\n"
+
+
+def interrupted_model(*at_calls):
+    """A scripted model that is sent Ctrl-C during the given calls of its decoder."""
+    model = model_saying(*ANSWERS)
+    forward, count = model.decoder.forward, 0
+
+    def forward_and_interrupt(state, token_ids, logits_to_keep="last"):
+        nonlocal count
+        count += 1
+        if count in at_calls:
+            signal.raise_signal(signal.SIGINT)
+        return forward(state, token_ids, logits_to_keep)
+
+    model.decoder.forward = forward_and_interrupt
+    return model
+
+
+def test_control_c_stops_the_answer_and_keeps_the_conversation(run):
+    before = signal.getsignal(signal.SIGINT)
+    model = interrupted_model(3)
+    result = run(typed=["Hi", "And now?"], model=model)
+    assert result.exit_code == 0 and result.stdout.startswith("Hel\n")
+    assert read(model.decoder.fed).count("Hi") == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_control_c_does_not_wait_and_the_state_is_computed_anew(run):
+    model = interrupted_model(3)
+    forward = model.decoder.forward
+
+    def impatient(state, token_ids, logits_to_keep="last"):
+        logits = forward(state, token_ids, logits_to_keep)
+        if model.decoder.cursor == 3:
+            signal.raise_signal(signal.SIGINT)
+        return logits
+
+    model.decoder.forward = impatient
+    result = run(typed=["Hi", "And now?"], model=model)
+    assert result.exit_code == 0 and result.stdout.startswith("He\n")
+    assert read(model.decoder.fed).count("<|im_start|>user\nHi") == 2
+
+
+def test_control_c_during_a_single_prompt_ends_the_program_with_its_usual_code(run):
+    assert run("--prompt", "Hi", model=interrupted_model(3)).exit_code == 130
+
+
+def test_a_model_without_chat_template_continues_and_says_so_once(run):
+    result = run(typed=["Once", "there"], model=model_saying(*ANSWERS, template=None))
+    assert result.stdout == "Hello!\nBye.\n"
+    assert result.stderr.count("no chat template") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--temperature", "-1"], "temperature is -1.0, but must be"),
+        (["--top-p", "2"], "top_p is 2.0"),
+        (["--greedy", "--temperature", "0.5"], "contradict each other"),
+        (["--max-new-tokens", "many"], "'many' is not a valid integer"),
+        (["--no-such-option"], "No such option"),
+        (["--prompt", ""], "message is empty"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(run, arguments, reason):
+    result = run("--prompt", "Hi", *arguments)
+    assert result.exit_code == 2 and reason in one_line_error(result)
+
+
+@pytest.mark.parametrize("stdin", ["", " \n", b"\xff\xfe"])
+def test_piped_input_that_is_no_text_is_one_line_and_exit_code_2(run, stdin):
+    result = run(stdin=stdin)
+    assert result.exit_code == 2 and "Standard input is" in one_line_error(result)
+
+
+def test_a_missing_folder_is_exit_code_2_and_one_that_is_no_export_is_1(tmp_path):
+    missing = CliRunner().invoke(chat.main, [str(tmp_path / "nowhere"), "--prompt", "Hi"])
+    assert missing.exit_code == 2 and "does not exist" in one_line_error(missing)
+    empty = CliRunner().invoke(chat.main, [str(tmp_path), "--prompt", "Hi"])
+    assert empty.exit_code == 1 and one_line_error(empty)
+
+
+def test_a_prompt_without_room_is_exit_code_1(run):
+    result = run("--prompt", "too long " * 20, model=model_saying("x", window=40))
+    assert result.exit_code == 1 and "exceed 40 tokens" in one_line_error(result)
+
+
+def test_help_names_every_option_and_where_defaults_come_from():
+    text = CliRunner().invoke(chat.main, ["--help"]).stdout
+    assert all(
+        f"--{name.replace('_', '-')}" in text
+        for name in vars(GenerationOptions())
+        if name not in ("stop", "ignore_eos")
+    )
+    assert "generation_config.json" in text
+
+
+def test_a_terminal_without_unicode_gets_a_question_mark_rather_than_an_error(monkeypatch, capsys):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    chat.AnswerPrinter(conversation_with(model_saying("Grüße")), as_json=False).answer("Hi")
+    out.flush()
+    assert out.buffer.getvalue() == b"Gr??e\n"

@@ -1,0 +1,109 @@
+"""Each fold that the exporter makes, against the unfolded computation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from doge_export.graph import DecoderLayout
+from doge_export.graph.attention import fused_projection, mask_exponents, mask_width, pad_output
+from doge_export.graph.builder import GraphBuilder
+from doge_export.graph.decoder import scaled
+from doge_export.quantization import choose_block_size, quantize_blocks
+from tests.models import FORMS, tiny_model
+
+MASKED = ["native", "native, one kv head", "small-doge", "small-doge, one kv head", "biases", "head_dim of its own"]
+
+
+def parts(form: str):
+    model = tiny_model(**FORMS[form])
+    layer = model.model.layers[0]
+    tensors = {name: p.detach().numpy() for name, p in layer.named_parameters()}
+    return layer.self_attn, tensors, DecoderLayout.from_config(model.config, has_mask=True)
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_one_product_gives_queries_keys_values_and_mask_logits(form):
+    attention, tensors, layout = parts(form)
+    weight, bias = fused_projection(layout, tensors)
+    x = torch.randn(3, layout.hidden_size, generator=torch.Generator().manual_seed(0))
+    out = x.numpy() @ weight.T + (0 if bias is None else bias)
+    query_key, mask, value = np.split(
+        out, np.cumsum([layout.query_key_heads * layout.head_dim, layout.query_key_heads * mask_width(layout)]), axis=1
+    )
+    with torch.no_grad():
+        q, k, v = (proj(x).numpy() for proj in (attention.q_proj, attention.k_proj, attention.v_proj))
+        z = attention.dt_proj(torch.from_numpy(v)).numpy()
+    np.testing.assert_allclose(query_key, np.concatenate([q, k], axis=1), atol=1e-5)
+    padded = value.reshape(3, layout.num_kv_heads, layout.channels)
+    np.testing.assert_allclose(padded[..., : layout.head_dim], v.reshape(3, layout.num_kv_heads, -1), atol=1e-5)
+    assert not padded[..., layout.head_dim :].any()
+    rows = mask.reshape(3, layout.query_key_heads, -1)
+    assert not rows[:, : layout.num_heads].any()
+    np.testing.assert_allclose(rows[:, layout.num_heads :, : layout.mask_channels].reshape(3, -1), z, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_extra_channels_multiply_to_the_mask_of_each_head(form):
+    attention, tensors, layout = parts(form)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 5, layout.hidden_size, generator=generator)
+    with torch.no_grad():
+        v = attention.v_proj(x)
+        heads = v.view(1, 5, layout.num_kv_heads, -1).transpose(1, 2)
+        dt = attention.dynamic_states(x, heads).numpy()[0]  # [kv heads, keys, mask channels]
+        z = attention.dt_proj(v).numpy()[0].reshape(5, layout.num_kv_heads, -1)
+    factors = mask_exponents(layout, tensors["self_attn.A"])
+    zeros = np.zeros((layout.num_heads, layout.extra_channels))
+    queries = np.exp(factors[: layout.num_heads] * np.logaddexp(0, zeros))
+    logits = np.zeros((5, layout.num_kv_heads, layout.extra_channels))
+    logits[..., : layout.mask_channels] = z
+    keys = np.exp(factors[layout.num_heads :] * np.logaddexp(0, logits))
+    for head in range(layout.num_heads):
+        group = head // (layout.num_heads // layout.num_kv_heads)
+        channel = head % (layout.num_heads // layout.num_kv_heads) % layout.mask_channels
+        scores = keys[:, group] @ queries[head] * layout.head_dim**-0.5
+        np.testing.assert_allclose(scores, dt[group, :, channel], rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_the_padded_output_projection_ignores_padding(form):
+    attention, tensors, layout = parts(form)
+    x = np.random.default_rng(0).standard_normal((3, layout.num_heads, layout.channels)).astype(np.float32)
+    with torch.no_grad():
+        expected = attention.o_proj(torch.from_numpy(x[..., : layout.head_dim].reshape(3, -1).copy())).numpy()
+    bias = tensors.get("self_attn.o_proj.bias", 0)
+    np.testing.assert_allclose(x.reshape(3, -1) @ pad_output(layout, tensors).T + bias, expected, atol=1e-5)
+
+
+def test_a_residual_factor_of_ones_adds_no_node():
+    graph = GraphBuilder()
+    assert scaled(graph, "r", "x", np.ones(4, np.float32)) == "x"
+    assert not graph.nodes
+    assert scaled(graph, "r", "x", np.array([1, 1, 1, 0.5], np.float32)) == "r"
+
+
+def test_blocks_are_rounded_to_the_nearest_of_255_steps():
+    weight = np.array([[127.0, -127.0, 0.4, 63.6] + [0.0] * 12], np.float32)
+    quantized = quantize_blocks(weight, block_size=16)
+    assert quantized.scales.tolist() == [[1.0]]
+    assert quantized.data[0, 0, :5].tolist() == [255, 1, 128, 192, 128]
+    assert quantized.dequantize(16)[0, :5].tolist() == [127.0, -127.0, 0.0, 64.0, 0.0]
+
+
+@pytest.mark.parametrize("in_features", [16, 40, 100, 256])
+def test_quantization_error_is_at_most_half_a_step(in_features):
+    weight = np.random.default_rng(in_features).standard_normal((7, in_features)).astype(np.float32)
+    quantized = quantize_blocks(weight)
+    step = np.repeat(quantized.scales, quantized.block_size, axis=1)[:, :in_features]
+    assert (np.abs(weight - quantized.dequantize(in_features)) <= 0.5001 * step).all()
+
+
+def test_a_block_of_zeros_stays_zero():
+    assert not quantize_blocks(np.zeros((2, 32), np.float32)).dequantize(32).any()
+
+
+@pytest.mark.parametrize(("in_features", "expected"), [(256, 128), (576, 64), (1088, 64), (272, 32), (20, 32)])
+def test_the_block_size_stores_a_row_in_the_fewest_bytes(in_features, expected):
+    assert choose_block_size(in_features) == expected
