@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .cache import KeepWindowCache
     from .checkpoint import Checkpoint, load_checkpoint
     from .configuration import DogeConfig
     from .modeling import DogeForCausalLM, DogeModel
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Checkpoint": "checkpoint",
     "load_checkpoint": "checkpoint",
+    "KeepWindowCache": "cache",
     "DogeConfig": "configuration",
     "DogeForCausalLM": "modeling",
     "DogeModel": "modeling",
@@ -25,7 +27,16 @@ _HOME = {
     "preset_config": "presets",
 }
 
-__all__ = ["PRESETS", "Checkpoint", "DogeConfig", "DogeForCausalLM", "DogeModel", "load_checkpoint", "preset_config"]
+__all__ = [
+    "PRESETS",
+    "Checkpoint",
+    "DogeConfig",
+    "DogeForCausalLM",
+    "DogeModel",
+    "KeepWindowCache",
+    "load_checkpoint",
+    "preset_config",
+]
 
 
 def __getattr__(name: str) -> object:

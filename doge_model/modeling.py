@@ -124,21 +124,16 @@ def surviving_keys(dt: Tensor, num_queries: int, keep_window_size: int) -> Tenso
     return past_above[..., None, :] + chunk_above < keep_window_size
 
 
-def dynamic_mask(dt: Tensor, padding_mask: Tensor | None, num_queries: int, keep_window_size: int) -> Tensor:
+def dynamic_mask(dt: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
     """The additive mask: dt where a key is visible and survives, else the smallest number of the dtype.
 
-    dt [B, M, K]; padding_mask bool [B, K], False at padding, which takes no place in the window.
-    Returns [B, M, num_queries, K] in dt's dtype.
+    dt [B, M, K], -inf at padding, which so takes no place in the window -> [B, M, num_queries, K] in the same dtype.
     """
     num_keys = dt.shape[-1]
     index = torch.arange(num_keys, device=dt.device)
-    visible = (index <= index[num_keys - num_queries :, None])[None, None]
-    ranked = dt
-    if padding_mask is not None:
-        visible = visible & padding_mask[:, None, None, :]
-        ranked = dt.masked_fill(~padding_mask[:, None, :], -torch.inf)
+    visible = (index <= index[num_keys - num_queries :, None]) & (dt[:, :, None, :] > -torch.inf)
     if num_keys > keep_window_size:
-        visible = visible & surviving_keys(ranked, num_queries, keep_window_size)
+        visible = visible & surviving_keys(dt, num_queries, keep_window_size)
     return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
 
 
@@ -152,8 +147,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """query [B, H, T, D], key and value [B, G, K, D], mask [B, H, T, K] -> [B, T, H, D] and the weights [B, H, T, K]."""
-    key, value = (repeat_heads(x, module.num_key_value_groups) for x in (key, value))
+    """query [B, H, T, D], key and value [B, H, K, D], mask [B, H, T, K] -> [B, T, H, D] and the weights [B, H, T, K]."""
     weights = query @ key.transpose(2, 3) * scaling + attention_mask
     weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
@@ -167,7 +161,7 @@ class DogeAttention(nn.Module):
         super().__init__()
         self.config, self.layer_idx = config, layer_idx
         self.head_dim = config.head_dim
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.num_key_value_groups = 1  # what attention backends would repeat; the heads are repeated here
         self.scaling = self.head_dim**-0.5
         q_size, kv_size = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
         bias = config.attention_bias
@@ -195,18 +189,18 @@ class DogeAttention(nn.Module):
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
         dt = self.dynamic_states(hidden_states, value).to(key.dtype)
+        if padding_mask is not None:
+            dt = dt.masked_fill(~padding_mask[:, None, :, None], -torch.inf)
         if past_key_values is not None:
             key, value = past_key_values.update(torch.cat((key, dt), dim=-1), value, self.layer_idx)
             key, dt = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
         dt = dt.transpose(2, 3).flatten(1, 2)  # [B, G, K, M / G] -> [B, M, K]
-        mask = dynamic_mask(dt, padding_mask, query.shape[2], self.config.keep_window_size)
+        mask = dynamic_mask(dt, query.shape[2], self.config.keep_window_size)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         out, weights = attend(
             self,
             query,
-            key,
-            value,
-            repeat_heads(mask, query.shape[1] // mask.shape[1]),
+            *(repeat_heads(x, query.shape[1] // x.shape[1]) for x in (key, value, mask)),
             scaling=self.scaling,
             dropout=self.config.attention_dropout if self.training else 0.0,
             **kwargs,
@@ -388,7 +382,7 @@ class DogeModel(DogePreTrainedModel):
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(past, past + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
         rotary = self.rotary_emb(position_ids)
-        padding_mask = as_padding_mask(attention_mask)
+        padding_mask = as_padding_mask(attention_mask, inputs_embeds.shape[1])
         hidden_states = inputs_embeds
         for layer in self.layers:
             hidden_states = layer(
@@ -397,13 +391,16 @@ class DogeModel(DogePreTrainedModel):
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
-def as_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
-    """attention_mask [B, K], 0 at padding -> bool [B, K], or None where nothing is padded."""
+def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor | None:
+    """attention_mask [B, K], 0 at padding -> bool [B, num_queries] of the new tokens, or None if none is padding.
+
+    What is cached needs no mask any more: the dt of padding is -inf.
+    """
     if attention_mask is None:
         return None
     if attention_mask.dim() != 2:
         raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}; Doge takes [batch, keys], 0 at padding")
-    mask = attention_mask.bool()
+    mask = attention_mask[:, -num_queries:].bool()
     return None if bool(mask.all()) else mask
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from doge_export.errors import ContextLengthError
+from doge_export.runtime.model import Model
 from doge_export.runtime.settings import GenerationDefaults, GenerationOptions
 from doge_export.runtime.tokenizer import Tokenizer
 
@@ -111,3 +112,14 @@ def defaults_for(tokenizer: Tokenizer, **options: object) -> GenerationDefaults:
     eos = tokenizer.special_id(tokenizer.special_tokens["eos_token"])
     assert eos is not None
     return GenerationDefaults(GenerationOptions(**options), frozenset({eos}))  # type: ignore[arg-type]
+
+
+def model_saying(
+    *answers: str, template: str | None = CHATML, window: int = 4096, end: str = "<|im_end|>"
+) -> Model[FakeState]:
+    """A byte-level model whose greedy answers are these, one after the other; both ends of a text stop it."""
+    tokenizer = byte_level_tokenizer(template)
+    script = [token_id for answer in answers for token_id in tokenizer.encode(answer + end)]
+    ends = frozenset(tokenizer.encode("<|im_end|><|endoftext|>"))
+    decoder = ScriptedDecoder(script, vocab_size=259, keep_window_size=window)
+    return Model(decoder, tokenizer, GenerationDefaults(GenerationOptions(), ends), "scripted")

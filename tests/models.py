@@ -70,6 +70,15 @@ def random_ids(length: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> np.n
     return np.random.default_rng(seed).integers(vocab_size, size=length)
 
 
+def repeated_ids(length: int, times: int, seed: int = 0) -> np.ndarray:
+    """int64 [length], no token more often than `times`.
+
+    A window filled by one token alone gives all later layers equal inputs, and then rounding decides between their dt.
+    """
+    tokens = np.repeat(np.arange(-(-length // times)) % VOCAB_SIZE, times)
+    return np.random.default_rng(seed).permutation(tokens)[:length]
+
+
 def torch_logits(model: torch.nn.Module, ids: np.ndarray) -> np.ndarray:
     """float32 [length, vocab] of one sequence in one go."""
     with torch.inference_mode():

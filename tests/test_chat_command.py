@@ -4,165 +4,24 @@ import io
 import json
 import signal
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from doge_export.commands import chat
-from doge_export.errors import ContextLengthError, OptionError
 from doge_export.runtime.conversation import Conversation
 from doge_export.runtime.model import Model
-from doge_export.runtime.settings import GenerationDefaults, GenerationOptions
-from tests.fakes import CHATML, BigramDecoder, ScriptedDecoder, byte_level_tokenizer, random_table
+from doge_export.runtime.settings import GenerationOptions
+from tests.fakes import byte_level_tokenizer, model_saying
 
-TOKENIZER = byte_level_tokenizer()
-END = TOKENIZER.special_id("<|im_end|>")
-OTHER_END = TOKENIZER.special_id("<|endoftext|>")
 ANSWERS = ("Hello!", "Bye.")
 
 
-def model_saying(*answers, template=CHATML, window=4096, end=END):
-    """A model whose greedy answers are these, one after the other."""
-    tokenizer = byte_level_tokenizer(template)
-    script = [token_id for answer in answers for token_id in (*tokenizer.encode(answer), end)]
-    defaults = GenerationDefaults(GenerationOptions(), frozenset({END, OTHER_END}))
-    return Model(ScriptedDecoder(script, vocab_size=259, keep_window_size=window), tokenizer, defaults, "scripted")
-
-
-def conversation_with(model, system=None, **options):
-    return Conversation(model, model.options(**options), system)
-
-
 def read(tokens):
-    return TOKENIZER.decode(tokens, skip_special_tokens=False)
+    return byte_level_tokenizer().decode(tokens, skip_special_tokens=False)
 
 
-def rendered(*turns):
-    roles = ("user", "assistant")
-    text = "".join(f"<|im_start|>{roles[i % 2]}\n{turn}<|im_end|>\n" for i, turn in enumerate(turns))
-    return text + "<|im_start|>assistant\n"
-
-
-# The conversation
-
-
-def test_the_second_turn_feeds_only_what_is_new():
-    model = model_saying(*ANSWERS)
-    conversation = conversation_with(model)
-    assert "".join(conversation.ask("Hi")) == "Hello!"
-    model.decoder.fed.clear()
-    answer = conversation.ask("And now?")
-    assert "".join(answer) == "Bye."
-    new = "<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"
-    assert read(model.decoder.fed) == new + "Bye."
-    assert answer.result.prompt_tokens == len(TOKENIZER.encode(new))
-
-
-def test_the_state_holds_what_the_template_says():
-    conversation = conversation_with(model_saying(*ANSWERS))
-    for question in ("Hi", "And now?"):
-        list(conversation.ask(question))
-    assert read(conversation._state.tokens) == rendered("Hi", "Hello!", "And now?") + "Bye."
-    assert [message["content"] for message in conversation.messages] == ["Hi", "Hello!", "And now?", "Bye."]
-
-
-def test_an_answer_with_another_end_than_the_templates_is_kept_too():
-    model = model_saying(*ANSWERS, end=OTHER_END)
-    conversation = conversation_with(model)
-    list(conversation.ask("Hi"))
-    model.decoder.fed.clear()
-    list(conversation.ask("And now?"))
-    assert read(model.decoder.fed).startswith("<|im_end|>\n<|im_start|>user")
-    assert read(conversation._state.tokens) == rendered("Hi", "Hello!", "And now?") + "Bye."
-
-
-@pytest.mark.parametrize("stop", [["!"], ["lo", "xyz"]])
-def test_a_past_that_the_template_writes_otherwise_is_taken_back_to_what_is_common(stop):
-    model = model_saying(*ANSWERS)
-    conversation = conversation_with(model, stop=stop)
-    said = "".join(conversation.ask("Hi"))
-    model.decoder.fed.clear()
-    list(conversation.ask("And now?"))
-    assert read(model.decoder.fed).startswith("<|im_end|>\n<|im_start|>user")
-    assert read(conversation._state.tokens).startswith(rendered("Hi", said, "And now?"))
-
-
-def test_a_template_that_strips_the_past_leaves_the_state_as_if_computed_afresh():
-    strip = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}<|im_end|>{% endfor %}[assistant]"
-    conversation = conversation_with(model_saying("  Hello!  ", "Bye.", template=strip))
-    list(conversation.ask("Hi"))
-    list(conversation.ask("And now?"))
-    assert read(conversation._state.tokens).startswith("[user]Hi<|im_end|>[assistant]Hello!<|im_end|>[user]And now?")
-
-
-def test_kept_state_and_fresh_computation_give_the_same_answers():
-    model = Model(BigramDecoder(random_table(259), 4096), TOKENIZER, GenerationDefaults(eos_token_ids=frozenset({END})))
-    conversation = conversation_with(model, max_new_tokens=20, repetition_penalty=1.3)
-    for question in ("Hi", "And now?", "Why?"):
-        answer = conversation.ask(question)
-        list(answer)
-        assert conversation._ids[: conversation._state.position] == conversation._state.tokens
-        context = conversation._ids[: -len(answer.result.token_ids)]
-        afresh = model.generate(context, max_new_tokens=20, repetition_penalty=1.3)
-        assert afresh.token_ids == answer.result.token_ids
-
-
-def test_a_system_message_stays_over_a_reset():
-    conversation = conversation_with(model_saying(*ANSWERS), system="Be brief.")
-    list(conversation.ask("Hi"))
-    conversation.reset()
-    assert conversation.messages == [{"role": "system", "content": "Be brief."}]
-    assert conversation._state.position == 0
-
-
-def test_a_closed_answer_keeps_what_was_said():
-    conversation = conversation_with(model_saying(*ANSWERS))
-    answer = conversation.ask("Hi")
-    assert next(answer) + next(answer) == "He"
-    answer.close()
-    assert conversation.messages[-1] == {"role": "assistant", "content": "He"}
-    list(conversation.ask("And now?"))
-    assert read(conversation._state.tokens).startswith(rendered("Hi", "He", "And now?"))
-
-
-def test_a_message_without_room_leaves_the_conversation_as_it_was():
-    conversation = conversation_with(model_saying(*ANSWERS, window=80))
-    list(conversation.ask("Hi"))
-    before = [*conversation.messages]
-    with pytest.raises(ContextLengthError):
-        list(conversation.ask("too long " * 20))
-    assert conversation.messages == before
-    assert (
-        "".join(
-            conversation.ask(
-                "x",
-            )
-        )
-        == "Bye."
-    )
-
-
-def test_an_answer_may_fill_the_window():
-    conversation = conversation_with(model_saying("Hello there!", window=40))
-    answer = conversation.ask("Hi")
-    list(answer)
-    assert answer.result.finish_reason == "length" and conversation.is_full
-
-
-def test_a_model_without_chat_template_goes_on_with_one_text():
-    model = model_saying(" upon a time", ", a queen.", template=None)
-    conversation = conversation_with(model)
-    list(conversation.ask("Once"))
-    list(conversation.ask(" there was"))
-    assert read(model.decoder.fed) == "Once upon a time there was, a queen."
-
-
-def test_a_model_without_chat_template_takes_no_system_message():
-    with pytest.raises(OptionError, match="no chat template, so it takes no system message"):
-        conversation_with(model_saying("x", template=None), system="Be brief.")
-
-
-# The command
+def asked(question):
+    return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture
@@ -202,13 +61,13 @@ def test_piped_input_is_the_prompt(run):
     model = model_saying(*ANSWERS)
     result = run(model=model, stdin="line one\nline two\n")
     assert (result.exit_code, result.stdout) == (0, "Hello!\n")
-    assert read(model.decoder.fed).startswith(rendered("line one\nline two"))
+    assert read(model.decoder.fed).startswith(asked("line one\nline two"))
 
 
 def test_a_prompt_comes_before_piped_input(run):
     model = model_saying(*ANSWERS)
     run("--prompt", "Hi", model=model, stdin="ignored")
-    assert read(model.decoder.fed).startswith(rendered("Hi"))
+    assert read(model.decoder.fed).startswith(asked("Hi"))
 
 
 def test_json_is_one_object_with_the_fields_of_a_result(run):
@@ -243,7 +102,7 @@ def test_a_cut_answer_says_so_beside_it(run):
 
 
 def test_a_full_window_advises_reset_and_reset_helps(run):
-    result = run(typed=["Hi", "And now?", "/reset", "Hi"], model=model_saying("Hello there!", window=40))
+    result = run(typed=["Hi", "And now?", "/reset", "Hi"], model=model_saying("Hello there!", window=30))
     assert result.exit_code == 0
     assert "window is full; /reset starts anew" in result.stderr
     assert "Error: This message does not fit: " in result.stderr
@@ -253,7 +112,7 @@ def test_a_full_window_advises_reset_and_reset_helps(run):
 def test_reset_forgets_the_conversation(run):
     model = model_saying(*ANSWERS)
     run(typed=["Hi", "/reset", "And now?"], model=model)
-    assert read(model.decoder.fed).endswith(rendered("And now?") + "Bye.")
+    assert read(model.decoder.fed).endswith(asked("And now?") + "Bye.")
 
 
 def test_save_writes_the_transcript_and_never_over_a_file(run, tmp_path):
@@ -281,7 +140,7 @@ def test_a_command_that_fails_is_explained_in_one_line_and_the_conversation_goes
 def test_two_slashes_begin_a_message_with_one(run):
     model = model_saying(*ANSWERS)
     run(typed=["//etc/hosts?"], model=model)
-    assert read(model.decoder.fed).startswith(rendered("/etc/hosts?"))
+    assert read(model.decoder.fed).startswith(asked("/etc/hosts?"))
 
 
 def test_control_c_at_the_prompt_gives_a_hint(run):
@@ -384,9 +243,10 @@ def test_help_names_every_option_and_where_defaults_come_from():
     assert "generation_config.json" in text
 
 
-def test_a_terminal_without_unicode_gets_a_question_mark_rather_than_an_error(monkeypatch, capsys):
-    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+def test_a_terminal_without_unicode_gets_a_question_mark_rather_than_an_error(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr("sys.stdout", out)
-    chat.AnswerPrinter(conversation_with(model_saying("Grüße")), as_json=False).answer("Hi")
+    model = model_saying("Gr日e")
+    chat.AnswerPrinter(Conversation(model, model.options()), as_json=False).answer("Hi")
     out.flush()
-    assert out.buffer.getvalue() == b"Gr??e\n"
+    assert out.buffer.getvalue() == b"Gr?e\n"

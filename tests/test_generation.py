@@ -28,7 +28,7 @@ END = TOKENIZER.special_id("<|im_end|>")
 
 def new_tokens(decoder, prompt_ids, options, stop_ids=NO_STOP, context_ids=()):
     state = decoder.new_state()
-    return list(generate_tokens(decoder, state, prompt_ids, options, stop_ids, context_ids)), state
+    return list(generate_tokens(decoder, state, prompt_ids, options, stop_ids, context_ids=context_ids)), state
 
 
 def writer_of(text, tokenizer=TOKENIZER, **options):

@@ -1,0 +1,77 @@
+"""The recurrent form in PyTorch: a cache that never holds more than keep_window_size keys per mask head.
+
+    model.generate(input_ids, past_key_values=KeepWindowCache(model.config), max_new_tokens=100_000)
+
+dt of a key depends on nothing but its value, so a key that falls out of the window for one query is out for all later
+ones: the survivors of a step are the survivors of the step before, plus the newcomers, minus the smallest dt. Memory
+and time per token are constant, and every logit is the one of the full computation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from .configuration import DogeConfig
+
+
+class KeepWindowLayer(DynamicLayer):
+    """The surviving keys of one layer, in the order in which they came.
+
+    keys [B, M, K, D + 1] (rotated, dt in the last channel) and values [B, M, K, D], K at most keep_window_size. With one
+    mask head per attention head each has survivors of its own, so keys and values are kept per mask head.
+    """
+
+    is_croppable = False  # what fell out of the window cannot come back
+
+    def __init__(self, keep_window_size: int, head_dim: int) -> None:
+        super().__init__()
+        self.keep_window_size, self.head_dim = keep_window_size, head_dim
+        self.tokens_seen = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add new keys [B, G, T, D + M / G] and values [B, G, T, D]; returns survivors and newcomers [B, M, K + T, ...].
+
+        The attention of this step sees all of them and masks, query by query, what has fallen out.
+        """
+        key_states, value_states = per_mask_head(key_states, value_states, self.head_dim)
+        self.tokens_seen += key_states.shape[2]
+        candidates = super().update(key_states, value_states)
+        if self.keys.shape[2] > self.keep_window_size:
+            kept = self.keys[..., -1].argsort(dim=-1, stable=True)[..., -self.keep_window_size :].sort(dim=-1).values
+            self.keys, self.values = (
+                x.gather(2, kept[..., None].expand(*kept.shape, x.shape[-1])) for x in (self.keys, self.values)
+            )
+        return candidates
+
+    def get_seq_length(self) -> int:
+        """Tokens fed so far, which is the position of the next one; not the number of keys held."""
+        return self.tokens_seen
+
+    def reset(self) -> None:
+        """Forget everything."""
+        super().reset()
+        self.tokens_seen = 0
+
+
+def per_mask_head(key: Tensor, value: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Give every mask head its own copy of its kv head's key, with its own dt: [B, G, T, ...] -> [B, M, T, ...]."""
+    rotated, dt = key.split((head_dim, key.shape[-1] - head_dim), dim=-1)
+    heads = dt.shape[-1]
+    if heads == 1:
+        return key, value
+    dt = dt.transpose(2, 3).flatten(1, 2)[..., None]
+    return torch.cat((rotated.repeat_interleave(heads, dim=1), dt), dim=-1), value.repeat_interleave(heads, dim=1)
+
+
+class KeepWindowCache(Cache):
+    """A cache for `generate` and `forward` whose size does not grow beyond the model's keep_window_size."""
+
+    def __init__(self, config: DogeConfig) -> None:
+        head_dim = config.head_dim
+        assert head_dim is not None
+        layers = [KeepWindowLayer(config.keep_window_size, head_dim) for _ in range(config.num_hidden_layers)]
+        super().__init__(layers=layers)
