@@ -2,46 +2,60 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from doge_model import DogeForCausalLM
 
-from .graph import WEIGHT_FORMATS, DecoderLayout, DecoderWeights, build_decoder
-from .graph.builder import GraphBuilder
-from .runtime.description import DECODER_FILE, FORMAT_VERSION, DecoderDescription
+from .graph import WEIGHT_FORMATS, ConstantPool, DecoderLayout, DecoderWeights, RotarySpec, build_decoder
+from .runtime.description import DATA_FILE, DECODER_FILE, FORMAT_VERSION, RECURRENT_FILE, DecoderDescription
 
 
 def write_decoder(model: DogeForCausalLM, weights: str, folder: Path) -> None:
-    """Build the decoder of a model and write it into a folder."""
-    config = model.config
-    tensors = {name: tensor.detach().float().numpy() for name, tensor in model.named_parameters()}
-    has_mask = any(np.any(array != 0) for name, array in tensors.items() if name.endswith(".self_attn.A"))
-    layout = DecoderLayout.from_config(config, has_mask)
-    cos, sin = model.model.rotary_emb(torch.arange(config.keep_window_size)[None])
-    graph = build_decoder(layout, DecoderWeights(tensors, cos[0].numpy(), sin[0].numpy()), WEIGHT_FORMATS[weights]())
-    path = folder / DECODER_FILE
-    path.parent.mkdir(parents=True)
-    write_graph(graph, layout, path)
+    """Write the two decoders of a model, plain and recurrent, and the one data file they share."""
+    source, weight_format, pool = decoder_weights(model), WEIGHT_FORMATS[weights](), ConstantPool()
+    has_mask = any(np.any(array != 0) for name, array in source.tensors.items() if name.endswith(".self_attn.A"))
+    plain = DecoderLayout.from_config(model.config, has_mask)
+    recurrent = dataclasses.replace(plain, recurrent=True)
+    graphs = {
+        DECODER_FILE: build_decoder(plain, source, weight_format, pool),
+        RECURRENT_FILE: build_decoder(recurrent, source, weight_format, pool),
+    }
+    data = folder / DATA_FILE
+    data.parent.mkdir(parents=True)
+    pool.write(data)
+    metadata = describe(plain, recurrent, data).to_metadata()
+    for name, graph in graphs.items():
+        graph.write(folder / name, metadata)
 
 
-def write_graph(graph: GraphBuilder, layout: DecoderLayout, path: Path) -> None:
-    """Write data, then the model file, whose metadata names the data's hash."""
-    data = graph.write_data(path)
+def decoder_weights(model: DogeForCausalLM) -> DecoderWeights:
+    """The model's tensors as float32 arrays (a tied matrix comes once), and its rotary embedding."""
+    rotary = model.model.rotary_emb
+    return DecoderWeights(
+        tensors={name: tensor.detach().float().numpy() for name, tensor in model.named_parameters()},
+        rotary=RotarySpec(
+            rotary.inv_freq, rotary.attention_scaling, rotary.max_position, rotary.theta, rotary.dynamic_factor
+        ),
+    )
+
+
+def describe(plain: DecoderLayout, recurrent: DecoderLayout, data: Path) -> DecoderDescription:
+    """What the runtime needs to know, with the hash of the weights."""
     with data.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    description = DecoderDescription(
+    return DecoderDescription(
         format_version=FORMAT_VERSION,
-        vocab_size=layout.vocab_size,
-        keep_window_size=layout.keep_window_size,
-        num_layers=layout.num_layers,
-        num_kv_heads=layout.num_kv_heads,
-        channels=layout.channels,
-        head_dim=layout.head_dim,
-        mask_channels=layout.mask_channels,
+        vocab_size=plain.vocab_size,
+        keep_window_size=plain.keep_window_size,
+        num_layers=plain.num_layers,
+        num_kv_heads=plain.num_kv_heads,
+        num_recurrent_heads=recurrent.cache_heads,
+        channels=plain.channels,
+        head_dim=plain.head_dim,
+        mask_channels=plain.mask_channels,
         weights_sha256=digest,
     )
-    graph.write_model(path, description.to_metadata())

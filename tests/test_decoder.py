@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doge_export.errors import ContextLengthError, PackageError
+from doge_export.errors import PackageError
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE
 from doge_export.verification import Agreement
@@ -102,16 +102,6 @@ def test_every_large_matrix_is_stored_in_the_asked_width(weights, tmp_path):
     assert ("lm_head.weight" in floats or "embed_tokens.weight" in floats) == (weights == "fp32")
     if weights == "int8":
         assert all("router" in name or "rotary" in name for name in floats)
-
-
-def test_a_full_window_is_refused_and_nothing_is_lost(tmp_path):
-    model = tiny_model(keep_window_size=16)
-    decoder, ids = exported(model, tmp_path), random_ids(17)
-    state = decoder.new_state()
-    decoder.forward(state, ids[:10])
-    with pytest.raises(ContextLengthError, match="10 tokens so far and 7 more exceed .* 16"):
-        decoder.forward(state, ids[10:])
-    assert relative_difference(torch_logits(model, ids[:11])[-1:], decoder.forward(state, ids[10:11])) < 5e-6
 
 
 def test_truncated_and_copied_states_go_their_own_ways(tmp_path):

@@ -1,7 +1,17 @@
 """The decoder's ONNX graph, built by hand: one module per concern, numpy in, onnx out."""
 
+from .builder import ConstantPool
 from .decoder import DecoderWeights, build_decoder
 from .layout import DecoderLayout
+from .rotary import RotarySpec
 from .weight_formats import WEIGHT_FORMATS, WeightFormat
 
-__all__ = ["WEIGHT_FORMATS", "DecoderLayout", "DecoderWeights", "WeightFormat", "build_decoder"]
+__all__ = [
+    "WEIGHT_FORMATS",
+    "ConstantPool",
+    "DecoderLayout",
+    "DecoderWeights",
+    "RotarySpec",
+    "WeightFormat",
+    "build_decoder",
+]

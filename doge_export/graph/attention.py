@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .builder import MICROSOFT, GraphBuilder
+from .eviction import eviction_bias
 from .layout import DecoderLayout
 from .weight_formats import WeightFormat
 
@@ -31,18 +32,24 @@ def dynamic_mask_attention(
     if layout.qk_norm:
         query_key = norm_heads(graph, layout, name, query_key, tensors)
     query_key = rotate(graph, layout, name, query_key)
+    dt = ""
     if layout.extra_channels:
-        query_key = append_mask_channels(graph, layout, name, query_key, mask_logits, tensors)
+        query_key, dt = append_mask_channels(graph, layout, name, query_key, mask_logits, tensors)
     query, key = split(graph, f"{name}.heads", query_key, [layout.num_heads, layout.num_kv_heads], layout.channels)
+    bias = []
+    if layout.recurrent:
+        key = per_cache_head(graph, layout, f"{name}.key", key)
+        value = per_cache_head(graph, layout, f"{name}.value", value)
+        bias = ["", "", "", eviction_bias(graph, layout, index, new_dt(graph, layout, name, dt))]
     past = [f"past_key_values.{index}.{part}" for part in ("key", "value")]
     present = [f"present.{index}.{part}" for part in ("key", "value")]
     graph.node(
         "GroupQueryAttention",
-        [query, key, value, *past, "seqlens_k", "total_sequence_length"],
+        [query, key, value, *past, "seqlens_k", "total_sequence_length", *bias],
         [f"{name}.attention", *present],
         MICROSOFT,
         num_heads=layout.num_heads,
-        kv_num_heads=layout.num_kv_heads,
+        kv_num_heads=layout.cache_heads,
         scale=layout.head_dim**-0.5,
     )
     return fmt.linear(
@@ -167,10 +174,11 @@ def norm_heads(graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, te
 
 
 def rotate(graph: GraphBuilder, layout: DecoderLayout, name: str, x: str) -> str:
-    """Rotary embedding of all query and key heads at their position_ids."""
+    """Rotary embedding of all query and key heads; the recurrent table has a row per new token, from row 0 on."""
+    rows = graph.constant("rotary.first_row", np.array([0])) if layout.recurrent else "position_ids"
     (y,) = graph.op(
         "RotaryEmbedding",
-        [x, "position_ids", "rotary.cos", "rotary.sin"],
+        [x, rows, "rotary.cos", "rotary.sin"],
         f"{name}.rotated",
         domain=MICROSOFT,
         num_heads=layout.query_key_heads,
@@ -180,8 +188,10 @@ def rotate(graph: GraphBuilder, layout: DecoderLayout, name: str, x: str) -> str
 
 def append_mask_channels(
     graph: GraphBuilder, layout: DecoderLayout, name: str, query_key: str, mask_logits: str, tensors: Mapping[str, Array]
-) -> str:
+) -> tuple[str, str]:
     """Widen every head from head_dim to `channels`: dt for keys, its factor for queries, zeros where nothing is needed.
+
+    Returns the wide heads, flat, and the extra channels alone [B, S, query_key_heads, extra] ("" without a mask).
 
     softplus, then exp: the shorter sigmoid(-z)^(-A) loses up to 2% at |z| of 12 and all digits from 18 on, because
     onnxruntime's Sigmoid is clamped (measured with 1.32).
@@ -196,5 +206,38 @@ def append_mask_channels(
         (wide,) = graph.op("Concat", [heads, extra], f"{name}.wide", axis=-1)
     else:
         pads = graph.constant("head_pads", np.array([0] * 7 + [layout.extra_channels], np.int64))
-        (wide,) = graph.op("Pad", [heads, pads], f"{name}.wide")
-    return flat(graph, layout, f"{name}.wide.flat", wide, layout.channels)
+        (wide,), extra = graph.op("Pad", [heads, pads], f"{name}.wide"), ""
+    return flat(graph, layout, f"{name}.wide.flat", wide, layout.channels), extra
+
+
+def per_cache_head(graph: GraphBuilder, layout: DecoderLayout, name: str, x: str) -> str:
+    """Copy keys or values for every mask head of their kv head: [B, S, G * channels] -> [B, S, cache heads * channels]."""
+    if layout.cache_heads == layout.num_kv_heads:
+        return x
+    times = layout.cache_heads // layout.num_kv_heads
+    apart = graph.constant("cache.kv_heads", np.array([0, 0, layout.num_kv_heads, layout.channels]))
+    together = graph.constant("cache.heads", np.array([0, 0, layout.cache_heads * layout.channels]))
+    order = graph.constant("cache.order", np.arange(layout.num_kv_heads).repeat(times))
+    (heads,) = graph.op("Reshape", [x, apart], f"{name}.kv_heads")
+    (copies,) = graph.op("Gather", [heads, order], f"{name}.copies", axis=2)
+    (y,) = graph.op("Reshape", [copies, together], f"{name}.cache_heads")
+    return y
+
+
+def new_dt(graph: GraphBuilder, layout: DecoderLayout, name: str, extra: str) -> str:
+    """dt of the new keys per cache head: extra channels [1, S, query_key_heads, extra] -> [cache heads, S].
+
+    Without a mask every dt is 1.
+    """
+    if not layout.has_mask:
+        heads = graph.constant("eviction.heads", np.array([layout.cache_heads]))
+        (shape,) = graph.op("Concat", [heads, "eviction.length"], f"{name}.new_dt.shape", axis=0)
+        (ones,) = graph.op("Expand", [graph.constant("eviction.one", np.array(1, np.float32)), shape], f"{name}.new_dt")
+        return ones
+    starts, ends = [layout.num_heads, 0], [layout.query_key_heads, layout.mask_channels]
+    bounds = {"starts": starts, "ends": ends, "axes": [2, 3]}
+    inputs = [graph.constant(f"new_dt.{key}", np.array(value)) for key, value in bounds.items()]
+    (keys,) = graph.op("Slice", [extra, *inputs], f"{name}.new_dt.keys")
+    (rows,) = graph.op("Reshape", [keys, graph.constant("new_dt.shape", np.array([-1, layout.cache_heads]))], f"{name}.new_dt.rows")
+    (dt,) = graph.op("Transpose", [rows], f"{name}.new_dt", perm=[1, 0])
+    return dt

@@ -18,15 +18,48 @@ EXTERNAL_BYTES = 1024  # constants from this size on go to the data file, which 
 ALIGNMENT = 64  # bytes; a cache line, so that mapped weights can be read with aligned vector loads
 
 
+class ConstantPool:
+    """The constants of one or several graphs that share a data file. A name always means the same array."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self._initializers: dict[str, TensorProto] = {}
+
+    def add(self, name: str, value: NDArray[Any]) -> None:
+        """Keep an array under a name."""
+        assert value.flags.c_contiguous, f"{name} is written as it lies in memory"
+        known = self.arrays.setdefault(name, value)
+        assert known is value or np.array_equal(known, value), f"two constants are called {name}"
+
+    def write(self, path: Path) -> None:
+        """Write the large constants to one file; those that are views of the same memory once."""
+        offsets = dict[tuple[int, int], int]()
+        with path.open("wb") as file:
+            for name, value in self.arrays.items():
+                if value.nbytes < EXTERNAL_BYTES:
+                    self._initializers[name] = numpy_helper.from_array(value, name)
+                    continue
+                memory = (value.ctypes.data, value.nbytes)
+                if memory not in offsets:
+                    file.write(bytes(-file.tell() % ALIGNMENT))
+                    offsets[memory] = file.tell()
+                    file.write(value.data)
+                self._initializers[name] = _external(name, value, path.name, offsets[memory])
+
+    def initializer(self, name: str) -> TensorProto:
+        """What a model file says of a constant, after `write`."""
+        return self._initializers[name]
+
+
 class GraphBuilder:
     """Collects one graph. Values are known by their ONNX names, which `op` returns."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: ConstantPool | None = None) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
-        self.constants: dict[str, NDArray[Any]] = {}
-        self._initializers: list[TensorProto] = []
+        self.pool = pool or ConstantPool()
+        self._constants: dict[str, None] = {}  # names in use, in order
 
     def op(
         self, op_type: str, inputs: Iterable[str], name: str, outputs: int = 1, domain: str = "", **attributes: Any
@@ -46,10 +79,9 @@ class GraphBuilder:
         )
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """Name a constant; the same name again must mean the very same array (that is how tied matrices are shared)."""
-        assert value.flags.c_contiguous, f"{name} is written as it lies in memory"
-        known = self.constants.setdefault(name, value)
-        assert known is value or np.array_equal(known, value), f"two constants are called {name}"
+        """Use a constant, by a name that is its own in the whole pool."""
+        self.pool.add(name, value)
+        self._constants[name] = None
         return name
 
     def input(self, name: str, dtype: Any, shape: list[int | str]) -> str:
@@ -62,29 +94,10 @@ class GraphBuilder:
         self.outputs.append(_value_info(name, dtype, shape))
         return name
 
-    def write_data(self, path: Path) -> Path:
-        """Write the large constants to `path` + "_data" (the name optimum looks for) and return that file.
-
-        Constants that are views of the same memory are written once.
-        """
-        data = path.with_name(path.name + "_data")
-        offsets = dict[tuple[int, int], int]()
-        with data.open("wb") as file:
-            for name, value in self.constants.items():
-                if value.nbytes < EXTERNAL_BYTES:
-                    self._initializers.append(numpy_helper.from_array(value, name))
-                    continue
-                memory = (value.ctypes.data, value.nbytes)
-                if memory not in offsets:
-                    file.write(bytes(-file.tell() % ALIGNMENT))
-                    offsets[memory] = file.tell()
-                    file.write(value.data)
-                self._initializers.append(_external(name, value, data.name, offsets[memory]))
-        return data
-
-    def write_model(self, path: Path, metadata: dict[str, str]) -> None:
-        """Write the model file itself, after `write_data` for the same path."""
-        graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, self._initializers)
+    def write(self, path: Path, metadata: dict[str, str]) -> None:
+        """Write the model file, after the pool's data file beside it."""
+        initializers = [self.pool.initializer(name) for name in self._constants]
+        graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="doge-export")
         helper.set_model_props(model, metadata)

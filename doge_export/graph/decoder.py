@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .attention import dynamic_mask_attention
-from .builder import MICROSOFT, GraphBuilder
+from .builder import MICROSOFT, ConstantPool, GraphBuilder
+from .eviction import declare_eviction
 from .feed_forward import feed_forward
 from .layout import DecoderLayout
+from .rotary import RotarySpec, rotary_table
 from .weight_formats import WeightFormat
 
 Array = NDArray[np.float32]
@@ -25,29 +27,24 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """The tensors of a model by native name (float32), and cos/sin of every position [keep_window_size, head_dim / 2]."""
+    """The tensors of a model by native name (float32), a tied output matrix left out, and its rotary embedding."""
 
     tensors: Mapping[str, Array]
-    rotary_cos: Array
-    rotary_sin: Array
+    rotary: RotarySpec
 
     def layer(self, index: int) -> dict[str, Array]:
         """The tensors of one layer, without the prefix."""
         prefix = f"model.layers.{index}."
         return {name.removeprefix(prefix): array for name, array in self.tensors.items() if name.startswith(prefix)}
 
-    @property
-    def output_matrix(self) -> Array:
-        """float32 [vocab, hidden]: the embedding itself when tied."""
-        return self.tensors.get("lm_head.weight", self.tensors["model.embed_tokens.weight"])
 
-
-def build_decoder(layout: DecoderLayout, weights: DecoderWeights, weight_format: WeightFormat) -> GraphBuilder:
-    """Build the graph; `doge_export.graph.state` describes its inputs and outputs."""
-    graph = GraphBuilder()
+def build_decoder(
+    layout: DecoderLayout, weights: DecoderWeights, weight_format: WeightFormat, pool: ConstantPool
+) -> GraphBuilder:
+    """Build the plain or the recurrent graph; `docs/decoder.md` describes inputs, outputs and state."""
+    graph = GraphBuilder(pool)
     declare_inputs(graph, layout)
-    graph.constant("rotary.cos", weights.rotary_cos)
-    graph.constant("rotary.sin", weights.rotary_sin)
+    rotary_table(graph, weights.rotary, rotary_positions(graph, layout))
     residual = weight_format.embedding(graph, "embed_tokens", "input_ids", weights.tensors["model.embed_tokens.weight"])
     norm_weight = weights.layer(0)["input_layernorm.weight"]
     hidden = rms_norm(graph, "layers.0.input_layernorm", residual, norm_weight, layout.rms_norm_eps)
@@ -64,10 +61,27 @@ def build_decoder(layout: DecoderLayout, weights: DecoderWeights, weight_format:
         norm_weight = weights.tensors["model.norm.weight"] if last else weights.layer(index + 1)["input_layernorm.weight"]
         hidden, residual = add_and_norm(graph, f"{name}.output", residual, out, norm_weight, layout)
     (kept,) = graph.op("Gather", [hidden, "logits_to_keep"], "kept", axis=1)
-    logits = weight_format.linear(graph, "lm_head", kept, weights.output_matrix)
-    graph.node("Identity", [logits], ["logits"])
+    output_logits(graph, kept, weights, weight_format)
     graph.output("logits", np.float32, ["batch_size", "num_logits", layout.vocab_size])
     return graph
+
+
+def output_logits(graph: GraphBuilder, x: str, weights: DecoderWeights, weight_format: WeightFormat) -> None:
+    """x [B, N, hidden] -> the output `logits`, by the embedding matrix itself where there is no other."""
+    embedding = weights.tensors["model.embed_tokens.weight"]
+    matrix = weights.tensors.get("lm_head.weight", embedding)
+    storage = "embed_tokens" if matrix is embedding else "lm_head"
+    graph.node("Identity", [weight_format.linear(graph, "lm_head", x, matrix, storage=storage)], ["logits"])
+
+
+def rotary_positions(graph: GraphBuilder, layout: DecoderLayout) -> str:
+    """Positions to tabulate: every one that fits the window, or those of the new tokens."""
+    if layout.recurrent:
+        (positions,) = graph.op("Reshape", ["position_ids", graph.constant("axis.last", np.array([-1]))], "positions")
+        return positions
+    bounds = [graph.constant(f"int.{i}", np.array(i)) for i in (0, layout.keep_window_size, 1)]
+    (positions,) = graph.op("Range", bounds, "positions")
+    return positions
 
 
 def declare_inputs(graph: GraphBuilder, layout: DecoderLayout) -> None:
@@ -79,9 +93,11 @@ def declare_inputs(graph: GraphBuilder, layout: DecoderLayout) -> None:
     graph.input("logits_to_keep", np.int64, ["num_logits"])
     for index in range(layout.num_layers):
         for part in ("key", "value"):
-            shape: list[int | str] = ["batch_size", layout.num_kv_heads, "slots", layout.channels]
+            shape: list[int | str] = ["batch_size", layout.cache_heads, "slots", layout.channels]
             graph.input(f"past_key_values.{index}.{part}", np.float32, shape)
             graph.output(f"present.{index}.{part}", np.float32, shape)
+    if layout.recurrent:
+        declare_eviction(graph, layout)
 
 
 def rms_norm(graph: GraphBuilder, name: str, x: str, weight: Array, eps: float) -> str:

@@ -16,6 +16,9 @@ class DecoderLayout:
     The mask needs one channel per mask head of a kv head (none when every A is zero: dt is then the same for all keys,
     and softmax does not see a constant). onnxruntime's GroupQueryAttention wants keys and values equally wide and a
     multiple of 8, so both are padded to `channels`.
+
+    There are two decoders over the same weights. The plain one serves streams up to keep_window_size and drops nothing;
+    the `recurrent` one takes over when the window is full.
     """
 
     vocab_size: int
@@ -32,6 +35,7 @@ class DecoderLayout:
     qk_norm: bool
     num_experts: int | None
     num_experts_per_tok: int
+    recurrent: bool = False
 
     @classmethod
     def from_config(cls, config: DogeConfig, has_mask: bool) -> DecoderLayout:
@@ -52,6 +56,11 @@ class DecoderLayout:
             num_experts=config.num_experts if config.is_moe else None,
             num_experts_per_tok=config.num_experts_per_tok,
         )
+
+    @property
+    def cache_heads(self) -> int:
+        """Heads of the cache. The survivors of a full window differ between mask heads, so each keeps its own."""
+        return self.num_mask_heads if self.recurrent and self.has_mask else self.num_kv_heads
 
     @property
     def mask_channels(self) -> int:

@@ -1,87 +1,93 @@
-"""The decoder graph on onnxruntime: feed tokens, get logits, keep the state.
+"""The decoder graphs on onnxruntime: feed tokens, get logits, keep the state.
 
-A `Decoder` is the session and can be shared; a `State` is one stream of tokens. State lives in numpy arrays that are
+A `Decoder` holds the sessions and can be shared; a `State` is one stream of tokens. State lives in a numpy array that is
 bound as past input and present output at once, so GroupQueryAttention writes the new rows in place, and a decoding step
-neither allocates nor binds anything.
+neither allocates nor binds anything. Up to keep_window_size tokens the plain graph runs; from then on the recurrent one,
+which is opened when the first stream needs it.
 """
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from numpy.typing import NDArray
 
-from ..errors import ContextLengthError, PackageError
-from .description import DECODER_FILE, DecoderDescription
+from ..errors import PackageError
+from .description import DATA_FILE, DECODER_FILE, RECURRENT_FILE, DecoderDescription
+from .state import State
+from .window import make_ranks, rank_dt
 
 ORT_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf)
 ORT_ERRORS += (ort_errors.NoSuchFile, ort_errors.NotImplemented, ort_errors.RuntimeException)  # they share no base
-MAX_CHUNK = 256  # tokens of a prompt that go through the graph at once: long enough to be fast, small in memory
+
+Arrays = dict[str, NDArray[Any]]
 
 
-class State:
-    """One stream: the keys and values of its tokens.
+class PlainStep:
+    """One decoding step while the window is not full, bound once per state."""
 
-    Attributes:
-        cache: float32 [layers, 2 (key, value), kv_heads, slots, channels]; rows from `position` on mean nothing.
-        position: tokens fed so far.
-    """
-
-    def __init__(self, description: DecoderDescription) -> None:
-        d = description
-        self.cache = np.zeros((d.num_layers, 2, d.num_kv_heads, d.keep_window_size, d.channels), np.float32)
-        self.position = 0
-        self._description = description
-        self._step: BoundStep | None = None
-
-    def copy(self) -> State:
-        """An independent state at the same position."""
-        other = State(self._description)
-        other.cache[..., : self.position, :] = self.cache[..., : self.position, :]
-        other.position = self.position
-        return other
-
-    def truncate(self, position: int) -> None:
-        """Forget every token from `position` on."""
-        if not 0 <= position <= self.position:
-            raise ContextLengthError(f"cannot go back to position {position}: the state is at {self.position}")
-        self.position = position
-
-
-class BoundStep:
-    """Inputs and outputs of one decoding step over a state, bound once."""
-
-    def __init__(self, session: ort.InferenceSession, description: DecoderDescription, state: State) -> None:
-        self.token = np.zeros((1, 1), np.int64)
-        self.position = np.zeros((1, 1), np.int64)
-        self.seqlens_k = np.zeros(1, np.int32)
-        self.total = np.zeros((), np.int32)
-        self.logits = np.zeros((1, 1, description.vocab_size), np.float32)
+    def __init__(self, session: ort.InferenceSession, state: State) -> None:
         self._session = session
-        inputs = {"input_ids": self.token, "position_ids": self.position, "seqlens_k": self.seqlens_k}
-        inputs |= {"total_sequence_length": self.total, "logits_to_keep": np.zeros(1, np.int64)}
-        self._binding = bind(session, inputs, {"logits": self.logits}, state)
+        self.inputs = step_inputs(state, tokens=1, cached=0)
+        self.logits = np.zeros((1, 1, state.description.vocab_size), np.float32)
+        self._binding = bind(session, self.inputs, {"logits": self.logits}, state)
 
-    def __call__(self, token_id: int, position: int) -> NDArray[np.float32]:
-        """Feed one token at a position; returns logits [1, vocab], overwritten by the next call."""
-        self.token[0, 0] = token_id
-        self.position[0, 0] = position
-        self.seqlens_k[0] = position
-        self.total[()] = position + 1
+    def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
+        """Feed one token; returns logits [1, vocab], overwritten by the next call."""
+        inputs = self.inputs
+        inputs["input_ids"][0, 0] = token_id
+        inputs["position_ids"][0, 0] = state.position
+        inputs["seqlens_k"][0] = state.position
+        inputs["total_sequence_length"][()] = state.position + 1
         self._session.run_with_iobinding(self._binding)
+        state.position += 1
         return self.logits[0]
 
 
-def bind(
-    session: ort.InferenceSession,
-    inputs: dict[str, NDArray[np.generic]],
-    outputs: dict[str, NDArray[np.float32]],
-    state: State,
-) -> ort.IOBinding:
+class RecurrentStep:
+    """One decoding step over a full window, bound once per state."""
+
+    def __init__(self, session: ort.InferenceSession, state: State) -> None:
+        self._session = session
+        d = state.description
+        shape = (d.num_layers, d.num_recurrent_heads, 1)
+        self.inputs = step_inputs(state, tokens=1, cached=d.keep_window_size)
+        self.inputs |= {"eviction_slots": np.zeros(shape, np.int64), "eviction_dt": np.zeros(shape, np.float32)}
+        self.logits = np.zeros((1, 1, d.vocab_size), np.float32)
+        self._binding = bind(session, self.inputs, {"logits": self.logits}, state)
+
+    def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
+        """Feed one token and let one key per head go; returns logits [1, vocab], overwritten by the next call."""
+        inputs, window = self.inputs, state.full_window()
+        slots = window.next_to_leave(1)
+        inputs["input_ids"][0, 0] = token_id
+        inputs["position_ids"][0, 0] = state.position
+        inputs["eviction_slots"][:] = slots
+        inputs["eviction_dt"][:] = rank_dt(window.ranks_of(slots))
+        self._session.run_with_iobinding(self._binding)
+        rank = make_ranks(state.dt_behind_window(1), np.array(state.position))
+        window.replace_one(state.cache, slots[..., 0], rank[..., 0])
+        state.position += 1
+        return self.logits[0]
+
+
+def step_inputs(state: State, tokens: int, cached: int) -> Arrays:
+    """New input arrays for `tokens` tokens at the state's position, with `cached` keys before them; the ids are zero."""
+    return {
+        "input_ids": np.zeros((1, tokens), np.int64),
+        "position_ids": np.arange(state.position, state.position + tokens)[None],
+        "seqlens_k": np.array([cached + tokens - 1], np.int32),
+        "total_sequence_length": np.array(cached + tokens, np.int32),
+        "logits_to_keep": np.array([tokens - 1]),
+    }
+
+
+def bind(session: ort.InferenceSession, inputs: Arrays, outputs: Arrays, state: State) -> ort.IOBinding:
     """Bind arrays by name, and the state's cache as past and present alike. The binding holds on to all of them."""
     binding = session.io_binding()
     for name, array in inputs.items():
@@ -102,7 +108,7 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
     Raises:
         PackageError: one of the two is missing, or onnxruntime refuses them.
     """
-    for file in (path, path.with_name(path.name + "_data")):
+    for file in (path, path.with_name(Path(DATA_FILE).name)):
         if not file.is_file():
             raise PackageError(f"{file} is missing; give a folder that doge-export wrote, or export the model again")
     options = ort.SessionOptions()
@@ -118,8 +124,6 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
 class Decoder:
     """An exported decoder, ready to run. Several states may be fed from several threads."""
 
-    max_chunk = MAX_CHUNK
-
     def __init__(self, folder: Path, threads: int | None = None) -> None:
         """Open the decoder of an exported folder.
 
@@ -130,10 +134,12 @@ class Decoder:
         Raises:
             PackageError: the decoder is missing, damaged or not one of ours.
         """
-        path = folder / DECODER_FILE
-        self._session = open_session(path, threads)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        self.description = DecoderDescription.from_metadata(metadata, path)
+        self._folder, self._threads = folder, threads
+        self._plain = open_session(folder / DECODER_FILE, threads)
+        self._recurrent: ort.InferenceSession | None = None
+        self._opening = threading.Lock()
+        metadata = self._plain.get_modelmeta().custom_metadata_map
+        self.description = DecoderDescription.from_metadata(metadata, folder / DECODER_FILE)
         self.vocab_size = self.description.vocab_size
         self.keep_window_size = self.description.keep_window_size
 
@@ -153,40 +159,57 @@ class Decoder:
 
         Returns:
             float32 [1, vocab] or [S, vocab]; the next call for this state may overwrite it.
-
-        Raises:
-            ContextLengthError: the stream would become longer than keep_window_size; nothing was fed.
         """
-        length = len(token_ids)
-        if state.position + length > self.keep_window_size:
-            raise ContextLengthError(
-                f"{state.position} tokens so far and {length} more exceed this model's window of "
-                f"{self.keep_window_size} tokens; shorten the prompt or start anew"
-            )
-        if length == 1:
+        if len(token_ids) == 1:
             return self._step(state, int(token_ids[0]))
-        chunks = [token_ids[i : i + self.max_chunk] for i in range(0, length, self.max_chunk)]
-        rows = [self._chunk(state, chunk, logits_to_keep) for chunk in chunks]
+        rows, start = [], 0
+        while start < len(token_ids):
+            chunk = token_ids[start : start + state.room_for_chunk()]
+            start += len(chunk)
+            keep = np.arange(len(chunk)) if logits_to_keep == "all" else np.array([len(chunk) - 1])
+            rows.append(self._chunk(state, chunk, keep))
         return np.concatenate(rows) if logits_to_keep == "all" else rows[-1]
 
     def _step(self, state: State, token_id: int) -> NDArray[np.float32]:
-        if state._step is None:
-            state._step = BoundStep(self._session, self.description, state)
-        logits = state._step(token_id, state.position)
-        state.position += 1
-        return logits
+        if state.position < self.keep_window_size:
+            if state.plain_step is None:
+                state.plain_step = PlainStep(self._plain, state)
+            return state.plain_step(state, token_id)
+        if state.recurrent_step is None:
+            state.full_window()  # before binding: it may give the state a new cache
+            state.recurrent_step = RecurrentStep(self._recurrent_session(), state)
+        return state.recurrent_step(state, token_id)
 
-    def _chunk(self, state: State, token_ids: NDArray[np.int64], logits_to_keep: str) -> NDArray[np.float32]:
-        length, start = len(token_ids), state.position
-        keep = np.arange(length) if logits_to_keep == "all" else np.array([length - 1])
-        inputs: dict[str, NDArray[np.generic]] = {
-            "input_ids": np.ascontiguousarray(token_ids[None]),
-            "position_ids": np.arange(start, start + length)[None],
-            "seqlens_k": np.array([start + length - 1], np.int32),
-            "total_sequence_length": np.array(start + length, np.int32),
-            "logits_to_keep": keep,
-        }
+    def _chunk(self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Feed tokens that go through one of the graphs in one piece; logits of those that `keep` indexes."""
+        run = self._plain_chunk if state.position < self.keep_window_size else self._recurrent_chunk
         logits = np.empty((1, len(keep), self.vocab_size), np.float32)
-        self._session.run_with_iobinding(bind(self._session, inputs, {"logits": logits}, state))
-        state.position += length
+        run(state, token_ids, keep, logits)
+        state.position += len(token_ids)
         return logits[0]
+
+    def _plain_chunk(
+        self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64], logits: NDArray[np.float32]
+    ) -> None:
+        inputs = step_inputs(state, len(token_ids), cached=state.position)
+        inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
+        self._plain.run_with_iobinding(bind(self._plain, inputs, {"logits": logits}, state))
+
+    def _recurrent_chunk(
+        self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64], logits: NDArray[np.float32]
+    ) -> None:
+        length, window, session = len(token_ids), state.full_window(), self._recurrent_session()
+        slots = window.next_to_leave(min(length, self.keep_window_size))
+        inputs = step_inputs(state, length, cached=self.keep_window_size)
+        inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
+        inputs |= {"eviction_slots": slots, "eviction_dt": rank_dt(window.ranks_of(slots))}
+        session.run_with_iobinding(bind(session, inputs, {"logits": logits}, state))
+        positions = np.arange(state.position, state.position + length)
+        window.replace_many(state.cache, slots, make_ranks(state.dt_behind_window(length), positions))
+
+    def _recurrent_session(self) -> ort.InferenceSession:
+        """The session of the recurrent graph, opened by the first stream that fills its window."""
+        with self._opening:
+            if self._recurrent is None:
+                self._recurrent = open_session(self._folder / RECURRENT_FILE, self._threads)
+            return self._recurrent

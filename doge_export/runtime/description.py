@@ -11,7 +11,9 @@ from typing import Any
 
 from ..errors import PackageError
 
-DECODER_FILE = "onnx/model.onnx"  # within an exported folder; its weights are beside it, in model.onnx_data
+DECODER_FILE = "onnx/model.onnx"  # these three are within an exported folder
+RECURRENT_FILE = "onnx/model_recurrent.onnx"
+DATA_FILE = "onnx/model.onnx_data"  # the weights of both
 METADATA_KEY = "doge_export.decoder"
 FORMAT_VERSION = 1  # rises whenever a driver written for the older number would compute something else
 
@@ -25,6 +27,7 @@ class DecoderDescription:
         vocab_size: columns of the logits.
         keep_window_size: tokens a state can hold, and the `slots` dimension of a cache tensor.
         num_layers, num_kv_heads, channels: the other dimensions of the cache.
+        num_recurrent_heads: heads of the cache once the window is full; each kv head is then repeated in place.
         head_dim: channels of a key that are rotated, and of a value that are used.
         mask_channels: channels of a key from head_dim on that hold dt.
         weights_sha256: of the data file; names the model a state belongs to.
@@ -35,6 +38,7 @@ class DecoderDescription:
     keep_window_size: int
     num_layers: int
     num_kv_heads: int
+    num_recurrent_heads: int
     channels: int
     head_dim: int
     mask_channels: int
@@ -86,7 +90,7 @@ class DecoderDescription:
                 "shape": ["num_logits"],
                 "value": "indices into sequence_length of the tokens whose logits are computed",
             },
-            "past_key_values.{0..%d}.{key,value}" % (self.num_layers - 1): {
+            f"past_key_values.{{0..{self.num_layers - 1}}}.{{key,value}}": {
                 "type": "float32",
                 "shape": cache,
                 "initial_value": "zeros (never read: only rows before seqlens_k are)",

@@ -1,0 +1,79 @@
+"""cos and sin of positions, computed in the graph.
+
+In the decoder the positions are constants, so onnxruntime folds the table when it opens the file, and the file stays
+small. In the recurrent decoder they are those of the new tokens, so a stream can go on for ever.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .builder import GraphBuilder
+
+
+@dataclass(frozen=True)
+class RotarySpec:
+    """What `doge_model.modeling.DogeRotaryEmbedding` computes with; the same formulas, in float64.
+
+    Attributes:
+        inv_freq: angle per position of every channel pair.
+        attention_scaling: factor on cos and sin.
+        max_position: positions of the training; angles within are rounded to float32, as they were then.
+        theta, dynamic_factor: of dynamic RoPE beyond max_position; no factor means none.
+    """
+
+    inv_freq: tuple[float, ...]
+    attention_scaling: float
+    max_position: int
+    theta: float
+    dynamic_factor: float | None
+
+
+def rotary_table(graph: GraphBuilder, spec: RotarySpec, positions: str) -> tuple[str, str]:
+    """positions int64 [N] -> cos and sin float32 [N, head_dim / 2]."""
+    (double,) = graph.op("Cast", [positions], "rotary.positions", to=_DOUBLE)
+    (column,) = graph.op("Unsqueeze", [double, graph.constant("rotary.axis", np.array([-1]))], "rotary.column")
+    (angles,) = graph.op("Mul", [column, graph.constant("rotary.inv_freq", np.array(spec.inv_freq))], "rotary.angles")
+    (single,) = graph.op("Cast", [angles], "rotary.angles.single", to=_FLOAT)
+    (trained,) = graph.op("Cast", [single], "rotary.angles.trained", to=_DOUBLE)
+    last = graph.constant("rotary.max_position", np.array(spec.max_position - 1.0))
+    (beyond,) = graph.op("Greater", [column, last], "rotary.beyond")
+    if spec.dynamic_factor is not None:
+        angles = _dynamic_angles(graph, spec, column)
+    (angles,) = graph.op("Where", [beyond, angles, trained], "rotary.angles.chosen")
+    return _scaled(graph, spec, "Cos", angles), _scaled(graph, spec, "Sin", angles)
+
+
+def _dynamic_angles(graph: GraphBuilder, spec: RotarySpec, column: str) -> str:
+    """Angles under the base that a sequence ending at the position has: double [N, 1] -> [N, head_dim / 2]."""
+    assert spec.dynamic_factor is not None
+    dim = 2 * len(spec.inv_freq)
+    # base = theta * stretch ** (dim / (dim - 2)), stretch = factor * (position + 1) / max_position - (factor - 1)
+    slope = graph.constant("rotary.slope", np.array(spec.dynamic_factor / spec.max_position))
+    offset = graph.constant("rotary.offset", np.array(spec.dynamic_factor / spec.max_position - spec.dynamic_factor + 1))
+    (product,) = graph.op("Mul", [column, slope], "rotary.stretch.product")
+    (stretch,) = graph.op("Add", [product, offset], "rotary.stretch.free")
+    (stretch,) = graph.op("Max", [stretch, graph.constant("rotary.one", np.array(1.0))], "rotary.stretch")
+    # inv_freq_i = base ** -(2 i / dim)
+    exponents = -np.arange(0, dim, 2) / dim
+    base = graph.constant("rotary.theta", np.power(spec.theta, exponents))
+    powers = graph.constant("rotary.powers", exponents * dim / (dim - 2))
+    (growth,) = graph.op("Pow", [stretch, powers], "rotary.growth")
+    (inv_freq,) = graph.op("Mul", [growth, base], "rotary.dynamic_inv_freq")
+    (angles,) = graph.op("Mul", [column, inv_freq], "rotary.angles.dynamic")
+    return angles
+
+
+def _scaled(graph: GraphBuilder, spec: RotarySpec, op_type: str, angles: str) -> str:
+    name = f"rotary.{op_type.lower()}"
+    (value,) = graph.op(op_type, [angles], f"{name}.double")
+    if spec.attention_scaling != 1:
+        scaling = graph.constant("rotary.attention_scaling", np.array(spec.attention_scaling))
+        (value,) = graph.op("Mul", [value, scaling], f"{name}.scaled")
+    (single,) = graph.op("Cast", [value], name, to=_FLOAT)
+    return single
+
+
+_FLOAT, _DOUBLE = 1, 11  # onnx.TensorProto's numbers of the two types

@@ -1,0 +1,73 @@
+"""Bookkeeping of a full window: which keys leave next, and moving the stayers into their slots.
+
+Rule: of all keys of a mask head the keep_window_size largest dt stay, and of equal dt the most recent. A key's `rank`
+is one int64 that orders exactly so: the bits of its dt (a float32 that is never negative sorts like its bits) above its
+position in the stream.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ranks = NDArray[np.int64]
+
+
+def make_ranks(dt: NDArray[np.float32], positions: NDArray[np.int64]) -> Ranks:
+    """dt float32, never negative, and positions below 2**32, of one shape -> ranks of that shape."""
+    bits: Ranks = np.ascontiguousarray(dt).view(np.int32).astype(np.int64) << 32
+    return bits + positions
+
+
+def rank_dt(ranks: Ranks) -> NDArray[np.float32]:
+    """The dt in ranks."""
+    return (ranks >> 32).astype(np.int32).view(np.float32)
+
+
+class FullWindow:
+    """The ranks of a state's keys, per layer and mask head; slot i of the cache holds the key of ranks[..., i].
+
+    Attributes:
+        ranks: int64 [layers, heads, keep_window_size].
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self._layer, self._head = np.ogrid[: ranks.shape[0], : ranks.shape[1]]
+
+    def next_to_leave(self, count: int) -> NDArray[np.int64]:
+        """Slots of the `count` keys with the lowest ranks, lowest first: int64 [layers, heads, count]."""
+        if count == 1:
+            return self.ranks.argmin(axis=-1, keepdims=True)
+        return self.ranks.argsort(axis=-1)[..., :count]
+
+    def ranks_of(self, slots: NDArray[np.int64]) -> Ranks:
+        """Ranks at int64 [layers, heads, count] slots."""
+        return np.take_along_axis(self.ranks, slots, axis=-1)
+
+    def replace_one(self, cache: NDArray[np.float32], slots: NDArray[np.int64], rank: Ranks) -> None:
+        """One token came to the slot behind the window; keep it where it outranks the key in `slots`.
+
+        cache [layers, 2, heads, slots, channels]; slots, the lowest of each head, and rank: [layers, heads].
+        """
+        layers, heads = np.nonzero(rank > self.ranks[self._layer, self._head, slots])
+        chosen = slots[layers, heads]
+        cache[layers, :, heads, chosen] = cache[layers, :, heads, self.ranks.shape[-1]]
+        self.ranks[layers, heads, chosen] = rank[layers, heads]
+
+    def replace_many(self, cache: NDArray[np.float32], slots: NDArray[np.int64], new: Ranks) -> None:
+        """Several tokens came behind the window; the highest ranks of old and new stay.
+
+        cache [layers, 2, heads, slots, channels]; slots [layers, heads, R]: the R lowest of each head, lowest first,
+        R = min(S, keep_window_size); new [layers, heads, S].
+        """
+        window = self.ranks.shape[-1]
+        for layer, head in np.ndindex(self.ranks.shape[:2]):
+            lowest = slots[layer, head]
+            both = np.concatenate([self.ranks[layer, head, lowest], new[layer, head]])
+            stays = np.zeros(len(both), bool)
+            stays[np.argsort(both)[-len(lowest) :]] = True
+            free = lowest[~stays[: len(lowest)]]
+            chosen = np.flatnonzero(stays[len(lowest) :])
+            cache[layer, :, head, free] = cache[layer, :, head, window + chosen]
+            self.ranks[layer, head, free] = new[layer, head, chosen]

@@ -1,0 +1,112 @@
+"""The recurrent decoder: streams longer than the window against the full matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from doge_export.errors import ContextLengthError
+from doge_export.runtime.window import FullWindow, make_ranks, rank_dt
+from tests.models import FORMS, exported, relative_difference, repeated_ids, tiny_model, torch_logits
+
+
+def feed(decoder, ids, lengths, state=None):
+    """All logits of tokens fed in pieces of the given lengths."""
+    state = state or decoder.new_state()
+    pieces = np.split(ids, np.cumsum(lengths)[:-1])
+    return np.concatenate([decoder.forward(state, piece, "all").copy() for piece in pieces])
+
+
+@pytest.mark.parametrize("window", [2, 7, 24])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_stream_many_windows_long_equals_the_full_matrix(form, window, tmp_path):
+    model = tiny_model(**FORMS[form], keep_window_size=window)
+    decoder = exported(model, tmp_path)
+    ids = repeated_ids(150, times=max(1, min(window - 1, 6)))
+    expected = torch_logits(model, ids)
+    for lengths in ([150], [1] * 150, [window - 1, 3, 1, 1, 60, 1, 150 - 65 - window]):
+        assert relative_difference(expected, feed(decoder, ids, lengths)) < 1e-5
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    window=st.integers(1, 40),
+    kv_heads=st.sampled_from([1, 2, 4]),
+    mask_per_head=st.booleans(),
+    masked=st.booleans(),
+    cuts=st.lists(st.integers(1, 119), max_size=12),
+    seed=st.integers(0, 10_000),
+)
+def test_any_window_and_any_chunking_equal_the_full_matrix(
+    tmp_path_factory, window, kv_heads, mask_per_head, masked, cuts, seed
+):
+    model = tiny_model(
+        seed,
+        keep_window_size=window,
+        num_key_value_heads=kv_heads,
+        num_mask_heads=4 if mask_per_head else kv_heads,
+        qk_norm=not mask_per_head,
+    )
+    if not masked:
+        for layer in model.model.layers:
+            layer.self_attn.A.data.zero_()
+    decoder = exported(model, tmp_path_factory.mktemp("export"))
+    ids = np.random.default_rng(seed).integers(97, size=120) if window > 8 else np.arange(97)
+    borders = sorted({0, *(cut for cut in cuts if cut < len(ids)), len(ids)})
+    assert relative_difference(torch_logits(model, ids), feed(decoder, ids, np.diff(borders).tolist())) < 1e-5
+
+
+def test_equal_tokens_have_equal_dt_however_they_are_fed(tmp_path):
+    model = tiny_model(num_hidden_layers=1)
+    decoder, ids = exported(model, tmp_path), np.array([5, 1, 5, 2, 5, 3, 4, 5, 5])
+    for lengths in ([9], [1] * 9, [2, 4, 3]):
+        state = decoder.new_state()
+        feed(decoder, ids, lengths, state)
+        dt = state.cache[0, 0, :, :9, decoder.description.head_dim]
+        assert all(len(np.unique(head)) == 5 for head in dt)
+
+
+def test_the_cache_never_grows(tmp_path):
+    decoder = exported(tiny_model(keep_window_size=8), tmp_path)
+    state = decoder.new_state()
+    before = state.nbytes
+    feed(decoder, repeated_ids(400, 6), [100, *[1] * 300], state)
+    assert (state.nbytes, state.position) == (before, 400)
+
+
+def test_a_copy_of_a_full_state_goes_on_independently(tmp_path):
+    model = tiny_model(**FORMS["small-doge"], keep_window_size=8)
+    decoder, ids = exported(model, tmp_path), repeated_ids(60, 6)
+    state = decoder.new_state()
+    feed(decoder, ids[:30], [30], state)
+    copy = state.copy()
+    feed(decoder, ids[::-1][:20].copy(), [1] * 20, state)
+    assert relative_difference(torch_logits(model, ids)[30:], feed(decoder, ids[30:], [1] * 30, copy)) < 1e-5
+
+
+def test_going_back_is_refused_once_something_fell_out(tmp_path):
+    decoder = exported(tiny_model(keep_window_size=8), tmp_path)
+    state = decoder.new_state()
+    feed(decoder, repeated_ids(9, 3), [9], state)
+    with pytest.raises(ContextLengthError, match=r"window of 8 tokens has overflowed.*copy\(\)"):
+        state.truncate(4)
+
+
+def test_ranks_order_by_dt_then_by_recency():
+    dt = np.array([0.5, 2.0, 0.5, 0.0, np.inf], np.float32)
+    ranks = make_ranks(dt, np.arange(5) + 2**31)
+    assert np.argsort(ranks).tolist() == [3, 0, 2, 1, 4]
+    np.testing.assert_array_equal(rank_dt(ranks), dt)
+
+
+def test_the_lowest_rank_leaves_and_an_outranked_newcomer_is_not_kept():
+    cache = np.arange(6, dtype=np.float32).reshape(1, 2, 1, 3, 1)  # two slots and the one behind them
+    window = FullWindow(make_ranks(np.array([[[1.0, 2.0]]], np.float32), np.arange(2)))
+    slots = window.next_to_leave(1)[..., 0]
+    assert slots.tolist() == [[0]]
+    window.replace_one(cache, slots, make_ranks(np.array([[0.5]], np.float32), np.array(2)))
+    assert cache.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    window.replace_one(cache, slots, make_ranks(np.array([[1.0]], np.float32), np.array(2)))
+    assert cache.flatten().tolist() == [2, 1, 2, 5, 4, 5]
