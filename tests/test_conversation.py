@@ -8,7 +8,14 @@ from doge_export.errors import ContextLengthError, OptionError
 from doge_export.runtime.conversation import Conversation
 from doge_export.runtime.model import Model
 from doge_export.runtime.settings import GenerationDefaults
-from tests.fakes import BigramDecoder, byte_level_tokenizer, model_saying, random_table
+from tests.fakes import (
+    BigramDecoder,
+    ScriptedDecoder,
+    byte_level_tokenizer,
+    model_saying,
+    random_table,
+    sentencepiece_tokenizer,
+)
 
 TOKENIZER = byte_level_tokenizer()
 END = TOKENIZER.special_id("<|im_end|>")
@@ -144,3 +151,16 @@ def test_a_model_without_chat_template_goes_on_with_one_text():
 def test_a_model_without_chat_template_takes_no_system_message():
     with pytest.raises(OptionError, match="no chat template, so it takes no system message"):
         conversation_with(model_saying("x", template=None), system="Be brief.")
+
+
+def test_a_tokenizer_that_puts_a_space_before_every_text_puts_none_between_the_turns():
+    tokenizer = sentencepiece_tokenizer()
+    tokenizer.chat_templates["default"] = (
+        "{% for m in messages %}{{ '[u]' if m.role == 'user' else '[a]' }}{{ m.content }}{% endfor %}[a]"
+    )
+    script = [*tokenizer.encode("hello world"), *tokenizer.encode("</s>", add_special_tokens=False)]
+    ends = GenerationDefaults(eos_token_ids=frozenset(script[-1:]))
+    conversation = conversation_with(Model(ScriptedDecoder(script, vocab_size=400), tokenizer, ends))
+    said = "".join(conversation.ask("hi"))
+    list(conversation.ask("and you"))
+    assert tokenizer.decode(conversation._state.tokens).startswith(f"[u]hi[a]{said}[u]and you[a]")

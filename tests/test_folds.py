@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from doge_export.graph import DecoderLayout
-from doge_export.graph.attention import fused_projection, mask_exponents, mask_width, pad_output
+from doge_export.graph.attention import fused_projection, pad_output
 from doge_export.graph.builder import GraphBuilder
 from doge_export.graph.decoder import scaled
+from doge_export.graph.mask import first_layer_dt, mask_exponents, mask_width
 from doge_export.quantization import choose_block_size, quantize_blocks
 from tests.models import FORMS, tiny_model
 
@@ -26,7 +27,7 @@ def parts(form: str):
 @pytest.mark.parametrize("form", MASKED)
 def test_one_product_gives_queries_keys_values_and_mask_logits(form):
     attention, tensors, layout = parts(form)
-    weight, bias = fused_projection(layout, tensors)
+    weight, bias = fused_projection(layout, tensors, mask_width(layout))
     x = torch.randn(3, layout.hidden_size, generator=torch.Generator().manual_seed(0))
     out = x.numpy() @ weight.T + (0 if bias is None else bias)
     query_key, mask, value = np.split(
@@ -65,6 +66,19 @@ def test_extra_channels_multiply_to_the_mask_of_each_head(form):
         channel = head % (layout.num_heads // layout.num_kv_heads) % layout.mask_channels
         scores = keys[:, group] @ queries[head] * layout.head_dim**-0.5
         np.testing.assert_allclose(scores, dt[group, :, channel], rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_the_table_of_the_first_layer_holds_the_dt_of_every_token(form):
+    attention, tensors, layout = parts(form)
+    model = tiny_model(**FORMS[form])
+    embedding = model.model.embed_tokens.weight.detach()
+    with torch.no_grad():
+        x = model.model.layers[0].input_layernorm(embedding)[None]
+        v = attention.v_proj(x).view(1, len(embedding), layout.num_kv_heads, -1).transpose(1, 2)
+        dt = attention.dynamic_states(x, v)[0]  # [kv heads, vocab, mask channels]
+    table = first_layer_dt(layout, tensors, embedding.numpy())
+    np.testing.assert_allclose(table, dt.transpose(0, 1).flatten(1).numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", MASKED)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -265,3 +267,9 @@ def test_a_missing_folder_is_refused(tmp_path):
 def test_a_wrong_number_of_threads_is_refused(tmp_path, threads):
     with pytest.raises(OptionError, match="threads is"):
         load(tmp_path, threads=threads)
+
+
+def test_the_runtime_needs_no_library_of_training_or_export():
+    heavy = "{'torch', 'transformers', 'onnx', 'safetensors', 'huggingface_hub', 'gguf'}"
+    code = f"import sys, doge_export.commands.chat; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "[]\n"

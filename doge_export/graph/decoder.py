@@ -19,6 +19,7 @@ from .builder import MICROSOFT, ConstantPool, GraphBuilder
 from .eviction import declare_eviction
 from .feed_forward import feed_forward
 from .layout import DecoderLayout
+from .mask import first_layer_dt
 from .rotary import RotarySpec, rotary_table
 from .weight_formats import WeightFormat
 
@@ -45,6 +46,9 @@ def build_decoder(
     graph = GraphBuilder(pool)
     declare_inputs(graph, layout)
     rotary_table(graph, weights.rotary, rotary_positions(graph, layout))
+    if layout.has_mask:
+        embedding = weights.tensors["model.embed_tokens.weight"]
+        graph.constant("first_layer_dt", first_layer_dt(layout, weights.layer(0), embedding))
     residual = weight_format.embedding(graph, "embed_tokens", "input_ids", weights.tensors["model.embed_tokens.weight"])
     norm_weight = weights.layer(0)["input_layernorm.weight"]
     hidden = rms_norm(graph, "layers.0.input_layernorm", residual, norm_weight, layout.rms_norm_eps)

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError, PackageError
 from .chat_template import ChatTemplate, Message
-from .decoder import Decoder, State
+from .decoder import Decoder
 from .generation import StateT, TokenDecoder, generate_tokens
 from .settings import GenerationDefaults, GenerationOptions, GenerationOverrides
+from .state import State
 from .streaming import GenerationResult, TextStream
 from .tokenizer import Tokenizer
 

@@ -61,7 +61,9 @@ class Tokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             lone = text[error.start]
-            raise OptionError(f"The text holds {lone!r}, half a character; give valid Unicode, such as UTF-8.") from error
+            raise OptionError(
+                f"The text holds {lone!r}, half a character; give valid Unicode, such as UTF-8."
+            ) from error
         ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
