@@ -1,0 +1,67 @@
+"""A Llama is a Doge: without qk norm, with A = 0 and residual factors of 1, every dt is 1 and softmax does not see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .configuration import DogeConfig
+from .errors import CheckpointError
+from .forms import make_config
+from .tensors import RenamedTensors, TensorSource
+
+FORM = "llama"
+
+# what a Llama does not have, by the end of the tensor's name
+FILLS = {
+    ".self_attn.A": 0.0,
+    ".self_attn.dt_proj.weight": 0.0,
+    ".self_attn.dt_proj.bias": 0.0,
+    ".input_residual": 1.0,
+    ".post_attention_residual": 1.0,
+}
+
+# LlamaConfig fields with the same meaning in DogeConfig
+CARRIED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "max_position_embeddings",
+    "initializer_range",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "rope_parameters",
+    "rope_theta",
+    "rope_scaling",
+    "attention_bias",
+    "attention_dropout",
+    "mlp_bias",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+
+# LlamaConfig's own defaults (transformers 5.23), where DogeConfig has others and config.json may leave the field out
+DEFAULTS = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "tie_word_embeddings": False}
+
+
+def lift(tensors: TensorSource) -> RenamedTensors:
+    """A Llama's tensors: the names are native already; what is missing is filled in. Old files hold rotary buffers too."""
+    return RenamedTensors(tensors, {name: name for name in tensors if not name.endswith("rotary_emb.inv_freq")}, FILLS)
+
+
+def llama_config(fields: dict[str, Any]) -> DogeConfig:
+    """A LlamaConfig's fields as a DogeConfig. A Llama sees every key, so nothing falls out within its context.
+
+    Raises:
+        CheckpointError: a field changes the function in a way that Doge does not have.
+    """
+    if fields.get("quantization_config"):
+        raise CheckpointError("config field quantization_config is set; expected a checkpoint with plain weights")
+    carried = DEFAULTS | {name: fields[name] for name in CARRIED if name in fields}
+    carried["keep_window_size"] = carried["max_position_embeddings"]
+    return make_config(carried | {"qk_norm": False})
