@@ -11,7 +11,7 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
-RUNTIME = ["onnxruntime>=1.22", "numpy>=1.26", "tokenizers>=0.21", "jinja2>=3.1", "click>=8.1", "rich>=13"]
+RUNTIME = ["onnxruntime>=1.22", "numpy>=1.26", "tokenizers>=0.21", "jinja2>=3.1.6", "click>=8.1", "rich>=13"]
 EXPORT = [
     "torch>=2.6",
     "transformers>=5.20,<6",  # the 4.57 line cannot run Doge: not causal under sdpa, experts crash
@@ -34,7 +34,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["doge_model*", "doge_export*", "train*"]),
-    package_data={"doge_model": ["py.typed"], "doge_export": ["py.typed"]},
+    package_data={"doge_model": ["py.typed"], "doge_export": ["py.typed", "texts/*"]},
     install_requires=RUNTIME,
     extras_require={"export": EXPORT, "train": TRAIN, "eval": EVAL, "dev": DEV},
     entry_points={

@@ -1,8 +1,16 @@
 """doge-export: Doge language models as stateful ONNX decoders, and the onnxruntime loop that makes them talk.
 
-`load` opens an exported folder; the errors a user can meet are in `doge_export.errors`.
+    import doge_export
+
+    model = doge_export.load("smollm2-135m-int8")
+    print(model.generate("The capital of France is", max_new_tokens=20).text)
+
+The errors a user can meet are in `doge_export.errors`.
 """
 
 from __future__ import annotations
 
+from .runtime.model import Model, load
+
 __version__ = "0.1.0"
+__all__ = ["Model", "__version__", "load"]

@@ -21,4 +21,12 @@ class ContextLengthError(DogeError):
     """More tokens were fed than the decoder's window can hold."""
 
 
-__all__ = ["CheckpointError", "ContextLengthError", "DogeError", "ExportError", "OptionError", "PackageError", "VerificationError"]
+__all__ = [
+    "CheckpointError",
+    "ContextLengthError",
+    "DogeError",
+    "ExportError",
+    "OptionError",
+    "PackageError",
+    "VerificationError",
+]

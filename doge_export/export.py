@@ -21,6 +21,7 @@ from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
 from .runtime.decoder import Decoder
 from .verification import Verification, verify
+from .window_cost import NarrowedWindow, narrow_window
 
 Progress = Callable[[str], None]
 
@@ -36,7 +37,8 @@ class ExportReport:
         weights: how large matrices are stored.
         parameters: of the PyTorch model, a tied matrix counted once.
         files: bytes by file name.
-        verification: agreement with the PyTorch model.
+        verification: agreement with the PyTorch model (of the narrowed window, if it was narrowed).
+        narrowed_window: what --keep-window costs, else None.
     """
 
     folder: Path
@@ -46,6 +48,7 @@ class ExportReport:
     parameters: int
     files: dict[str, int]
     verification: Verification
+    narrowed_window: NarrowedWindow | None
 
     def to_json(self) -> dict[str, Any]:
         """The report as it is written, with the versions that made it."""
@@ -75,6 +78,10 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     """
     progress("reading the checkpoint")
     checkpoint = load_checkpoint(options.model, revision=options.revision)
+    narrowed = None
+    if options.keep_window is not None:
+        progress("measuring what the narrower window costs")
+        narrowed = narrow_window(checkpoint, options.keep_window)
     with atomic_folder(options.folder) as folder:
         progress(f"building the decoder with {options.weights} weights")
         write_decoder(checkpoint.model, options.weights, folder)
@@ -82,14 +89,18 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         progress("comparing it with PyTorch")
         verification = verify(checkpoint, Decoder(folder, options.threads), options.weights)
         verification.require()
-        report = make_report(options, checkpoint, folder, verification)
+        report = make_report(options, checkpoint, folder, verification, narrowed)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
         (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return report
 
 
 def make_report(
-    options: ExportOptions, checkpoint: Checkpoint, folder: Path, verification: Verification
+    options: ExportOptions,
+    checkpoint: Checkpoint,
+    folder: Path,
+    verification: Verification,
+    narrowed: NarrowedWindow | None,
 ) -> ExportReport:
     """Collect what the user wants to know about a finished export."""
     return ExportReport(
@@ -100,4 +111,5 @@ def make_report(
         parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         files=folder_bytes(folder),
         verification=verification,
+        narrowed_window=narrowed,
     )

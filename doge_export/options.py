@@ -20,6 +20,7 @@ class ExportOptions:
         out: the folder to write; None means the model's name + "-" + weights, in the current folder.
         weights: how large matrices are stored, one of WEIGHTS.
         revision: of a hub repository.
+        keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         overwrite: replace `out` if it is an earlier export.
         threads: of onnxruntime while the export is verified; None leaves the choice to it.
     """
@@ -28,6 +29,7 @@ class ExportOptions:
     out: Path | None = None
     weights: str = WEIGHTS[0]
     revision: str | None = None
+    keep_window: int | None = None
     overwrite: bool = False
     threads: int | None = None
 
@@ -36,6 +38,8 @@ class ExportOptions:
             raise OptionError(f"weights is {self.weights!r}; allowed are {', '.join(WEIGHTS)}")
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"threads is {self.threads}; it must be at least 1")
+        if self.keep_window is not None and self.keep_window < 1:
+            raise OptionError(f"keep_window is {self.keep_window}; it must be at least 1")
         if not self.model.strip():
             raise OptionError("MODEL is empty; give a checkpoint folder, a .gguf file, a hub id or smollm2-135m")
         self._check_folder(self.folder)

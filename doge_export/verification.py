@@ -1,4 +1,7 @@
-"""Does the exported decoder say what the PyTorch model says? Fed as one prompt, in chunks, and token by token."""
+"""Does the exported decoder say what the PyTorch model says?
+
+Fed as one prompt, in chunks, and token by token; and once more with a full window, where keys are dropped.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.cache_utils import DynamicCache
+
+from doge_model import KeepWindowCache
 
 from .errors import VerificationError
 from .runtime.decoder import Decoder
@@ -28,6 +34,8 @@ TEXT = (
 MAX_TOKENS = 96
 CHUNK_SIZES = (7, 1, 16, 3)  # taken in turn
 GREEDY_TOKENS = 16
+MAX_WINDOW_BYTES = 2 << 30  # of a cache; PyTorch holds the same once more
+TINY = float(np.finfo(np.float32).tiny)  # stands in for a scale of zero
 DECIDED = float(np.log(2))  # nats of lead; the reference finds its first token at least twice as likely as its second
 
 
@@ -58,14 +66,14 @@ class Agreement:
             return cls(np.inf, np.inf, np.inf, np.inf, 0.0, 0.0)
         centered, other = (x - x.mean(-1, keepdims=True, dtype=np.float64) for x in (reference, logits))
         log_p, log_q = log_softmax(centered), log_softmax(other)
-        kl = np.maximum((np.exp(log_p) * (log_p - log_q)).sum(-1), 0.0)  # rounding can make it -1e-17
+        kl = kl_divergence(log_p, log_q)
         same = reference.argmax(-1) == logits.argmax(-1)
         best_two = np.partition(log_p, -2, axis=-1)[:, -2:]
         decided = best_two[:, 1] - best_two[:, 0] >= DECIDED
-        scale = max(float(np.abs(reference).max()), np.finfo(np.float32).tiny)
+        scale = max(float(np.abs(reference).max()), TINY)
         return cls(
             logit_difference=float(np.abs(reference - logits).max()) / scale,
-            centered_rms_error=rms(centered - other) / max(rms(centered), np.finfo(np.float32).tiny),
+            centered_rms_error=rms(centered - other) / max(rms(centered), TINY),
             kl_mean=float(kl.mean()),
             kl_max=float(kl.max()),
             top1=float(same.mean()),
@@ -88,7 +96,9 @@ class Limits:
         found = dataclasses.asdict(agreement)
         most = {"logit_difference": self.logit_difference, "centered_rms_error": self.centered_rms_error}
         most["kl_mean"] = self.kl_mean
-        words = [f"{name} {found[name]:.2e} > {limit:g}" for name, limit in most.items() if limit and found[name] > limit]
+        words = [
+            f"{name} {found[name]:.2e} > {limit:g}" for name, limit in most.items() if limit and found[name] > limit
+        ]
         if self.decided_top1 is not None and agreement.decided_top1 < self.decided_top1:
             words.append(f"decided_top1 {agreement.decided_top1:.3f} < {self.decided_top1:g}")
         return words
@@ -103,20 +113,25 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Verification:
-    """The outcome: agreement by way of feeding, and the greedy continuation where it is asked for."""
+    """The outcome: agreement by way of feeding, and the greedy continuation where it is asked for.
+
+    full_window is None where a window's cache is too large to try (see MAX_WINDOW_BYTES).
+    """
 
     limits: Limits
     tokens: int
     prompt: Agreement
     chunks: Agreement
     single_tokens: Agreement
+    full_window: Agreement | None
     greedy_tokens_compared: int
     greedy_tokens_equal: int
 
     @property
     def worst(self) -> Agreement:
-        """The worst value of each measure over the three ways."""
-        ways = [dataclasses.asdict(way) for way in (self.prompt, self.chunks, self.single_tokens)]
+        """The worst value of each measure over all ways."""
+        tried = (self.prompt, self.chunks, self.single_tokens, self.full_window)
+        ways = [dataclasses.asdict(way) for way in tried if way is not None]
         return Agreement(**{name: (min if "top1" in name else max)(way[name] for way in ways) for name in ways[0]})
 
     def require(self) -> None:
@@ -137,13 +152,19 @@ def verify(checkpoint: Checkpoint, decoder: Decoder, weights: str) -> Verificati
         "chunks": lambda ids: chunk_lengths(len(ids)),
         "single_tokens": lambda ids: [1] * len(ids),
     }
-    agreements = {name: Agreement.between(reference, decoder_logits(decoder, sequences, way)) for name, way in ways.items()}
+    agreements = {
+        name: Agreement.between(reference, decoder_logits(decoder, sequences, way)) for name, way in ways.items()
+    }
     compared, equal = 0, 0
     if LIMITS[weights].same_greedy_tokens:
         compared, equal = compare_greedy(checkpoint.model, decoder, sequences[0])
-    tokens = sum(map(len, sequences))
     return Verification(
-        LIMITS[weights], tokens, **agreements, greedy_tokens_compared=compared, greedy_tokens_equal=equal
+        limits=LIMITS[weights],
+        tokens=sum(map(len, sequences)),
+        **agreements,
+        full_window=compare_full_window(checkpoint.model, decoder, sequences),
+        greedy_tokens_compared=compared,
+        greedy_tokens_equal=equal,
     )
 
 
@@ -211,10 +232,42 @@ def compare_greedy(model: DogeForCausalLM, decoder: Decoder, token_ids: NDArray[
     return count, count
 
 
+def compare_full_window(
+    model: DogeForCausalLM, decoder: Decoder, sequences: list[NDArray[np.int64]]
+) -> Agreement | None:
+    """Give both the same full window, made of the first sequence's keys over and over, and feed the second sequence."""
+    state = decoder.new_state()
+    if state.nbytes > MAX_WINDOW_BYTES:
+        return None
+    window, head_dim = decoder.keep_window_size, decoder.description.head_dim
+    source, cache = DynamicCache(), KeepWindowCache(model.config)
+    with torch.inference_mode():
+        model(torch.from_numpy(sequences[0])[None], past_key_values=source)
+        for index, layer in enumerate(source.layers):
+            order = torch.arange(window) % len(sequences[0])
+            keys, values = layer.keys[:, :, order], layer.values[:, :, order]
+            cache.update(keys, values, index)
+            width = head_dim + decoder.description.mask_channels
+            state.cache[index, 0, :, :window, :width] = keys[0, ..., :width].numpy()
+            state.cache[index, 1, :, :window, :head_dim] = values[0].numpy()
+        state.position = window
+        reference = model(torch.from_numpy(sequences[1])[None], past_key_values=cache).logits[0].float().numpy()
+    pieces = np.split(sequences[1], np.cumsum(chunk_lengths(len(sequences[1])))[:-1])
+    logits = np.concatenate([decoder.forward(state, piece, logits_to_keep="all").copy() for piece in pieces])
+    return Agreement.between(reference, logits)
+
+
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Over the last axis."""
     shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    normalized: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return normalized
+
+
+def kl_divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each row, in nats: [tokens, vocab] twice -> [tokens]."""
+    divergence: NDArray[np.float64] = np.maximum((np.exp(log_p) * (log_p - log_q)).sum(-1), 0.0)
+    return divergence  # rounding can make it -1e-17, hence the maximum
 
 
 def rms(x: NDArray[np.float64]) -> float:

@@ -21,8 +21,8 @@ from .configuration import DogeConfig
 class KeepWindowLayer(DynamicLayer):
     """The surviving keys of one layer, in the order in which they came.
 
-    keys [B, M, K, D + 1] (rotated, dt in the last channel) and values [B, M, K, D], K at most keep_window_size. With one
-    mask head per attention head each has survivors of its own, so keys and values are kept per mask head.
+    keys [B, M, K, D + 1] (rotated, dt in the last channel) and values [B, M, K, D], K at most keep_window_size. The
+    survivors differ between mask heads, so keys and values are kept for each, also where attention heads share them.
     """
 
     is_croppable = False  # what fell out of the window cannot come back
@@ -33,19 +33,19 @@ class KeepWindowLayer(DynamicLayer):
         self.tokens_seen = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add new keys [B, G, T, D + M / G] and values [B, G, T, D]; returns survivors and newcomers [B, M, K + T, ...].
+        """Add keys [B, G, T, D + M / G] and values [B, G, T, D]; returns survivors and newcomers [B, M, K + T, ...].
 
         The attention of this step sees all of them and masks, query by query, what has fallen out.
         """
         key_states, value_states = per_mask_head(key_states, value_states, self.head_dim)
         self.tokens_seen += key_states.shape[2]
-        candidates = super().update(key_states, value_states)
-        if self.keys.shape[2] > self.keep_window_size:
-            kept = self.keys[..., -1].argsort(dim=-1, stable=True)[..., -self.keep_window_size :].sort(dim=-1).values
+        keys, values = super().update(key_states, value_states)
+        if keys.shape[2] > self.keep_window_size:
+            kept = keys[..., -1].argsort(dim=-1, stable=True)[..., -self.keep_window_size :].sort(dim=-1).values
             self.keys, self.values = (
-                x.gather(2, kept[..., None].expand(*kept.shape, x.shape[-1])) for x in (self.keys, self.values)
+                x.gather(2, kept[..., None].expand(*kept.shape, x.shape[-1])) for x in (keys, values)
             )
-        return candidates
+        return keys, values
 
     def get_seq_length(self) -> int:
         """Tokens fed so far, which is the position of the next one; not the number of keys held."""

@@ -44,6 +44,7 @@ class DogeRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., size] -> the same shape and dtype."""
         y = x.float()
         y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * y.to(x.dtype)
@@ -60,6 +61,7 @@ class DogeRotaryEmbedding(nn.Module):
     def __init__(self, config: DogeConfig) -> None:
         super().__init__()
         rope = config.rope_parameters
+        assert config.head_dim is not None  # DogeConfig fills it in
         self.max_position = config.max_position_embeddings
         self.head_dim, self.theta = config.head_dim, rope["rope_theta"]
         self.dynamic_factor = rope["factor"] if rope["rope_type"] == "dynamic" else None
@@ -147,7 +149,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """query [B, H, T, D], key and value [B, H, K, D], mask [B, H, T, K] -> [B, T, H, D] and the weights [B, H, T, K]."""
+    """query [B, H, T, D], key, value [B, H, K, D], mask [B, H, T, K] -> [B, T, H, D] and the weights [B, H, T, K]."""
     weights = query @ key.transpose(2, 3) * scaling + attention_mask
     weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, p=dropout, training=module.training)
@@ -159,6 +161,8 @@ class DogeAttention(nn.Module):
 
     def __init__(self, config: DogeConfig, layer_idx: int) -> None:
         super().__init__()
+        assert config.head_dim is not None  # DogeConfig fills both in
+        assert config.num_mask_heads is not None
         self.config, self.layer_idx = config, layer_idx
         self.head_dim = config.head_dim
         self.num_key_value_groups = 1  # what attention backends would repeat; the heads are repeated here
@@ -241,11 +245,14 @@ class DogeMLP(nn.Module):
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: Tensor) -> Tensor:
+        """x [..., hidden] -> the same shape."""
         return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DogeCDMoE(DogeMLP):
     """Cross domain mixture of experts: the MLP is the shared expert, beside num_experts single-neuron experts.
+
+    It is called for the router's logits too, so it returns a pair where an MLP returns a tensor.
 
     An expert's score is the sum of an x and a y logit (product keys, arXiv:1907.05242): expert x * num_keys + y.
     """
@@ -258,7 +265,7 @@ class DogeCDMoE(DogeMLP):
         self.down_embed = nn.Embedding(config.num_experts, config.hidden_size)
         self.up_embed = nn.Embedding(config.num_experts, config.hidden_size)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # the pair, see above
         """x [B, T, hidden] -> the same shape, and router logits [B * T, 2, num_keys]."""
         tokens = x.flatten(0, 1)
         router_logits = self.router_gate(tokens).unflatten(-1, (2, self.num_keys))
@@ -399,7 +406,9 @@ def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor |
     if attention_mask is None:
         return None
     if attention_mask.dim() != 2:
-        raise ValueError(f"attention_mask has shape {tuple(attention_mask.shape)}; Doge takes [batch, keys], 0 at padding")
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; Doge takes [batch, keys], 0 at padding"
+        )
     mask = attention_mask[:, -num_queries:].bool()
     return None if bool(mask.all()) else mask
 

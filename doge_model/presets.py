@@ -16,8 +16,8 @@ class Size:
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
-    num_experts: int | None = None
-    num_experts_per_tok: int | None = None
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
 
 
 PRESETS = {
@@ -40,9 +40,6 @@ def preset_config(name: str) -> DogeConfig:
     size = by_short_name.get(name.lower().removeprefix("doge-"))
     if size is None:
         raise OptionError(f"unknown model size {name!r}; the family has {', '.join(PRESETS)}")
-    experts = {} if size.num_experts is None else {"is_moe": True, "num_experts": size.num_experts}
-    if size.num_experts_per_tok is not None:
-        experts["num_experts_per_tok"] = size.num_experts_per_tok
     return DogeConfig(
         vocab_size=32768,
         hidden_size=size.hidden_size,
@@ -60,5 +57,7 @@ def preset_config(name: str) -> DogeConfig:
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
-        **experts,
+        is_moe=size.num_experts > 0,
+        num_experts=size.num_experts or 1,
+        num_experts_per_tok=size.num_experts_per_tok or 1,
     )

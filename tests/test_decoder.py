@@ -113,7 +113,9 @@ def test_truncated_and_copied_states_go_their_own_ways(tmp_path):
     branch.truncate(8)
     changed = decoder.forward(branch, other, "all").copy()
     assert relative_difference(torch_logits(model, np.append(ids[:8], other))[8:], changed) < 5e-6
-    assert relative_difference(torch_logits(model, np.append(ids, 3))[-1:], decoder.forward(state, np.array([3]))) < 5e-6
+    assert (
+        relative_difference(torch_logits(model, np.append(ids, 3))[-1:], decoder.forward(state, np.array([3]))) < 5e-6
+    )
 
 
 def test_states_in_threads_do_not_disturb_each_other(tmp_path):
@@ -142,7 +144,7 @@ def test_a_missing_or_damaged_file_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(PackageError, match="may be damaged"):
         Decoder(tmp_path)
     data.unlink()
-    with pytest.raises(PackageError, match="model.onnx_data is missing"):
+    with pytest.raises(PackageError, match=r"model\.onnx_data is missing"):
         Decoder(tmp_path)
 
 

@@ -1,8 +1,8 @@
 """doge-export: a checkpoint becomes a folder that onnxruntime can run.
 
-    doge-export smollm2-135m
-    doge-export SmallDoge/Doge-20M-Instruct doge-20m --fp32
-    doge-export ./my-checkpoint --overwrite
+doge-export smollm2-135m
+doge-export SmallDoge/Doge-20M-Instruct doge-20m --fp32
+doge-export ./my-checkpoint --overwrite
 """
 
 from __future__ import annotations
@@ -34,10 +34,22 @@ EXPORT_PACKAGES = {"torch", "transformers", "onnx", "safetensors", "huggingface_
 @click.option("--int8", "weights", flag_value="int8", default=True, help="Large matrices in 8 bits (the default).")
 @click.option("--fp32", "weights", flag_value="fp32", help="Everything in float32.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
+@click.option(
+    "--keep-window",
+    type=int,
+    metavar="N",
+    help="Narrow the window to N tokens: smaller state, another model beyond N; the cost is measured.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is an earlier export.")
 @click.option("--threads", type=int, metavar="N", help="Threads of onnxruntime while the export is compared.")
 def main(
-    model: str, out: Path | None, weights: str, revision: str | None, overwrite: bool, threads: int | None
+    model: str,
+    out: Path | None,
+    weights: str,
+    revision: str | None,
+    keep_window: int | None,
+    overwrite: bool,
+    threads: int | None,
 ) -> None:
     """Export MODEL to the folder OUT (by default the model's name and the kind of weights, in the current folder).
 
@@ -46,7 +58,7 @@ def main(
 
     The export is compared with the PyTorch model before it counts; if it disagrees, OUT is not written.
     """
-    options = ExportOptions(model, out, weights, revision, overwrite, threads)
+    options = ExportOptions(model, out, weights, revision, keep_window, overwrite, threads)
     console = Console(stderr=True)
     with terminated_like_interrupted(), console.status("starting") as status:
 
@@ -88,7 +100,8 @@ def report_table(report: ExportReport) -> Table:
         "folder": str(report.folder),
         "weights": f"{report.weights}, {sum(report.files.values()) / 1e6:.1f} MB in {len(report.files)} files",
         "parameters": f"{report.parameters / 1e6:.1f} M ({report.form})",
-        "compared with PyTorch": f"{verification.tokens} tokens, as one prompt, in chunks and one by one",
+        "compared with PyTorch": f"{verification.tokens} tokens, as one prompt, in chunks and one by one"
+        + (", and with a full window" if verification.full_window is not None else "; a full window is too large to try"),
         "largest logit difference": f"{worst.logit_difference:.1e} of the largest logit",
         "KL divergence": f"{worst.kl_mean:.1e} nats per token",
         "same most likely token": f"{worst.top1:.1%}",
@@ -97,6 +110,8 @@ def report_table(report: ExportReport) -> Table:
         rows["greedy continuation"] = (
             f"{verification.greedy_tokens_equal} of {verification.greedy_tokens_compared} tokens equal"
         )
+    if report.narrowed_window is not None:
+        rows["narrowed window"] = report.narrowed_window.summary()
     rows["next"] = f"doge-chat {report.folder}"
     for label, value in rows.items():
         table.add_row(label, value)

@@ -44,19 +44,23 @@ def dynamic_mask_attention(
     extra = ""
     if layout.has_mask:
         looked_up = index == 0
-        extra = first_layer_channels(graph, layout) if looked_up else mask_channels(graph, layout, name, mask_logits, tensors)
+        extra = (
+            first_layer_channels(graph, layout)
+            if looked_up
+            else mask_channels(graph, layout, name, mask_logits, tensors)
+        )
     query_key = widen_heads(graph, layout, name, query_key, extra)
     query, key = split(graph, f"{name}.heads", query_key, [layout.num_heads, layout.num_kv_heads], layout.channels)
-    bias = []
+    eviction: list[str] = []
     if layout.recurrent:
         key = per_cache_head(graph, layout, f"{name}.key", key)
         value = per_cache_head(graph, layout, f"{name}.value", value)
-        bias = ["", "", "", eviction_bias(graph, layout, index, new_dt(graph, layout, name, extra))]
+        eviction = ["", "", "", eviction_bias(graph, layout, index, new_dt(graph, layout, name, extra))]
     past = [f"past_key_values.{index}.{part}" for part in ("key", "value")]
     present = [f"present.{index}.{part}" for part in ("key", "value")]
     graph.node(
         "GroupQueryAttention",
-        [query, key, value, *past, "seqlens_k", "total_sequence_length", *bias],
+        [query, key, value, *past, "seqlens_k", "total_sequence_length", *eviction],
         [f"{name}.attention", *present],
         MICROSOFT,
         num_heads=layout.num_heads,
@@ -68,9 +72,7 @@ def dynamic_mask_attention(
     )
 
 
-def fused_projection(
-    layout: DecoderLayout, tensors: Mapping[str, Array], width: int
-) -> tuple[Array, Array | None]:
+def fused_projection(layout: DecoderLayout, tensors: Mapping[str, Array], width: int) -> tuple[Array, Array | None]:
     """One matrix for everything that is linear in x: rows of q and k, of the mask, of v padded to `channels`.
 
     width: mask logits per query or key head (see `mask_width`), 0 for none.
@@ -126,7 +128,12 @@ def norm_heads(graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, te
     heads = per_head(graph, layout, f"{name}.unnormed", x, layout.head_dim)
     ones = graph.constant("head_norm.ones", np.ones(layout.head_dim, np.float32))
     (normed,) = graph.op(
-        "SimplifiedLayerNormalization", [heads, ones], f"{name}.norm", axis=-1, epsilon=layout.rms_norm_eps, stash_type=1
+        "SimplifiedLayerNormalization",
+        [heads, ones],
+        f"{name}.norm",
+        axis=-1,
+        epsilon=layout.rms_norm_eps,
+        stash_type=1,
     )
     q_norm, k_norm = tensors["self_attn.q_norm.weight"], tensors["self_attn.k_norm.weight"]
     factors = np.stack([q_norm] * layout.num_heads + [k_norm] * layout.num_kv_heads)
@@ -148,7 +155,7 @@ def rotate(graph: GraphBuilder, layout: DecoderLayout, name: str, x: str) -> str
 
 
 def per_cache_head(graph: GraphBuilder, layout: DecoderLayout, name: str, x: str) -> str:
-    """Copy keys or values for every mask head of their kv head: [B, S, G * channels] -> [B, S, cache heads * channels]."""
+    """Copy keys or values for every cache head: [B, S, kv heads * channels] -> [B, S, cache heads * channels]."""
     if layout.cache_heads == layout.num_kv_heads:
         return x
     times = layout.cache_heads // layout.num_kv_heads

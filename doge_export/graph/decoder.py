@@ -62,7 +62,9 @@ def build_decoder(
         out = feed_forward(graph, layout, f"{name}.mlp", hidden, tensors, weight_format)
         residual = scaled(graph, f"{name}.post_attention_residual", residual, tensors["post_attention_residual"])
         last = index == layout.num_layers - 1
-        norm_weight = weights.tensors["model.norm.weight"] if last else weights.layer(index + 1)["input_layernorm.weight"]
+        norm_weight = (
+            weights.tensors["model.norm.weight"] if last else weights.layer(index + 1)["input_layernorm.weight"]
+        )
         hidden, residual = add_and_norm(graph, f"{name}.output", residual, out, norm_weight, layout)
     (kept,) = graph.op("Gather", [hidden, "logits_to_keep"], "kept", axis=1)
     output_logits(graph, kept, weights, weight_format)
@@ -115,10 +117,11 @@ def add_and_norm(
     graph: GraphBuilder, name: str, residual: str, out: str, weight: Array, layout: DecoderLayout
 ) -> tuple[str, str]:
     """residual + out, and its norm, in one node: returns (normed, sum)."""
-    inputs, outputs = [residual, out, graph.constant(f"{name}.norm.weight", weight)], [f"{name}.norm", "", "", f"{name}.sum"]
-    graph.node(
-        "SkipSimplifiedLayerNormalization", inputs, outputs, MICROSOFT, epsilon=layout.rms_norm_eps
+    inputs, outputs = (
+        [residual, out, graph.constant(f"{name}.norm.weight", weight)],
+        [f"{name}.norm", "", "", f"{name}.sum"],
     )
+    graph.node("SkipSimplifiedLayerNormalization", inputs, outputs, MICROSOFT, epsilon=layout.rms_norm_eps)
     return outputs[0], outputs[3]
 
 

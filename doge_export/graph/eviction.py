@@ -2,9 +2,9 @@
 
 The cache holds exactly keep_window_size keys per mask head when a chunk of S tokens comes. For each of its queries one
 more key leaves, the one with the smallest dt, the oldest of equals; it may be the newcomer itself. Only R = min(S,
-keep_window_size) cached keys can leave at all, and the driver names them in the order in which they would: candidate b is
-gone for query t once more than b of the tokens up to t have a dt at least as large. A newcomer is gone once as many
-later-ranking newcomers have come as there are candidates that it outranks. Counting needs no sort and no loop.
+keep_window_size) cached keys can leave at all, and the driver names them in the order in which they would: candidate b
+is gone for query t once more than b of the tokens up to t have a dt at least as large. A newcomer is gone once as many
+newcomers that outrank it have come as there are candidates that it outranks. Counting needs no sort and no loop.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, dt: st
     (bias,) = graph.op("Concat", [past, newcomers], f"{name}.bias", axis=-1)
     if layout.cache_heads not in (1, layout.num_heads):  # the attention takes one mask for all heads, or one for each
         order = np.arange(layout.cache_heads).repeat(layout.num_heads // layout.cache_heads)
-        (bias,) = graph.op("Gather", [bias, graph.constant("eviction.order_of_heads", order)], f"{name}.bias.heads", axis=0)
+        (bias,) = graph.op(
+            "Gather", [bias, graph.constant("eviction.order_of_heads", order)], f"{name}.bias.heads", axis=0
+        )
     (bias,) = graph.op("Unsqueeze", [bias, graph.constant("axis.0", np.array([0]))], f"{name}.bias.batch")
     return bias
 

@@ -34,7 +34,9 @@ def activation(graph: GraphBuilder, layout: DecoderLayout, name: str, x: str) ->
         ExportError: there is no operator for it.
     """
     if layout.hidden_act not in ACTIVATIONS:
-        raise ExportError(f"hidden_act {layout.hidden_act!r} cannot be exported; exportable are {', '.join(ACTIVATIONS)}")
+        raise ExportError(
+            f"hidden_act {layout.hidden_act!r} cannot be exported; exportable are {', '.join(ACTIVATIONS)}"
+        )
     op_type, domain, attributes = ACTIVATIONS[layout.hidden_act]
     (y,) = graph.op(op_type, [x], name, domain=domain, **attributes)
     return y
@@ -89,7 +91,7 @@ def routed_experts(
 def choose_experts(
     graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, tensors: Mapping[str, Array]
 ) -> tuple[str, str]:
-    """The best experts by each token's own product keys: scores float32 and indices int64, both [B, S, experts_per_tok].
+    """The best experts by each token's own product keys: scores float32, indices int64, both [B, S, experts_per_tok].
 
     The router stays in float32: it is small, and a rounded score can choose another expert.
     """
@@ -102,7 +104,9 @@ def choose_experts(
     if "mlp.router_gate.bias" in tensors:
         bias = graph.constant(f"{name}.router_gate.bias", tensors["mlp.router_gate.bias"])
         (logits,) = graph.op("Add", [logits, bias], f"{name}.router_gate.biased")
-    (halves,) = graph.op("Reshape", [logits, _integers(graph, "router.halves", [0, 0, 2, num_keys])], f"{name}.router.halves")
+    (halves,) = graph.op(
+        "Reshape", [logits, _integers(graph, "router.halves", [0, 0, 2, num_keys])], f"{name}.router.halves"
+    )
     best, keys = graph.op("TopK", [halves, _integers(graph, "router.width", [width])], f"{name}.router.best", outputs=2)
     scores = _grid(graph, f"{name}.router.scores", best, width)
     (keys,) = graph.op("Mul", [keys, _integers(graph, "router.strides", [[num_keys], [1]])], f"{name}.router.strided")

@@ -40,6 +40,8 @@ class DecoderLayout:
     @classmethod
     def from_config(cls, config: DogeConfig, has_mask: bool) -> DecoderLayout:
         """The layout of a model; has_mask tells whether any A differs from zero."""
+        assert config.head_dim is not None  # DogeConfig fills both in
+        assert config.num_mask_heads is not None
         return cls(
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,

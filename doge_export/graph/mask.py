@@ -21,7 +21,7 @@ MINUS_LARGE = np.float32(-1000)  # exp(MINUS_LARGE * softplus(0)) is 0 in float3
 
 
 def mask_rows(tensors: Mapping[str, Array], part: str) -> NDArray[np.float64]:
-    """The mask logits as a function of the layer's input: dt_proj after v_proj in one matrix [M, hidden] or bias [M]."""
+    """The mask logits as a function of the layer's input: dt_proj after v_proj, as one matrix [M, hidden] or bias [M]."""
     rows = tensors["self_attn.dt_proj.weight"].astype(np.float64) @ tensors[f"self_attn.v_proj.{part}"]
     return rows + tensors["self_attn.dt_proj.bias"] if part == "bias" else rows
 
@@ -46,7 +46,7 @@ def mask_width(layout: DecoderLayout) -> int:
     return 1 if layout.mask_channels == 1 else layout.extra_channels
 
 
-def mask_exponents(layout: DecoderLayout, a: Array) -> Array:
+def mask_exponents(layout: DecoderLayout, a: NDArray[np.floating]) -> Array:
     """Factors f so that exp(f * softplus(mask logit)) is what each extra channel holds: [query_key_heads, extra].
 
     Keys: dt = exp(A softplus(z)). Queries have z = 0, softplus(0) = ln 2: sqrt(d) at the channel of their own mask head
@@ -64,7 +64,7 @@ def mask_exponents(layout: DecoderLayout, a: Array) -> Array:
 def mask_channels(
     graph: GraphBuilder, layout: DecoderLayout, name: str, mask_logits: str, tensors: Mapping[str, Array]
 ) -> str:
-    """What the extra channels hold, from the mask logits [B, S, query_key_heads * width] -> [B, S, query_key_heads, extra].
+    """The extra channels, from the mask logits: [B, S, query_key_heads * width] -> [B, S, query_key_heads, extra].
 
     softplus, then exp: the shorter sigmoid(-z)^(-A) loses up to 2% at |z| of 12 and all digits from 18 on, because
     onnxruntime's Sigmoid is clamped (measured with 1.32).
@@ -80,8 +80,8 @@ def mask_channels(
 def first_layer_dt(layout: DecoderLayout, tensors: Mapping[str, Array], embedding: Array) -> Array:
     """dt of every token of the vocabulary in the first layer, where a value depends on the token alone: [vocab, M].
 
-    Computed in float64. Repeated tokens must tie to the last bit there, or chance decides which of them stays; operators
-    do not promise that (vectorised ones round the last elements of an array differently from the first).
+    Computed in float64. Repeated tokens must tie to the last bit there, or chance decides which of them stays, and
+    operators do not promise that (vectorised ones round the last elements of an array differently from the first).
     """
     weight, norm = mask_rows(tensors, "weight"), tensors["input_layernorm.weight"].astype(np.float64)
     bias = mask_rows(tensors, "bias") if "self_attn.dt_proj.bias" in tensors else 0.0
@@ -133,6 +133,8 @@ def new_dt(graph: GraphBuilder, layout: DecoderLayout, name: str, extra: str) ->
     bounds = {"starts": starts, "ends": ends, "axes": [2, 3]}
     inputs = [graph.constant(f"new_dt.{key}", np.array(value)) for key, value in bounds.items()]
     (keys,) = graph.op("Slice", [extra, *inputs], f"{name}.new_dt.keys")
-    (rows,) = graph.op("Reshape", [keys, graph.constant("new_dt.shape", np.array([-1, layout.cache_heads]))], f"{name}.new_dt.rows")
+    (rows,) = graph.op(
+        "Reshape", [keys, graph.constant("new_dt.shape", np.array([-1, layout.cache_heads]))], f"{name}.new_dt.rows"
+    )
     (dt,) = graph.op("Transpose", [rows], f"{name}.new_dt", perm=[1, 0])
     return dt

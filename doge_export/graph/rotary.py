@@ -52,7 +52,9 @@ def _dynamic_angles(graph: GraphBuilder, spec: RotarySpec, column: str) -> str:
     dim = 2 * len(spec.inv_freq)
     # base = theta * stretch ** (dim / (dim - 2)), stretch = factor * (position + 1) / max_position - (factor - 1)
     slope = graph.constant("rotary.slope", np.array(spec.dynamic_factor / spec.max_position))
-    offset = graph.constant("rotary.offset", np.array(spec.dynamic_factor / spec.max_position - spec.dynamic_factor + 1))
+    offset = graph.constant(
+        "rotary.offset", np.array(spec.dynamic_factor / spec.max_position - spec.dynamic_factor + 1)
+    )
     (product,) = graph.op("Mul", [column, slope], "rotary.stretch.product")
     (stretch,) = graph.op("Add", [product, offset], "rotary.stretch.free")
     (stretch,) = graph.op("Max", [stretch, graph.constant("rotary.one", np.array(1.0))], "rotary.stretch")

@@ -1,9 +1,9 @@
 """The decoder graphs on onnxruntime: feed tokens, get logits, keep the state.
 
-A `Decoder` holds the sessions and can be shared; a `State` is one stream of tokens. State lives in a numpy array that is
-bound as past input and present output at once, so GroupQueryAttention writes the new rows in place, and a decoding step
-neither allocates nor binds anything. Up to keep_window_size tokens the plain graph runs; from then on the recurrent one,
-which is opened when the first stream needs it.
+A `Decoder` holds the sessions and can be shared; a `State` is one stream of tokens. State lives in a numpy array that
+is bound as past input and present output at once, so GroupQueryAttention writes the new rows in place, and a decoding
+step neither allocates nor binds anything. Up to keep_window_size tokens the plain graph runs; from then on the
+recurrent one, which is opened when the first stream needs it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,15 @@ from .description import DATA_FILE, DECODER_FILE, RECURRENT_FILE, DecoderDescrip
 from .state import State
 from .window import make_ranks, rank_dt
 
-ORT_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.InvalidGraph, ort_errors.InvalidProtobuf)
-ORT_ERRORS += (ort_errors.NoSuchFile, ort_errors.NotImplemented, ort_errors.RuntimeException)  # they share no base
+ORT_ERRORS = (  # what opening a file can raise; they share no base
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -34,8 +41,9 @@ class PlainStep:
     def __init__(self, session: ort.InferenceSession, state: State) -> None:
         self._session = session
         self.inputs = step_inputs(state, tokens=1, cached=0)
-        self.logits = np.zeros((1, 1, state.description.vocab_size), np.float32)
-        self._binding = bind(session, self.inputs, {"logits": self.logits}, state)
+        logits = np.zeros((1, 1, state.description.vocab_size), np.float32)
+        self._row: NDArray[np.float32] = logits[0]
+        self._binding = bind(session, self.inputs, {"logits": logits}, state)
 
     def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
         """Feed one token; returns logits [1, vocab], overwritten by the next call."""
@@ -46,7 +54,7 @@ class PlainStep:
         inputs["total_sequence_length"][()] = state.position + 1
         self._session.run_with_iobinding(self._binding)
         state.position += 1
-        return self.logits[0]
+        return self._row
 
 
 class RecurrentStep:
@@ -58,8 +66,9 @@ class RecurrentStep:
         shape = (d.num_layers, d.num_recurrent_heads, 1)
         self.inputs = step_inputs(state, tokens=1, cached=d.keep_window_size)
         self.inputs |= {"eviction_slots": np.zeros(shape, np.int64), "eviction_dt": np.zeros(shape, np.float32)}
-        self.logits = np.zeros((1, 1, d.vocab_size), np.float32)
-        self._binding = bind(session, self.inputs, {"logits": self.logits}, state)
+        logits = np.zeros((1, 1, d.vocab_size), np.float32)
+        self._row: NDArray[np.float32] = logits[0]
+        self._binding = bind(session, self.inputs, {"logits": logits}, state)
 
     def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
         """Feed one token and let one key per head go; returns logits [1, vocab], overwritten by the next call."""
@@ -73,11 +82,11 @@ class RecurrentStep:
         rank = make_ranks(state.dt_behind_window(1), np.array(state.position))
         window.replace_one(state.cache, slots[..., 0], rank[..., 0])
         state.position += 1
-        return self.logits[0]
+        return self._row
 
 
 def step_inputs(state: State, tokens: int, cached: int) -> Arrays:
-    """New input arrays for `tokens` tokens at the state's position, with `cached` keys before them; the ids are zero."""
+    """New input arrays for `tokens` tokens at the state's position, `cached` keys before them; the ids are zero."""
     return {
         "input_ids": np.zeros((1, tokens), np.int64),
         "position_ids": np.arange(state.position, state.position + tokens)[None],
@@ -118,7 +127,9 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
-        raise PackageError(f"onnxruntime cannot open {path}, it may be damaged: {str(error).splitlines()[0]}") from error
+        raise PackageError(
+            f"onnxruntime cannot open {path}, it may be damaged: {str(error).splitlines()[0]}"
+        ) from error
 
 
 class Decoder:
@@ -186,7 +197,8 @@ class Decoder:
         logits = np.empty((1, len(keep), self.vocab_size), np.float32)
         run(state, token_ids, keep, logits)
         state.position += len(token_ids)
-        return logits[0]
+        rows: NDArray[np.float32] = logits[0]
+        return rows
 
     def _plain_chunk(
         self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64], logits: NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""What a decoder file says about itself: dimensions, and how its state is fed. Stored as JSON in the model's metadata."""
+"""What a decoder file says about itself in its metadata, as JSON: dimensions, and how its state is fed."""
 
 from __future__ import annotations
 
@@ -58,10 +58,11 @@ class DecoderDescription:
         if METADATA_KEY not in metadata:
             raise PackageError(f"{path} is not a decoder made by doge-export: its metadata has no {METADATA_KEY!r}")
         values = json.loads(metadata[METADATA_KEY])
-        if values.get("format_version") != FORMAT_VERSION:
+        known = {field.name for field in dataclasses.fields(cls)}
+        if values.get("format_version") != FORMAT_VERSION or set(values) != known:
             raise PackageError(
-                f"{path} has decoder format {values.get('format_version')!r}, this version reads {FORMAT_VERSION}; "
-                "export the checkpoint again"
+                f"{path} has decoder format {values.get('format_version')!r} with other fields than this version's "
+                f"format {FORMAT_VERSION}; export the checkpoint again"
             )
         return cls(**values)
 
@@ -94,7 +95,7 @@ class DecoderDescription:
                 "type": "float32",
                 "shape": cache,
                 "initial_value": "zeros (never read: only rows before seqlens_k are)",
-                "slots": self.keep_window_size,
+                "slots": f"at least {self.keep_window_size}; for {RECURRENT_FILE} as many more as it is fed tokens at once",
                 "next_value": "present.{layer}.{key,value}, same shape; may be the same memory (updated in place)",
             },
         }

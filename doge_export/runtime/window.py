@@ -38,7 +38,8 @@ class FullWindow:
     def next_to_leave(self, count: int) -> NDArray[np.int64]:
         """Slots of the `count` keys with the lowest ranks, lowest first: int64 [layers, heads, count]."""
         if count == 1:
-            return self.ranks.argmin(axis=-1, keepdims=True)
+            lowest: NDArray[np.int64] = self.ranks.argmin(axis=-1, keepdims=True)
+            return lowest
         return self.ranks.argsort(axis=-1)[..., :count]
 
     def ranks_of(self, slots: NDArray[np.int64]) -> Ranks:
