@@ -18,7 +18,11 @@ class PackageError(DogeError):
 
 
 class ContextLengthError(DogeError):
-    """More tokens were fed than the decoder's window can hold."""
+    """A state cannot go back to that position: it was never there, or the keys it had there are gone."""
+
+
+class StateError(DogeError):
+    """A saved state cannot be read, written or used: damaged, of another version, or of another model."""
 
 
 __all__ = [
@@ -28,5 +32,6 @@ __all__ = [
     "ExportError",
     "OptionError",
     "PackageError",
+    "StateError",
     "VerificationError",
 ]

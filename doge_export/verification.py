@@ -129,14 +129,16 @@ class Verification:
 
     @property
     def worst(self) -> Agreement:
-        """The worst value of each measure over all ways."""
-        tried = (self.prompt, self.chunks, self.single_tokens, self.full_window)
-        ways = [dataclasses.asdict(way) for way in tried if way is not None]
+        """The worst value of each measure over the three ways of feeding."""
+        ways = [dataclasses.asdict(way) for way in (self.prompt, self.chunks, self.single_tokens)]
         return Agreement(**{name: (min if "top1" in name else max)(way[name] for way in ways) for name in ways[0]})
 
     def require(self) -> None:
         """Raise VerificationError naming every limit that was missed."""
         misses = self.limits.misses(self.worst)
+        if self.full_window is not None:
+            limits = dataclasses.replace(self.limits, kl_mean=None, decided_top1=None)  # its context is no text
+            misses += [f"with a full window {miss}" for miss in limits.misses(self.full_window)]
         if self.limits.same_greedy_tokens and self.greedy_tokens_equal < self.greedy_tokens_compared:
             misses.append(f"greedy tokens equal {self.greedy_tokens_equal} of {self.greedy_tokens_compared}")
         if misses:

@@ -45,7 +45,9 @@ class NarrowedWindow:
 
     def summary(self) -> str:
         """For the user, in a line."""
-        change = f"{self.keep_window_size} tokens instead of {self.original_keep_window_size}: another model beyond that"
+        change = (
+            f"{self.keep_window_size} tokens instead of {self.original_keep_window_size}: another model beyond that"
+        )
         if self.kl_mean is None:
             return f"{change} (not measured: the text is too short)"
         return f"{change}; KL {self.kl_mean:.1e} nats, same most likely token {self.top1:.1%}, on {self.tokens} tokens"

@@ -7,16 +7,18 @@ Nothing is unpickled and no code that comes with a checkpoint is run.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from .configuration import DogeConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, OptionError
 from .forms import doge_config, recognise, to_native
-from .gguf import DEMO, GgufFile, demo_gguf_path, gguf_config, gguf_generation_config, gguf_tokenizer
+from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_config, gguf_generation_config, gguf_tokenizer
 from .hub import download, is_hub_id
 from .llama import FORM as LLAMA
 from .llama import lift, llama_config
@@ -43,15 +45,46 @@ class Checkpoint:
     form: str
 
 
+# The fields of config.json that a tensor's shape comes from, by the end of its name.
+DIMENSIONS = {
+    ("embed_tokens.weight", "lm_head.weight"): "vocab_size, hidden_size",
+    ("q_proj.weight",): "num_attention_heads * head_dim, hidden_size",
+    ("k_proj.weight", "v_proj.weight"): "num_key_value_heads * head_dim, hidden_size",
+    ("o_proj.weight",): "hidden_size, num_attention_heads * head_dim",
+    ("dt_proj.weight",): "num_mask_heads, num_key_value_heads * head_dim",
+    ("self_attn.A", "dt_proj.bias"): "num_mask_heads",
+    ("q_norm.weight", "k_norm.weight"): "head_dim",
+    ("q_proj.bias",): "num_attention_heads * head_dim",
+    ("k_proj.bias", "v_proj.bias"): "num_key_value_heads * head_dim",
+    ("gate_proj.weight", "up_proj.weight"): "intermediate_size, hidden_size",
+    ("down_proj.weight",): "hidden_size, intermediate_size",
+    ("gate_proj.bias", "up_proj.bias"): "intermediate_size",
+    ("router_gate.weight",): "2 * sqrt(num_experts), hidden_size",
+    ("router_gate.bias",): "2 * sqrt(num_experts)",
+    ("down_embed.weight", "up_embed.weight"): "num_experts, hidden_size",
+}
+
+# The field of config.json that says whether there is a tensor at all.
+SWITCHES = {
+    r"lm_head\.weight": "tie_word_embeddings",
+    r".*\.mlp\.(router_gate|down_embed|up_embed)\.weight": "is_moe",
+    r".*\.mlp\.(gate|up|down)_proj\.bias": "mlp_bias",
+    r".*\.self_attn\..*_proj\.bias": "attention_bias",
+}
+
+
 def load_checkpoint(
     source: str | Path,
     *,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
-    cache_dir: Path | None = None,
+    cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Checkpoint:
     """Load a Doge of any published form, or any Llama-architecture model lifted into one.
+
+    A stored lm_head.weight that differs from the embedding it is said to be tied to is refused: transformers 4 would
+    use the embedding, transformers 5 the matrix, and only the author knows which was meant.
 
     Args:
         source: a folder with safetensors, a .gguf file, a hub id such as SmallDoge/Doge-20M, or smollm2-135m.
@@ -62,8 +95,11 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: there is no such checkpoint, or it does not fit; the sentence names the tensor or the field.
+        OptionError: dtype is not of floating point.
     """
-    path = locate(source, revision, cache_dir, local_files_only)
+    if not dtype.is_floating_point:
+        raise OptionError(f"dtype is {dtype}; expected a floating-point type such as torch.float32 or torch.bfloat16")
+    path = locate(source, revision, None if cache_dir is None else Path(cache_dir), local_files_only)
     if path.is_dir():
         return load_folder(path, str(source), dtype)
     return load_gguf(path, str(source), dtype)
@@ -71,16 +107,17 @@ def load_checkpoint(
 
 def locate(source: str | Path, revision: str | None, cache_dir: Path | None, local_files_only: bool) -> Path:
     """The folder or .gguf file that a source means, downloaded where it is a hub id."""
-    path = Path(source)
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
-        return path
     if source == DEMO:
         return demo_gguf_path()
+    path = Path(source)
+    is_gguf = path.suffix.lower() == ".gguf"
+    if path.is_dir() or (path.is_file() and is_gguf):
+        return path
     if path.is_file():
-        raise CheckpointError(f"{source} is a file, but not a .gguf; give a checkpoint folder, a .gguf file or a hub id")
-    if path.suffix != ".gguf" and is_hub_id(str(source)):
+        raise CheckpointError(f"{source} is a file, but not a .gguf; give a folder, a .gguf file or a hub id")
+    if not is_gguf and is_hub_id(str(source)):
         return download(str(source), revision, cache_dir, local_files_only)
-    raise CheckpointError(f"there is no {source}; give a checkpoint folder, a .gguf file, a hub id (owner/name) or {DEMO}")
+    raise CheckpointError(f"there is no {source}; give a folder, a .gguf file, a hub id (owner/name) or {DEMO}")
 
 
 def load_folder(folder: Path, source: str, dtype: torch.dtype) -> Checkpoint:
@@ -92,7 +129,8 @@ def load_folder(folder: Path, source: str, dtype: torch.dtype) -> Checkpoint:
         native = to_native(tensors, form)
         config = doge_config(fields, native)
     elif model_type == "llama":
-        form, native, config = LLAMA, lift(tensors), llama_config(fields)
+        form, native = LLAMA, lift(tensors)
+        config = llama_config(fields, native)
     else:
         raise CheckpointError(f"{folder / 'config.json'}: model_type is {model_type!r}; expected 'doge' or 'llama'")
     model = assemble(config, native, dtype)
@@ -103,17 +141,19 @@ def load_folder(folder: Path, source: str, dtype: torch.dtype) -> Checkpoint:
 def load_gguf(path: Path, source: str, dtype: torch.dtype) -> Checkpoint:
     """Load a Llama-architecture GGUF file."""
     file = GgufFile(path)
-    model = assemble(llama_config(gguf_config(file)), lift(file), dtype)
+    native = lift(file, GGUF_FILLS)
+    model = assemble(llama_config(gguf_config(file), native), native, dtype)
     model.generation_config = gguf_generation_config(file)
     return Checkpoint(model, gguf_tokenizer(file), model.generation_config, source, LLAMA)
 
 
 def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) -> DogeForCausalLM:
-    """Build the model from checked tensors, each read once.
+    """Build the model from checked tensors, each read once and by itself.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, of another shape, or holds no finite numbers.
     """
+    check_layers(tensors, config)
     with torch.device("meta"):
         model = DogeForCausalLM(config)
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -121,7 +161,8 @@ def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) ->
     parameters = {}
     for name, shape in expected.items():
         if name in tensors:
-            parameters[name] = checked(tensors.original(name), tensors.load(name), dtype)
+            # A tensor of the stored dtype is a view of the file: without a copy, saving over it changes the model.
+            parameters[name] = checked(tensors.original(name), tensors.load(name), dtype).clone()
         else:
             parameters[name] = torch.full(shape, tensors.fill(name) or 0.0, dtype=dtype)
     if config.tie_word_embeddings and "lm_head.weight" in tensors:
@@ -131,27 +172,56 @@ def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) ->
     return model.eval()
 
 
+def check_layers(tensors: RenamedTensors, config: DogeConfig) -> None:
+    """Refuse another number of layers than the configuration says, before a model of that size is built."""
+    numbers = {int(match[1]) for name in tensors if (match := re.match(r"model\.layers\.(\d+)\.", name))}
+    if not numbers:
+        raise CheckpointError(
+            f"tensor {next(iter(tensors), '(none)')} fits no published form; expected names such as model.layers.0..."
+        )
+    if max(numbers) + 1 != config.num_hidden_layers:
+        raise CheckpointError(
+            f"config field num_hidden_layers is {config.num_hidden_layers}; the tensors have {max(numbers) + 1} layers"
+        )
+
+
 def check_names_and_shapes(expected: dict[str, tuple[int, ...]], tensors: RenamedTensors, config: DogeConfig) -> None:
     """Refuse the first tensor that is missing, unexpected or of another shape than the configuration says."""
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    unexpected = [name for name in tensors if name not in expected and name not in tied]
+    instead = f"; {tensors.original(unexpected[0])} is there, but fits no published form" if unexpected else ""
     for name, shape in expected.items():
         if name not in tensors:
             if tensors.fill(name) is None:
-                hint = " (config.json says that embeddings are not tied)" if name == "lm_head.weight" else ""
-                raise CheckpointError(f"tensor {name} is missing; expected shape {list(shape)}{hint}")
+                raise CheckpointError(
+                    f"tensor {name} is missing; expected shape {list(shape)}{switch(name, config)}{instead}"
+                )
         elif tensors.shape(name) != shape:
             found, original = list(tensors.shape(name)), tensors.original(name)
-            raise CheckpointError(f"tensor {original} has shape {found}; config.json asks for {list(shape)}")
-    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    for name in tensors:
-        if name not in expected and name not in tied:
             raise CheckpointError(
-                f"tensor {tensors.original(name)} is unexpected: no published form of Doge with this config.json has it"
+                f"tensor {original} has shape {found}; the configuration asks for {list(shape)} ({dimensions(name)})"
             )
+    if unexpected:
+        raise CheckpointError(
+            f"tensor {tensors.original(unexpected[0])} is unexpected: no published form with this configuration has it"
+            f"{switch(unexpected[0], config)}"
+        )
+
+
+def dimensions(name: str) -> str:
+    """The fields that the shape of a tensor comes from."""
+    return next((fields for endings, fields in DIMENSIONS.items() if name.endswith(endings)), "hidden_size")
+
+
+def switch(name: str, config: DogeConfig) -> str:
+    """The field that says whether there is such a tensor, in words; empty if there is none."""
+    field = next((field for pattern, field in SWITCHES.items() if re.fullmatch(pattern, name)), None)
+    return f" (config field {field} is {vars(config)[field]})" if field else ""
 
 
 def check_tied(tensors: RenamedTensors, embedding: torch.Tensor, dtype: torch.dtype) -> None:
     """Refuse a stored output matrix that differs from the embedding it is said to be tied to."""
-    stored = checked("lm_head.weight", tensors.load("lm_head.weight"), dtype)
+    stored = checked(tensors.original("lm_head.weight"), tensors.load("lm_head.weight"), dtype)
     if stored.shape != embedding.shape or not torch.equal(stored, embedding):
         raise CheckpointError(
             "tensor lm_head.weight differs from the embedding although config.json has tie_word_embeddings true; "
@@ -160,19 +230,53 @@ def check_tied(tensors: RenamedTensors, embedding: torch.Tensor, dtype: torch.dt
 
 
 def load_generation_config(folder: Path, config: DogeConfig) -> GenerationConfig:
-    """generation_config.json, or the configuration's special tokens."""
+    """generation_config.json, its missing special tokens from the configuration; or that configuration's alone.
+
+    Raises:
+        CheckpointError: the file holds values that generation cannot have.
+    """
     path = folder / "generation_config.json"
     if not path.is_file():
         return GenerationConfig.from_model_config(config)
-    return GenerationConfig.from_dict(read_json(path))
+    fields = read_json(path)
+    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
+        if not isinstance(fields.get(name), int | float | None):
+            raise CheckpointError(f"{path}: {name} is {fields[name]!r}; expected a number")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if fields.get(name) is None:
+            fields[name] = vars(config)[name]
+        if not is_token_id(fields[name]):
+            raise CheckpointError(f"{path}: {name} is {fields[name]!r}; expected a token id or a list of them")
+    try:
+        return GenerationConfig.from_dict(fields)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def is_token_id(value: Any) -> bool:
+    """Whether a value is null, a token id or a list of token ids."""
+    return value is None or all(isinstance(item, int) for item in (value if isinstance(value, list) else [value]))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:
-    """tokenizer.json with its settings and chat template, by the class that runs no code of the checkpoint's."""
+    """tokenizer.json with its settings and chat template, by the class that runs no code of the checkpoint's.
+
+    Raises:
+        CheckpointError: the tokenizer's files are damaged, or of the kinds that only their own code can read.
+    """
     if not (folder / "tokenizer.json").is_file():
+        others = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if (folder / name).is_file()]
+        if others:
+            raise CheckpointError(
+                f"{folder} has {others[0]} but no tokenizer.json; write one with transformers: "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
         return None
-    read_json(folder / "tokenizer.json")
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).is_file():
+            read_json(folder / name)
     try:
-        return PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # noqa: BLE001 - the tokenizers library raises bare Exception for a malformed file
-        raise CheckpointError(f"{folder / 'tokenizer.json'} is not a tokenizer: {' '.join(str(error).split())}") from error
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder / 'tokenizer.json'} is not a tokenizer: {reason}") from error

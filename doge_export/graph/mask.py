@@ -21,7 +21,7 @@ MINUS_LARGE = np.float32(-1000)  # exp(MINUS_LARGE * softplus(0)) is 0 in float3
 
 
 def mask_rows(tensors: Mapping[str, Array], part: str) -> NDArray[np.float64]:
-    """The mask logits as a function of the layer's input: dt_proj after v_proj, as one matrix [M, hidden] or bias [M]."""
+    """The mask logits from the layer's input: dt_proj after v_proj, as one matrix [M, hidden] or bias [M]."""
     rows = tensors["self_attn.dt_proj.weight"].astype(np.float64) @ tensors[f"self_attn.v_proj.{part}"]
     return rows + tensors["self_attn.dt_proj.bias"] if part == "bias" else rows
 

@@ -17,10 +17,10 @@ import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from numpy.typing import NDArray
 
-from ..errors import PackageError
+from ..errors import OptionError, PackageError, StateError
 from .description import DATA_FILE, DECODER_FILE, RECURRENT_FILE, DecoderDescription
 from .state import State
-from .window import make_ranks, rank_dt
+from .window import rank_dt
 
 ORT_ERRORS = (  # what opening a file can raise; they share no base
     ort_errors.Fail,
@@ -53,7 +53,7 @@ class PlainStep:
         inputs["seqlens_k"][0] = state.position
         inputs["total_sequence_length"][()] = state.position + 1
         self._session.run_with_iobinding(self._binding)
-        state.position += 1
+        state.take_in(inputs["input_ids"][0])
         return self._row
 
 
@@ -74,14 +74,13 @@ class RecurrentStep:
         """Feed one token and let one key per head go; returns logits [1, vocab], overwritten by the next call."""
         inputs, window = self.inputs, state.full_window()
         slots = window.next_to_leave(1)
+        leaving = window.ranks_of(slots)
         inputs["input_ids"][0, 0] = token_id
         inputs["position_ids"][0, 0] = state.position
         inputs["eviction_slots"][:] = slots
-        inputs["eviction_dt"][:] = rank_dt(window.ranks_of(slots))
+        inputs["eviction_dt"][:] = rank_dt(leaving)
         self._session.run_with_iobinding(self._binding)
-        rank = make_ranks(state.dt_behind_window(1), np.array(state.position))
-        window.replace_one(state.cache, slots[..., 0], rank[..., 0])
-        state.position += 1
+        state.take_in(inputs["input_ids"][0], slots, leaving)
         return self._row
 
 
@@ -158,6 +157,26 @@ class Decoder:
         """An empty stream. Memory is taken from the system as the stream fills its window."""
         return State(self.description)
 
+    def load_state(self, path: str | Path) -> State:
+        """The stream that `State.save` wrote to a file.
+
+        Raises:
+            StateError: the file is missing, damaged, of another format version, or from another model.
+        """
+        return State.load(path, self.description)
+
+    def check_state(self, state: State) -> None:
+        """Refuse what is no state of this model.
+
+        Raises:
+            OptionError: it is no state at all.
+            StateError: it belongs to another model.
+        """
+        if not isinstance(state, State):
+            raise OptionError(f"state is {state!r}, but must be one that prefill, copy() or load_state returned")
+        if state.description != self.description:
+            raise StateError("the state belongs to another model; use it with the model that it was made with")
+
     def forward(
         self, state: State, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] = "last"
     ) -> NDArray[np.float32]:
@@ -196,7 +215,6 @@ class Decoder:
         run = self._plain_chunk if state.position < self.keep_window_size else self._recurrent_chunk
         logits = np.empty((1, len(keep), self.vocab_size), np.float32)
         run(state, token_ids, keep, logits)
-        state.position += len(token_ids)
         rows: NDArray[np.float32] = logits[0]
         return rows
 
@@ -206,18 +224,19 @@ class Decoder:
         inputs = step_inputs(state, len(token_ids), cached=state.position)
         inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
         self._plain.run_with_iobinding(bind(self._plain, inputs, {"logits": logits}, state))
+        state.take_in(token_ids)
 
     def _recurrent_chunk(
         self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64], logits: NDArray[np.float32]
     ) -> None:
         length, window, session = len(token_ids), state.full_window(), self._recurrent_session()
         slots = window.next_to_leave(min(length, self.keep_window_size))
+        leaving = window.ranks_of(slots)
         inputs = step_inputs(state, length, cached=self.keep_window_size)
         inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
-        inputs |= {"eviction_slots": slots, "eviction_dt": rank_dt(window.ranks_of(slots))}
+        inputs |= {"eviction_slots": slots, "eviction_dt": rank_dt(leaving)}
         session.run_with_iobinding(bind(session, inputs, {"logits": logits}, state))
-        positions = np.arange(state.position, state.position + length)
-        window.replace_many(state.cache, slots, make_ranks(state.dt_behind_window(length), positions))
+        state.take_in(token_ids, slots, leaving)
 
     def _recurrent_session(self) -> ort.InferenceSession:
         """The session of the recurrent graph, opened by the first stream that fills its window."""

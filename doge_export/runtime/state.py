@@ -2,70 +2,183 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ContextLengthError
 from .description import DecoderDescription
-from .window import FullWindow, make_ranks
+from .state_file import StateFile
+from .window import FullWindow, Ranks, make_ranks
 
 if TYPE_CHECKING:
     from .decoder import PlainStep, RecurrentStep
 
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
+NEVER = np.iinfo(np.int64).max
+
+
+class Arrival(NamedTuple):
+    """Tokens whose rows a graph has written; the bookkeeping of them can be done once or again, with one result.
+
+    token_ids: int64 [S]. position: of the first. slots, leaving, ranks: None in a window that is not full, else the
+    slots that may be taken and the ranks of their keys, [layers, heads, min(S, keep_window_size)], and the ranks of the
+    new keys, [layers, heads, S].
+    """
+
+    token_ids: NDArray[np.int64]
+    position: int
+    slots: NDArray[np.int64] | None
+    leaving: Ranks | None
+    ranks: Ranks | None
 
 
 class State:
-    """One stream.
+    """One stream, to be fed by one thread at a time.
 
     Attributes:
         description: of the decoder it belongs to.
-        cache: float32 [layers, 2 (key, value), heads, slots, channels]. While the stream is shorter than the window, slot
-            i holds position i; once it is longer, the survivors stand in any order, each mask head with its own.
-        position: tokens fed so far.
+        metadata: text by name that `save` writes and loading brings back; the program's own, copied by `copy`.
         plain_step, recurrent_step: the decoder's bindings to this very cache.
+
+    An exception between any two instructions, Ctrl-C included, leaves a state that holds the first `position` tokens
+    of those it was to be fed.
     """
 
     def __init__(self, description: DecoderDescription) -> None:
         self.description = description
-        self.cache = self._empty_cache(description.num_kv_heads)
-        self.position = 0
+        self.metadata: dict[str, str] = {}
         self.plain_step: PlainStep | None = None
         self.recurrent_step: RecurrentStep | None = None
-        self._window: FullWindow | None = None
+        # One attribute, so that no exception can come between a wider cache and its bookkeeping.
+        self._memory: tuple[NDArray[np.float32], FullWindow | None] = (self._empty_cache(description.num_kv_heads), None)
+        self._position = 0
+        self._arrival: Arrival | None = None
+        self._unfed: tuple[int, int | None] = (0, None)  # the position it was noted at, and the token
+        self._first_seen = np.full(description.vocab_size, NEVER, np.int64)  # where each token came first
+
+    @property
+    def position(self) -> int:
+        """Tokens fed so far."""
+        if self._arrival is not None:
+            self._finish()
+        return self._position
+
+    @position.setter
+    def position(self, position: int) -> None:
+        """For those who write rows into the cache themselves."""
+        self._position = position
+
+    @property
+    def cache(self) -> NDArray[np.float32]:
+        """float32 [layers, 2 (key, value), heads, slots, channels].
+
+        While the stream is no longer than the window, slot i holds position i; once it is longer, the survivors stand
+        in any order, each mask head with its own.
+        """
+        return self._memory[0]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole cache; the system hands them out as the stream fills its window."""
-        return self.cache.nbytes
+        """Bytes the state takes at most, however long the stream gets.
+
+        Cache, order of the keys and seen tokens; the system hands the memory out as the stream fills its window.
+        """
+        d = self.description
+        cache = d.num_layers * 2 * d.num_recurrent_heads * (d.keep_window_size + MAX_CHUNK) * d.channels * 4
+        return cache + d.num_layers * d.num_recurrent_heads * d.keep_window_size * 8 + self._first_seen.nbytes
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether the stream is longer than the window, so that keys are gone and `truncate` has no way back."""
+        return self._memory[1] is not None
+
+    @property
+    def unfed_token(self) -> int | None:
+        """The token that comes next in the stream but is not fed yet: the last one of an answer.
+
+        Whoever continues the stream feeds it first. It is forgotten when the position changes, or by setting None.
+        """
+        noted_at, token_id = self._unfed
+        return token_id if noted_at == self.position else None
+
+    @unfed_token.setter
+    def unfed_token(self, token_id: int | None) -> None:
+        self._unfed = (self.position, token_id)
+
+    def seen_tokens(self) -> NDArray[np.int64]:
+        """The different tokens fed so far, those included whose keys are gone: int64 [n], in ascending order."""
+        return np.flatnonzero(self._first_seen < self.position)
 
     def copy(self) -> State:
-        """An independent state at the same position."""
+        """An independent state at the same position: the way to branch, or to come back."""
         other = State(self.description)
-        if self._window is not None:
-            other.cache = other._empty_cache(self.cache.shape[2])
-            other._window = FullWindow(self._window.ranks.copy())
         used = min(self.position, self.description.keep_window_size)
-        other.cache[..., :used, :] = self.cache[..., :used, :]
-        other.position = self.position
+        cache, window = self._memory
+        other._memory = (other._empty_cache(cache.shape[2]), None if window is None else FullWindow(window.ranks.copy()))
+        other.cache[..., :used, :] = cache[..., :used, :]
+        other._position, other._unfed = self._position, self._unfed
+        other._first_seen = self._first_seen.copy()
+        other.metadata = dict(self.metadata)
         return other
 
     def truncate(self, position: int) -> None:
-        """Forget every token from `position` on.
+        """Forget every token from `position` on, an unfed one included.
 
         Raises:
             ContextLengthError: there are fewer tokens, or the window has overflowed and earlier keys may be gone.
         """
         if not 0 <= position <= self.position:
             raise ContextLengthError(f"cannot go back to position {position}: the state is at {self.position}")
-        if position < self.position and self._window is not None:
+        if position < self.position and self.overflowed:
             raise ContextLengthError(
                 f"cannot go back to position {position}: the window of {self.description.keep_window_size} tokens has "
                 "overflowed, and what fell out is gone; keep a copy() of the state to return to"
             )
-        self.position = position
+        self._unfed = (position, None)
+        self._first_seen = np.where(self._first_seen < position, self._first_seen, NEVER)
+        self._position = position
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the state to a safetensors file, with `metadata` and an unfed token; complete, or not at all.
+
+        Raises:
+            StateError: the file exists and `overwrite` is False, or it cannot be written.
+        """
+        position, (cache, window) = self.position, self._memory
+        seen = self.seen_tokens()
+        StateFile(
+            position,
+            self.unfed_token,
+            self.metadata,
+            cache[..., : min(position, self.description.keep_window_size), :],
+            None if window is None else window.positions(),
+            seen,
+            self._first_seen[seen],
+        ).write(path, self.description, overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path, description: DecoderDescription) -> State:
+        """The state in a file, which goes on bit by bit as the saved one would.
+
+        Raises:
+            StateError: the file is missing, damaged, of another format version, or from another model.
+        """
+        file = StateFile.read(path, description)
+        state = cls(description)
+        if file.key_positions is not None:
+            state._memory = (state._empty_cache(description.num_recurrent_heads), None)
+        state.cache[..., : file.cache.shape[3], :] = file.cache
+        if file.key_positions is not None:
+            dt = state._dt(slice(0, description.keep_window_size))
+            state._memory = (state.cache, FullWindow(make_ranks(dt, file.key_positions)))
+        state._position = file.position
+        state._unfed = (file.position, file.unfed_token)
+        state._first_seen[file.seen_tokens] = file.first_positions
+        state.metadata = file.metadata
+        return state
 
     def room_for_chunk(self) -> int:
         """Tokens that the next chunk may have: a chunk must not cross the moment the window fills."""
@@ -74,24 +187,55 @@ class State:
 
     def full_window(self) -> FullWindow:
         """The bookkeeping of a window that is full; made when the first token beyond it comes."""
-        if self._window is None:
+        cache, window = self._memory
+        if window is None:
             d = self.description
             if d.num_recurrent_heads != d.num_kv_heads:
-                per_kv_head = self.cache
-                self.cache = self._empty_cache(d.num_recurrent_heads)
-                self.cache[:] = per_kv_head.repeat(d.num_recurrent_heads // d.num_kv_heads, axis=2)
-                self.plain_step = None  # it is bound to the cache that was
-            self._window = FullWindow(make_ranks(self._dt(slice(0, d.keep_window_size)), np.arange(d.keep_window_size)))
-        return self._window
+                per_kv_head, cache = cache, self._empty_cache(d.num_recurrent_heads)
+                groups = cache.reshape(d.num_layers, 2, d.num_kv_heads, -1, *cache.shape[3:])
+                groups[:] = per_kv_head[:, :, :, None]
+            dt = self._dt(slice(0, d.keep_window_size), cache)
+            window = FullWindow(make_ranks(dt, np.arange(d.keep_window_size)))
+            self.plain_step = None  # it is bound to the cache that was
+            self._memory = (cache, window)
+        return window
 
-    def dt_behind_window(self, count: int) -> NDArray[np.float32]:
+    def take_in(
+        self, token_ids: NDArray[np.int64], slots: NDArray[np.int64] | None = None, leaving: Ranks | None = None
+    ) -> None:
+        """Note that a graph has written the rows of int64 [S] tokens: the position moves on.
+
+        In a full window the rows stand behind it, and those that outrank the keys in `slots` take their places;
+        slots and leaving, the ranks there: [layers, heads, min(S, keep_window_size)], lowest rank first.
+        """
+        position, ranks = self._position, None
+        if slots is not None:
+            positions = np.arange(position, position + len(token_ids))
+            ranks = make_ranks(self._dt_behind_window(len(token_ids)), positions)
+        self._arrival = Arrival(token_ids, position, slots, leaving, ranks)
+        self._finish()
+
+    def _finish(self) -> None:
+        """Do the bookkeeping of the last arrival; after an exception in the midst of it `position` does it again."""
+        assert self._arrival is not None
+        token_ids, position, slots, leaving, ranks = self._arrival
+        if slots is not None and leaving is not None and ranks is not None:
+            if len(token_ids) == 1:
+                self.full_window().replace_one(self.cache, slots[..., 0], ranks[..., 0])
+            else:
+                self.full_window().replace_many(self.cache, slots, leaving, ranks)
+        np.minimum.at(self._first_seen, token_ids, np.arange(position, position + len(token_ids)))
+        self._position = position + len(token_ids)
+        self._arrival = None
+
+    def _dt_behind_window(self, count: int) -> NDArray[np.float32]:
         """dt of the `count` keys that the last step wrote behind the full window: float32 [layers, heads, count]."""
         start = self.description.keep_window_size
         return self._dt(slice(start, start + count))
 
-    def _dt(self, slots: slice) -> NDArray[np.float32]:
+    def _dt(self, slots: slice, cache: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """dt of the keys in slots: [layers, heads, slots]; 1 for all in a model without mask."""
-        d, keys = self.description, self.cache[:, 0]
+        d, keys = self.description, (self.cache if cache is None else cache)[:, 0]
         if d.mask_channels == 0:
             return np.ones(keys[..., slots, 0].shape, np.float32)
         heads = range(d.num_recurrent_heads)

@@ -35,6 +35,10 @@ class FullWindow:
         self.ranks = ranks
         self._layer, self._head = np.ogrid[: ranks.shape[0], : ranks.shape[1]]
 
+    def positions(self) -> NDArray[np.int64]:
+        """Position in the stream of the key in every slot: int64 [layers, heads, keep_window_size]."""
+        return self.ranks & 0xFFFFFFFF
+
     def next_to_leave(self, count: int) -> NDArray[np.int64]:
         """Slots of the `count` keys with the lowest ranks, lowest first: int64 [layers, heads, count]."""
         if count == 1:
@@ -49,23 +53,24 @@ class FullWindow:
     def replace_one(self, cache: NDArray[np.float32], slots: NDArray[np.int64], rank: Ranks) -> None:
         """One token came to the slot behind the window; keep it where it outranks the key in `slots`.
 
-        cache [layers, 2, heads, slots, channels]; slots, the lowest of each head, and rank: [layers, heads].
+        cache [layers, 2, heads, slots, channels]; slots, the lowest of each head, and rank: [layers, heads]. Done twice, it
+        is as done once.
         """
         layers, heads = np.nonzero(rank > self.ranks[self._layer, self._head, slots])
         chosen = slots[layers, heads]
         cache[layers, :, heads, chosen] = cache[layers, :, heads, self.ranks.shape[-1]]
         self.ranks[layers, heads, chosen] = rank[layers, heads]
 
-    def replace_many(self, cache: NDArray[np.float32], slots: NDArray[np.int64], new: Ranks) -> None:
+    def replace_many(self, cache: NDArray[np.float32], slots: NDArray[np.int64], old: Ranks, new: Ranks) -> None:
         """Several tokens came behind the window; the highest ranks of old and new stay.
 
         cache [layers, 2, heads, slots, channels]; slots [layers, heads, R]: the R lowest of each head, lowest first,
-        R = min(S, keep_window_size); new [layers, heads, S].
+        R = min(S, keep_window_size); old, the ranks there before; new [layers, heads, S]. Done twice, it is as done once.
         """
         window = self.ranks.shape[-1]
         for layer, head in np.ndindex(self.ranks.shape[:2]):
             lowest = slots[layer, head]
-            both = np.concatenate([self.ranks[layer, head, lowest], new[layer, head]])
+            both = np.concatenate([old[layer, head], new[layer, head]])
             stays = np.zeros(len(both), bool)
             stays[np.argsort(both)[-len(lowest) :]] = True
             free = lowest[~stays[: len(lowest)]]

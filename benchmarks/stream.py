@@ -1,0 +1,128 @@
+"""Stream many tokens through a random Doge and watch time per token and resident memory against the position.
+
+    python benchmarks/stream.py --size 20m --tokens 100000 --plot docs/stream.png
+
+Prints the machine first, medians per 2,000 tokens, and one JSON object as the last line. Tokens are random: what is
+measured does not depend on them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import onnxruntime
+import torch
+
+from doge_export.conversion import write_decoder
+from doge_export.runtime.decoder import Decoder
+from doge_model import DogeForCausalLM, preset_config
+
+BLOCK = 2000  # tokens per measurement
+
+
+@dataclass(frozen=True)
+class Block:
+    """One measurement: the position it ends at, the median step, and the memory in use."""
+
+    position: int
+    ms_per_token: float
+    rss_mb: float
+
+
+@click.command()
+@click.option("--size", default="20m", show_default=True, help="A family member, such as 20m or 60m.")
+@click.option("--weights", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True)
+@click.option("--tokens", default=100_000, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+@click.option("--plot", type=click.Path(path_type=Path), help="Write a PNG.")
+def main(size: str, weights: str, tokens: int, threads: int, plot: Path | None) -> None:
+    """Stream TOKENS random tokens through a random model of a family size."""
+    click.echo(f"{cpu_name()}, onnxruntime {onnxruntime.__version__}, {threads} thread(s), {size} {weights}")
+    with tempfile.TemporaryDirectory() as folder:
+        write_decoder(random_model(size), weights, Path(folder))
+        decoder = Decoder(Path(folder), threads)
+        blocks = stream(decoder, tokens)
+    if plot is not None:
+        draw(blocks, decoder.keep_window_size, f"Doge-{size.upper()}, {weights}, {threads} thread(s), {cpu_name()}", plot)
+    click.echo(json.dumps(summary(blocks, decoder.keep_window_size)))
+
+
+def random_model(size: str) -> DogeForCausalLM:
+    """A family member with random weights and a mask that is in use."""
+    torch.manual_seed(0)
+    model = DogeForCausalLM(preset_config(size)).eval()
+    for layer in model.model.layers:
+        torch.nn.init.normal_(layer.self_attn.A, std=0.5)
+    return model
+
+
+def stream(decoder: Decoder, tokens: int) -> list[Block]:
+    """Feed tokens one by one; a Block for every BLOCK of them."""
+    ids = np.random.default_rng(0).integers(decoder.vocab_size, size=tokens)
+    state, blocks, times = decoder.new_state(), [], []
+    for position, token in enumerate(ids[:, None], start=1):
+        start = time.perf_counter()
+        decoder.forward(state, token)
+        times.append(time.perf_counter() - start)
+        if position % BLOCK == 0:
+            blocks.append(Block(position, 1e3 * float(np.median(times)), rss_mb()))
+            click.echo(f"{position:>8} tokens  {blocks[-1].ms_per_token:.3f} ms/token  {blocks[-1].rss_mb:.1f} MB")
+            times.clear()
+    return blocks
+
+
+def summary(blocks: list[Block], window: int) -> dict[str, object]:
+    """First and last blocks behind the full window, and all of them."""
+    full = [block for block in blocks if block.position >= window + BLOCK]
+    first, last = full[: max(1, len(full) // 10)], full[-max(1, len(full) // 10) :]
+    before, after = (float(np.median([block.ms_per_token for block in part])) for part in (first, last))
+    return {
+        "keep_window_size": window,
+        "ms_per_token_after_filling": before,
+        "ms_per_token_at_the_end": after,
+        "slowdown": after / before,
+        "rss_growth_mb": last[-1].rss_mb - first[0].rss_mb,
+        "blocks": [asdict(block) for block in blocks],
+    }
+
+
+def draw(blocks: list[Block], window: int, title: str, path: Path) -> None:
+    """Time per token and resident memory against the position."""
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - only a plot needs it
+
+    figure, (time_axis, memory_axis) = plt.subplots(2, 1, sharex=True, figsize=(8, 5.5), layout="constrained")
+    positions = [block.position for block in blocks]
+    time_axis.plot(positions, [block.ms_per_token for block in blocks], color="tab:blue")
+    memory_axis.plot(positions, [block.rss_mb for block in blocks], color="tab:orange")
+    for axis, label in ((time_axis, "ms per token (median)"), (memory_axis, "resident memory, MB")):
+        axis.axvline(window, color="gray", linestyle="--", linewidth=1)
+        axis.set_ylim(bottom=0)
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    time_axis.set_title(title)
+    time_axis.annotate("window full", (window, 0), xytext=(4, 6), textcoords="offset points", color="gray")
+    memory_axis.set_xlabel("position in the stream, tokens")
+    figure.savefig(path, dpi=110)
+
+
+def rss_mb() -> float:
+    """Resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+def cpu_name() -> str:
+    """The processor, as Linux names it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

