@@ -22,7 +22,8 @@ EXPORT = [
 ]
 TRAIN = [*EXPORT, "trl>=1.0", "datasets>=4.0", "accelerate>=1.10", "tensorboard>=2.18"]
 EVAL = [*EXPORT, "lm_eval>=0.4.13"]
-DEV = [*EXPORT, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+BENCH = [*EXPORT, "matplotlib>=3.9"]
+DEV = [*BENCH, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
 setup(
     name="doge-export",
@@ -36,7 +37,7 @@ setup(
     packages=find_packages(include=["doge_model*", "doge_export*", "train*"]),
     package_data={"doge_model": ["py.typed"], "doge_export": ["py.typed", "texts/*"]},
     install_requires=RUNTIME,
-    extras_require={"export": EXPORT, "train": TRAIN, "eval": EVAL, "dev": DEV},
+    extras_require={"export": EXPORT, "train": TRAIN, "eval": EVAL, "bench": BENCH, "dev": DEV},
     entry_points={
         "console_scripts": [
             "doge-export = doge_export.commands.export:main",

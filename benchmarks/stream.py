@@ -9,7 +9,6 @@ measured does not depend on them.
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -18,11 +17,10 @@ from pathlib import Path
 import click
 import numpy as np
 import onnxruntime
-import torch
+from machine import cpu_name, random_model
 
 from doge_export.conversion import write_decoder
 from doge_export.runtime.decoder import Decoder
-from doge_model import DogeForCausalLM, preset_config
 
 BLOCK = 2000  # tokens per measurement
 
@@ -50,17 +48,10 @@ def main(size: str, weights: str, tokens: int, threads: int, plot: Path | None) 
         decoder = Decoder(Path(folder), threads)
         blocks = stream(decoder, tokens)
     if plot is not None:
-        draw(blocks, decoder.keep_window_size, f"Doge-{size.upper()}, {weights}, {threads} thread(s), {cpu_name()}", plot)
+        draw(
+            blocks, decoder.keep_window_size, f"Doge-{size.upper()}, {weights}, {threads} thread(s), {cpu_name()}", plot
+        )
     click.echo(json.dumps(summary(blocks, decoder.keep_window_size)))
-
-
-def random_model(size: str) -> DogeForCausalLM:
-    """A family member with random weights and a mask that is in use."""
-    torch.manual_seed(0)
-    model = DogeForCausalLM(preset_config(size)).eval()
-    for layer in model.model.layers:
-        torch.nn.init.normal_(layer.self_attn.A, std=0.5)
-    return model
 
 
 def stream(decoder: Decoder, tokens: int) -> list[Block]:
@@ -116,12 +107,6 @@ def rss_mb() -> float:
     """Resident memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 1e6
-
-
-def cpu_name() -> str:
-    """The processor, as Linux names it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

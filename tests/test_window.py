@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doge_export.errors import ContextLengthError
+from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
 from doge_export.runtime.window import FullWindow, make_ranks, rank_dt
 from tests.models import FORMS, exported, relative_difference, repeated_ids, tiny_model, torch_logits
 
@@ -92,6 +94,14 @@ def test_going_back_is_refused_once_something_fell_out(tmp_path):
     feed(decoder, repeated_ids(9, 3), [9], state)
     with pytest.raises(ContextLengthError, match=r"window of 8 tokens has overflowed.*copy\(\)"):
         state.truncate(4)
+
+
+def test_the_plain_graph_has_no_trace_of_the_dropping_logic(tmp_path):
+    exported(tiny_model(), tmp_path)
+    graphs = [onnx.load(tmp_path / name, load_external_data=False).graph for name in (DECODER_FILE, RECURRENT_FILE)]
+    plain, recurrent = ([node.name for node in graph.node if "eviction" in node.name] for graph in graphs)
+    assert not plain
+    assert recurrent
 
 
 def test_ranks_order_by_dt_then_by_recency():

@@ -1,0 +1,78 @@
+"""Prompt speed before the window is full and beyond it: python benchmarks/prefill.py --size 160m
+
+Alternates 512-token prompts, the rest of a full window, and 1,024 tokens beyond it; prints medians and ratios of pairs,
+and one JSON object as the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import onnxruntime
+from machine import cpu_name, random_model
+
+from doge_export.conversion import write_decoder
+from doge_export.runtime.decoder import Decoder
+from doge_export.runtime.state import State
+
+SHORT, BEYOND = 512, 1024  # tokens
+
+
+@click.command()
+@click.option("--size", default="20m", show_default=True, help="A family member, such as 20m or 60m.")
+@click.option("--weights", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True)
+@click.option("--threads", default=1, show_default=True)
+@click.option("--rounds", default=7, show_default=True)
+def main(size: str, weights: str, threads: int, rounds: int) -> None:
+    """Measure prefill in tokens per second."""
+    click.echo(f"{cpu_name()}, onnxruntime {onnxruntime.__version__}, {threads} thread(s), {size} {weights}")
+    with tempfile.TemporaryDirectory() as folder:
+        write_decoder(random_model(size), weights, Path(folder))
+        decoder = Decoder(Path(folder), threads)
+        speeds = measure(decoder, rounds)
+    short, rest, beyond = (np.array(values) for values in zip(*speeds, strict=True))
+    result = {
+        "size": size,
+        "threads": threads,
+        "short_tokens_per_s": float(np.median(short)),
+        "rest_of_window_tokens_per_s": float(np.median(rest)),
+        "beyond_window_tokens_per_s": float(np.median(beyond)),
+        "beyond_to_short": float(np.median(beyond / short)),
+        "beyond_to_rest_of_window": float(np.median(beyond / rest)),
+    }
+    click.echo(json.dumps(result))
+
+
+def measure(decoder: Decoder, rounds: int) -> list[tuple[float, float, float]]:
+    """Tokens per second of a short prompt, of the rest of the window, and beyond it, round by round."""
+    window = decoder.keep_window_size
+    ids = np.random.default_rng(0).integers(decoder.vocab_size, size=window + BEYOND)
+    full = decoder.new_state()
+    decoder.forward(full, ids)  # also opens the recurrent graph
+    speeds = []
+    for _ in range(rounds):
+        state = decoder.new_state()
+        speeds.append(
+            (
+                tokens_per_s(decoder, state, ids[:SHORT]),
+                tokens_per_s(decoder, state, ids[SHORT:window]),
+                tokens_per_s(decoder, full, ids[window:]),
+            )
+        )
+    return speeds
+
+
+def tokens_per_s(decoder: Decoder, state: State, ids: np.ndarray) -> float:
+    """Feed tokens and time it."""
+    start = time.perf_counter()
+    decoder.forward(state, ids)
+    return len(ids) / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""Draw which keys each query sees once the window is full: python benchmarks/survivors.py docs/survivors.png"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from doge_model.modeling import surviving_keys
+
+TOKENS, WINDOW = 64, 16
+
+
+def main(path: Path) -> None:
+    """One mask head, random dt, a window of 16 keys, 64 tokens."""
+    dt = torch.rand(1, 1, TOKENS, generator=torch.Generator().manual_seed(1)) + 0.5
+    causal = torch.ones(TOKENS, TOKENS).tril().bool()
+    survives = surviving_keys(dt, TOKENS, WINDOW)[0, 0] & causal
+    image = torch.where(causal, 0.25, 0.0) + torch.where(survives, 0.75, 0.0)
+    figure, (top, bottom) = plt.subplots(
+        2, 1, sharex=True, figsize=(6.4, 7.4), height_ratios=(1, 4), layout="constrained"
+    )
+    colors = ["tab:blue" if survives[-1, key] else "lightgray" for key in range(TOKENS)]
+    top.bar(range(TOKENS), dt[0, 0].tolist(), color=colors, width=0.9)
+    top.set_ylabel("dt of the key")
+    top.set_title(f"{WINDOW} largest dt survive (blue: at the last query)")
+    bottom.imshow(image, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    bottom.axhline(WINDOW - 0.5, color="tab:orange", linestyle="--", linewidth=1)
+    bottom.text(TOKENS - 1, WINDOW - 1.2, "window full", color="tab:orange", ha="right")
+    bottom.set_xlabel("key, in the order of the stream")
+    bottom.set_ylabel("query")
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
