@@ -11,12 +11,19 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
-RUNTIME = ["onnxruntime>=1.22", "numpy>=1.26", "tokenizers>=0.21", "jinja2>=3.1.6", "click>=8.1", "rich>=13"]
+RUNTIME = [
+    "onnxruntime>=1.22",
+    "numpy>=1.26",
+    "tokenizers>=0.21",
+    "safetensors>=0.5",
+    "jinja2>=3.1.6",  # older ones let templates out of the sandbox
+    "click>=8.1",
+    "rich>=13",
+]
 EXPORT = [
     "torch>=2.6",
     "transformers>=5.20,<6",  # the 4.57 line cannot run Doge: not causal under sdpa, experts crash
     "onnx>=1.18",
-    "safetensors>=0.5",
     "huggingface_hub>=1.0",
     "gguf>=0.17",
 ]

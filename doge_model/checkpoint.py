@@ -8,17 +8,21 @@ Nothing is unpickled and no code that comes with a checkpoint is run.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from .configuration import DogeConfig
 from .errors import CheckpointError, OptionError
 from .forms import doge_config, recognise, to_native
-from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_config, gguf_generation_config, gguf_tokenizer
+from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_config, gguf_generation_config, gguf_name
+from .gguf_tokenizer import gguf_tokenizer
 from .hub import download, is_hub_id
 from .llama import FORM as LLAMA
 from .llama import lift, llama_config
@@ -72,6 +76,9 @@ SWITCHES = {
     r".*\.self_attn\..*_proj\.bias": "attention_bias",
 }
 
+# What generation_config.json may say of sampling: numbers from 0 to these.
+SAMPLING = {"temperature": 1e6, "top_p": 1, "top_k": 2**31, "min_p": 1, "repetition_penalty": 1e6}
+
 
 def load_checkpoint(
     source: str | Path,
@@ -100,9 +107,19 @@ def load_checkpoint(
     if not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype}; expected a floating-point type such as torch.float32 or torch.bfloat16")
     path = locate(source, revision, None if cache_dir is None else Path(cache_dir), local_files_only)
-    if path.is_dir():
-        return load_folder(path, str(source), dtype)
-    return load_gguf(path, str(source), dtype)
+    with quiet_transformers():
+        return (load_folder if path.is_dir() else load_gguf)(path, str(source), dtype)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' warnings: what they are about is checked here, and refused where it matters."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(max(verbosity, transformers_logging.ERROR))
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def locate(source: str | Path, revision: str | None, cache_dir: Path | None, local_files_only: bool) -> Path:
@@ -111,28 +128,36 @@ def locate(source: str | Path, revision: str | None, cache_dir: Path | None, loc
         return demo_gguf_path()
     path = Path(source)
     is_gguf = path.suffix.lower() == ".gguf"
-    if path.is_dir() or (path.is_file() and is_gguf):
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise CheckpointError(f"{str(source)[:200]} cannot be read: {error.strerror}") from error
+    if source and (is_folder or (is_file and is_gguf)):
         return path
-    if path.is_file():
+    if is_file:
         raise CheckpointError(f"{source} is a file, but not a .gguf; give a folder, a .gguf file or a hub id")
-    if not is_gguf and is_hub_id(str(source)):
-        return download(str(source), revision, cache_dir, local_files_only)
+    if isinstance(source, str) and not is_gguf and is_hub_id(source):
+        return download(source, revision, cache_dir, local_files_only)
     raise CheckpointError(f"there is no {source}; give a folder, a .gguf file, a hub id (owner/name) or {DEMO}")
 
 
 def load_folder(folder: Path, source: str, dtype: torch.dtype) -> Checkpoint:
     """Load a folder with config.json and safetensors."""
+    ggufs = sorted(folder.glob("*.gguf"))
+    if ggufs and not (folder / "config.json").exists():
+        raise CheckpointError(f"{folder} has no config.json; give the file itself: {ggufs[0]}")
     fields = read_json(folder / "config.json")
-    model_type, tensors = fields.get("model_type"), SafetensorsFolder(folder)
+    model_type = fields.get("model_type")
+    if model_type not in ("doge", "llama"):
+        raise CheckpointError(f"{folder / 'config.json'}: model_type is {model_type!r}; expected 'doge' or 'llama'")
+    tensors = SafetensorsFolder(folder)
     if model_type == "doge":
         form = recognise(tensors)
         native = to_native(tensors, form)
         config = doge_config(fields, native)
-    elif model_type == "llama":
+    else:
         form, native = LLAMA, lift(tensors)
         config = llama_config(fields, native)
-    else:
-        raise CheckpointError(f"{folder / 'config.json'}: model_type is {model_type!r}; expected 'doge' or 'llama'")
     model = assemble(config, native, dtype)
     model.generation_config = load_generation_config(folder, config)
     return Checkpoint(model, load_tokenizer(folder), model.generation_config, source, form)
@@ -141,7 +166,7 @@ def load_folder(folder: Path, source: str, dtype: torch.dtype) -> Checkpoint:
 def load_gguf(path: Path, source: str, dtype: torch.dtype) -> Checkpoint:
     """Load a Llama-architecture GGUF file."""
     file = GgufFile(path)
-    native = lift(file, GGUF_FILLS)
+    native = lift(file, GGUF_FILLS, gguf_name)
     model = assemble(llama_config(gguf_config(file), native), native, dtype)
     model.generation_config = gguf_generation_config(file)
     return Checkpoint(model, gguf_tokenizer(file), model.generation_config, source, LLAMA)
@@ -153,7 +178,9 @@ def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) ->
     Raises:
         CheckpointError: a tensor is missing, unexpected, of another shape, or holds no finite numbers.
     """
-    check_layers(tensors, config)
+    if config.tie_word_embeddings:
+        tensors = tensors.with_embedding()
+    check_sizes(tensors, config)
     with torch.device("meta"):
         model = DogeForCausalLM(config)
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -161,8 +188,7 @@ def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) ->
     parameters = {}
     for name, shape in expected.items():
         if name in tensors:
-            # A tensor of the stored dtype is a view of the file: without a copy, saving over it changes the model.
-            parameters[name] = checked(tensors.original(name), tensors.load(name), dtype).clone()
+            parameters[name] = checked(tensors.original(name), tensors.load(name), dtype)
         else:
             parameters[name] = torch.full(shape, tensors.fill(name) or 0.0, dtype=dtype)
     if config.tie_word_embeddings and "lm_head.weight" in tensors:
@@ -172,9 +198,9 @@ def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) ->
     return model.eval()
 
 
-def check_layers(tensors: RenamedTensors, config: DogeConfig) -> None:
-    """Refuse another number of layers than the configuration says, before a model of that size is built."""
-    numbers = {int(match[1]) for name in tensors if (match := re.match(r"model\.layers\.(\d+)\.", name))}
+def check_sizes(tensors: RenamedTensors, config: DogeConfig) -> None:
+    """Refuse another number of layers or other sizes than the configuration says, before a model of them is built."""
+    numbers = {int(match[1]) for name in tensors if (match := re.match(r"model\.layers\.([0-9]{1,6})\.", name))}
     if not numbers:
         raise CheckpointError(
             f"tensor {next(iter(tensors), '(none)')} fits no published form; expected names such as model.layers.0..."
@@ -182,6 +208,26 @@ def check_layers(tensors: RenamedTensors, config: DogeConfig) -> None:
     if max(numbers) + 1 != config.num_hidden_layers:
         raise CheckpointError(
             f"config field num_hidden_layers is {config.num_hidden_layers}; the tensors have {max(numbers) + 1} layers"
+        )
+    hidden, head_dim = config.hidden_size, config.head_dim or 0
+    check_tensor("model.embed_tokens.weight", (config.vocab_size, hidden), tensors, config)
+    for layer in range(config.num_hidden_layers):
+        name = f"model.layers.{layer}.self_attn.q_proj.weight"
+        check_tensor(name, (config.num_attention_heads * head_dim, hidden), tensors, config)
+
+
+def check_tensor(
+    name: str, shape: tuple[int, ...], tensors: RenamedTensors, config: DogeConfig, instead: str = ""
+) -> None:
+    """Refuse a tensor that is missing or of another shape."""
+    if name not in tensors:
+        if tensors.fill(name) is None:
+            missing, switched = tensors.original(name), switch(name, config)
+            raise CheckpointError(f"tensor {missing} is missing; expected shape {list(shape)}{switched}{instead}")
+    elif tensors.shape(name) != shape:
+        found, original = list(tensors.shape(name)), tensors.original(name)
+        raise CheckpointError(
+            f"tensor {original} has shape {found}; the configuration asks for {list(shape)} ({dimensions(name)})"
         )
 
 
@@ -191,16 +237,7 @@ def check_names_and_shapes(expected: dict[str, tuple[int, ...]], tensors: Rename
     unexpected = [name for name in tensors if name not in expected and name not in tied]
     instead = f"; {tensors.original(unexpected[0])} is there, but fits no published form" if unexpected else ""
     for name, shape in expected.items():
-        if name not in tensors:
-            if tensors.fill(name) is None:
-                raise CheckpointError(
-                    f"tensor {name} is missing; expected shape {list(shape)}{switch(name, config)}{instead}"
-                )
-        elif tensors.shape(name) != shape:
-            found, original = list(tensors.shape(name)), tensors.original(name)
-            raise CheckpointError(
-                f"tensor {original} has shape {found}; the configuration asks for {list(shape)} ({dimensions(name)})"
-            )
+        check_tensor(name, shape, tensors, config, instead)
     if unexpected:
         raise CheckpointError(
             f"tensor {tensors.original(unexpected[0])} is unexpected: no published form with this configuration has it"
@@ -239,9 +276,12 @@ def load_generation_config(folder: Path, config: DogeConfig) -> GenerationConfig
     if not path.is_file():
         return GenerationConfig.from_model_config(config)
     fields = read_json(path)
-    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
-        if not isinstance(fields.get(name), int | float | None):
-            raise CheckpointError(f"{path}: {name} is {fields[name]!r}; expected a number")
+    for name, most in SAMPLING.items():
+        value = fields.get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 <= value <= most):
+            raise CheckpointError(f"{path}: {name} is {value!r}; expected a number from 0 to {most}")
+    if not isinstance(fields.get("do_sample"), bool | None):
+        raise CheckpointError(f"{path}: do_sample is {fields['do_sample']!r}; expected true or false")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if fields.get(name) is None:
             fields[name] = vars(config)[name]
@@ -249,13 +289,13 @@ def load_generation_config(folder: Path, config: DogeConfig) -> GenerationConfig
             raise CheckpointError(f"{path}: {name} is {fields[name]!r}; expected a token id or a list of them")
     try:
         return GenerationConfig.from_dict(fields)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # what it makes of nested settings of the wrong kind
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def is_token_id(value: Any) -> bool:
     """Whether a value is null, a token id or a list of token ids."""
-    return value is None or all(isinstance(item, int) for item in (value if isinstance(value, list) else [value]))
+    return value is None or all(type(item) is int for item in (value if isinstance(value, list) else [value]))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:

@@ -6,16 +6,15 @@ small-doge-2025-03: the names of spring 2025 (github.com/SmallDoges/small-doge a
 
 from __future__ import annotations
 
-import copy
-import inspect
 import math
+from types import NoneType
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import DogeConfig as TransformersDogeConfig
 
 from .configuration import DogeConfig
 from .errors import CheckpointError
+from .modeling import DogeRotaryEmbedding
 from .tensors import RenamedTensors, TensorSource
 
 NATIVE, JUNE_2025, MARCH_2025 = "native", "small-doge-2025-06", "small-doge-2025-03"
@@ -34,26 +33,51 @@ MARCH_2025_NAMES = {
 # How experts were found before router_gate (small-doge until efdbaaa, 2025-03-17): another function, not another name.
 PRODUCT_KEYS = (".feed_forward.queries_proj.weight", ".feed_forward.queries.weight", ".feed_forward.keys")
 
-# What of config.json describes the model. The rest (auto_map, return_dict, ...) is not passed on: it would change how
-# the model behaves, or be saved again with it.
+# What of config.json describes the model, and the kind of its value. The rest (auto_map, return_dict, ...) is not
+# passed on: it would change how the model behaves, or be saved again with it.
+WHOLE, MAYBE_WHOLE = ("a whole number", int), ("a whole number or null", int, NoneType)
+NUMBER, MAYBE_NUMBER = ("a number", int, float), ("a number or null", int, float, NoneType)
+SWITCH, TOKENS = ("true or false", bool), ("a token id, a list of them, or null", int, list, NoneType)
+MAYBE_OBJECT = ("an object or null", dict, NoneType)
+NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+KIND_OF: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys((*NEEDED, "max_position_embeddings", "keep_window_size"), WHOLE),
+    **dict.fromkeys(("num_experts", "num_experts_per_tok"), WHOLE),
+    **dict.fromkeys(("num_key_value_heads", "num_mask_heads", "head_dim", "sliding_window"), MAYBE_WHOLE),
+    **dict.fromkeys(("bos_token_id", "pad_token_id", "original_max_position_embeddings"), MAYBE_WHOLE),
+    **dict.fromkeys(("rms_norm_eps", "initializer_range", "hidden_dropout", "router_aux_loss_coef"), NUMBER),
+    **dict.fromkeys(("attention_dropout", "rope_theta", "partial_rotary_factor"), MAYBE_NUMBER),
+    **dict.fromkeys(("attention_bias", "mlp_bias", "tie_word_embeddings", "use_cache"), SWITCH),
+    **dict.fromkeys(("is_moe", "norm_topk_prob", "output_router_logits", "qk_norm", "router_bias"), SWITCH),
+    **dict.fromkeys(("rope_parameters", "rope_scaling"), MAYBE_OBJECT),
+    "eos_token_id": TOKENS,
+    "hidden_act": ("a string", str),
+}
 ROPE_FIELDS = {"rope_theta", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"}  # of 4.x
-MODEL_FIELDS = {*inspect.get_annotations(TransformersDogeConfig), *inspect.get_annotations(DogeConfig), *ROPE_FIELDS}
+LARGEST = 2**24  # of whatever a tensor's size could come from; far beyond every model, and the products fit 64 bits
+UNBOUNDED = {"max_position_embeddings", "keep_window_size", "original_max_position_embeddings", "eos_token_id"}
 
-NULL_ROPE = [(name, None) for name in ROPE_FIELDS]
-
-# What each way of scaling RoPE divides by.
-ROPE_NUMBERS = {
-    "linear": ("factor",),
-    "dynamic": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("factor", "original_max_position_embeddings"),
-    "longrope": ("original_max_position_embeddings",),
+# The keys that each way of scaling RoPE has: those it needs, and those it may have.
+ROPE_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "default": ((), ()),
+    "linear": (("factor",), ()),
+    "dynamic": (("factor",), ()),
+    "llama3": (("factor", "low_freq_factor", "high_freq_factor"), ()),
+    "yarn": (("factor",), ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")),
+    "longrope": (("short_factor", "long_factor"), ("factor", "attention_factor")),
 }
 
 
 def recognise(tensors: TensorSource) -> str:
-    """The form of a checkpoint."""
+    """The form of a checkpoint.
+
+    Raises:
+        CheckpointError: the names are those of another kind of model.
+    """
     names = list(tensors)
+    if not any(name.startswith("model.layers.") for name in names):
+        found = names[0] if names else "(none)"
+        raise CheckpointError(f"tensor {found} fits no published form; expected names such as model.layers.0...")
     if any(part in name for name in names for part in MARCH_2025_NAMES):
         return MARCH_2025
     return NATIVE if any(name.endswith(".self_attn.q_norm.weight") for name in names) else JUNE_2025
@@ -78,7 +102,7 @@ def to_native(tensors: TensorSource, form: str) -> RenamedTensors:
                 f"tensors {name_of[native]} and {name} are the same by two names; expected one of them"
             )
         name_of[native] = name
-    return RenamedTensors(tensors, name_of, fills={})
+    return RenamedTensors(tensors, name_of, {}, lambda name: published_name(name, form))
 
 
 def native_name(name: str, form: str) -> str:
@@ -89,13 +113,21 @@ def native_name(name: str, form: str) -> str:
     return name
 
 
+def published_name(name: str, form: str) -> str:
+    """The name that a form has for the tensor of a native name."""
+    if form == MARCH_2025:
+        for theirs, ours in MARCH_2025_NAMES.items():
+            name = name.replace(ours, theirs)
+    return name
+
+
 def doge_config(fields: dict[str, Any], tensors: RenamedTensors) -> DogeConfig:
     """The configuration of a checkpoint: config.json of any vintage, and what only the tensors tell.
 
     Raises:
         CheckpointError: the fields describe no Doge, or contradict the tensors.
     """
-    fields = dict(fields)
+    fields = without_null(fields, "tie_word_embeddings")
     if fields.get("quantization_config"):
         raise CheckpointError("config field quantization_config is set; expected a checkpoint with plain weights")
     if fields.pop("dynamic_mask_ratio", 0.0):
@@ -103,13 +135,12 @@ def doge_config(fields: dict[str, Any], tensors: RenamedTensors) -> DogeConfig:
     if "hidden_bias" in fields:  # spring 2025: one switch for all biases
         hidden_bias = fields.pop("hidden_bias")
         fields = {"attention_bias": hidden_bias, "mlp_bias": hidden_bias} | fields
+    check_kinds(fields)
     seen = fields_seen_in(tensors, fields)
     for field, value in seen.items():
         if fields.get(field, value) not in (value, None):
             raise CheckpointError(f"config field {field} is {fields[field]!r}; the tensors say {value!r}")
-    if fields.get("tie_word_embeddings") is None:
-        fields["tie_word_embeddings"] = "lm_head.weight" not in tensors
-    return make_config(fields | seen)
+    return make_config({"tie_word_embeddings": "lm_head.weight" not in tensors} | fields | seen)
 
 
 def fields_seen_in(tensors: RenamedTensors, fields: dict[str, Any]) -> dict[str, Any]:
@@ -120,13 +151,13 @@ def fields_seen_in(tensors: RenamedTensors, fields: dict[str, Any]) -> dict[str,
     """
     first = "model.layers.0.self_attn."
     seen: dict[str, Any] = {
-        "qk_norm": f"{first}q_norm.weight" in tensors,
-        "router_bias": "model.layers.0.mlp.router_gate.bias" in tensors,
+        "qk_norm": any(name.endswith(".self_attn.q_norm.weight") for name in tensors),
+        "router_bias": any(name.endswith(".mlp.router_gate.bias") for name in tensors),
     }
-    if f"{first}dt_proj.weight" not in tensors:
+    heads, kv_heads = fields["num_attention_heads"], fields.get("num_key_value_heads")
+    kv_heads = heads if kv_heads is None else kv_heads
+    if f"{first}dt_proj.weight" not in tensors or kv_heads < 1 or heads % kv_heads:  # refused later, by their own names
         return seen
-    heads = fields.get("num_attention_heads")
-    kv_heads = fields.get("num_key_value_heads") or heads
     shape = tensors.shape(f"{first}dt_proj.weight")
     if not shape or shape[0] not in (kv_heads, heads):
         raise CheckpointError(
@@ -142,15 +173,18 @@ def make_config(fields: dict[str, Any]) -> DogeConfig:
     Raises:
         CheckpointError: a field is missing or impossible.
     """
-    needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    missing = [field for field in needed if fields.get(field) is None]
-    if missing:
-        raise CheckpointError(f"config field {missing[0]} is missing")
-    fields = {name: value for name, value in fields.items() if name in MODEL_FIELDS}
-    fields = without_unused_rope_keys(fields)
+    check_kinds(fields)
+    fields = {name: value for name, value in fields.items() if name in KIND_OF and name not in ROPE_FIELDS} | {
+        "rope_parameters": rope_parameters(fields)
+    }
+    for name, value in fields.items():
+        if KIND_OF[name] in (NUMBER, MAYBE_NUMBER) and isinstance(value, int):
+            fields[name] = float(value)
+    if fields.get("pad_token_id") == -1:  # how old conversions of LLaMA say that there is none
+        fields["pad_token_id"] = None
     try:
         config = DogeConfig(**fields)
-    except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+    except (StrictDataclassError, TypeError, ValueError, KeyError, ArithmeticError) as error:
         raise CheckpointError(f"the configuration describes no Doge: {' '.join(str(error).split())}") from error
     config.check()
     check_numbers(config)
@@ -158,15 +192,64 @@ def make_config(fields: dict[str, Any]) -> DogeConfig:
     return config
 
 
-def without_unused_rope_keys(fields: dict[str, Any]) -> dict[str, Any]:
-    """A copy without rope keys that are null, or that published configurations carry and nobody reads but to warn."""
-    fields = copy.deepcopy({name: value for name, value in fields.items() if (name, value) not in NULL_ROPE})
-    for rope in (fields.get("rope_parameters"), fields.get("rope_scaling")):
-        if isinstance(rope, dict) and rope:
-            kind = rope.pop("type", None)
-            if rope.setdefault("rope_type", kind or "default") in ("default", "linear", "dynamic"):
-                rope.pop("original_max_position_embeddings", None)
-    return fields
+def check_kinds(fields: dict[str, Any]) -> None:
+    """Refuse the first field that is missing, of another kind than expected, or beyond all measure.
+
+    Raises:
+        CheckpointError: naming the field.
+    """
+    for name in NEEDED:
+        if fields.get(name) is None:
+            raise CheckpointError(f"config field {name} is missing")
+    for name, (words, *kinds) in KIND_OF.items():
+        value = fields.get(name, ...)
+        if value is ...:
+            continue
+        if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
+            raise CheckpointError(f"config field {name} is {value!r}; expected {words}")
+        if isinstance(value, int) and name not in UNBOUNDED and value > LARGEST:
+            raise CheckpointError(f"config field {name} is {value}; expected at most {LARGEST}")
+
+
+def without_null(fields: dict[str, Any], *names: str) -> dict[str, Any]:
+    """A copy without those of the named fields that are null."""
+    return {name: value for name, value in fields.items() if value is not None or name not in names}
+
+
+def rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
+    """RoPE as transformers 5 writes it, from what 4.x (rope_theta, rope_scaling) or 5 (rope_parameters) wrote.
+
+    Keys that the kind of scaling does not read are left out: the published configurations carry some, and transformers
+    warns of them.
+
+    Raises:
+        CheckpointError: a key is missing, or the kind is unknown.
+    """
+    stated = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
+    kind = stated.get("rope_type") or stated.get("type") or "default"
+    if not isinstance(kind, str) or kind not in ROPE_KEYS:
+        raise CheckpointError(f"config field rope_parameters has rope_type {kind!r}; allowed is {', '.join(ROPE_KEYS)}")
+    nested = [key for key, value in stated.items() if isinstance(value, dict)]
+    if nested:
+        raise CheckpointError(f"config field rope_parameters has {nested[0]}; expected one RoPE for all layers")
+    partial = first_stated(stated.get("partial_rotary_factor"), fields.get("partial_rotary_factor"), 1)
+    if partial != 1:
+        raise CheckpointError(f"config field partial_rotary_factor is {partial!r}; Doge rotates whole heads, so 1")
+    needed, optional = ROPE_KEYS[kind]
+    for key in needed:
+        if stated.get(key) is None:
+            raise CheckpointError(f"config field rope_parameters has no {key}, which rope_type {kind} needs")
+    theta = first_stated(stated.get("rope_theta"), fields.get("rope_theta"), 10000.0)
+    rope = {"rope_type": kind, "rope_theta": theta}
+    if kind in ("llama3", "yarn", "longrope"):
+        lengths = (fields.get("original_max_position_embeddings"), stated.get("original_max_position_embeddings"))
+        rope["original_max_position_embeddings"] = first_stated(*lengths, fields.get("max_position_embeddings"), 2048)
+    return rope | {key: stated[key] for key in (*needed, *optional) if stated.get(key) is not None}
+
+
+def first_stated(*values: Any) -> Any:
+    """The first value that is not null."""
+    return next((value for value in values if value is not None), None)
 
 
 def check_numbers(config: DogeConfig) -> None:
@@ -175,25 +258,35 @@ def check_numbers(config: DogeConfig) -> None:
     Raises:
         CheckpointError: naming the field.
     """
-    rope = config.rope_parameters
-    for key in ("rope_theta", *ROPE_NUMBERS.get(rope["rope_type"], ())):
-        if not is_positive(rope.get(key)):
-            raise CheckpointError(
-                f"config field rope_parameters has {key} {rope.get(key)!r}; expected a number above 0"
-            )
-    if rope["rope_type"] == "longrope":
-        factors, half = rope["short_factor"], (config.head_dim or 0) // 2
-        if len(factors) != half or not all(is_positive(factor) for factor in factors):
-            raise CheckpointError(
-                f"config field rope_parameters has {len(factors)} longrope factors; "
-                f"expected {half} positive numbers, half of head_dim"
-            )
+    check_rope(config)
     if not is_positive(config.rms_norm_eps):
         raise CheckpointError(f"config field rms_norm_eps is {config.rms_norm_eps!r}; expected a positive number")
-    if config.pad_token_id is not None and config.pad_token_id >= config.vocab_size:
+    if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
         raise CheckpointError(
             f"config field pad_token_id is {config.pad_token_id}; expected less than vocab_size, {config.vocab_size}"
         )
+
+
+def check_rope(config: DogeConfig) -> None:
+    """Refuse RoPE of which no rotation comes: what each of its kinds needs, transformers' own functions know."""
+    rope, half = config.rope_parameters, (config.head_dim or 0) // 2
+    for key in ("short_factor", "long_factor"):
+        factors = rope.get(key, [1.0] * half)
+        if not isinstance(factors, list) or len(factors) != half:
+            found = len(factors) if isinstance(factors, list) else repr(factors)
+            raise CheckpointError(
+                f"config field rope_parameters has {found} longrope factors; expected {half}, half a head"
+            )
+    for key in ("rope_theta", "factor", "attention_factor", "beta_fast", "beta_slow"):
+        if not is_positive(rope.get(key, 1)):
+            raise CheckpointError(f"config field rope_parameters has {key} {rope[key]!r}; expected a number above 0")
+    try:
+        rotary = DogeRotaryEmbedding(config)
+    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"config field rope_parameters is {rope}; no rotation comes of it: {reason}") from error
+    if not all(is_positive(number) for number in (*rotary.inv_freq, rotary.attention_scaling)):
+        raise CheckpointError(f"config field rope_parameters is {rope}; expected positive numbers to rotate by")
 
 
 def is_positive(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Llama-architecture GGUF files: tensors, configuration, tokenizer and chat template, all from the one file.
+"""Llama-architecture GGUF files: tensors, configuration and generation settings; gguf_tokenizer.py has the tokenizer.
 
 Format: github.com/ggml-org/ggml docs/gguf.md. Reading and dequantizing is the `gguf` package's. A key means what
 llama.cpp makes of it (src/llama-model.cpp, src/llama-vocab.cpp).
@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from gguf import GGUFReader, dequantize
 from numpy.typing import NDArray
-from tokenizers import Regex, decoders, pre_tokenizers
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedTokenizerFast
+from transformers import GenerationConfig
 
 from .errors import CheckpointError
 from .llama import FILLS
@@ -83,10 +81,15 @@ class GgufFile:
         try:
             self._reader = GGUFReader(path)
         except (ValueError, IndexError, KeyError, OSError, OverflowError, MemoryError) as error:
-            raise CheckpointError(f"{path} is not a whole GGUF file: {' '.join(str(error).split())}") from error
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{path} is not a whole GGUF file, but cut off or damaged: {reason}") from error
         architecture = self.field("general.architecture")
         if architecture != "llama":
             raise CheckpointError(f"{path}: general.architecture is {architecture!r}; expected 'llama'")
+        if self.number("split.count", 1) > 1:
+            raise CheckpointError(
+                f"{path} is one of {self.field('split.count')} parts; join them: llama-gguf-split --merge"
+            )
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self._gguf_name = {transformers_name(name): name for name in self._tensors if name != "rope_freqs.weight"}
 
@@ -94,8 +97,22 @@ class GgufFile:
         """A metadata value; floats are stored as float32, where 9.999999747378752e-06 means 1e-05."""
         if key not in self._reader.fields:
             return default
-        value = self._reader.fields[key].contents()
+        try:
+            value = self._reader.fields[key].contents()
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{self.path}: {key} is not text in UTF-8") from error
         return float(str(np.float32(value))) if isinstance(value, float) else value
+
+    def number(self, key: str, default: float | None = None) -> Any:
+        """A metadata value that is a number.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        value = self.field(key, default)
+        if type(value) not in (int, float, type(default)):
+            raise CheckpointError(f"{self.path}: {key} is {value!r}; expected a number")
+        return value
 
     def llama_keys(self) -> list[str]:
         """The metadata keys of the architecture, without their prefix."""
@@ -150,6 +167,18 @@ def transformers_name(name: str) -> str:
     return name
 
 
+def gguf_name(name: str) -> str:
+    """model.layers.3.self_attn.q_proj.weight -> blk.3.attn_q.weight; unknown names stay."""
+    stem, _, kind = name.removeprefix("model.layers.").rpartition(".")
+    block = stem.partition(".")[0]
+    for theirs, ours in NAMES.items():
+        if name == f"model.layers.{block}.{ours}.{kind}":
+            return f"blk.{block}.{theirs}.{kind}"
+        if name == f"{ours}.{kind}":
+            return f"{theirs}.{kind}"
+    return name
+
+
 def unpermute(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """Undo llama.cpp's order of query and key rows (convert_hf_to_gguf.py, LlamaModel.permute).
 
@@ -169,7 +198,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     check_keys(file)
     if "model.embed_tokens.weight" not in file:
         raise CheckpointError(f"{file.path}: tensor token_embd.weight is missing")
-    fields = {ours: file.field(f"llama.{theirs}") for theirs, ours in (NEEDED | OPTIONAL).items()}
+    fields = {ours: file.number(f"llama.{theirs}") for theirs, ours in (NEEDED | OPTIONAL).items()}
     fields["head_dim"] = head_dim(file)
     fields["vocab_size"] = file.shape("model.embed_tokens.weight")[0]
     fields["tie_word_embeddings"] = "lm_head.weight" not in file
@@ -196,7 +225,7 @@ def check_keys(file: GgufFile) -> None:
 def head_dim(file: GgufFile) -> int | None:
     """Channels per head, which must be the same for keys, values and rotation; None if the file does not say."""
     keys = ("attention.key_length", "attention.value_length", "rope.dimension_count")
-    sizes = {key: file.field(f"llama.{key}") for key in keys if file.field(f"llama.{key}") is not None}
+    sizes = {key: file.number(f"llama.{key}") for key in keys if file.number(f"llama.{key}") is not None}
     if len(set(sizes.values())) > 1:
         stated = ", ".join(f"llama.{key} is {size}" for key, size in sizes.items())
         raise CheckpointError(f"{file.path}: {stated}; expected the same number, heads that are rotated as a whole")
@@ -209,8 +238,8 @@ def rope_parameters(file: GgufFile) -> dict[str, Any]:
     Raises:
         CheckpointError: RoPE is scaled in a way that is not supported.
     """
-    rope: dict[str, Any] = {"rope_theta": file.field("llama.rope.freq_base", 10000.0)}
-    factor = file.field("llama.rope.scaling.factor", file.field("llama.rope.scale_linear")) or 1.0
+    rope: dict[str, Any] = {"rope_theta": file.number("llama.rope.freq_base", 10000.0)}
+    factor = file.number("llama.rope.scaling.factor", file.number("llama.rope.scale_linear")) or 1.0
     kind = file.field("llama.rope.scaling.type", "linear" if factor != 1.0 else "none")
     factors = file.rope_factors()
     if kind not in ("none", "linear", "yarn") or (factors is not None and kind != "none"):
@@ -227,124 +256,31 @@ def rope_parameters(file: GgufFile) -> dict[str, Any]:
 def yarn_parameters(file: GgufFile, factor: float) -> dict[str, Any]:
     """YaRN: transformers states the whole factor of the attention, llama.cpp what it multiplies the usual one by."""
     values = {
-        "original_max_position_embeddings": file.field("llama.rope.scaling.original_context_length"),
-        "beta_fast": file.field("llama.rope.scaling.yarn_beta_fast"),
-        "beta_slow": file.field("llama.rope.scaling.yarn_beta_slow"),
+        "original_max_position_embeddings": file.number("llama.rope.scaling.original_context_length"),
+        "beta_fast": file.number("llama.rope.scaling.yarn_beta_fast"),
+        "beta_slow": file.number("llama.rope.scaling.yarn_beta_slow"),
     }
-    extra = file.field("llama.rope.scaling.attn_factor", 1.0)
+    extra = file.number("llama.rope.scaling.attn_factor", 1.0)
     usual = 0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0
     stated = {name: value for name, value in values.items() if value is not None}
     return {"rope_type": "yarn", "factor": factor, "attention_factor": extra * usual, **stated}
 
 
-class PreTokenizer(NamedTuple):
-    """How text is cut before byte pairs are merged."""
-
-    names: str  # values of tokenizer.ggml.pre
-    splits: tuple[str, ...]  # patterns that cut the text one after the other; each match becomes a piece
-    gpt2: bool = False  # then cut as GPT-2 does
-    ignore_merges: bool = False  # a piece that is a token is not merged up to it
-    adds_bos: bool = False  # unless tokenizer.ggml.add_bos_token says otherwise
-
-
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_LLAMA3, _QWEN2 = _WORDS + r"\p{N}{1,3}" + _REST, _WORDS + r"\p{N}" + _REST
-_BEFORE, _UPPER, _LOWER = r"[^\r\n\p{L}\p{N}]?", r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}" + _REST.replace(r"[\r\n]*", r"[\r\n/]*")
-
-PRE_TOKENIZERS = (
-    PreTokenizer("gpt-2 phi-2 mpt olmo jais exaone4 trillion granite-docling", (), gpt2=True),
-    PreTokenizer("smollm starcoder refact command-r codeshell exaone minerva-7b", (r"\p{N}",), gpt2=True),
-    PreTokenizer("default", (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
-    PreTokenizer("falcon", (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
-    PreTokenizer("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0", (_LLAMA3,), False, True, True),
-    PreTokenizer("dbrx smaug-bpe chatglm-bpe glm4", (_LLAMA3,)),
-    PreTokenizer("qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan", (_QWEN2,)),
-    PreTokenizer("tekken", (_TEKKEN,), False, True, True),
-    PreTokenizer("deepseek-coder", ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
-)
-
-
-def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast | None:
-    """The tokenizer by transformers' converter, corrected in what that ignores; None if the file has none.
-
-    The class is named, not looked up: AutoTokenizer would ask other files of the folder, and offer to run their code.
-
-    Raises:
-        CheckpointError: the tokenizer is damaged or of a kind that is not supported.
-    """
-    kind = file.field("tokenizer.ggml.model")
-    if file.field("tokenizer.ggml.tokens") is None:
-        return None
-    if kind not in ("gpt2", "llama"):
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.model is {kind!r}; expected 'gpt2' or 'llama'")
-    pre = pre_tokenizer(file) if kind == "gpt2" else None
-    where = {"gguf_file": file.path.name, "name_or_path": str(file.path.parent), "local_files_only": True}
-    try:
-        tokenizer = PreTrainedTokenizerFast(**where)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise CheckpointError(f"{file.path}: the tokenizer is damaged: {' '.join(str(error).split())}") from error
-    if pre is not None:
-        tokenizer.backend_tokenizer.model.ignore_merges = pre.ignore_merges
-        tokenizer.backend_tokenizer.pre_tokenizer = backend_pre_tokenizer(pre)
-        tokenizer.add_bos_token = file.field("tokenizer.ggml.add_bos_token", pre.adds_bos)
-    elif not file.field("tokenizer.ggml.add_space_prefix", True):
-        drop_space_prefix(tokenizer)
-    return tokenizer
-
-
-def pre_tokenizer(file: GgufFile) -> PreTokenizer:
-    """What `tokenizer.ggml.pre` means, which transformers' converter knows only for some.
-
-    Raises:
-        CheckpointError: an unknown way; guessing would give other tokens than the model was trained on.
-    """
-    name = file.field("tokenizer.ggml.pre")
-    if name is None:
-        warnings.warn(
-            f"{file.path} has no tokenizer.ggml.pre; text may become other tokens than in training", stacklevel=2
-        )
-        name = "default"
-    for pre in PRE_TOKENIZERS:
-        if name in pre.names.split():
-            return pre
-    known = ", ".join(pre.names.replace(" ", ", ") for pre in PRE_TOKENIZERS)
-    raise CheckpointError(f"{file.path}: tokenizer.ggml.pre is {name!r}; known are {known}")
-
-
-def backend_pre_tokenizer(pre: PreTokenizer) -> pre_tokenizers.PreTokenizer:
-    """The same in the tokenizers library."""
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre.gpt2)
-    if not pre.splits:
-        return byte_level
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.splits]
-    return pre_tokenizers.Sequence([*splits, byte_level])
-
-
-def drop_space_prefix(tokenizer: PreTrainedTokenizerFast) -> None:
-    """A sentencepiece tokenizer that puts no space before a text, and takes none away."""
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
-    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
-
-
 def special_token_ids(file: GgufFile) -> dict[str, int | None]:
     """The ids of the tokens that begin, end and pad a text."""
     names = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
-    return {ours: file.field(f"tokenizer.ggml.{theirs}") for ours, theirs in names.items()}
+    return {ours: file.number(f"tokenizer.ggml.{theirs}") for ours, theirs in names.items()}
 
 
 def gguf_generation_config(file: GgufFile) -> GenerationConfig:
     """The special tokens, with the ends of a turn among the ends of a text, and the author's sampling if stated."""
     fields: dict[str, Any] = {name: value for name, value in special_token_ids(file).items() if value is not None}
-    ends = [file.field(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    ends = [file.number(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     distinct = list(dict.fromkeys(end for end in ends if end is not None))
     if len(distinct) > 1:
         fields["eos_token_id"] = distinct
     sampling = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
-    stated = {ours: file.field(f"general.sampling.{theirs}") for ours, theirs in sampling.items()}
+    stated = {ours: file.number(f"general.sampling.{theirs}") for ours, theirs in sampling.items()}
     stated = {name: value for name, value in stated.items() if value is not None}
     return GenerationConfig(**fields, **stated, do_sample=bool(stated.get("temperature")))
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import is_offline_mode, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
+    IncompleteSnapshotError,
     LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import httpx, validate_repo_id
 
 from .errors import CheckpointError
 
 # what a checkpoint needs; no pickles, no code
 FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja"]
+# tokenizers of other kinds are only refused, but that takes knowing of them
+FILES += ["tokenizer.model", "vocab.json", "vocab.txt"]
+# the same weights once more: other runtimes' folders, a trainer's steps, the files of a model's first author
+NOT_FILES = ["*/*", "consolidated*.safetensors"]
 
 
 def is_hub_id(source: str) -> bool:
@@ -38,19 +41,31 @@ def download(repo_id: str, revision: str | None, cache_dir: Path | None, local_f
     Raises:
         CheckpointError: there is no such repository or revision, it is gated, or it is neither cached nor reachable.
     """
+    revision = revision or None
     at = f" at revision {revision}" if revision else ""
     try:
         folder = snapshot_download(
-            repo_id, revision=revision, cache_dir=cache_dir, allow_patterns=FILES, local_files_only=local_files_only
+            repo_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            allow_patterns=FILES,
+            ignore_patterns=NOT_FILES,
+            local_files_only=local_files_only,
         )
     except GatedRepoError as error:
-        raise CheckpointError(f"{repo_id} is gated; accept its terms on the hub and log in with `hf auth login`") from error
+        raise CheckpointError(
+            f"{repo_id} is gated; accept its terms on the hub and log in with `hf auth login`"
+        ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(f"{repo_id} has no revision {revision}") from error
     except RepositoryNotFoundError as error:
-        raise CheckpointError(f"there is no folder {repo_id}, and the hub has no (public) repository of that name") from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise CheckpointError(f"{repo_id}{at} is not in the local cache and the hub cannot be reached") from error
-    except (HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"there is no folder {repo_id}, and the hub has no (public) repository of that name"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        found = "only partly" if isinstance(error, IncompleteSnapshotError) else "not"
+        asked = "is not asked (offline)" if local_files_only or is_offline_mode() else "cannot be reached"
+        raise CheckpointError(f"{repo_id}{at} is {found} in the local cache and the hub {asked}") from error
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # HTTP errors are of these too
         raise CheckpointError(f"{repo_id}{at} could not be downloaded: {' '.join(str(error).split())}") from error
     return Path(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .configuration import DogeConfig
@@ -39,6 +39,7 @@ CARRIED = (
     "rope_parameters",
     "rope_theta",
     "rope_scaling",
+    "partial_rotary_factor",
     "attention_bias",
     "attention_dropout",
     "mlp_bias",
@@ -54,10 +55,19 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 DEFAULTS = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def lift(tensors: TensorSource, fills: Mapping[str, float] = FILLS) -> RenamedTensors:
-    """A Llama's tensors: native names already, and fills for what is missing. Old files hold rotary buffers too."""
+def lift(
+    tensors: TensorSource, fills: Mapping[str, float] = FILLS, missing_name: Callable[[str], str] = str
+) -> RenamedTensors:
+    """A Llama's tensors: native names already, and fills for what is missing. Old files hold rotary buffers too.
+
+    Raises:
+        CheckpointError: there is a tensor that only a Doge has.
+    """
     names = {name: name for name in tensors if not name.endswith("rotary_emb.inv_freq")}
-    return RenamedTensors(tensors, names, dict(fills))
+    doge = next((name for name in names if name.endswith(tuple(FILLS))), None)
+    if doge is not None:
+        raise CheckpointError(f"tensor {doge} is unexpected: no Llama has it; model_type doge would fit")
+    return RenamedTensors(tensors, names, fills, missing_name)
 
 
 def llama_config(fields: dict[str, Any], tensors: RenamedTensors) -> DogeConfig:
@@ -68,13 +78,10 @@ def llama_config(fields: dict[str, Any], tensors: RenamedTensors) -> DogeConfig:
     """
     if fields.get("quantization_config"):
         raise CheckpointError("config field quantization_config is set; expected a checkpoint with plain weights")
-    if fields.get("partial_rotary_factor") not in (None, 1, 1.0):
-        raise CheckpointError(
-            f"config field partial_rotary_factor is {fields['partial_rotary_factor']!r}; Doge rotates whole heads, so 1"
-        )
+    if fields.get("sliding_window") is not None:
+        raise CheckpointError(f"config field sliding_window is {fields['sliding_window']!r}; expected null or none")
     given = {name: fields[name] for name in CARRIED if name in fields}
     carried = DEFAULTS | {name: value for name, value in given.items() if value is not None or name in TOKEN_IDS}
-    if carried.get("tie_word_embeddings") is None:
-        carried["tie_word_embeddings"] = "lm_head.weight" not in tensors
+    carried.setdefault("tie_word_embeddings", "lm_head.weight" not in tensors)
     carried["keep_window_size"] = carried["max_position_embeddings"]
     return make_config(carried | {"qk_norm": False})

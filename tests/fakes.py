@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,7 +12,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from doge_export.errors import ContextLengthError
+from doge_export.errors import ContextLengthError, OptionError, StateError
 from doge_export.runtime.model import Model
 from doge_export.runtime.settings import GenerationDefaults, GenerationOptions
 from doge_export.runtime.tokenizer import Tokenizer
@@ -23,23 +25,44 @@ CHATML = (
 
 
 class FakeState:
-    """The tokens of one stream."""
+    """The tokens of one stream, with the rules of a real state."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int) -> None:
+        self.window = window
         self.tokens: list[int] = []
+        self.unfed_token: int | None = None
+        self.metadata: dict[str, str] = {}
 
     @property
     def position(self) -> int:
         return len(self.tokens)
 
+    @property
+    def overflowed(self) -> bool:
+        return len(self.tokens) > self.window
+
+    def seen_tokens(self) -> NDArray[np.int64]:
+        return np.unique(np.array(self.tokens, np.int64))
+
+    def copy(self) -> FakeState:
+        other = FakeState(self.window)
+        other.tokens, other.unfed_token, other.metadata = [*self.tokens], self.unfed_token, {**self.metadata}
+        return other
+
     def truncate(self, position: int) -> None:
+        if position < len(self.tokens) and self.overflowed:
+            raise ContextLengthError("overflowed")
         del self.tokens[position:]
+        self.unfed_token = None
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        if Path(path).exists() and not overwrite:
+            raise StateError("exists already")
+        Path(path).write_text(json.dumps([self.tokens, self.unfed_token, self.metadata]))
 
 
 class BigramDecoder:
     """The logits after a token are the token's row of a float32 [vocab, vocab] table."""
-
-    max_chunk = 4
 
     def __init__(self, table: NDArray[np.float32], keep_window_size: int = 64) -> None:
         self.table = table
@@ -48,14 +71,22 @@ class BigramDecoder:
         self.fed: list[int] = []
 
     def new_state(self) -> FakeState:
-        return FakeState()
+        return FakeState(self.keep_window_size)
+
+    def load_state(self, path: str | Path) -> FakeState:
+        state = self.new_state()
+        state.tokens, state.unfed_token, state.metadata = json.loads(Path(path).read_text())
+        return state
+
+    def check_state(self, state: FakeState) -> None:
+        if not isinstance(state, FakeState):
+            raise OptionError("no state")
 
     def forward(
         self, state: FakeState, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] = "last"
     ) -> NDArray[np.float32]:
-        if state.position + len(token_ids) > self.keep_window_size:
-            raise ContextLengthError(f"{state.position} and {len(token_ids)} exceed {self.keep_window_size} tokens")
         state.tokens += token_ids.tolist()
+        state.unfed_token = None
         self.fed += token_ids.tolist()
         return self.logits(token_ids if logits_to_keep == "all" else token_ids[-1:])
 

@@ -101,18 +101,61 @@ def test_a_cut_answer_says_so_beside_it(run):
     assert "cut after 3 tokens; --max-new-tokens" in result.stderr
 
 
-def test_a_full_window_advises_reset_and_reset_helps(run):
-    result = run(typed=["Hi", "And now?", "/reset", "Hi"], model=model_saying("Hello there!", window=30))
-    assert result.exit_code == 0
-    assert "window is full; /reset starts anew" in result.stderr
-    assert "Error: This message does not fit: " in result.stderr
-    assert result.stdout.count("\n") == 2
+def test_a_conversation_goes_on_beyond_the_window(run):
+    result = run(typed=["Hi", "And now?"] * 5, model=model_saying(*ANSWERS, window=30))
+    assert result.exit_code == 0 and "Error" not in result.stderr
+    assert result.stdout == "Hello!\nBye.\n" * 5
+
+
+def test_undo_takes_the_last_turn_back(run):
+    typed = ["Hi", "What\nelse", "/undo", "And now?", "/undo", "/undo", "/undo"]
+    result = run(typed=typed, model=model_saying("Hello!", "Wrong.", "Bye."))
+    took = [line for line in result.stderr.splitlines() if line.startswith("Took back")]
+    assert took == ["Took back: What else", "Took back: And now?", "Took back: Hi"]
+    assert "Error: There is no turn to take back." in result.stderr.splitlines()
+
+
+def test_a_saved_state_is_resumed_without_feeding_anything_again(run, tmp_path):
+    path = tmp_path / "a talk.state"
+    run("--system", "Be brief.", typed=["Hi", f"/save-state {path}"])
+    model = model_saying("Bye.")
+    result = run("--resume", str(path), typed=["And now?", "/undo", "/undo"], model=model)
+    assert (result.exit_code, result.stdout) == (0, "Bye.\n")
+    assert "turns so far: 1" in result.stderr and "Took back: Hi" in result.stderr
+    assert read(model.decoder.fed).startswith("<|im_end|>\n<|im_start|>user\nAnd now?")
+
+
+def test_a_saved_state_answers_a_single_prompt_too(run, tmp_path):
+    run(typed=["Hi", f"/save-state {tmp_path / 'talk'}"])
+    result = run("--resume", str(tmp_path / "talk"), "--prompt", "And now?", model=model_saying("Bye."))
+    assert result.stdout == "Bye.\n"
+
+
+def test_resume_brings_its_own_system_message(run, tmp_path):
+    run(typed=["Hi", f"/save-state {tmp_path / 'talk'}"])
+    result = run("--resume", str(tmp_path / "talk"), "--system", "Be brief.", "--prompt", "Hi")
+    assert result.exit_code == 2 and "leave --system away" in one_line_error(result)
+
+
+def test_a_state_file_that_is_none_is_one_line(run, tmp_path):
+    (tmp_path / "talk").write_text("[[], null, {}]")
+    result = run("--resume", str(tmp_path / "talk"), "--prompt", "Hi")
+    assert result.exit_code == 1 and "a state without a conversation" in one_line_error(result)
+    missing = run("--resume", str(tmp_path / "nothing"), "--prompt", "Hi")
+    assert missing.exit_code == 2 and "does not exist" in one_line_error(missing)
 
 
 def test_reset_forgets_the_conversation(run):
     model = model_saying(*ANSWERS)
     run(typed=["Hi", "/reset", "And now?"], model=model)
     assert read(model.decoder.fed).endswith(asked("And now?") + "Bye.")
+
+
+def test_save_state_never_writes_over_a_file(run, tmp_path):
+    (tmp_path / "kept").write_text("precious")
+    result = run(typed=["Hi", f"/save-state {tmp_path / 'kept'}"])
+    assert f"Error: {tmp_path / 'kept'} exists already; give another name." in result.stderr.splitlines()
+    assert (tmp_path / "kept").read_text() == "precious"
 
 
 def test_save_writes_the_transcript_and_never_over_a_file(run, tmp_path):
@@ -127,6 +170,9 @@ def test_save_writes_the_transcript_and_never_over_a_file(run, tmp_path):
     ("command", "reason"),
     [
         ("/save", "needs the name of a file"),
+        ("/save-state", "/save-state needs the name of a file"),
+        ("/undo", "no turn to take back"),
+        ("/save ~nobodyatall/file", "home"),
         ("/save /nowhere/at/all", "cannot be written: No such file"),
         ("/rest", "There is no command /rest; /help lists"),
     ],
@@ -173,7 +219,7 @@ def test_control_c_stops_the_answer_and_keeps_the_conversation(run):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_control_c_does_not_wait_and_the_state_is_computed_anew(run):
+def test_a_second_control_c_does_not_wait_and_nothing_is_fed_again(run):
     model = interrupted_model(3)
     forward = model.decoder.forward
 
@@ -186,7 +232,7 @@ def test_a_second_control_c_does_not_wait_and_the_state_is_computed_anew(run):
     model.decoder.forward = impatient
     result = run(typed=["Hi", "And now?"], model=model)
     assert result.exit_code == 0 and result.stdout.startswith("He\n")
-    assert read(model.decoder.fed).count("<|im_start|>user\nHi") == 2
+    assert read(model.decoder.fed).count("<|im_start|>user\nHi") == 1
 
 
 def test_control_c_during_a_single_prompt_ends_the_program_with_its_usual_code(run):
@@ -226,11 +272,6 @@ def test_a_missing_folder_is_exit_code_2_and_one_that_is_no_export_is_1(tmp_path
     assert missing.exit_code == 2 and "does not exist" in one_line_error(missing)
     empty = CliRunner().invoke(chat.main, [str(tmp_path), "--prompt", "Hi"])
     assert empty.exit_code == 1 and one_line_error(empty)
-
-
-def test_a_prompt_without_room_is_exit_code_1(run):
-    result = run("--prompt", "too long " * 20, model=model_saying("x", window=40))
-    assert result.exit_code == 1 and "exceed 40 tokens" in one_line_error(result)
 
 
 def test_help_names_every_option_and_where_defaults_come_from():

@@ -3,6 +3,7 @@
     doge-chat FOLDER
     doge-chat FOLDER --prompt "Why is the sky blue?" --greedy
     cat question.txt | doge-chat FOLDER --json
+    doge-chat FOLDER --resume talk.state
 
 Answers go to standard output, everything else to standard error.
 """
@@ -13,6 +14,7 @@ import io
 import json
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -23,20 +25,22 @@ from typing import Any, cast
 
 import click
 
-from ..errors import ContextLengthError, DogeError, OptionError
+from ..errors import DogeError, OptionError, StateError
 from ..runtime.conversation import Conversation
-from ..runtime.model import load
-from ..runtime.settings import GenerationOverrides
+from ..runtime.model import Model, load
+from ..runtime.settings import GenerationOptions, GenerationOverrides
 from . import Command
 
 with suppress(ImportError):
     import readline  # noqa: F401  input() edits lines and remembers them once it is imported
 
 HELP = """\
-/reset      forget the conversation and start anew
-/save FILE  write the conversation to a new JSON file
-/help       show this list
-/exit       leave (so does Ctrl-D)
+/undo             take the last question and its answer back
+/reset            forget the conversation and start anew
+/save FILE        write the conversation to a new JSON file
+/save-state FILE  write it to a new file with which --resume goes on at once
+/help             show this list
+/exit             leave (so does Ctrl-D)
 Ctrl-C stops an answer. A message that begins with a slash is written with two: //"""
 
 
@@ -44,6 +48,12 @@ Ctrl-C stops an answer. A message that begins with a slash is written with two: 
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--prompt", metavar="TEXT", help="Answer this once and leave. Piped input is taken as the prompt too.")
 @click.option("--system", metavar="TEXT", help="System message before the conversation.")
+@click.option(
+    "--resume",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Go on with a conversation that /save-state wrote.",
+)
 @click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer, in tokens.")
 @click.option("--temperature", type=float, metavar="T", help="Randomness: 0 is greedy, 1 the model's own.")
 @click.option("--top-p", type=float, metavar="P", help="Draw from the fewest tokens with this total probability.")
@@ -55,7 +65,13 @@ Ctrl-C stops an answer. A message that begins with a slash is written with two: 
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer on standard output, nothing else.")
 def main(
-    folder: Path, prompt: str | None, system: str | None, threads: int | None, as_json: bool, **sampling: Any
+    folder: Path,
+    prompt: str | None,
+    system: str | None,
+    resume: Path | None,
+    threads: int | None,
+    as_json: bool,
+    **sampling: Any,
 ) -> None:
     """Talk with the exported model in FOLDER.
 
@@ -63,10 +79,12 @@ def main(
     commands.
     """
     overrides = sampling_overrides(**sampling)
+    if resume is not None and system is not None:
+        raise OptionError("--resume brings its own system message; leave --system away.")
     if prompt is None and not stdin_is_terminal():
         prompt = piped_prompt()
     model = load(folder, threads=threads)
-    conversation = Conversation(model, model.options(**overrides), system)
+    conversation = start(model, model.options(**overrides), system, resume)
     printer = AnswerPrinter(conversation, as_json)
     if not model.has_chat_template:
         note("This model has no chat template; it continues the text it is given.")
@@ -76,6 +94,15 @@ def main(
         return
     note("Type a message; /help lists the commands, Ctrl-D leaves.")
     Shell(conversation, printer, line_reader(as_json)).run()
+
+
+def start(model: Model[Any], options: GenerationOptions, system: str | None, resume: Path | None) -> Conversation[Any]:
+    """A new conversation, or the one in the file `resume`; StateError when that is no conversation with this model."""
+    if resume is None:
+        return Conversation(model, options, system)
+    conversation = Conversation.resume(model, options, resume)
+    note(f"Going on with {conversation.position} tokens; turns so far: {conversation.turns}.")
+    return conversation
 
 
 def sampling_overrides(*, greedy: bool, temperature: float | None, **others: Any) -> GenerationOverrides:
@@ -113,10 +140,10 @@ class AnswerPrinter:
 
     def answer(self, text: str) -> bool:
         """Ask `text` and print the answer; False when Ctrl-C stopped it. Raises the package's errors."""
-        answer = self._conversation.ask(text)
-        stopped = False
+        answer, stopped = None, False
         try:
             with interruptible() as interrupted:
+                answer = self._conversation.ask(text)
                 for piece in answer:
                     if not self._as_json:
                         click.echo(piece, nl=False)
@@ -124,24 +151,21 @@ class AnswerPrinter:
                         stopped = True
                         break
         except KeyboardInterrupt:
-            # The second Ctrl-C does not wait for the step that is running, so the state may be half a step ahead.
+            # The second Ctrl-C does not wait for the next piece. The state is whole all the same.
             stopped = True
-            self._conversation.drop_state()
-        answer.close()
+        if answer is not None:
+            answer.close()
         if not self._as_json:
             click.echo()
-        elif not stopped:
-            click.echo(json.dumps(asdict(answer.result), ensure_ascii=False))
-        if stopped:
+        if stopped or answer is None:
             note("(stopped)")
-        elif answer.result.finish_reason == "length":
-            note(self._why_cut())
-        return not stopped
-
-    def _why_cut(self) -> str:
-        if self._conversation.is_full:
-            return "(The model's window is full; /reset starts anew.)"
-        return f"(cut after {self._conversation.options.max_new_tokens} tokens; --max-new-tokens allows longer answers)"
+            return False
+        if self._as_json:
+            click.echo(json.dumps(asdict(answer.result), ensure_ascii=False))
+        if answer.result.finish_reason == "length":
+            longest = self._conversation.options.max_new_tokens
+            note(f"(cut after {longest} tokens; --max-new-tokens allows longer answers)")
+        return True
 
 
 @contextmanager
@@ -194,8 +218,6 @@ class Shell:
     def _message(self, text: str) -> None:
         try:
             self._printer.answer(text)
-        except ContextLengthError as error:
-            complain(f"This message does not fit: {error}; /reset starts anew.")
         except DogeError as error:
             complain(str(error))
 
@@ -205,26 +227,45 @@ class Shell:
         elif name == "/reset":
             self._conversation.reset()
             note("The conversation starts anew.")
-        elif name == "/save":
-            self._save(argument)
+        elif name == "/undo":
+            self._undo()
+        elif name in ("/save", "/save-state"):
+            self._save(name, argument)
         else:
             complain(f"There is no command {name}; /help lists the commands, and // begins a message with a slash.")
 
-    def _save(self, argument: str) -> None:
-        if not argument:
-            complain("/save needs the name of a file: /save FILE.")
-            return
-        path = Path(argument).expanduser()
-        text = json.dumps(self._conversation.transcript(), ensure_ascii=False, indent=2) + "\n"
+    def _undo(self) -> None:
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            complain(f"{path} exists already; give another name.")
+            question = self._conversation.undo()
+        except OptionError as error:
+            complain(str(error))
+        else:
+            note(f"Took back: {textwrap.shorten(question, width=60, placeholder='...')}")
+
+    def _save(self, name: str, argument: str) -> None:
+        if not argument:
+            complain(f"{name} needs the name of a file: {name} FILE.")
+            return
+        try:
+            path = Path(argument).expanduser()
+            if path.exists():
+                complain(f"{path} exists already; give another name.")
+                return
+            if name == "/save-state":
+                self._conversation.save(path)
+            else:
+                self._write_transcript(path)
         except OSError as error:
             complain(f"{path} cannot be written: {error.strerror}.")
+        except (RuntimeError, ValueError, StateError) as error:  # of a user's home unknown, of a null character
+            complain(str(error))
         else:
             note(f"Saved {path}.")
+
+    def _write_transcript(self, path: Path) -> None:
+        text = json.dumps(self._conversation.transcript(), ensure_ascii=False, indent=2) + "\n"
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
 
 
 def line_reader(as_json: bool) -> Callable[[], str]:

@@ -115,7 +115,8 @@ def report_rows(report: ExportReport) -> dict[str, str]:
         )
     if report.narrowed_window is not None:
         rows["narrowed window"] = report.narrowed_window.summary()
-    rows["next"] = f"doge-chat {report.folder}"
+    if "tokenizer.json" in report.files:
+        rows["next"] = f"doge-chat {report.folder}"
     return rows
 
 

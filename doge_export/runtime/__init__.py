@@ -1,0 +1,1 @@
+"""Running exported folders: onnxruntime and numpy, no torch, transformers or onnx."""

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import takewhile
-from typing import Any, Generic
+from pathlib import Path
+from typing import Any, Generic, NamedTuple
 
-from ..errors import OptionError
+import numpy as np
+
+from ..errors import OptionError, StateError
+from .chat_template import check_messages
 from .generation import StateT
 from .model import Model
 from .settings import GenerationOptions
 from .streaming import GenerationResult, TextStream
 
+METADATA_KEY = "conversation"  # under which the state's metadata holds the transcript
+
+
+class Turn(NamedTuple):
+    """What a conversation had before a turn: so many messages, tokens and characters."""
+
+    messages: int
+    tokens: int
+    characters: int
+
 
 class Conversation(Generic[StateT]):
-    """Turns of user and assistant on one model.
+    """Turns of user and assistant on one model, as many as one likes: only the transcript grows.
 
     Each turn renders the whole conversation by the chat template and feeds only what the state does not hold yet. A
     model without chat template continues one growing text instead.
+
+    Where something fed has to be taken back, the state is truncated. Once its window overflows it cannot be, so a copy
+    from before the last turn is kept, taken when a turn begins that may go beyond the window: a conversation has two
+    states at most, and only one before that. What lies further back is computed again from the transcript's tokens.
     """
 
     def __init__(self, model: Model[StateT], options: GenerationOptions, system: str | None = None) -> None:
@@ -31,24 +50,57 @@ class Conversation(Generic[StateT]):
         self.options = options
         self.reset()
 
+    @classmethod
+    def resume(cls, model: Model[StateT], options: GenerationOptions, path: str | Path) -> Conversation[StateT]:
+        """The conversation that `save` wrote, without computing any of it again.
+
+        Raises StateError when the file is no state of this model, is damaged, or was saved without a conversation.
+        """
+        state = model.load_state(path)
+        conversation = cls(model, options)
+        try:
+            conversation._restore(state, json.loads(state.metadata.pop(METADATA_KEY)))
+        except KeyError as error:
+            raise StateError(f"{path} holds a state without a conversation; open it with load_state") from error
+        except (ValueError, TypeError, OptionError, RecursionError) as error:
+            raise StateError(f"{path} holds a damaged conversation: {error}") from error
+        return conversation
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write state and transcript to one file: a state file with the transcript as JSON in its metadata.
+
+        Raises StateError when the file exists and `overwrite` is False, or it cannot be written.
+        """
+        self._hold_only(self._ids)  # and nothing of a question that was never answered
+        transcript = {"messages": self.messages, "tokens": self._ids, "text": self._text, "turns": self._turns}
+        self._state.metadata[METADATA_KEY] = json.dumps(transcript)
+        self._state.save(path, overwrite=overwrite)
+
     def reset(self) -> None:
         """Forget all turns; the system message stays."""
         self.messages = [] if self._system is None else [{"role": "system", "content": self._system}]
-        self._state = self._model.decoder.new_state()
-        # The conversation's tokens, of which the state holds the first `position`, and the text they stand for.
-        self._ids: list[int] = []
+        self._state = self._model.new_state()
+        self._before_turn: StateT | None = None
+        self._fed: list[int] = []  # of these the state holds the first `position`
+        self._ids: list[int] = []  # the conversation's tokens, the last answer's included, and the text they stand for
         self._text = ""
+        self._turns: list[Turn] = []
 
     @property
-    def is_full(self) -> bool:
-        """Whether the model's window has no room for another token."""
-        return self._state.position >= self._model.decoder.keep_window_size
+    def position(self) -> int:
+        """Tokens in the state."""
+        return self._state.position
+
+    @property
+    def turns(self) -> int:
+        """Questions answered so far."""
+        return len(self._turns)
 
     def ask(self, text: str) -> Answer[StateT]:
         """Put the next user message and stream the answer.
 
-        The turn is recorded when the answer's last piece was read or its `close` was called. Raises OptionError for
-        an empty message; reading may raise ContextLengthError, the conversation is then as it was before.
+        The turn is recorded when the answer's last piece was read or its `close` was called, if there is an answer by
+        then. Raises OptionError for an empty message. An exception at any time leaves the conversation usable.
         """
         if not text:
             raise OptionError("The message is empty; write at least one character.")
@@ -59,9 +111,24 @@ class Conversation(Generic[StateT]):
         else:
             rendered = self._text + text
             token_ids = self._ids + self._model.tokenizer.encode(text, add_special_tokens=not self._ids)
-        known = self._rewind_to(token_ids)
-        stream = self._model.continue_state(self._state, token_ids[known:], self.options, token_ids[:known])
+        self._begin_turn(token_ids)
+        stream = self._model.continue_state(self._state, token_ids[self._state.position :], self.options)
         return Answer(self, asked, token_ids, rendered, stream)
+
+    def undo(self) -> str:
+        """Take the last turn back, question and answer; returns the question.
+
+        Raises OptionError when there is none.
+        """
+        if not self._turns:
+            raise OptionError("There is no turn to take back.")
+        turn = self._turns.pop()
+        question = self.messages[turn.messages]["content"]
+        self.messages = self.messages[: turn.messages]
+        self._ids, self._text = self._ids[: turn.tokens], self._text[: turn.characters]
+        self._hold_only(self._ids)
+        self._before_turn = None
+        return question
 
     def transcript(self) -> dict[str, Any]:
         """The conversation as a JSON object: model, options and messages."""
@@ -69,17 +136,32 @@ class Conversation(Generic[StateT]):
 
     def record(self, asked: list[dict[str, str]], prompt_ids: list[int], rendered: str, answer: TextStream) -> None:
         """Take a finished turn in."""
+        self._turns.append(Turn(len(self.messages), len(self._ids), len(self._text)))
         self.messages = [*asked, {"role": "assistant", "content": answer.text}]
         answer_ids = answer.token_ids
         if not self._model.has_chat_template and answer_ids[-1] in self._model.defaults.eos_token_ids:
             # A growing text goes on after what was said, not after its end.
             answer_ids = answer_ids[:-1]
-        self._ids = prompt_ids + answer_ids
+        self._ids = self._fed = prompt_ids + answer_ids
         self._text = rendered + self._model.tokenizer.decode(answer_ids, skip_special_tokens=False)
 
-    def drop_state(self) -> None:
-        """Give the state up after the model was interrupted in the midst of a step; the next turn computes it anew."""
-        self._state = self._model.decoder.new_state()
+    def _restore(self, state: StateT, saved: dict[str, Any]) -> None:
+        """Take over a state and the transcript that belongs to it; ValueError and the like when they cannot be one."""
+        messages, ids, text = saved["messages"], saved["tokens"], saved["text"]
+        turns = [Turn(*turn) for turn in saved["turns"]]
+        if messages:
+            check_messages(messages)
+        known_ids = range(self._model.decoder.vocab_size)
+        if not isinstance(text, str) or not all(type(token_id) is int and token_id in known_ids for token_id in ids):
+            raise ValueError("its tokens are not the model's, or their text is none")
+        if not all(type(count) is int for turn in turns for count in turn):
+            raise ValueError("its turns are no numbers")
+        if len(ids) < state.position or not all(0 <= turn.messages < len(messages) for turn in turns):
+            raise ValueError("it is shorter than its state or its turns")
+        self._system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
+        self.messages, self._text, self._turns = messages, text, turns
+        self._ids = self._fed = ids
+        self._state = state
 
     def _continued(self, rendered: str) -> list[int]:
         """Token ids of `rendered`, beginning with those of the conversation so far where that is possible.
@@ -103,14 +185,31 @@ class Conversation(Generic[StateT]):
             end = self._model.tokenizer.decode(self._ids[-1:], skip_special_tokens=False)
             yield self._ids[:-1], self._text.removesuffix(end)
 
-    def _rewind_to(self, token_ids: Sequence[int]) -> int:
-        """Truncate the state to what it shares with `token_ids`, one token less than all; returns how many that are."""
-        held = self._ids[: self._state.position]
-        pairs = zip(held, token_ids[:-1], strict=False)
-        known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        if known < self._state.position:
-            self._state.truncate(known)
-        return known
+    def _begin_turn(self, token_ids: list[int]) -> None:
+        """Let the state hold what `token_ids` has of the past, all of it but the last answer's last token."""
+        past = token_ids[: shared_length(self._ids, token_ids[:-1])]
+        self._hold_only(past)
+        self._fed = token_ids
+        missing = past[self._state.position :]
+        if len(missing) > 1:  # it had to go back further
+            self._model.decoder.forward(self._state, np.array(missing, np.int64))
+        may_overflow = len(token_ids) + self.options.max_new_tokens > self._model.decoder.keep_window_size
+        self._before_turn = self._state.copy() if may_overflow else None
+
+    def _hold_only(self, token_ids: Sequence[int]) -> None:
+        """Take the state back to what it shares with `token_ids`, or further where that is gone."""
+        shared = shared_length(self._fed[: self._state.position], token_ids)
+        if shared < self._state.position and self._state.overflowed:
+            state, self._before_turn = self._before_turn, None
+            if state is None or (state.overflowed and state.position > shared):
+                state = self._model.new_state()
+            self._state = state
+        self._state.truncate(min(shared, self._state.position))
+
+
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences have in common from their start on."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 class Answer(Iterator[str], Generic[StateT]):

@@ -189,7 +189,12 @@ class Decoder:
 
         Returns:
             float32 [1, vocab] or [S, vocab]; the next call for this state may overwrite it.
+
+        Raises:
+            StateError: the state belongs to another model.
         """
+        if state.description is not self.description:
+            self.check_state(state)
         if len(token_ids) == 1:
             return self._step(state, int(token_ids[0]))
         rows, start = [], 0
@@ -240,6 +245,8 @@ class Decoder:
 
     def _recurrent_session(self) -> ort.InferenceSession:
         """The session of the recurrent graph, opened by the first stream that fills its window."""
+        if self._recurrent is not None:
+            return self._recurrent
         with self._opening:
             if self._recurrent is None:
                 self._recurrent = open_session(self._folder / RECURRENT_FILE, self._threads)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from pathlib import Path
+from typing import Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,34 @@ FinishReason = Literal["stop", "length"]
 
 
 class DecoderState(Protocol):
-    """What a stream of tokens has left behind in the model."""
+    """What a stream of tokens has left behind in the model.
+
+    unfed_token: the token that comes next in the stream but is not fed yet; None after any change of the position.
+    metadata: text by name that is saved with the state.
+    """
+
+    unfed_token: int | None
+    metadata: dict[str, str]
 
     @property
     def position(self) -> int:
         """Tokens fed so far."""
 
+    @property
+    def overflowed(self) -> bool:
+        """Whether earlier keys are gone, so that it cannot be truncated."""
+
+    def seen_tokens(self) -> NDArray[np.int64]:
+        """The different tokens fed so far: int64 [n]."""
+
+    def copy(self) -> Self:
+        """An independent state at the same position."""
+
     def truncate(self, position: int) -> None:
-        """Forget every token from `position` on."""
+        """Forget every token from `position` on, and the unfed one; ContextLengthError when they are gone."""
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write it to a file; StateError when that exists already or cannot be written."""
 
 
 StateT = TypeVar("StateT", bound=DecoderState)
@@ -40,15 +60,21 @@ class TokenDecoder(Protocol[StateT]):
 
     @property
     def keep_window_size(self) -> int:
-        """Longest stream, in tokens."""
+        """Tokens a state holds before it drops any."""
 
     def new_state(self) -> StateT:
         """The state before the first token."""
 
+    def load_state(self, path: str | Path) -> StateT:
+        """A saved state; StateError when it cannot be read or belongs to another model."""
+
+    def check_state(self, state: StateT) -> None:
+        """OptionError for what is no state, StateError for that of another model."""
+
     def forward(
         self, state: StateT, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] = "last"
     ) -> NDArray[np.float32]:
-        """Feed int64 [S], S >= 1; float32 [1 or S, vocab], valid until the next call. May raise ContextLengthError."""
+        """Feed int64 [S], S >= 1; float32 [1 or S, vocab], valid until the next call."""
 
 
 class TokenChooser(Protocol):
@@ -72,47 +98,27 @@ def generate_tokens(
     prompt_ids: Sequence[int],
     options: GenerationOptions,
     stop_ids: frozenset[int],
-    *,
-    context_ids: Sequence[int] = (),
 ) -> Iterator[GeneratedToken]:
     """Feed `prompt_ids` to `state`, then yield one sampled token after the other.
 
-    prompt_ids: at least one. stop_ids: tokens that end the answer. context_ids: the tokens already in `state`, which
-    only the repetition penalty asks for. A token is fed when the next one is asked for, so the last one never is:
-    what `state` holds is told by `state.position`. Raises ContextLengthError when the prompt has no room.
+    prompt_ids: at least one. stop_ids: tokens that end the answer. A token is fed when the next one is asked for, so
+    the last one is not: `state.unfed_token` remembers it. The repetition penalty weakens every token that `state` has
+    seen, as transformers does with prompt and answer.
     """
-    penalise = RepetitionPenalty(options.repetition_penalty, itertools.chain(context_ids, prompt_ids))
     choose = token_chooser(options)
     fed = np.asarray(prompt_ids, dtype=np.int64)
     for count in range(1, options.max_new_tokens + 1):
         logits = decoder.forward(state, fed)[-1]
-        token_id = choose(penalise(logits))
-        is_full = count == options.max_new_tokens or state.position >= decoder.keep_window_size
-        reason: FinishReason | None = "stop" if token_id in stop_ids else "length" if is_full else None
+        if options.repetition_penalty != 1:
+            logits = sampling.apply_repetition_penalty(logits, state.seen_tokens(), options.repetition_penalty)
+        token_id = choose(logits)
+        state.unfed_token = token_id
+        is_last = count == options.max_new_tokens
+        reason: FinishReason | None = "stop" if token_id in stop_ids else "length" if is_last else None
         yield GeneratedToken(token_id, reason)
         if reason is not None:
             return
-        penalise.add(token_id)
         fed = np.array([token_id], dtype=np.int64)
-
-
-class RepetitionPenalty:
-    """The logit filter that remembers: weakens every token seen so far, prompt included, as transformers does."""
-
-    def __init__(self, penalty: float, seen: Iterable[int]) -> None:
-        self._penalty = penalty
-        self._seen = np.unique(np.fromiter(seen, dtype=np.int64)) if penalty != 1 else np.empty(0, dtype=np.int64)
-
-    def __call__(self, logits: Logits) -> Logits:
-        """float32 [vocab] to float32 [vocab]; the very same array when the penalty is 1."""
-        if self._penalty == 1:
-            return logits
-        return sampling.apply_repetition_penalty(logits, self._seen, self._penalty)
-
-    def add(self, token_id: int) -> None:
-        """Remember one more token."""
-        if self._penalty != 1:
-            self._seen = np.union1d(self._seen, [token_id])
 
 
 def token_chooser(options: GenerationOptions) -> TokenChooser:

@@ -5,6 +5,9 @@
     for piece in model.chat([{"role": "user", "content": "Hello"}], stream=True):
         print(piece, end="", flush=True)
 
+    state = model.prefill("A long text that many questions are about.")
+    answers = [model.generate(question, state=state.copy()).text for question in questions]
+
 Nothing here needs torch or transformers.
 """
 
@@ -27,6 +30,8 @@ from .settings import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .state import State
 from .streaming import GenerationResult, TextStream
 from .tokenizer import Tokenizer
+
+PLACEHOLDER = "\ue000"  # a private character, which no template writes of itself
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 
@@ -55,7 +60,13 @@ class Model(Generic[StateT]):
 
     The keywords of `generate`, `stream` and `chat` are max_new_tokens, temperature (0 is greedy), top_p, top_k, min_p,
     repetition_penalty, stop, ignore_eos and seed; see `GenerationOptions`. One left out takes the folder's default.
-    Every call has a state of its own, so calls from several threads do not disturb each other.
+
+    All three, and `prefill`, continue a `state` when one is given, else a new one. A state is one stream of tokens: it
+    is advanced in place by the prompt and all tokens of the answer, of which the last is fed with whatever comes next
+    (until then it is the state's `unfed_token`), so that a prompt holds only what is new. It is never too long, and the
+    repetition penalty knows all of it. `state.copy()` branches, `state.save(path)` and `load_state` keep it on disk.
+
+    Calls from several threads do not disturb each other, each having a state of its own.
     """
 
     def __init__(
@@ -70,48 +81,90 @@ class Model(Generic[StateT]):
         self.name = name
         self._tokenizer = tokenizer
 
-    def generate(self, prompt: Prompt, **overrides: Unpack[GenerationOverrides]) -> GenerationResult:
-        """Continue `prompt`, a string or token ids.
+    def generate(
+        self, prompt: Prompt, *, state: StateT | None = None, **overrides: Unpack[GenerationOverrides]
+    ) -> GenerationResult:
+        """Continue `prompt`, a string or token ids, or with `state` that stream and `prompt` after it.
 
-        Raises OptionError for a prompt or an option that is not allowed, PackageError where text is asked of a folder
-        without tokenizer, ContextLengthError for a prompt longer than the model's window.
+        The prompt may be empty when the state ends in an answer: then that goes on. Special tokens are put around a
+        text only where a stream begins. Raises OptionError for a prompt or an option that is not allowed, PackageError
+        where text is asked of a folder without tokenizer, StateError for the state of another model.
         """
         options = self.options(**overrides)
-        return self.continue_state(self.decoder.new_state(), self._prompt_ids(prompt), options).read_all()
+        state = self._checked_state(state)
+        return self.continue_state(state, self._next_ids(prompt, state), options).read_all()
 
-    def stream(self, prompt: Prompt, **overrides: Unpack[GenerationOverrides]) -> TextStream:
+    def stream(
+        self, prompt: Prompt, *, state: StateT | None = None, **overrides: Unpack[GenerationOverrides]
+    ) -> TextStream:
         """Like `generate`, but the text comes in pieces while it is made; no piece splits a character.
 
         The pieces add up to the text of `generate`; after the last one, `result` of the stream has the other numbers.
         """
         options = self.options(**overrides)
         self.require_tokenizer()
-        return self.continue_state(self.decoder.new_state(), self._prompt_ids(prompt), options)
+        state = self._checked_state(state)
+        return self.continue_state(state, self._next_ids(prompt, state), options)
 
     @overload
     def chat(
-        self, messages: Sequence[Message], *, stream: Literal[False] = False, **overrides: Unpack[GenerationOverrides]
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[False] = False,
+        state: StateT | None = None,
+        **overrides: Unpack[GenerationOverrides],
     ) -> GenerationResult: ...
 
     @overload
     def chat(
-        self, messages: Sequence[Message], *, stream: Literal[True], **overrides: Unpack[GenerationOverrides]
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: Literal[True],
+        state: StateT | None = None,
+        **overrides: Unpack[GenerationOverrides],
     ) -> TextStream: ...
 
     def chat(
-        self, messages: Sequence[Message], *, stream: bool = False, **overrides: Unpack[GenerationOverrides]
+        self,
+        messages: Sequence[Message],
+        *,
+        stream: bool = False,
+        state: StateT | None = None,
+        **overrides: Unpack[GenerationOverrides],
     ) -> GenerationResult | TextStream:
         """Answer a conversation, a list of {"role": ..., "content": ...}, by the folder's chat template.
 
-        With `stream` the answer comes in pieces, as from `stream`. Raises PackageError when the folder has no chat
-        template, OptionError when the messages are malformed or the template refuses them.
+        With `stream` the answer comes in pieces, as from `stream`. With a `state` that holds tokens already, `messages`
+        are those that follow: after the answer it ends in, which is closed as the template does, or else after messages
+        rendered to their end. Raises PackageError when the folder has no chat template, OptionError when the messages
+        are malformed or the template refuses them, StateError for the state of another model.
         """
         options = self.options(**overrides)
-        rendered = self.chat_template.render(messages)
-        # The template has written the special tokens already.
-        token_ids = self.tokenizer.encode(rendered, add_special_tokens=False)
-        answer = self.continue_state(self.decoder.new_state(), token_ids, options)
+        state = self._checked_state(state)
+        answer = self.continue_state(state, self._message_ids(messages, state), options)
         return answer if stream else answer.read_all()
+
+    def new_state(self) -> StateT:
+        """An empty stream."""
+        return self.decoder.new_state()
+
+    def prefill(self, prompt: Prompt, state: StateT | None = None) -> StateT:
+        """Feed `prompt` to `state`, or to a new one, without an answer; returns that state.
+
+        The next prompt needs a token of its own. Raises what `generate` does.
+        """
+        state = self._checked_state(state)
+        self.decoder.forward(state, np.asarray(self._next_ids(prompt, state), dtype=np.int64))
+        return state
+
+    def load_state(self, path: str | Path) -> StateT:
+        """The state that `state.save(path)` wrote; it goes on exactly as the saved one.
+
+        Raises StateError when the file is missing, damaged, of another format version, or from another model.
+        """
+        return self.decoder.load_state(path)
 
     def logits(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Logits after every token of a sequence from its start: int [len] to float32 [len, vocab]."""
@@ -145,15 +198,11 @@ class Model(Generic[StateT]):
         """The folder's default options with the given ones in place; OptionError for one that is not allowed."""
         return self.defaults.options.with_overrides(overrides)
 
-    def continue_state(
-        self, state: StateT, token_ids: Sequence[int], options: GenerationOptions, context_ids: Sequence[int] = ()
-    ) -> TextStream:
-        """Feed `token_ids` to `state` and stream the answer; `context_ids` are the tokens the state holds already."""
+    def continue_state(self, state: StateT, token_ids: Sequence[int], options: GenerationOptions) -> TextStream:
+        """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer."""
         if options.stop:
             self.require_tokenizer()
-        tokens = generate_tokens(
-            self.decoder, state, token_ids, options, self._stop_ids(options), context_ids=context_ids
-        )
+        tokens = generate_tokens(self.decoder, state, token_ids, options, self._stop_ids(options))
         return TextStream(tokens, self._tokenizer, options.stop, prompt_tokens=len(token_ids))
 
     def require_tokenizer(self) -> Tokenizer:
@@ -170,12 +219,40 @@ class Model(Generic[StateT]):
         named = (self._tokenizer.special_id(text) for text in options.stop)
         return ends.union(token_id for token_id in named if token_id is not None)
 
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+    def _checked_state(self, state: StateT | None) -> StateT:
+        if state is None:
+            return self.decoder.new_state()
+        self.decoder.check_state(state)
+        return state
+
+    def _next_ids(self, prompt: Prompt, state: StateT) -> list[int]:
+        """What `state` has not been fed of its stream, then the prompt."""
+        unfed = [] if state.unfed_token is None else [state.unfed_token]
+        if unfed and isinstance(prompt, str | Sequence | np.ndarray) and len(prompt) == 0:
+            return unfed
         if isinstance(prompt, str):
             if not prompt:
                 raise OptionError("The prompt is empty; give at least one character.")
-            return self._checked_ids(self.tokenizer.encode(prompt))
-        return self._checked_ids(prompt)
+            begins = state.position == 0 and not unfed
+            return unfed + self._checked_ids(self.tokenizer.encode(prompt, add_special_tokens=begins))
+        return unfed + self._checked_ids(prompt)
+
+    def _message_ids(self, messages: Sequence[Message], state: StateT) -> list[int]:
+        """Token ids of `messages`, and what they need before them to follow what `state` holds."""
+        # The template writes the special tokens itself.
+        unfed = state.unfed_token
+        if state.position == 0 and unfed is None:
+            return self.tokenizer.encode(self.chat_template.render(messages), add_special_tokens=False)
+        text = rendered_after(self.chat_template, messages, in_answer=unfed is not None)
+        if unfed is None:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        end = self.tokenizer.decode([unfed], skip_special_tokens=False)
+        if unfed in self.defaults.eos_token_ids:
+            # The answer's own end is what the template writes there, or it gives way to that.
+            return ([unfed] if text.startswith(end) else []) + self.tokenizer.encode(
+                text.removeprefix(end), add_special_tokens=False
+            )
+        return [unfed, *self.tokenizer.encode(text, add_special_tokens=False)]
 
     def _checked_ids(self, token_ids: object) -> list[int]:
         if isinstance(token_ids, np.ndarray):
@@ -193,3 +270,21 @@ class Model(Generic[StateT]):
                     f"{self.decoder.vocab_size - 1}."
                 )
         return [int(token_id) for token_id in token_ids]
+
+
+def rendered_after(template: ChatTemplate, messages: Sequence[Message], in_answer: bool) -> str:
+    """What the template writes for `messages` after an answer: from its end mark on if `in_answer`, else behind that.
+
+    Raises OptionError when the template writes the past differently once something follows it.
+    """
+    past: list[Message] = [{"role": role, "content": PLACEHOLDER} for role in ("user", "assistant")]
+    before = template.render(past, add_generation_prompt=False)
+    whole = template.render([*past, *messages])
+    if in_answer:
+        before = before[: before.rfind(PLACEHOLDER) + 1]
+    if PLACEHOLDER not in before or not whole.startswith(before):
+        raise OptionError(
+            "The chat template cannot continue a state, it rewrites what was said before; "
+            "give the whole conversation without a state."
+        )
+    return whole.removeprefix(before)

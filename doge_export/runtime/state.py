@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
 NEVER = np.iinfo(np.int64).max
 
+Memory = tuple[NDArray[np.float32], FullWindow | None]  # the cache, and its bookkeeping once the window is full
+
 
 class Arrival(NamedTuple):
     """Tokens whose rows a graph has written; the bookkeeping of them can be done once or again, with one result.
@@ -53,7 +55,7 @@ class State:
         self.plain_step: PlainStep | None = None
         self.recurrent_step: RecurrentStep | None = None
         # One attribute, so that no exception can come between a wider cache and its bookkeeping.
-        self._memory: tuple[NDArray[np.float32], FullWindow | None] = (self._empty_cache(description.num_kv_heads), None)
+        self._memory: Memory = (self._empty_cache(description.num_kv_heads), None)
         self._position = 0
         self._arrival: Arrival | None = None
         self._unfed: tuple[int, int | None] = (0, None)  # the position it was noted at, and the token
@@ -117,7 +119,8 @@ class State:
         other = State(self.description)
         used = min(self.position, self.description.keep_window_size)
         cache, window = self._memory
-        other._memory = (other._empty_cache(cache.shape[2]), None if window is None else FullWindow(window.ranks.copy()))
+        window = None if window is None else FullWindow(window.ranks.copy())
+        other._memory = (self._empty_cache(cache.shape[2]), window)
         other.cache[..., :used, :] = cache[..., :used, :]
         other._position, other._unfed = self._position, self._unfed
         other._first_seen = self._first_seen.copy()

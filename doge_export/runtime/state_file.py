@@ -91,9 +91,9 @@ class StateFile:
             StateError: it is missing, damaged, no state file, one of another version or a state of another model.
         """
         path = Path(path)
-        if not path.is_file():
-            raise StateError(f"There is no file {str(path)!r}; give one that a state was saved to")
         try:
+            if not path.is_file():
+                raise StateError(f"There is no file {str(path)!r}; give one that a state was saved to")
             with safe_open(path, framework="numpy") as file:
                 text, expected = _header_entries(path, file.metadata() or {})
                 header = _parsed_header(path, text, description)
@@ -119,11 +119,11 @@ class StateFile:
 
 
 def checksum(header: str, tensors: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 in hexadecimal of the header text and the bytes of the tensors in the order of their names."""
+    """SHA-256 in hexadecimal of the header text and the bytes of the contiguous tensors in the order of their names."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         digest.update(f"\n{name} {tensors[name].shape}\n".encode())
-        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8))
+        digest.update(tensors[name].reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -134,16 +134,18 @@ def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         StateError: `path` exists and `overwrite` is False, or the system refuses.
     """
-    if path.is_dir() or (path.exists() and not overwrite):
-        remedy = "give the name of a file" if path.is_dir() else "give another name, or overwrite=True to replace it"
-        raise StateError(f"{path} exists already; {remedy}")
-    path = path.resolve()  # a link stays one, and what it points to is replaced
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        if path.is_dir() or (path.exists() and not overwrite):
+            remedy = "give the name of a file" if path.is_dir() else "give another name, or overwrite=True"
+            raise StateError(f"{path} exists already; {remedy}")
+        path = path.resolve()  # a link stays one, and what it points to is replaced
+        temporary = path.with_name(f".{uuid.uuid4().hex}")
         with temporary.open("xb") as file:
             mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
-        raise StateError(f"{path} cannot be written: {error.strerror}") from error
+        raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
+    except ValueError as error:  # a null character in the name
+        raise StateError(f"{path} cannot be written: {error}") from error
     try:
         yield temporary
         temporary.chmod(mode)  # safetensors may have put a file in its place that only the owner can read
@@ -153,7 +155,7 @@ def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
     except SafetensorError as error:
         raise StateError(f"{path} cannot be written: {error}") from error
     except OSError as error:
-        raise StateError(f"{path} cannot be written: {error.strerror}") from error
+        raise StateError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -203,7 +205,7 @@ def _check_layout(
     """Names, dtypes and shapes of the tensors, before anything is read of them; slices: safetensors' views by name."""
     d, position = description, header["position"]
     is_wide = "key_positions" in slices
-    if position > d.keep_window_size and not is_wide or position < d.keep_window_size and is_wide:
+    if (position > d.keep_window_size and not is_wide) or (position < d.keep_window_size and is_wide):
         raise StateError(f"{path} is damaged: its tensors do not belong to position {position}")
     heads = d.num_recurrent_heads if is_wide else d.num_kv_heads
     seen = slices["seen_tokens"].get_shape()[:1] if "seen_tokens" in slices else [0]

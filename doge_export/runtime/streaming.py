@@ -17,8 +17,8 @@ class GenerationResult:
 
     text: the new text, without special tokens, stop string and what follows it; "" when there is no tokenizer.
     token_ids: every new token, a final end-of-sequence token included.
-    finish_reason: "stop" at an end-of-sequence token or stop string, "length" at max_new_tokens or the window's end.
-    prompt_tokens, completion_tokens: tokens fed for the prompt, and new tokens.
+    finish_reason: "stop" at an end-of-sequence token or stop string, "length" at max_new_tokens.
+    prompt_tokens, completion_tokens: tokens fed before the first new one, and new tokens.
     prefill_tokens_per_s: prompt tokens by the time until the first new token.
     decode_tokens_per_s: the new tokens after the first by the time they took; 0.0 when there were none.
     """
@@ -43,7 +43,7 @@ class TextStream(Iterator[str]):
     ) -> None:
         """tokenizer: None leaves the text empty. stop: the stop strings. prompt_tokens: how many are fed first."""
         self.token_ids: list[int] = []
-        self.text = ""
+        self._pieces: list[str] = []
         self._tokens = tokens
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
         self._stop_strings = StopStrings(stop)
@@ -53,13 +53,18 @@ class TextStream(Iterator[str]):
         self._decode_seconds = 0.0
 
     def __next__(self) -> str:
-        """The next piece of text, never empty. Raises ContextLengthError when the tokens have no room."""
+        """The next piece of text, never empty."""
         while self._finish_reason is None:
             piece = self._take(self._timed_token())
             if piece:
-                self.text += piece
+                self._pieces.append(piece)
                 return piece
         raise StopIteration
+
+    @property
+    def text(self) -> str:
+        """The pieces so far, joined."""
+        return "".join(self._pieces)
 
     def read_all(self) -> GenerationResult:
         """Run to the end."""

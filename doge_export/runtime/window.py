@@ -53,8 +53,8 @@ class FullWindow:
     def replace_one(self, cache: NDArray[np.float32], slots: NDArray[np.int64], rank: Ranks) -> None:
         """One token came to the slot behind the window; keep it where it outranks the key in `slots`.
 
-        cache [layers, 2, heads, slots, channels]; slots, the lowest of each head, and rank: [layers, heads]. Done twice, it
-        is as done once.
+        cache [layers, 2, heads, slots, channels]; slots, the lowest of each head, and rank: [layers, heads]. Doing it
+        twice is as doing it once.
         """
         layers, heads = np.nonzero(rank > self.ranks[self._layer, self._head, slots])
         chosen = slots[layers, heads]
@@ -65,7 +65,8 @@ class FullWindow:
         """Several tokens came behind the window; the highest ranks of old and new stay.
 
         cache [layers, 2, heads, slots, channels]; slots [layers, heads, R]: the R lowest of each head, lowest first,
-        R = min(S, keep_window_size); old, the ranks there before; new [layers, heads, S]. Done twice, it is as done once.
+        R = min(S, keep_window_size); old, the ranks there before; new [layers, heads, S]. Doing it twice is as doing it
+        once.
         """
         window = self.ranks.shape[-1]
         for layer, head in np.ndindex(self.ranks.shape[:2]):
