@@ -95,7 +95,18 @@ class DecoderDescription:
                 "type": "float32",
                 "shape": cache,
                 "initial_value": "zeros (never read: only rows before seqlens_k are)",
-                "slots": f"at least {self.keep_window_size}; for {RECURRENT_FILE} as many more as it is fed tokens at once",
+                "slots": f"at least {self.keep_window_size}; in {RECURRENT_FILE} sequence_length more",
                 "next_value": "present.{layer}.{key,value}, same shape; may be the same memory (updated in place)",
+            },
+            "eviction_slots": {
+                "type": "int64",
+                "shape": [self.num_layers, self.num_recurrent_heads, "candidates"],
+                "value": f"only in {RECURRENT_FILE}: slots of the min(sequence_length, {self.keep_window_size}) cached "
+                "keys with the smallest dt, the oldest of equals first; docs/decoder.md says what to do after the step",
+            },
+            "eviction_dt": {
+                "type": "float32",
+                "shape": [self.num_layers, self.num_recurrent_heads, "candidates"],
+                "value": f"only in {RECURRENT_FILE}: dt of the keys in eviction_slots",
             },
         }
