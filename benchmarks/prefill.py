@@ -14,9 +14,8 @@ from pathlib import Path
 import click
 import numpy as np
 import onnxruntime
-from machine import cpu_name, random_model
+from machine import cpu_name, export_random
 
-from doge_export.conversion import write_decoder
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.state import State
 
@@ -32,7 +31,7 @@ def main(size: str, weights: str, threads: int, rounds: int) -> None:
     """Measure prefill in tokens per second."""
     click.echo(f"{cpu_name()}, onnxruntime {onnxruntime.__version__}, {threads} thread(s), {size} {weights}")
     with tempfile.TemporaryDirectory() as folder:
-        write_decoder(random_model(size), weights, Path(folder))
+        export_random(size, weights, Path(folder))
         decoder = Decoder(Path(folder), threads)
         speeds = measure(decoder, rounds)
     short, rest, beyond = (np.array(values) for values in zip(*speeds, strict=True))

@@ -2,7 +2,7 @@
 
     python benchmarks/stream.py --size 20m --tokens 100000 --plot docs/stream.png
 
-Prints the machine first, medians per 2,000 tokens, and one JSON object as the last line. Tokens are random: what is
+Prints the machine first, medians per 1,000 tokens, and one JSON object as the last line. Tokens are random: what is
 measured does not depend on them.
 """
 
@@ -17,12 +17,11 @@ from pathlib import Path
 import click
 import numpy as np
 import onnxruntime
-from machine import cpu_name, random_model
+from machine import cpu_name, export_random
 
-from doge_export.conversion import write_decoder
 from doge_export.runtime.decoder import Decoder
 
-BLOCK = 2000  # tokens per measurement
+BLOCK = 1000  # tokens per measurement
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def main(size: str, weights: str, tokens: int, threads: int, plot: Path | None) 
     """Stream TOKENS random tokens through a random model of a family size."""
     click.echo(f"{cpu_name()}, onnxruntime {onnxruntime.__version__}, {threads} thread(s), {size} {weights}")
     with tempfile.TemporaryDirectory() as folder:
-        write_decoder(random_model(size), weights, Path(folder))
+        export_random(size, weights, Path(folder))
         decoder = Decoder(Path(folder), threads)
         blocks = stream(decoder, tokens)
     if plot is not None:
@@ -94,7 +93,7 @@ def draw(blocks: list[Block], window: int, title: str, path: Path) -> None:
     memory_axis.plot(positions, [block.rss_mb for block in blocks], color="tab:orange")
     for axis, label in ((time_axis, "ms per token (median)"), (memory_axis, "resident memory, MB")):
         axis.axvline(window, color="gray", linestyle="--", linewidth=1)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.2 * max(axis.get_lines()[0].get_ydata()))
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
     time_axis.set_title(title)
