@@ -54,8 +54,8 @@ KIND_OF: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("a string", str),
 }
 ROPE_FIELDS = {"rope_theta", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"}  # of 4.x
-LARGEST = 2**24  # of whatever a tensor's size could come from; far beyond every model, and the products fit 64 bits
-UNBOUNDED = {"max_position_embeddings", "keep_window_size", "original_max_position_embeddings", "eos_token_id"}
+LARGEST = 2**24  # of whatever the size of a tensor could come from; far beyond every model
+UNBOUNDED = {"max_position_embeddings", "keep_window_size", "original_max_position_embeddings"}
 
 # The keys that each way of scaling RoPE has: those it needs, and those it may have.
 ROPE_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -207,8 +207,9 @@ def check_kinds(fields: dict[str, Any]) -> None:
             continue
         if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
             raise CheckpointError(f"config field {name} is {value!r}; expected {words}")
-        if isinstance(value, int) and name not in UNBOUNDED and value > LARGEST:
-            raise CheckpointError(f"config field {name} is {value}; expected at most {LARGEST}")
+        largest = LARGEST if KIND_OF[name] in (WHOLE, MAYBE_WHOLE) and name not in UNBOUNDED else 2**62
+        if isinstance(value, int) and abs(value) > largest:
+            raise CheckpointError(f"config field {name} is {value}; expected at most {largest}")
 
 
 def without_null(fields: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -259,6 +260,9 @@ def check_numbers(config: DogeConfig) -> None:
         CheckpointError: naming the field.
     """
     check_rope(config)
+    for name, dropout in (("hidden_dropout", config.hidden_dropout), ("attention_dropout", config.attention_dropout)):
+        if dropout is not None and not 0 <= dropout <= 1:
+            raise CheckpointError(f"config field {name} is {dropout!r}; expected a number from 0 to 1")
     if not is_positive(config.rms_norm_eps):
         raise CheckpointError(f"config field rms_norm_eps is {config.rms_norm_eps!r}; expected a positive number")
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from doge_model import load_checkpoint
 from doge_model.errors import CheckpointError, OptionError
-from tests.checkpoints import edit_config, edit_tensors, save_doge, save_june_2025, save_tokenizer, tiny_llama
+from tests.checkpoints import (
+    edit_config,
+    edit_tensors,
+    save_doge,
+    save_june_2025,
+    save_tokenizer,
+    tiny_llama,
+)
 from tests.models import random_ids, relative_difference, torch_logits
 
 NORM = "model.norm.weight"
@@ -172,13 +179,6 @@ def test_eight_bit_floats_without_their_scales_are_refused(folder):
     assert "tensor model.norm.weight has dtype float8_e4m3fn" in refusal(folder)
 
 
-def test_a_tensor_missing_from_its_shard_is_named(tmp_path):
-    save_doge(tmp_path / "one").save_pretrained(tmp_path / "many", max_shard_size="20KB")
-    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
-    save_file({"other": torch.ones(1)}, tmp_path / "many" / index["weight_map"][NORM])
-    assert "is not in" in refusal(tmp_path / "many")
-
-
 def test_pickled_weights_are_never_opened(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
@@ -294,3 +294,17 @@ def test_a_folder_without_a_configuration_is_named(folder):
 def test_a_path_and_its_text_are_the_same_source(tmp_path):
     tiny_llama().save_pretrained(tmp_path)
     assert load_checkpoint(tmp_path).source == load_checkpoint(str(tmp_path)).source == str(tmp_path)
+
+
+def test_a_folder_of_gguf_files_says_to_give_the_file(tmp_path):
+    (tmp_path / "model.gguf").touch()
+    assert f"has no config.json; give the file itself: {tmp_path / 'model.gguf'}" in refusal(tmp_path)
+
+
+def test_a_path_object_is_never_looked_for_on_the_hub():
+    assert "there is no owner/name" in refusal(Path("owner/name"))
+
+
+def test_a_name_that_no_file_system_takes_is_one_sentence():
+    assert "File name too long" in refusal("x" * 5000)
+    assert "there is no" in refusal("a\0b")

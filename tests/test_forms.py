@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
+from transformers import DogeConfig as TransformersDogeConfig
 
-from doge_model import load_checkpoint
+from doge_model import DogeConfig, load_checkpoint
 from doge_model.errors import CheckpointError
+from doge_model.forms import KIND_OF
 from tests.checkpoints import (
     ROPE_4X,
     edit_config,
@@ -166,6 +170,8 @@ def test_a_field_that_contradicts_the_tensors_is_named(fields, sentence, tmp_pat
         ({"hidden_size": 10**30}, "expected at most 16777216"),
         ({"vocab_size": 2**24, "hidden_size": 2**24}, "the configuration asks for [16777216, 16777216]"),
         ({"num_hidden_layers": 10**7}, "num_hidden_layers is 10000000; the tensors have 2 layers"),
+        ({"rms_norm_eps": -(10**400)}, "expected at most"),
+        ({"hidden_dropout": 3}, "hidden_dropout is 3.0; expected a number from 0 to 1"),
         ({"head_dim": 7}, "head_dim"),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'; expected true or false"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan"),
@@ -176,3 +182,8 @@ def test_an_impossible_field_is_named(fields, sentence, tmp_path):
     save_doge(tmp_path)
     edit_config(tmp_path, **fields)
     assert sentence in refusal(tmp_path)
+
+
+def test_every_field_of_the_configuration_has_its_kind():
+    fields = {*inspect.get_annotations(TransformersDogeConfig), *inspect.get_annotations(DogeConfig)}
+    assert fields - {"model_type"} <= set(KIND_OF)

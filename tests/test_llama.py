@@ -24,6 +24,7 @@ LLAMAS = {
     "mlp biases": {"mlp_bias": True},
     "head_dim of its own": {"head_dim": 12},
     "another eps, activation and theta": {"rms_norm_eps": 1e-3, "hidden_act": "gelu", "rope_theta": 5e5},
+    "a very large theta": {"rope_theta": 10**9},
     "linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
     "dynamic rope": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
     "llama3 rope": {"rope_parameters": LLAMA3},
