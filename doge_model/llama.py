@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .config_fields import make_config
 from .configuration import DogeConfig
 from .errors import CheckpointError
-from .forms import make_config
 from .tensors import RenamedTensors, TensorSource
 
 FORM = "llama"

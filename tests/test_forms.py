@@ -9,8 +9,8 @@ import torch
 from transformers import DogeConfig as TransformersDogeConfig
 
 from doge_model import DogeConfig, load_checkpoint
+from doge_model.config_fields import KIND_OF
 from doge_model.errors import CheckpointError
-from doge_model.forms import KIND_OF
 from tests.checkpoints import (
     ROPE_4X,
     edit_config,
