@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +50,16 @@ class ExportOptions:
         """Where the export goes."""
         if self.out is not None:
             return self.out
-        name = self.model.rstrip("/").rsplit("/", 1)[-1].removesuffix(".gguf")
+        local = Path(self.model)  # resolved, "." has a name too
+        name = local.resolve().name if local.exists() else self.model.rstrip("/").rsplit("/", 1)[-1]
+        name = name.removesuffix(".gguf")
         return Path(f"{name}-{self.weights}")
 
     def _check_folder(self, folder: Path) -> None:
         if not folder.absolute().parent.is_dir():
             raise OptionError(f"the folder {folder.absolute().parent} does not exist; create it first")
+        if not os.access(folder.absolute().parent, os.W_OK):
+            raise OptionError(f"the folder {folder.absolute().parent} cannot be written to; give another OUT")
         if not folder.exists() and not folder.is_symlink():
             return
         if not self.overwrite:

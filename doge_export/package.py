@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,8 +26,9 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     Raises:
         ExportError: the system refused to write.
     """
+    target = Path(os.path.abspath(target))  # "." and "x/.." have a name and a parent too
     try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.absolute().parent))
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
         try:
             yield partial
             partial.chmod(0o755)  # mkdtemp makes it private
@@ -42,7 +44,7 @@ def replace_folder(new: Path, target: Path) -> None:
     if not target.exists():
         new.rename(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.absolute().parent)) / target.name
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent)) / target.name
     target.rename(old)
     try:
         new.rename(target)

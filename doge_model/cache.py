@@ -21,7 +21,7 @@ from .configuration import DogeConfig
 class KeepWindowLayer(DynamicLayer):
     """The surviving keys of one layer, in the order in which they came.
 
-    keys [B, M, K, D + 1] (rotated, dt in the last channel) and values [B, M, K, D], K at most keep_window_size. The
+    keys [B, M, K, D + 2] (rotated; then dt and precedence) and values [B, M, K, D], K at most keep_window_size. The
     survivors differ between mask heads, so keys and values are kept for each, also where attention heads share them.
     """
 
@@ -33,7 +33,7 @@ class KeepWindowLayer(DynamicLayer):
         self.tokens_seen = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add keys [B, G, T, D + M / G] and values [B, G, T, D]; returns survivors and newcomers [B, M, K + T, ...].
+        """Add keys [B, G, T, D + 2 M / G] and values [B, G, T, D]; returns survivors and newcomers [B, M, K + T, ...].
 
         The attention of this step sees all of them and masks, query by query, what has fallen out.
         """
@@ -58,13 +58,16 @@ class KeepWindowLayer(DynamicLayer):
 
 
 def per_mask_head(key: Tensor, value: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Give every mask head its own copy of its kv head's key, with its own dt: [B, G, T, ...] -> [B, M, T, ...]."""
-    rotated, dt = key.split((head_dim, key.shape[-1] - head_dim), dim=-1)
-    heads = dt.shape[-1]
+    """Give every mask head its own copy of its kv head's key, with its own dt and precedence.
+
+    key [B, G, T, D + 2 M / G] -> [B, M, T, D + 2], value [B, G, T, D] -> [B, M, T, D].
+    """
+    rotated, states = key.split((head_dim, key.shape[-1] - head_dim), dim=-1)
+    heads = states.shape[-1] // 2
     if heads == 1:
         return key, value
-    dt = dt.transpose(2, 3).flatten(1, 2)[..., None]
-    return torch.cat((rotated.repeat_interleave(heads, dim=1), dt), dim=-1), value.repeat_interleave(heads, dim=1)
+    own = [part.transpose(2, 3).flatten(1, 2)[..., None] for part in states.chunk(2, dim=-1)]
+    return torch.cat((rotated.repeat_interleave(heads, dim=1), *own), dim=-1), value.repeat_interleave(heads, dim=1)
 
 
 class KeepWindowCache(Cache):

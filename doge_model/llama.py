@@ -71,7 +71,10 @@ def lift(
 
 
 def llama_config(fields: dict[str, Any], tensors: RenamedTensors) -> DogeConfig:
-    """A LlamaConfig's fields as a DogeConfig. A Llama sees every key, so nothing falls out within its context.
+    """A LlamaConfig's fields as a DogeConfig.
+
+    A Llama sees every key, so nothing falls out within its context. Beyond max_position_embeddings tokens a Llama would
+    go on seeing all of them; the lifted Doge keeps the most recent ones.
 
     Raises:
         CheckpointError: a field changes the function in a way that Doge does not have.

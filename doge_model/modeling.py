@@ -7,7 +7,7 @@ of transformers' `models/doge` ("native" checkpoints). Where the public code is 
 - the mask is built here, additive and causal, so every attention backend gets the same one (transformers #48748);
 - the experts of a token are chosen by that token's own router logits (public code splits the flattened batch in half);
 - among equal dt the most recent key stays (torch.topk picks any);
-- dt is computed once per key and cached with it, as extra channels of the key.
+- dt is computed once per key and cached with it, with what decides between keys, as extra channels of the key.
 
 Shapes: B batch, T new tokens, K keys, H attention heads, G kv heads, M mask heads, D channels of a head.
 """
@@ -105,37 +105,38 @@ def repeat_heads(x: Tensor, times: int) -> Tensor:
     return x if times == 1 else x.repeat_interleave(times, dim=1)
 
 
-def surviving_keys(dt: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
+def surviving_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
     """Which keys are among the keep_window_size largest dt that a query can see; equal dt: the most recent stays.
 
     The last `num_queries` keys belong to the queries. Key j is gone for a query once keep_window_size of the keys up to
     that query outrank it: count the keys before the chunk by one stable sort, those of the chunk by comparison.
 
-    dt [B, M, K] -> bool [B, M, num_queries, K]; causality is not included.
+    precedence [B, M, K], any number that grows with dt -> bool [B, M, num_queries, K]; causality is not included.
     """
-    num_keys = dt.shape[-1]
+    num_keys = precedence.shape[-1]
     num_past = num_keys - num_queries
-    order = dt.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last, so it ranks higher
+    order = precedence.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last: it ranks higher
     is_past = (order < num_past).long()
     past_above = is_past.flip(-1).cumsum(-1).flip(-1) - is_past
     past_above = torch.empty_like(past_above).scatter_(-1, order, past_above)
-    index = torch.arange(num_keys, device=dt.device)
+    index = torch.arange(num_keys, device=precedence.device)
     newer = index[num_past:, None] > index
-    new, old = dt[..., num_past:, None], dt[..., None, :]
+    new, old = precedence[..., num_past:, None], precedence[..., None, :]
     chunk_above = ((new > old) | ((new == old) & newer)).cumsum(-2, dtype=torch.int32)
     return past_above[..., None, :] + chunk_above < keep_window_size
 
 
-def dynamic_mask(dt: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
+def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
     """The additive mask: dt where a key is visible and survives, else the smallest number of the dtype.
 
-    dt [B, M, K], -inf at padding, which so takes no place in the window -> [B, M, num_queries, K] in the same dtype.
+    dt and precedence [B, M, K], -inf at padding, which so takes no place in the window -> [B, M, num_queries, K] in the
+    same dtype.
     """
     num_keys = dt.shape[-1]
     index = torch.arange(num_keys, device=dt.device)
     visible = (index <= index[num_keys - num_queries :, None]) & (dt[:, :, None, :] > -torch.inf)
     if num_keys > keep_window_size:
-        visible = visible & surviving_keys(dt, num_queries, keep_window_size)
+        visible = visible & surviving_keys(precedence, num_queries, keep_window_size)
     return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
 
 
@@ -192,14 +193,14 @@ class DogeAttention(nn.Module):
         key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        dt = self.dynamic_states(hidden_states, value).to(key.dtype)
+        states = self.dynamic_states(hidden_states, value).to(key.dtype)
         if padding_mask is not None:
-            dt = dt.masked_fill(~padding_mask[:, None, :, None], -torch.inf)
+            states = states.masked_fill(~padding_mask[:, None, :, None], -torch.inf)
         if past_key_values is not None:
-            key, value = past_key_values.update(torch.cat((key, dt), dim=-1), value, self.layer_idx)
-            key, dt = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
-        dt = dt.transpose(2, 3).flatten(1, 2)  # [B, G, K, M / G] -> [B, M, K]
-        mask = dynamic_mask(dt, query.shape[2], self.config.keep_window_size)
+            key, value = past_key_values.update(torch.cat((key, states), dim=-1), value, self.layer_idx)
+            key, states = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
+        dt, precedence = (x.transpose(2, 3).flatten(1, 2) for x in states.chunk(2, dim=-1))  # [B, M, K] each
+        mask = dynamic_mask(dt, precedence, query.shape[2], self.config.keep_window_size)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         out, weights = attend(
             self,
@@ -212,17 +213,21 @@ class DogeAttention(nn.Module):
         return self.o_proj(out.flatten(2)), weights
 
     def dynamic_states(self, hidden_states: Tensor, value: Tensor) -> Tensor:
-        """dt = exp(A softplus(v W_dt)) of every key: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, M / G].
+        """dt of every key, and its precedence: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, 2 M / G].
 
-        Equal tokens have equal values in the first layer, and there dt must tie to the last bit. BLAS rounds a row
+        dt = exp(A softplus(z)) with z = v W_dt. It decides which keys stay, so it is compared by sign(A) z, which grows
+        with dt and keeps the digits that exp loses: dt of an A near 0 is 1 to all seven of them.
+
+        Equal tokens have equal values in the first layer, and there they must tie to the last bit. BLAS rounds a row
         differently from call to call, so outside training the values are computed once more in float64.
         """
         if self.training:
-            z = self.dt_proj(value.transpose(1, 2).flatten(2))
+            z = self.dt_proj(value.transpose(1, 2).flatten(2)).float()
         else:
-            z = in_float64(self.dt_proj, in_float64(self.v_proj, hidden_states))
-        dt = torch.exp(self.A.float() * F.softplus(z.float()))
-        return dt.unflatten(-1, (value.shape[1], -1)).transpose(1, 2)
+            z = in_float64(self.dt_proj, in_float64(self.v_proj, hidden_states)).float()
+        a = self.A.float()
+        states = torch.stack((torch.exp(a * F.softplus(z)), torch.sign(a) * z), dim=2)  # [B, T, 2, M]
+        return states.unflatten(-1, (value.shape[1], -1)).permute(0, 3, 1, 2, 4).flatten(3)
 
 
 def in_float64(module: nn.Module, x: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ def test_the_sizes_of_states_are_those_of_the_table(size):
         channels=layout.channels,
         head_dim=layout.head_dim,
         mask_channels=layout.mask_channels,
+        precedence_channel=layout.precedence_channel,
         weights_sha256="",
     )
     rows = [line for line in (ROOT / "docs" / "state.md").read_text().splitlines() if line.startswith("| Doge")]

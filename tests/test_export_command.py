@@ -44,12 +44,29 @@ def test_an_export_is_a_folder_that_runs(weights, checkpoint, tmp_path):
     assert len(model.generate(random_ids(5).tolist(), max_new_tokens=4, ignore_eos=True).token_ids) == 4
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_faithful_exports_of_small_vocabularies_pass(seed, tmp_path):
+    """Their sequences repeat tokens, so keys tie; with a mask of any strength."""
+    model = tiny_model(seed, vocab_size=24, hidden_size=64, keep_window_size=(7, 32, 64)[seed % 3])
+    for layer in model.model.layers:
+        layer.self_attn.A.data.mul_((1e-3, 0.1, 1, 3)[seed % 4])
+    model.save_pretrained(tmp_path / "tiny")
+    result = run(tmp_path / "tiny", tmp_path / "out", "--fp32")
+    assert result.exit_code == 0, result.stderr
+
+
 def test_int8_in_a_folder_named_after_the_model_is_the_default(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("tiny/").exit_code == 0
     report = json.loads((tmp_path / "tiny-int8" / "export_report.json").read_text())
     assert report["weights"] == "int8"
     assert report["verification"]["limits"]["kl_mean"] == 0.1
+
+
+def test_the_current_folder_can_be_the_checkpoint(checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint)
+    assert run(".").exit_code == 0
+    assert (checkpoint / "tiny-int8" / "export_report.json").is_file()
 
 
 def test_an_existing_folder_is_replaced_only_with_overwrite(checkpoint, tmp_path):
@@ -77,6 +94,7 @@ USAGE = {
     "no threads": (["x", "--threads", "0"], "threads is 0; it must be at least 1"),
     "no window": (["x", "--keep-window", "0"], "keep_window is 0; it must be at least 1"),
     "an empty model": ([" "], "MODEL is empty"),
+    "two kinds of weights": (["x", "--int8", "--fp32"], "exclude each other"),
 }
 
 
@@ -134,7 +152,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(checkpoint, tmp_path
     assert left_in(tmp_path) == ["tiny"]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_export_leaves_nothing(stop, checkpoint, tmp_path):
     script = (
         "import sys, time, doge_export.export as e; from doge_export.commands.export import main\n"

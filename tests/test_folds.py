@@ -10,7 +10,7 @@ from doge_export.graph import DecoderLayout
 from doge_export.graph.attention import fused_projection, pad_output
 from doge_export.graph.builder import GraphBuilder
 from doge_export.graph.decoder import scaled
-from doge_export.graph.mask import first_layer_dt, mask_exponents, mask_width
+from doge_export.graph.mask import first_layer_logits, mask_exponents, mask_width, precedence_signs
 from doge_export.quantization import choose_block_size, quantize_blocks
 from tests.models import FORMS, tiny_model
 
@@ -53,12 +53,13 @@ def test_extra_channels_multiply_to_the_mask_of_each_head(form):
     with torch.no_grad():
         v = attention.v_proj(x)
         heads = v.view(1, 5, layout.num_kv_heads, -1).transpose(1, 2)
-        dt = attention.dynamic_states(x, heads).numpy()[0]  # [kv heads, keys, mask channels]
+        states = attention.dynamic_states(x, heads).numpy()[0]  # [kv heads, keys, 2 * mask channels]
+        dt, precedence = np.split(states, 2, axis=-1)
         z = attention.dt_proj(v).numpy()[0].reshape(5, layout.num_kv_heads, -1)
     factors = mask_exponents(layout, tensors["self_attn.A"])
-    zeros = np.zeros((layout.num_heads, layout.extra_channels))
+    zeros = np.zeros((layout.num_heads, layout.half_extra))
     queries = np.exp(factors[: layout.num_heads] * np.logaddexp(0, zeros))
-    logits = np.zeros((5, layout.num_kv_heads, layout.extra_channels))
+    logits = np.zeros((5, layout.num_kv_heads, layout.half_extra))
     logits[..., : layout.mask_channels] = z
     keys = np.exp(factors[layout.num_heads :] * np.logaddexp(0, logits))
     for head in range(layout.num_heads):
@@ -66,19 +67,20 @@ def test_extra_channels_multiply_to_the_mask_of_each_head(form):
         channel = head % (layout.num_heads // layout.num_kv_heads) % layout.mask_channels
         scores = keys[:, group] @ queries[head] * layout.head_dim**-0.5
         np.testing.assert_allclose(scores, dt[group, :, channel], rtol=1e-5)
+    signs = precedence_signs(layout, tensors["self_attn.A"])
+    assert not signs[: layout.num_heads].any()
+    carried = (logits * signs[layout.num_heads :])[..., : layout.mask_channels]
+    np.testing.assert_allclose(carried.transpose(1, 0, 2), precedence, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", MASKED)
-def test_the_table_of_the_first_layer_holds_the_dt_of_every_token(form):
+def test_the_table_of_the_first_layer_holds_the_mask_logits_of_every_token(form):
     attention, tensors, layout = parts(form)
     model = tiny_model(**FORMS[form])
     embedding = model.model.embed_tokens.weight.detach()
     with torch.no_grad():
-        x = model.model.layers[0].input_layernorm(embedding)[None]
-        v = attention.v_proj(x).view(1, len(embedding), layout.num_kv_heads, -1).transpose(1, 2)
-        dt = attention.dynamic_states(x, v)[0]  # [kv heads, vocab, mask channels]
-    table = first_layer_dt(layout, tensors, embedding.numpy())
-    np.testing.assert_allclose(table, dt.transpose(0, 1).flatten(1).numpy(), rtol=1e-5)
+        z = attention.dt_proj(attention.v_proj(model.model.layers[0].input_layernorm(embedding)))
+    np.testing.assert_allclose(first_layer_logits(layout, tensors, embedding.numpy()), z.numpy(), atol=2e-5)
 
 
 @pytest.mark.parametrize("form", MASKED)

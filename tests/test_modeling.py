@@ -118,7 +118,7 @@ def test_equal_tokens_tie_to_the_last_bit_in_the_first_layer(kv_heads):
             cache = None
             for chunk in ids.split(lengths, dim=1):
                 cache = model(chunk, past_key_values=cache, use_cache=True).past_key_values
-            keys.append(cache.layers[0].keys[0, :, :, -1])
+            keys.append(cache.layers[0].keys[0, :, :, -1])  # precedence
     assert all(dt.unique().numel() == 5 * kv_heads for dt in keys)
     assert torch.equal(keys[0], keys[1])
     assert torch.equal(keys[0], keys[2])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from doge_export.errors import ContextLengthError
 from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
-from doge_export.runtime.window import FullWindow, make_ranks, rank_dt
+from doge_export.runtime.window import FullWindow, make_ranks, rank_precedence
 from tests.models import FORMS, exported, relative_difference, repeated_ids, tiny_model, torch_logits
 
 
@@ -60,14 +60,14 @@ def test_any_window_and_any_chunking_equal_the_full_matrix(
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, np.diff(borders).tolist())) < 1e-5
 
 
-def test_equal_tokens_have_equal_dt_however_they_are_fed(tmp_path):
+def test_equal_tokens_tie_however_they_are_fed(tmp_path):
     model = tiny_model(num_hidden_layers=1)
     decoder, ids = exported(model, tmp_path), np.array([5, 1, 5, 2, 5, 3, 4, 5, 5])
     for lengths in ([9], [1] * 9, [2, 4, 3]):
         state = decoder.new_state()
         feed(decoder, ids, lengths, state)
-        dt = state.cache[0, 0, :, :9, decoder.description.head_dim]
-        assert all(len(np.unique(head)) == 5 for head in dt)
+        precedence = state.cache[0, 0, :, :9, decoder.description.precedence_channel]
+        assert all(len(np.unique(head)) == 5 for head in precedence)
 
 
 def test_the_cache_never_grows(tmp_path):
@@ -104,11 +104,21 @@ def test_the_plain_graph_has_no_trace_of_the_dropping_logic(tmp_path):
     assert recurrent
 
 
-def test_ranks_order_by_dt_then_by_recency():
-    dt = np.array([0.5, 2.0, 0.5, 0.0, np.inf], np.float32)
-    ranks = make_ranks(dt, np.arange(5) + 2**31)
-    assert np.argsort(ranks).tolist() == [3, 0, 2, 1, 4]
-    np.testing.assert_array_equal(rank_dt(ranks), dt)
+def test_ranks_order_by_precedence_then_by_recency():
+    precedence = np.array([0.5, -2.0, 0.5, -0.0, 0.0, -1.0, 1e-40], np.float32)
+    ranks = make_ranks(precedence, np.arange(7) + 2**31)
+    assert np.argsort(ranks).tolist() == [1, 5, 3, 4, 6, 0, 2]
+    np.testing.assert_array_equal(rank_precedence(ranks), precedence)
+
+
+@pytest.mark.parametrize("spread", [1e-4, 0.016])
+def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread, tmp_path):
+    model = tiny_model(keep_window_size=12)
+    for layer in model.model.layers:
+        layer.self_attn.A.data.mul_(spread / layer.self_attn.A.data.abs())
+    decoder, ids = exported(model, tmp_path), np.random.default_rng(0).permutation(97)
+    for lengths in ([97], [1] * 97, [30, 1, 66]):
+        assert relative_difference(torch_logits(model, ids), feed(decoder, ids, lengths)) < 1e-5
 
 
 def test_the_lowest_rank_leaves_and_an_outranked_newcomer_is_not_kept():

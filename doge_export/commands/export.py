@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from ..errors import ExportError
+from ..errors import ExportError, OptionError
 from ..options import ExportOptions
 from . import Command
 
@@ -30,8 +30,8 @@ EXPORT_PACKAGES = {"torch", "transformers", "onnx", "safetensors", "huggingface_
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
 @click.argument("out", required=False, type=click.Path(path_type=Path))
-@click.option("--int8", "weights", flag_value="int8", default=True, help="Large matrices in 8 bits (the default).")
-@click.option("--fp32", "weights", flag_value="fp32", help="Everything in float32.")
+@click.option("--int8", is_flag=True, help="Large matrices in 8 bits (the default).")
+@click.option("--fp32", is_flag=True, help="Everything in float32.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option(
     "--keep-window",
@@ -44,7 +44,8 @@ EXPORT_PACKAGES = {"torch", "transformers", "onnx", "safetensors", "huggingface_
 def main(
     model: str,
     out: Path | None,
-    weights: str,
+    int8: bool,
+    fp32: bool,
     revision: str | None,
     keep_window: int | None,
     overwrite: bool,
@@ -57,6 +58,9 @@ def main(
 
     The export is compared with the PyTorch model before it counts; if it disagrees, OUT is not written.
     """
+    if int8 and fp32:
+        raise OptionError("--int8 and --fp32 exclude each other; give one of them")
+    weights = "fp32" if fp32 else "int8"
     options = ExportOptions(model, out, weights, revision, keep_window, overwrite, threads)
     console = Console(stderr=True)
     with terminated_like_interrupted(), console.status("starting") as status:
@@ -84,17 +88,28 @@ def run_export(options: ExportOptions, progress: object) -> ExportReport:
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Let a termination signal unwind the program like Ctrl-C does, so that half-written folders are removed."""
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Let a termination signal unwind the program like Ctrl-C does, so that half-written folders are removed.
+
+    A closing terminal counts too, where the system has that signal and nohup does not hold it off.
+    """
+    stops = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGHUP")]
+    previous = {number: signal.getsignal(number) for number in stops}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda received, frame: sys.exit(128 + received))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def report_rows(report: ExportReport) -> dict[str, str]:
     """Where it is, how large, and how well it agrees with PyTorch."""
     worst, verification = report.verification.worst, report.verification
+    full_window = ""
+    if verification.full_window is not None:
+        full_window = f" ({verification.full_window.logit_difference:.1e} with a full window)"
     rows = {
         "folder": str(report.folder),
         "weights": f"{report.weights}, {sum(report.files.values()) / 1e6:.1f} MB in {len(report.files)} files",
@@ -105,7 +120,7 @@ def report_rows(report: ExportReport) -> dict[str, str]:
             if verification.full_window is not None
             else "; a full window is too large to try"
         ),
-        "largest logit difference": f"{worst.logit_difference:.1e} of the largest logit",
+        "largest logit difference": f"{worst.logit_difference:.1e} of the largest logit" + full_window,
         "KL divergence": f"{worst.kl_mean:.1e} nats per token",
         "same most likely token": f"{worst.top1:.1%}",
     }

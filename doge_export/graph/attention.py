@@ -16,11 +16,11 @@ from .eviction import eviction_bias
 from .heads import flat, per_head
 from .layout import DecoderLayout
 from .mask import (
-    first_layer_channels,
+    look_up_logits,
     mask_channels,
     mask_rows,
     mask_width,
-    new_dt,
+    new_precedence,
     place_mask_rows,
     widen_heads,
 )
@@ -34,28 +34,29 @@ def dynamic_mask_attention(
 ) -> str:
     """x float32 [B, S, hidden] -> [B, S, hidden]; reads past_key_values.{index} and writes present.{index}."""
     name = f"layers.{index}.self_attn"
-    width = 0 if index == 0 else mask_width(layout)  # the first layer looks its dt up
+    width = 0 if index == 0 else mask_width(layout)  # the first layer looks its logits up
     weight, bias = fused_projection(layout, tensors, width)
     projected = fmt.linear(graph, f"{name}.qkv_proj", x, weight, bias)
     query_key, mask_logits, value = split_projection(graph, layout, name, projected, width)
     if layout.qk_norm:
         query_key = norm_heads(graph, layout, name, query_key, tensors)
     query_key = rotate(graph, layout, name, query_key)
-    extra = ""
+    extra: list[str] = []
     if layout.has_mask:
-        looked_up = index == 0
-        extra = (
-            first_layer_channels(graph, layout)
-            if looked_up
-            else mask_channels(graph, layout, name, mask_logits, tensors)
+        logits = (
+            per_head(graph, layout, f"{name}.mask_logits", mask_logits, width)
+            if width
+            else look_up_logits(graph, layout)
         )
+        extra = mask_channels(graph, layout, name, logits, tensors)
     query_key = widen_heads(graph, layout, name, query_key, extra)
     query, key = split(graph, f"{name}.heads", query_key, [layout.num_heads, layout.num_kv_heads], layout.channels)
     eviction: list[str] = []
     if layout.recurrent:
         key = per_cache_head(graph, layout, f"{name}.key", key)
         value = per_cache_head(graph, layout, f"{name}.value", value)
-        eviction = ["", "", "", eviction_bias(graph, layout, index, new_dt(graph, layout, name, extra))]
+        precedence = new_precedence(graph, layout, f"{name}.precedence", extra[1] if extra else "")
+        eviction = ["", "", "", eviction_bias(graph, layout, index, precedence)]
     past = [f"past_key_values.{index}.{part}" for part in ("key", "value")]
     present = [f"present.{index}.{part}" for part in ("key", "value")]
     graph.node(

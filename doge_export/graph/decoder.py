@@ -19,7 +19,7 @@ from .builder import MICROSOFT, ConstantPool, GraphBuilder
 from .eviction import declare_eviction
 from .feed_forward import feed_forward
 from .layout import DecoderLayout
-from .mask import first_layer_dt
+from .mask import first_layer_logits
 from .rotary import RotarySpec, rotary_table
 from .weight_formats import WeightFormat
 
@@ -48,7 +48,7 @@ def build_decoder(
     rotary_table(graph, weights.rotary, rotary_positions(graph, layout))
     if layout.has_mask:
         embedding = weights.tensors["model.embed_tokens.weight"]
-        graph.constant("first_layer_dt", first_layer_dt(layout, weights.layer(0), embedding))
+        graph.constant("first_layer_logits", first_layer_logits(layout, weights.layer(0), embedding))
     residual = weight_format.embedding(graph, "embed_tokens", "input_ids", weights.tensors["model.embed_tokens.weight"])
     norm_weight = weights.layer(0)["input_layernorm.weight"]
     hidden = rms_norm(graph, "layers.0.input_layernorm", residual, norm_weight, layout.rms_norm_eps)

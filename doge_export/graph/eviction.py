@@ -17,22 +17,22 @@ from .layout import DecoderLayout
 NEVER = np.float32(-1e30)  # added to a score, leaves nothing of it; -inf would make 0 * inf possible
 
 
-def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, dt: str) -> str:
+def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, precedence: str) -> str:
     """The additive mask of a full window.
 
-    dt: float32 [heads, S] of the new tokens, per mask head. Reads eviction_slots int64 and eviction_dt float32
+    precedence: float32 [heads, S] of the new tokens, per mask head. Reads eviction_slots int64 and eviction_precedence float32
     [layers, heads, R]. Returns float32 [1, 1 or num_heads, S, keep_window_size + S] with NEVER where a key is gone.
     """
     name = f"layers.{index}.eviction"
     layer = graph.constant(f"{name}.layer", np.array(index))
     (slots,) = graph.op("Gather", ["eviction_slots", layer], f"{name}.slots", axis=0)
-    (leaving,) = graph.op("Gather", ["eviction_dt", layer], f"{name}.dt", axis=0)
-    (new,) = graph.op("Unsqueeze", [dt, _axis(graph, -1)], f"{name}.new")  # [heads, S, 1]
+    (leaving,) = graph.op("Gather", ["eviction_precedence", layer], f"{name}.leaving", axis=0)
+    (new,) = graph.op("Unsqueeze", [precedence, _axis(graph, -1)], f"{name}.new")  # [heads, S, 1]
     (old,) = graph.op("Unsqueeze", [leaving, _axis(graph, -2)], f"{name}.old")  # [heads, 1, R]
     (outranked,) = graph.op("GreaterOrEqual", [new, old], f"{name}.outranked")  # [heads, S, R]
     (outranked,) = graph.op("Cast", [outranked], f"{name}.outranked.count", to=_INT32)
     past = _gone_candidates(graph, name, outranked, slots)
-    newcomers = _gone_newcomers(graph, name, new, dt, outranked)
+    newcomers = _gone_newcomers(graph, name, new, precedence, outranked)
     (bias,) = graph.op("Concat", [past, newcomers], f"{name}.bias", axis=-1)
     if layout.cache_heads not in (1, layout.num_heads):  # the attention takes one mask for all heads, or one for each
         order = np.arange(layout.cache_heads).repeat(layout.num_heads // layout.cache_heads)
@@ -55,9 +55,9 @@ def _gone_candidates(graph: GraphBuilder, name: str, outranked: str, slots: str)
     return bias
 
 
-def _gone_newcomers(graph: GraphBuilder, name: str, new: str, dt: str, outranked: str) -> str:
+def _gone_newcomers(graph: GraphBuilder, name: str, new: str, precedence: str, outranked: str) -> str:
     """Bias of the new keys: [heads, S, S], query by key."""
-    (row,) = graph.op("Unsqueeze", [dt, _axis(graph, -2)], f"{name}.newcomers.row")  # [heads, 1, S]
+    (row,) = graph.op("Unsqueeze", [precedence, _axis(graph, -2)], f"{name}.newcomers.row")  # [heads, 1, S]
     (larger,) = graph.op("Greater", [new, row], f"{name}.newcomers.larger")  # [heads, outranking, outranked]
     (equal,) = graph.op("Equal", [new, row], f"{name}.newcomers.equal")
     (tie,) = graph.op("And", [equal, "eviction.later"], f"{name}.newcomers.tie")
@@ -73,10 +73,10 @@ def _gone_newcomers(graph: GraphBuilder, name: str, new: str, dt: str, outranked
 
 def declare_eviction(graph: GraphBuilder, layout: DecoderLayout) -> None:
     """The two inputs, and what all layers share: the candidates' ranks, which token is later, zeros to scatter into."""
-    for name, dtype in (("eviction_slots", np.int64), ("eviction_dt", np.float32)):
+    for name, dtype in (("eviction_slots", np.int64), ("eviction_precedence", np.float32)):
         graph.input(name, dtype, [layout.num_layers, layout.cache_heads, "candidates"])
     graph.constant("eviction.axis", np.array(1))
-    (shape,) = graph.op("Shape", ["eviction_dt"], "eviction.shape", start=2)
+    (shape,) = graph.op("Shape", ["eviction_precedence"], "eviction.shape", start=2)
     zero, one = graph.constant("int.0", np.array(0)), graph.constant("int.1", np.array(1))
     (candidates,) = graph.op("Squeeze", [shape], "eviction.candidates")
     (rank,) = graph.op("Range", [zero, candidates, one], "eviction.rank.long")

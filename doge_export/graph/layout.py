@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecoderLayout:
-    """Sizes of one decoder. A cached key has `head_dim` rotated channels, then the mask channels, then zeros.
+    """Sizes of one decoder. A cached key has `head_dim` rotated channels, then two equal halves of extra ones.
 
-    The mask needs one channel per mask head of a kv head (none when every A is zero: dt is then the same for all keys,
-    and softmax does not see a constant). onnxruntime's GroupQueryAttention wants keys and values equally wide and a
-    multiple of 8, so both are padded to `channels`.
+    The first half begins with dt of each mask head of its kv head, the second half with their precedence. (There is
+    none of it when every A is zero: dt is then the same for all keys, and softmax does not see a constant.)
+    onnxruntime's GroupQueryAttention wants keys and values equally wide and a multiple of 8, so both are padded.
 
     There are two decoders over the same weights. The plain one serves streams up to keep_window_size and drops nothing;
     the `recurrent` one takes over when the window is full.
@@ -66,19 +66,29 @@ class DecoderLayout:
 
     @property
     def mask_channels(self) -> int:
-        """Channels of a key that hold dt."""
+        """Channels of a key that hold dt, and as many that hold precedence."""
         return self.num_mask_heads // self.num_kv_heads if self.has_mask else 0
 
     @property
     def channels(self) -> int:
         """Channels of a cached key or value."""
-        used = self.head_dim + self.mask_channels
+        used = self.head_dim + 2 * self.mask_channels
         return used + -used % 8
 
     @property
     def extra_channels(self) -> int:
         """Channels of a key beyond its rotated ones."""
         return self.channels - self.head_dim
+
+    @property
+    def half_extra(self) -> int:
+        """Extra channels with dt in front; as many follow with precedence in front."""
+        return self.extra_channels // 2
+
+    @property
+    def precedence_channel(self) -> int:
+        """The first channel of a key that holds precedence."""
+        return self.head_dim + self.half_extra
 
     @property
     def query_key_heads(self) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..errors import OptionError, PackageError, StateError
 from .description import DATA_FILE, DECODER_FILE, RECURRENT_FILE, DecoderDescription
 from .state import State
-from .window import rank_dt
+from .window import rank_precedence
 
 ORT_ERRORS = (  # what opening a file can raise; they share no base
     ort_errors.Fail,
@@ -65,7 +65,7 @@ class RecurrentStep:
         d = state.description
         shape = (d.num_layers, d.num_recurrent_heads, 1)
         self.inputs = step_inputs(state, tokens=1, cached=d.keep_window_size)
-        self.inputs |= {"eviction_slots": np.zeros(shape, np.int64), "eviction_dt": np.zeros(shape, np.float32)}
+        self.inputs |= {"eviction_slots": np.zeros(shape, np.int64), "eviction_precedence": np.zeros(shape, np.float32)}
         logits = np.zeros((1, 1, d.vocab_size), np.float32)
         self._row: NDArray[np.float32] = logits[0]
         self._binding = bind(session, self.inputs, {"logits": logits}, state)
@@ -78,7 +78,7 @@ class RecurrentStep:
         inputs["input_ids"][0, 0] = token_id
         inputs["position_ids"][0, 0] = state.position
         inputs["eviction_slots"][:] = slots
-        inputs["eviction_dt"][:] = rank_dt(leaving)
+        inputs["eviction_precedence"][:] = rank_precedence(leaving)
         self._session.run_with_iobinding(self._binding)
         state.take_in(inputs["input_ids"][0], slots, leaving)
         return self._row
@@ -239,7 +239,7 @@ class Decoder:
         leaving = window.ranks_of(slots)
         inputs = step_inputs(state, length, cached=self.keep_window_size)
         inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
-        inputs |= {"eviction_slots": slots, "eviction_dt": rank_dt(leaving)}
+        inputs |= {"eviction_slots": slots, "eviction_precedence": rank_precedence(leaving)}
         session.run_with_iobinding(bind(session, inputs, {"logits": logits}, state))
         state.take_in(token_ids, slots, leaving)
 

@@ -258,7 +258,7 @@ class Model(Generic[StateT]):
         if isinstance(token_ids, np.ndarray):
             token_ids = token_ids.tolist()
         if not isinstance(token_ids, list | tuple | range):
-            raise OptionError(f"The prompt is a {type(token_ids).__name__}, but must be a string or token ids.")
+            raise OptionError(f"The prompt is a {type(token_ids).__name__}, but must be token ids.")
         if not token_ids:
             raise OptionError("The prompt is empty; give at least one token id.")
         for index, token_id in enumerate(token_ids):

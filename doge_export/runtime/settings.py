@@ -97,7 +97,10 @@ _NUMBER_RULES = {
     "top_p": _NumberRule(Real, lambda p: 0 < p <= 1, "a number above 0 and at most 1 (1 switches it off)"),
     "top_k": _NumberRule(Integral, lambda k: k >= 0, "a whole number of at least 0 (0 switches it off)"),
     "min_p": _NumberRule(Real, lambda p: 0 <= p <= 1, "a number from 0 to 1 (0 switches it off)"),
-    "repetition_penalty": _NumberRule(Real, lambda r: 0 < r < math.inf, "a number above 0 (1 switches it off)"),
+    # beyond these the penalised logits of a float32 model could vanish or overflow
+    "repetition_penalty": _NumberRule(
+        Real, lambda r: 1e-3 <= r <= 1e3, "a number from 0.001 to 1000 (1 switches it off)"
+    ),
 }
 _SEED_RULE = _NumberRule(Integral, lambda n: n >= 0, "a whole number of at least 0, or None for fresh entropy")
 

@@ -175,8 +175,8 @@ class State:
             state._memory = (state._empty_cache(description.num_recurrent_heads), None)
         state.cache[..., : file.cache.shape[3], :] = file.cache
         if file.key_positions is not None:
-            dt = state._dt(slice(0, description.keep_window_size))
-            state._memory = (state.cache, FullWindow(make_ranks(dt, file.key_positions)))
+            precedence = state._precedence(slice(0, description.keep_window_size))
+            state._memory = (state.cache, FullWindow(make_ranks(precedence, file.key_positions)))
         state._position = file.position
         state._unfed = (file.position, file.unfed_token)
         state._first_seen[file.seen_tokens] = file.first_positions
@@ -197,8 +197,8 @@ class State:
                 per_kv_head, cache = cache, self._empty_cache(d.num_recurrent_heads)
                 groups = cache.reshape(d.num_layers, 2, d.num_kv_heads, -1, *cache.shape[3:])
                 groups[:] = per_kv_head[:, :, :, None]
-            dt = self._dt(slice(0, d.keep_window_size), cache)
-            window = FullWindow(make_ranks(dt, np.arange(d.keep_window_size)))
+            precedence = self._precedence(slice(0, d.keep_window_size), cache)
+            window = FullWindow(make_ranks(precedence, np.arange(d.keep_window_size)))
             self.plain_step = None  # it is bound to the cache that was
             self._memory = (cache, window)
         return window
@@ -214,7 +214,7 @@ class State:
         position, ranks = self._position, None
         if slots is not None:
             positions = np.arange(position, position + len(token_ids))
-            ranks = make_ranks(self._dt_behind_window(len(token_ids)), positions)
+            ranks = make_ranks(self._precedence_behind_window(len(token_ids)), positions)
         self._arrival = Arrival(token_ids, position, slots, leaving, ranks)
         self._finish()
 
@@ -231,18 +231,18 @@ class State:
         self._position = position + len(token_ids)
         self._arrival = None
 
-    def _dt_behind_window(self, count: int) -> NDArray[np.float32]:
-        """dt of the `count` keys that the last step wrote behind the full window: float32 [layers, heads, count]."""
+    def _precedence_behind_window(self, count: int) -> NDArray[np.float32]:
+        """Of the `count` keys that the last step wrote behind the full window: float32 [layers, heads, count]."""
         start = self.description.keep_window_size
-        return self._dt(slice(start, start + count))
+        return self._precedence(slice(start, start + count))
 
-    def _dt(self, slots: slice, cache: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """dt of the keys in slots: [layers, heads, slots]; 1 for all in a model without mask."""
+    def _precedence(self, slots: slice, cache: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Of the keys in slots: [layers, heads, slots]; 0 for all in a model without mask."""
         d, keys = self.description, (self.cache if cache is None else cache)[:, 0]
         if d.mask_channels == 0:
-            return np.ones(keys[..., slots, 0].shape, np.float32)
+            return np.zeros(keys[..., slots, 0].shape, np.float32)
         heads = range(d.num_recurrent_heads)
-        return np.stack([keys[:, head, slots, d.head_dim + head % d.mask_channels] for head in heads], axis=1)
+        return np.stack([keys[:, head, slots, d.precedence_channel + head % d.mask_channels] for head in heads], axis=1)
 
     def _empty_cache(self, heads: int) -> NDArray[np.float32]:
         d = self.description

@@ -1,8 +1,7 @@
 """Bookkeeping of a full window: which keys leave next, and moving the stayers into their slots.
 
-Rule: of all keys of a mask head the keep_window_size largest dt stay, and of equal dt the most recent. A key's `rank`
-is one int64 that orders exactly so: the bits of its dt (a float32 that is never negative sorts like its bits) above its
-position in the stream.
+Rule: of all keys of a mask head the keep_window_size largest dt stay, and of equal dt the most recent. Keys carry a
+precedence that grows with dt; a key's `rank` is one int64 that orders by precedence, then by position in the stream.
 """
 
 from __future__ import annotations
@@ -13,15 +12,20 @@ from numpy.typing import NDArray
 Ranks = NDArray[np.int64]
 
 
-def make_ranks(dt: NDArray[np.float32], positions: NDArray[np.int64]) -> Ranks:
-    """dt float32, never negative, and positions below 2**32, of one shape -> ranks of that shape."""
-    bits: Ranks = np.ascontiguousarray(dt).view(np.int32).astype(np.int64) << 32
-    return bits + positions
+def make_ranks(precedence: NDArray[np.float32], positions: NDArray[np.int64]) -> Ranks:
+    """precedence float32 and positions below 2**32, of one shape -> ranks of that shape."""
+    bits = np.ascontiguousarray(precedence + np.float32(0)).view(np.int32)  # + 0 turns -0 into 0, its equal
+    return (_sortable(bits).astype(np.int64) << 32) + positions
 
 
-def rank_dt(ranks: Ranks) -> NDArray[np.float32]:
-    """The dt in ranks."""
-    return (ranks >> 32).astype(np.int32).view(np.float32)
+def rank_precedence(ranks: Ranks) -> NDArray[np.float32]:
+    """The precedence in ranks."""
+    return _sortable((ranks >> 32).astype(np.int32)).view(np.float32)
+
+
+def _sortable(bits: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Bits of a float32 <-> an int32 that sorts like it: the magnitude of negative numbers counts the other way round."""
+    return np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
 
 
 class FullWindow:
