@@ -43,11 +43,10 @@ def dynamic_mask_attention(
     query_key = rotate(graph, layout, name, query_key)
     extra: list[str] = []
     if layout.has_mask:
-        logits = (
-            per_head(graph, layout, f"{name}.mask_logits", mask_logits, width)
-            if width
-            else look_up_logits(graph, layout)
-        )
+        if width:
+            logits = per_head(graph, layout, f"{name}.mask_logits", mask_logits, width)
+        else:
+            logits = look_up_logits(graph, layout)
         extra = mask_channels(graph, layout, name, logits, tensors)
     query_key = widen_heads(graph, layout, name, query_key, extra)
     query, key = split(graph, f"{name}.heads", query_key, [layout.num_heads, layout.num_kv_heads], layout.channels)

@@ -20,8 +20,9 @@ NEVER = np.float32(-1e30)  # added to a score, leaves nothing of it; -inf would 
 def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, precedence: str) -> str:
     """The additive mask of a full window.
 
-    precedence: float32 [heads, S] of the new tokens, per mask head. Reads eviction_slots int64 and eviction_precedence float32
-    [layers, heads, R]. Returns float32 [1, 1 or num_heads, S, keep_window_size + S] with NEVER where a key is gone.
+    precedence: float32 [heads, S] of the new tokens, per mask head. Reads eviction_slots int64 and eviction_precedence
+    float32, both [layers, heads, R]. Returns float32 [1, 1 or num_heads, S, keep_window_size + S] with NEVER where a key
+    is gone.
     """
     name = f"layers.{index}.eviction"
     layer = graph.constant(f"{name}.layer", np.array(index))

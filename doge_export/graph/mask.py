@@ -1,9 +1,9 @@
 """The dynamic mask as channels of queries and keys: what they hold, and how it is computed.
 
 A query head has sqrt(head_dim) at the channel of its mask head and 0 elsewhere; a key has dt of each of its mask heads.
-Their product, scaled by 1 / sqrt(head_dim) like the rest of the score, is dt. In other channels, which queries multiply by
-0, a key carries its precedence, sign(A) z: it grows with dt = exp(A softplus(z)) and keeps the digits that exp loses, so
-it decides which keys stay.
+Their product, scaled by 1 / sqrt(head_dim) like the rest of the score, is dt. In other channels, which queries multiply
+by 0, a key carries its precedence, sign(A) z: it grows with dt = exp(A softplus(z)) and keeps the digits that exp
+loses, so it decides which keys stay.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class DecoderDescription:
         num_recurrent_heads: heads of the cache once the window is full; each kv head is then repeated in place.
         head_dim: channels of a key that are rotated, and of a value that are used.
         mask_channels: channels of a key from head_dim on that hold dt.
-        precedence_channel: where as many channels begin that hold precedence, which grows with dt and decides what stays.
+        precedence_channel: where as many begin that hold precedence, which grows with dt and decides what stays.
         weights_sha256: of the data file; names the model a state belongs to.
     """
 
@@ -104,7 +104,7 @@ class DecoderDescription:
                 "type": "int64",
                 "shape": [self.num_layers, self.num_recurrent_heads, "candidates"],
                 "value": f"only in {RECURRENT_FILE}: slots of the min(sequence_length, {self.keep_window_size}) cached "
-                "keys with the lowest precedence, the oldest of equals first; docs/decoder.md says what to do after the step",
+                "keys with the lowest precedence, the oldest of equals first; docs/decoder.md says what follows a step",
             },
             "eviction_precedence": {
                 "type": "float32",

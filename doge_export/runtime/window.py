@@ -24,7 +24,7 @@ def rank_precedence(ranks: Ranks) -> NDArray[np.float32]:
 
 
 def _sortable(bits: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Bits of a float32 <-> an int32 that sorts like it: the magnitude of negative numbers counts the other way round."""
+    """Bits of a float32 <-> an int32 that sorts like it: below zero a larger magnitude comes first."""
     return np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
 
 
