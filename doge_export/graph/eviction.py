@@ -21,8 +21,8 @@ def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, preced
     """The additive mask of a full window.
 
     precedence: float32 [heads, S] of the new tokens, per mask head. Reads eviction_slots int64 and eviction_precedence
-    float32, both [layers, heads, R]. Returns float32 [1, 1 or num_heads, S, keep_window_size + S] with NEVER where a key
-    is gone.
+    float32, both [layers, heads, R]. Returns float32 [1, 1 or num_heads, S, keep_window_size + S] with NEVER where a
+    key is gone.
     """
     name = f"layers.{index}.eviction"
     layer = graph.constant(f"{name}.layer", np.array(index))
