@@ -2,8 +2,8 @@
 
     python benchmarks/stream.py --size 20m --tokens 100000 --plot docs/stream.png
 
-Prints the machine first, medians per 1,000 tokens, and one JSON object as the last line. Tokens are random: what is
-measured does not depend on them.
+Prints the machine first, medians per 1,000 tokens, and one JSON object as the last line. Machines change their speed
+within minutes, so a control is timed beside: a copy of the stream that was taken just after the window filled.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ import onnxruntime
 from machine import cpu_name, export_random
 
 from doge_export.runtime.decoder import Decoder
+from doge_export.runtime.state import State
 
 BLOCK = 1000  # tokens per measurement
+CONTROL = 100  # tokens of the control beside each
 
 
 @dataclass(frozen=True)
 class Block:
-    """One measurement: the position it ends at, the median step, and the memory in use."""
+    """One measurement: the position it ends at, the median step, that of the control, and the memory in use."""
 
     position: int
     ms_per_token: float
+    control_ms_per_token: float | None
     rss_mb: float
 
 
@@ -56,28 +59,38 @@ def main(size: str, weights: str, tokens: int, threads: int, plot: Path | None) 
 def stream(decoder: Decoder, tokens: int) -> list[Block]:
     """Feed tokens one by one; a Block for every BLOCK of them."""
     ids = np.random.default_rng(0).integers(decoder.vocab_size, size=tokens)
-    state, blocks, times = decoder.new_state(), [], []
-    for position, token in enumerate(ids[:, None], start=1):
+    state, control, blocks = decoder.new_state(), None, []
+    for start in range(0, tokens, BLOCK):
+        ms_per_token = median_ms(decoder, state, ids[start : start + BLOCK])
+        if control is None and state.overflowed:
+            control = state.copy()
+        control_ms = None if control is None else median_ms(decoder, control, ids[:CONTROL])
+        blocks.append(Block(state.position, ms_per_token, control_ms, rss_mb()))
+        click.echo(f"{state.position:>8} tokens  {ms_per_token:.3f} ms/token  {blocks[-1].rss_mb:.1f} MB")
+    return blocks
+
+
+def median_ms(decoder: Decoder, state: State, ids: np.ndarray) -> float:
+    """Median time of feeding tokens one by one."""
+    times = []
+    for token in ids[:, None]:
         start = time.perf_counter()
         decoder.forward(state, token)
         times.append(time.perf_counter() - start)
-        if position % BLOCK == 0:
-            blocks.append(Block(position, 1e3 * float(np.median(times)), rss_mb()))
-            click.echo(f"{position:>8} tokens  {blocks[-1].ms_per_token:.3f} ms/token  {blocks[-1].rss_mb:.1f} MB")
-            times.clear()
-    return blocks
+    return 1e3 * float(np.median(times))
 
 
 def summary(blocks: list[Block], window: int) -> dict[str, object]:
     """First and last blocks behind the full window, and all of them."""
-    full = [block for block in blocks if block.position >= window + BLOCK]
+    full = [block for block in blocks if block.position >= window + 2 * BLOCK]
     first, last = full[: max(1, len(full) // 10)], full[-max(1, len(full) // 10) :]
-    before, after = (float(np.median([block.ms_per_token for block in part])) for part in (first, last))
+    ratios = [block.ms_per_token / block.control_ms_per_token for block in full if block.control_ms_per_token]
     return {
         "keep_window_size": window,
-        "ms_per_token_after_filling": before,
-        "ms_per_token_at_the_end": after,
-        "slowdown": after / before,
+        "ms_per_token_after_filling": float(np.median([block.ms_per_token for block in first])),
+        "ms_per_token_at_the_end": float(np.median([block.ms_per_token for block in last])),
+        "to_control_after_filling": float(np.median(ratios[: len(first)])),
+        "to_control_at_the_end": float(np.median(ratios[-len(last) :])),
         "rss_growth_mb": last[-1].rss_mb - first[0].rss_mb,
         "blocks": [asdict(block) for block in blocks],
     }
@@ -89,7 +102,11 @@ def draw(blocks: list[Block], window: int, title: str, path: Path) -> None:
 
     figure, (time_axis, memory_axis) = plt.subplots(2, 1, sharex=True, figsize=(8, 5.5), layout="constrained")
     positions = [block.position for block in blocks]
-    time_axis.plot(positions, [block.ms_per_token for block in blocks], color="tab:blue")
+    time_axis.plot(positions, [block.ms_per_token for block in blocks], color="tab:blue", label="the stream")
+    controls = [(block.position, block.control_ms_per_token) for block in blocks if block.control_ms_per_token]
+    label = "control: a stream just behind the filled window"
+    time_axis.plot(*zip(*controls, strict=True), color="gray", linewidth=1, linestyle=":", label=label)
+    time_axis.legend(loc="lower right")
     memory_axis.plot(positions, [block.rss_mb for block in blocks], color="tab:orange")
     for axis, label in ((time_axis, "ms per token (median)"), (memory_axis, "resident memory, MB")):
         axis.axvline(window, color="gray", linestyle="--", linewidth=1)
