@@ -142,7 +142,7 @@ def defaults_for(tokenizer: Tokenizer, **options: object) -> GenerationDefaults:
     """Greedy defaults that stop at the tokenizer's eos_token."""
     eos = tokenizer.special_id(tokenizer.special_tokens["eos_token"])
     assert eos is not None
-    return GenerationDefaults(GenerationOptions(**options), frozenset({eos}))  # type: ignore[arg-type]
+    return GenerationDefaults(GenerationOptions(**options), frozenset({eos}))  # type: ignore[arg-type]  # the tests' keywords are not typed
 
 
 def model_saying(
