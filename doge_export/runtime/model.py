@@ -228,8 +228,14 @@ class Model(Generic[StateT]):
     def _next_ids(self, prompt: Prompt, state: StateT) -> list[int]:
         """What `state` has not been fed of its stream, then the prompt."""
         unfed = [] if state.unfed_token is None else [state.unfed_token]
-        if unfed and isinstance(prompt, str | Sequence | np.ndarray) and len(prompt) == 0:
+        is_empty = isinstance(prompt, str | Sequence | np.ndarray) and len(prompt) == 0
+        if is_empty and unfed:
             return unfed
+        if is_empty and state.position:
+            raise OptionError(
+                f"The prompt is empty, and all {state.position} tokens of the state are fed; give what follows them "
+                "(to generate right after a prompt, prefill all of it but its last token)."
+            )
         if isinstance(prompt, str):
             if not prompt:
                 raise OptionError("The prompt is empty; give at least one character.")
