@@ -138,7 +138,8 @@ def test_no_pre_tokenizer_loses_text(pre, tmp_path):
 
 @pytest.mark.parametrize("pattern", {split for pre in PRE_TOKENIZERS for split in pre.splits})
 def test_every_split_pattern_is_a_regular_expression(pattern):
-    Regex(pattern)
+    pieces = pre_tokenizers.Split(Regex(pattern), "isolated").pre_tokenize_str("two words")
+    assert "".join(piece for piece, _ in pieces) == "two words"
 
 
 def test_an_unknown_pre_tokenizer_is_refused_with_those_known(tmp_path):

@@ -96,7 +96,7 @@ def test_going_back_is_refused_once_something_fell_out(tmp_path):
         state.truncate(4)
 
 
-def test_the_plain_graph_has_no_trace_of_the_dropping_logic(tmp_path):
+def test_the_plain_graph_decides_nothing_about_dropping(tmp_path):
     exported(tiny_model(), tmp_path)
     graphs = [onnx.load(tmp_path / name, load_external_data=False).graph for name in (DECODER_FILE, RECURRENT_FILE)]
     plain, recurrent = ([node.name for node in graph.node if "eviction" in node.name] for graph in graphs)

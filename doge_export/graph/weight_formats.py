@@ -51,7 +51,7 @@ class Float32:
 class Int8:
     """8 bits symmetric in blocks along the input axis, 8-bit activations in the products.
 
-    Without accuracy_level=4 (8-bit activations) MatMulNBits unpacks to float32 on every call, 100 times slower.
+    Without accuracy_level=4 (8-bit activations) MatMulNBits unpacks to float32 on every call.
     """
 
     bits = 8
