@@ -30,7 +30,7 @@ EXPORT = [
 TRAIN = [*EXPORT, "trl>=1.0", "datasets>=4.0", "accelerate>=1.10", "tensorboard>=2.18"]
 EVAL = [*EXPORT, "lm_eval>=0.4.13"]
 BENCH = [*EXPORT, "matplotlib>=3.9"]
-DEV = [*BENCH, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+DEV = [*BENCH, *TRAIN, *EVAL, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
 setup(
     name="doge-export",
