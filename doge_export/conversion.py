@@ -57,6 +57,5 @@ def describe(plain: DecoderLayout, recurrent: DecoderLayout, data: Path) -> Deco
         channels=plain.channels,
         head_dim=plain.head_dim,
         mask_channels=plain.mask_channels,
-        precedence_channel=plain.precedence_channel,
         weights_sha256=digest,
     )

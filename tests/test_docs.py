@@ -42,7 +42,7 @@ def test_every_file_in_the_readme_s_tree_exists():
 def test_the_sizes_of_states_are_those_of_the_table(size):
     layout = DecoderLayout.from_config(preset_config(size), has_mask=True)
     description = DecoderDescription(
-        format_version=1,
+        format_version=2,
         vocab_size=layout.vocab_size,
         keep_window_size=layout.keep_window_size,
         num_layers=layout.num_layers,
@@ -51,7 +51,6 @@ def test_the_sizes_of_states_are_those_of_the_table(size):
         channels=layout.channels,
         head_dim=layout.head_dim,
         mask_channels=layout.mask_channels,
-        precedence_channel=layout.precedence_channel,
         weights_sha256="",
     )
     rows = [line for line in (ROOT / "docs" / "state.md").read_text().splitlines() if line.startswith("| Doge")]

@@ -10,7 +10,13 @@ from doge_export.graph import DecoderLayout
 from doge_export.graph.attention import fused_projection, pad_output
 from doge_export.graph.builder import GraphBuilder
 from doge_export.graph.decoder import scaled
-from doge_export.graph.mask import first_layer_logits, mask_exponents, mask_width, precedence_signs
+from doge_export.graph.mask import (
+    PRECEDENCE_SCALE,
+    first_layer_logits,
+    mask_exponents,
+    mask_width,
+    precedence_rows,
+)
 from doge_export.quantization import choose_block_size, quantize_blocks
 from tests.models import FORMS, tiny_model
 
@@ -27,7 +33,7 @@ def parts(form: str):
 @pytest.mark.parametrize("form", MASKED)
 def test_one_product_gives_queries_keys_values_and_mask_logits(form):
     attention, tensors, layout = parts(form)
-    weight, bias = fused_projection(layout, tensors, mask_width(layout))
+    weight, bias = fused_projection(layout, tensors, first=False)
     x = torch.randn(3, layout.hidden_size, generator=torch.Generator().manual_seed(0))
     out = x.numpy() @ weight.T + (0 if bias is None else bias)
     query_key, mask, value = np.split(
@@ -39,7 +45,10 @@ def test_one_product_gives_queries_keys_values_and_mask_logits(form):
     np.testing.assert_allclose(query_key, np.concatenate([q, k], axis=1), atol=1e-5)
     padded = value.reshape(3, layout.num_kv_heads, layout.channels)
     np.testing.assert_allclose(padded[..., : layout.head_dim], v.reshape(3, layout.num_kv_heads, -1), atol=1e-5)
-    assert not padded[..., layout.head_dim :].any()
+    precedence = padded[..., layout.head_dim : layout.head_dim + layout.mask_channels] / PRECEDENCE_SCALE
+    signs = np.sign(tensors["self_attn.A"]).reshape(layout.num_kv_heads, -1)
+    np.testing.assert_allclose(precedence, z.reshape(3, layout.num_kv_heads, -1) * signs, atol=1e-5)
+    assert not padded[..., layout.head_dim + layout.mask_channels :].any()
     rows = mask.reshape(3, layout.query_key_heads, -1)
     assert not rows[:, : layout.num_heads].any()
     np.testing.assert_allclose(rows[:, layout.num_heads :, : layout.mask_channels].reshape(3, -1), z, atol=1e-5)
@@ -54,12 +63,12 @@ def test_extra_channels_multiply_to_the_mask_of_each_head(form):
         v = attention.v_proj(x)
         heads = v.view(1, 5, layout.num_kv_heads, -1).transpose(1, 2)
         states = attention.dynamic_states(x, heads).numpy()[0]  # [kv heads, keys, 2 * mask channels]
-        dt, precedence = np.split(states, 2, axis=-1)
+        dt = np.split(states, 2, axis=-1)[0]
         z = attention.dt_proj(v).numpy()[0].reshape(5, layout.num_kv_heads, -1)
     factors = mask_exponents(layout, tensors["self_attn.A"])
-    zeros = np.zeros((layout.num_heads, layout.half_extra))
+    zeros = np.zeros((layout.num_heads, layout.extra_channels))
     queries = np.exp(factors[: layout.num_heads] * np.logaddexp(0, zeros))
-    logits = np.zeros((5, layout.num_kv_heads, layout.half_extra))
+    logits = np.zeros((5, layout.num_kv_heads, layout.extra_channels))
     logits[..., : layout.mask_channels] = z
     keys = np.exp(factors[layout.num_heads :] * np.logaddexp(0, logits))
     for head in range(layout.num_heads):
@@ -67,10 +76,18 @@ def test_extra_channels_multiply_to_the_mask_of_each_head(form):
         channel = head % (layout.num_heads // layout.num_kv_heads) % layout.mask_channels
         scores = keys[:, group] @ queries[head] * layout.head_dim**-0.5
         np.testing.assert_allclose(scores, dt[group, :, channel], rtol=1e-5)
-    signs = precedence_signs(layout, tensors["self_attn.A"])
-    assert not signs[: layout.num_heads].any()
-    carried = (logits * signs[layout.num_heads :])[..., : layout.mask_channels]
-    np.testing.assert_allclose(carried.transpose(1, 0, 2), precedence, atol=1e-5)
+@pytest.mark.parametrize("form", MASKED)
+def test_rows_of_the_values_give_the_precedence_of_the_reference(form):
+    attention, tensors, layout = parts(form)
+    x = torch.randn(1, 5, layout.hidden_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        v = attention.v_proj(x)
+        heads = v.view(1, 5, layout.num_kv_heads, -1).transpose(1, 2)
+        precedence = np.split(attention.dynamic_states(x, heads).numpy()[0], 2, axis=-1)[1]
+        z = attention.dt_proj(v).numpy()[0]
+    rows = precedence_rows(layout, np.ascontiguousarray(z.T), tensors["self_attn.A"])  # [kv heads, extra, keys]
+    carried = rows[:, : layout.mask_channels].transpose(0, 2, 1) / PRECEDENCE_SCALE
+    np.testing.assert_allclose(carried, precedence, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", MASKED)
@@ -120,6 +137,6 @@ def test_a_block_of_zeros_stays_zero():
     assert not quantize_blocks(np.zeros((2, 32), np.float32)).dequantize(32).any()
 
 
-@pytest.mark.parametrize(("in_features", "expected"), [(256, 128), (576, 64), (1088, 64), (272, 32), (20, 32)])
+@pytest.mark.parametrize(("in_features", "expected"), [(256, 64), (576, 64), (1088, 64), (272, 32), (20, 32)])
 def test_the_block_size_stores_a_row_in_the_fewest_bytes(in_features, expected):
     assert choose_block_size(in_features) == expected

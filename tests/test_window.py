@@ -66,7 +66,7 @@ def test_equal_tokens_tie_however_they_are_fed(tmp_path):
     for lengths in ([9], [1] * 9, [2, 4, 3]):
         state = decoder.new_state()
         feed(decoder, ids, lengths, state)
-        precedence = state.cache[0, 0, :, :9, decoder.description.precedence_channel]
+        precedence = state.cache[0, 1, :, :9, decoder.description.head_dim]
         assert all(len(np.unique(head)) == 5 for head in precedence)
 
 

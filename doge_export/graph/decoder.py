@@ -46,6 +46,7 @@ def build_decoder(
     graph = GraphBuilder(pool)
     declare_inputs(graph, layout)
     rotary_table(graph, weights.rotary, rotary_positions(graph, layout))
+    declare_row_shape(graph)
     if layout.has_mask:
         embedding = weights.tensors["model.embed_tokens.weight"]
         graph.constant("first_layer_logits", first_layer_logits(layout, weights.layer(0), embedding))
@@ -104,6 +105,12 @@ def declare_inputs(graph: GraphBuilder, layout: DecoderLayout) -> None:
             graph.output(f"present.{index}.{part}", np.float32, shape)
     if layout.recurrent:
         declare_eviction(graph, layout)
+
+
+def declare_row_shape(graph: GraphBuilder) -> None:
+    """The shape [B, S, -1] that turns rows of heads, [B * S, heads, width], back into rows."""
+    (rows,) = graph.op("Shape", ["input_ids"], "rows.batch_and_length")
+    graph.op("Concat", [rows, graph.constant("axis.last", np.array([-1]))], "rows.shape", axis=0)
 
 
 def rms_norm(graph: GraphBuilder, name: str, x: str, weight: Array, eps: float) -> str:

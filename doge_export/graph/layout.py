@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecoderLayout:
-    """Sizes of one decoder. A cached key has `head_dim` rotated channels, then two equal halves of extra ones.
+    """Sizes of one decoder. A cached row has `head_dim` channels of the head itself, then `extra_channels`.
 
-    The first half begins with dt of each mask head of its kv head, the second half with their precedence. (There is
+    In a key the extra ones begin with dt of each mask head of its kv head, in a value with their precedence. (There is
     none of it when every A is zero: dt is then the same for all keys, and softmax does not see a constant.)
     onnxruntime's GroupQueryAttention wants keys and values equally wide and a multiple of 8, so both are padded.
 
@@ -66,31 +66,31 @@ class DecoderLayout:
 
     @property
     def mask_channels(self) -> int:
-        """Channels of a key that hold dt, and as many that hold precedence."""
+        """Extra channels of a key that hold dt, and of a value that hold precedence."""
         return self.num_mask_heads // self.num_kv_heads if self.has_mask else 0
 
     @property
     def channels(self) -> int:
         """Channels of a cached key or value."""
-        used = self.head_dim + 2 * self.mask_channels
+        used = self.head_dim + self.mask_channels
         return used + -used % 8
 
     @property
     def extra_channels(self) -> int:
-        """Channels of a key beyond its rotated ones."""
+        """Channels of a cached row beyond those of the head."""
         return self.channels - self.head_dim
-
-    @property
-    def half_extra(self) -> int:
-        """Extra channels with dt in front; as many follow with precedence in front."""
-        return self.extra_channels // 2
-
-    @property
-    def precedence_channel(self) -> int:
-        """The first channel of a key that holds precedence."""
-        return self.head_dim + self.half_extra
 
     @property
     def query_key_heads(self) -> int:
         """Attention heads and kv heads together: the rows that are normalised and rotated in one go."""
         return self.num_heads + self.num_kv_heads
+
+    @property
+    def rotates_inside(self) -> bool:
+        """Whether GroupQueryAttention takes the fused projection as it is and rotates by itself.
+
+        It can where nothing comes between: no norm of heads, no extra channels; positions equal slots, so not in the
+        recurrent decoder; and its rotation wants head sizes that are a multiple of 16.
+        """
+        plain = not self.qk_norm and not self.extra_channels and not self.recurrent
+        return plain and self.head_dim % 16 == 0

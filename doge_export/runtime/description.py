@@ -15,7 +15,7 @@ DECODER_FILE = "onnx/model.onnx"  # these three are within an exported folder
 RECURRENT_FILE = "onnx/model_recurrent.onnx"
 DATA_FILE = "onnx/model.onnx_data"  # the weights of both
 METADATA_KEY = "doge_export.decoder"
-FORMAT_VERSION = 1  # rises whenever a driver written for the older number would compute something else
+FORMAT_VERSION = 2  # rises whenever a driver written for the older number would compute something else
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class DecoderDescription:
         num_layers, num_kv_heads, channels: the other dimensions of the cache.
         num_recurrent_heads: heads of the cache once the window is full; each kv head is then repeated in place.
         head_dim: channels of a key that are rotated, and of a value that are used.
-        mask_channels: channels of a key from head_dim on that hold dt.
-        precedence_channel: where as many begin that hold precedence, which grows with dt and decides what stays.
+        mask_channels: channels from head_dim on that hold dt in a key, and in a value its precedence, which grows with
+            dt and decides what stays.
         weights_sha256: of the data file; names the model a state belongs to.
     """
 
@@ -43,7 +43,6 @@ class DecoderDescription:
     channels: int
     head_dim: int
     mask_channels: int
-    precedence_channel: int
     weights_sha256: str
 
     def to_metadata(self) -> dict[str, str]:

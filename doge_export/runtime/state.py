@@ -238,11 +238,11 @@ class State:
 
     def _precedence(self, slots: slice, cache: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Of the keys in slots: [layers, heads, slots]; 0 for all in a model without mask."""
-        d, keys = self.description, (self.cache if cache is None else cache)[:, 0]
+        d, values = self.description, (self.cache if cache is None else cache)[:, 1]
         if d.mask_channels == 0:
-            return np.zeros(keys[..., slots, 0].shape, np.float32)
+            return np.zeros(values[..., slots, 0].shape, np.float32)
         heads = range(d.num_recurrent_heads)
-        return np.stack([keys[:, head, slots, d.precedence_channel + head % d.mask_channels] for head in heads], axis=1)
+        return np.stack([values[:, head, slots, d.head_dim + head % d.mask_channels] for head in heads], axis=1)
 
     def _empty_cache(self, heads: int) -> NDArray[np.float32]:
         d = self.description
