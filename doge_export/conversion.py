@@ -11,18 +11,28 @@ import numpy as np
 from doge_model import DogeForCausalLM
 
 from .graph import WEIGHT_FORMATS, ConstantPool, DecoderLayout, DecoderWeights, RotarySpec, build_decoder
-from .runtime.description import DATA_FILE, DECODER_FILE, FORMAT_VERSION, RECURRENT_FILE, DecoderDescription
+from .runtime.description import (
+    DATA_FILE,
+    DECODER_FILE,
+    DRAFT_FILE,
+    DRAFT_TOKENS,
+    FORMAT_VERSION,
+    RECURRENT_FILE,
+    DecoderDescription,
+)
 
 
 def write_decoder(model: DogeForCausalLM, weights: str, folder: Path) -> None:
-    """Write the two decoders of a model, plain and recurrent, and the one data file they share."""
+    """Write the three decoders of a model, plain, recurrent and for drafts, and the one data file they share."""
     source, weight_format, pool = decoder_weights(model), WEIGHT_FORMATS[weights](), ConstantPool()
     has_mask = any(np.any(array != 0) for name, array in source.tensors.items() if name.endswith(".self_attn.A"))
     plain = DecoderLayout.from_config(model.config, has_mask)
     recurrent = dataclasses.replace(plain, recurrent=True)
+    drafts = dataclasses.replace(plain, draft_tokens=DRAFT_TOKENS)
     graphs = {
         DECODER_FILE: build_decoder(plain, source, weight_format, pool),
         RECURRENT_FILE: build_decoder(recurrent, source, weight_format, pool),
+        DRAFT_FILE: build_decoder(drafts, source, weight_format, pool),
     }
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)

@@ -22,7 +22,7 @@ from .mask import (
     mask_width,
     new_precedence,
     pad_logits,
-    place_mask_rows,
+    pad_mask_rows,
     precedence_rows,
 )
 from .weight_formats import WeightFormat
@@ -43,7 +43,7 @@ def dynamic_mask_attention(
     else:
         query_key, logits, value = split_projection(graph, layout, name, projected, first)
         if first:
-            looked_up = look_up_logits(graph, layout)
+            looked_up = look_up_logits(graph)
             logits = pad_logits(graph, layout, looked_up)
             value = append_precedence(graph, layout, looked_up, value, tensors)
         query_key = finish_heads(graph, layout, name, query_key, logits, tensors)
@@ -67,18 +67,60 @@ def attend(graph: GraphBuilder, layout: DecoderLayout, index: int, query_key_val
         value = per_cache_head(graph, layout, f"{name}.value", value)
         query_key_value, optional = [query, key, value], ["", "", "", eviction_bias(graph, layout, index, precedence)]
     past = [f"past_key_values.{index}.{part}" for part in ("key", "value")]
+    if layout.draft_tokens:
+        return attend_one_by_one(graph, layout, index, query_key_value, past, optional)
+    inputs = [*query_key_value, *past, "seqlens_k", "total_sequence_length", *optional]
     present = [f"present.{index}.{part}" for part in ("key", "value")]
+    return group_query_attention(graph, layout, f"{name}.attention", inputs, present)
+
+
+def attend_one_by_one(
+    graph: GraphBuilder,
+    layout: DecoderLayout,
+    index: int,
+    query_key_value: list[str],
+    past: list[str],
+    optional: list[str],
+) -> str:
+    """What as many single steps compute, in a chain: the present of one token is the past of the next.
+
+    GroupQueryAttention multiplies several queries in another order than one, and what that changes in the last bit is
+    enough to round an 8-bit activation the other way. Every link of the chain is a graph output,
+    `present.{index}.key.{j}`, to be bound to the same memory, so that nothing is copied.
+    """
+    name, count = f"layers.{index}.self_attn", layout.draft_tokens
+    lengths = graph.constant("draft.ones", np.ones(count, np.int64))
+    parts = [
+        graph.op("Split", [x, lengths], f"{name}.drafted.{i}", outputs=count, axis=1) if x else [""] * count
+        for i, x in enumerate(query_key_value)
+    ]
+    rows = []
+    for j, rows_of_token in enumerate(zip(*parts, strict=True)):
+        last = "" if j == count - 1 else f".{j}"
+        present = [f"present.{index}.{part}{last}" for part in ("key", "value")]
+        counts = [f"draft.{input_}" + (f".{j}" if j else "") for input_ in ("seqlens_k", "total_sequence_length")]
+        inputs = [*rows_of_token, *past, *counts, *optional]
+        rows.append(group_query_attention(graph, layout, f"{name}.attention.{j}", inputs, present))
+        past = present
+    (attended,) = graph.op("Concat", rows, f"{name}.attention", axis=1)
+    return attended
+
+
+def group_query_attention(
+    graph: GraphBuilder, layout: DecoderLayout, name: str, inputs: list[str], present: list[str]
+) -> str:
+    """The operator with this decoder's attributes: -> [B, S, heads * channels], and the present."""
     graph.node(
         "GroupQueryAttention",
-        [*query_key_value, *past, "seqlens_k", "total_sequence_length", *optional],
-        [f"{name}.attention", *present],
+        inputs,
+        [name, *present],
         MICROSOFT,
         num_heads=layout.num_heads,
         kv_num_heads=layout.cache_heads,
         scale=layout.head_dim**-0.5,
         do_rotary=int(layout.rotates_inside),
     )
-    return f"{name}.attention"
+    return name
 
 
 def fused_projection(layout: DecoderLayout, tensors: Mapping[str, Array], first: bool) -> tuple[Array, Array | None]:
@@ -101,7 +143,7 @@ def _stack_rows(layout: DecoderLayout, tensors: Mapping[str, Array], first: bool
     mask = mask_rows(tensors, part).astype(np.float32)
     heads = v.reshape(layout.num_kv_heads, layout.head_dim, *v.shape[1:])
     value = np.concatenate([heads, precedence_rows(layout, mask, tensors["self_attn.A"])], axis=1)
-    return np.concatenate([q, k, place_mask_rows(layout, mask, mask_width(layout)), value.reshape(-1, *v.shape[1:])])
+    return np.concatenate([q, k, pad_mask_rows(layout, mask), value.reshape(-1, *v.shape[1:])])
 
 
 def pad_heads(layout: DecoderLayout, rows: Array) -> Array:
@@ -122,16 +164,15 @@ def pad_output(layout: DecoderLayout, tensors: Mapping[str, Array]) -> Array:
 def split_projection(
     graph: GraphBuilder, layout: DecoderLayout, name: str, projected: str, first: bool
 ) -> tuple[str, str, str]:
-    """The parts of the fused projection: queries and keys, mask logits [N, heads, width] or "", values."""
+    """The parts of the fused projection: queries and keys, mask logits or "", values."""
     query_key = layout.query_key_heads * layout.head_dim
     width = 0 if first else mask_width(layout)
     value = layout.num_kv_heads * (layout.head_dim if first else layout.channels)
     if not width:
         rows, value_rows = split(graph, f"{name}.parts", projected, [query_key, value])
         return rows, "", value_rows
-    sizes = [query_key, layout.query_key_heads * width, value]
-    rows, mask, value_rows = split(graph, f"{name}.parts", projected, sizes)
-    return rows, per_head(graph, layout, f"{name}.mask_logits", mask, width), value_rows
+    rows, mask, value_rows = split(graph, f"{name}.parts", projected, [query_key, width, value])
+    return rows, mask, value_rows
 
 
 def split(graph: GraphBuilder, name: str, x: str, sizes: list[int], unit: int = 1) -> list[str]:
@@ -152,7 +193,7 @@ def finish_heads(
 ) -> str:
     """Queries and keys normalised, widened and rotated: [B, S, heads * head_dim] -> [B, S, heads * channels].
 
-    The extra channels come last and are not rotated. mask_logits [B * S, heads, width], or "" in a model without mask.
+    The extra channels come last and are not rotated. mask_logits [B, S, mask_width], or "" in a model without mask.
     """
     if layout.qk_norm or layout.extra_channels:
         x = per_head(graph, layout, f"{name}.rows", x, layout.head_dim)

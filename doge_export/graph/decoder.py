@@ -42,7 +42,7 @@ class DecoderWeights:
 def build_decoder(
     layout: DecoderLayout, weights: DecoderWeights, weight_format: WeightFormat, pool: ConstantPool
 ) -> GraphBuilder:
-    """Build the plain or the recurrent graph; `docs/decoder.md` describes inputs, outputs and state."""
+    """Build one of the three graphs; `docs/decoder.md` describes inputs, outputs and state."""
     graph = GraphBuilder(pool)
     declare_inputs(graph, layout)
     rotary_table(graph, weights.rotary, rotary_positions(graph, layout))
@@ -93,15 +93,22 @@ def rotary_positions(graph: GraphBuilder, layout: DecoderLayout) -> str:
 
 def declare_inputs(graph: GraphBuilder, layout: DecoderLayout) -> None:
     """Declare tokens, positions, lengths and the past of every layer, and the present as outputs."""
-    graph.input("input_ids", np.int64, ["batch_size", "sequence_length"])
-    graph.input("position_ids", np.int64, ["batch_size", "sequence_length"])
-    graph.input("seqlens_k", np.int32, ["batch_size"])
-    graph.input("total_sequence_length", np.int32, [])
+    drafted = layout.draft_tokens
+    rows: list[int | str] = [1, drafted] if drafted else ["batch_size", "sequence_length"]
+    graph.input("input_ids", np.int64, rows)
+    graph.input("position_ids", np.int64, rows)
+    graph.input("seqlens_k", np.int32, [drafted or "batch_size"])
+    graph.input("total_sequence_length", np.int32, [drafted] if drafted else [])
+    for name in ("seqlens_k", "total_sequence_length") if drafted else ():
+        lengths = graph.constant("draft.ones", np.ones(drafted, np.int64))
+        graph.op("Split", [name, lengths], f"draft.{name}", outputs=drafted, axis=0)
     graph.input("logits_to_keep", np.int64, ["num_logits"])
     for index in range(layout.num_layers):
         for part in ("key", "value"):
             shape: list[int | str] = ["batch_size", layout.cache_heads, "slots", layout.channels]
             graph.input(f"past_key_values.{index}.{part}", np.float32, shape)
+            for j in range(drafted - 1):
+                graph.output(f"present.{index}.{part}.{j}", np.float32, shape)
             graph.output(f"present.{index}.{part}", np.float32, shape)
     if layout.recurrent:
         declare_eviction(graph, layout)

@@ -74,7 +74,7 @@ def routed_experts(
 ) -> str:
     """Sum over the token's experts of softmax(score) * act(down . x) * up: [B, S, hidden] -> [B, S, hidden]."""
     (row,) = graph.op("Unsqueeze", [x, _integers(graph, "axis.before_last", [-2])], f"{name}.row")  # [B, S, 1, hidden]
-    scores, experts = choose_experts(graph, layout, name, row, tensors)  # [B, S, 1, k], [B, S, k]
+    scores, experts = choose_experts(graph, layout, name, x, tensors)  # [B, S, 1, k], [B, S, k]
     (probability,) = graph.op("Softmax", [scores], f"{name}.router.softmax", axis=-1)
     down = fmt.embedding(graph, f"{name}.down_embed", experts, tensors["mlp.down_embed.weight"])
     up = fmt.embedding(graph, f"{name}.up_embed", experts, tensors["mlp.up_embed.weight"])
@@ -87,19 +87,22 @@ def routed_experts(
 
 
 def choose_experts(
-    graph: GraphBuilder, layout: DecoderLayout, name: str, row: str, tensors: Mapping[str, Array]
+    graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, tensors: Mapping[str, Array]
 ) -> tuple[str, str]:
-    """The best experts by each token's own product keys, of x as rows [B, S, 1, hidden].
+    """The best experts of x [B, S, hidden] by each token's own product keys.
 
     Returns scores float32 [B, S, 1, experts_per_tok] and indices int64 [B, S, experts_per_tok]. The router stays in
     float32: it is small, and a rounded score can choose another expert.
     """
     assert layout.num_experts is not None
     num_keys, top_k = math.isqrt(layout.num_experts), layout.num_experts_per_tok
-    router = np.ascontiguousarray(tensors["mlp.router_gate.weight"].T)[None, None]  # four axes: a product per token
-    (logits,) = graph.op("MatMul", [row, graph.constant(f"{name}.router_gate.weight", router)], f"{name}.router_gate")
+    # The matrix on the left makes it a product per token; on the right, tokens would be multiplied together, in another
+    # order than one by one.
+    (column,) = graph.op("Unsqueeze", [x, _integers(graph, "axis.last", [-1])], f"{name}.column")
+    router = graph.constant(f"{name}.router_gate.weight", tensors["mlp.router_gate.weight"])
+    (logits,) = graph.op("MatMul", [router, column], f"{name}.router_gate")  # [B, S, 2 * num_keys, 1]
     if "mlp.router_gate.bias" in tensors:
-        bias = graph.constant(f"{name}.router_gate.bias", tensors["mlp.router_gate.bias"])
+        bias = graph.constant(f"{name}.router_gate.bias", tensors["mlp.router_gate.bias"][:, None])
         (logits,) = graph.op("Add", [logits, bias], f"{name}.router_gate.biased")
     (halves,) = graph.op("Reshape", [logits, _integers(graph, "router.halves", [0, 0, 2, num_keys])], f"{name}.halves")
     width = min(top_k, num_keys)

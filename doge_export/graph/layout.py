@@ -17,8 +17,9 @@ class DecoderLayout:
     none of it when every A is zero: dt is then the same for all keys, and softmax does not see a constant.)
     onnxruntime's GroupQueryAttention wants keys and values equally wide and a multiple of 8, so both are padded.
 
-    There are two decoders over the same weights. The plain one serves streams up to keep_window_size and drops nothing;
-    the `recurrent` one takes over when the window is full.
+    There are three decoders over the same weights. The plain one serves streams up to keep_window_size and drops
+    nothing; the `recurrent` one takes over when the window is full. The third checks a draft: it is the plain one for
+    exactly `draft_tokens` tokens, each of which attends by itself, so that every logit is bit by bit that of single steps.
     """
 
     vocab_size: int
@@ -36,6 +37,7 @@ class DecoderLayout:
     num_experts: int | None
     num_experts_per_tok: int
     recurrent: bool = False
+    draft_tokens: int = 0
 
     @classmethod
     def from_config(cls, config: DogeConfig, has_mask: bool) -> DecoderLayout:

@@ -19,6 +19,7 @@ from .layout import DecoderLayout
 
 Array = NDArray[np.float32]
 MINUS_LARGE = np.float32(-1000)  # exp(MINUS_LARGE * softplus(0)) is 0 in float32
+VECTOR = 16  # float32 numbers in the widest vectors of today's CPUs (AVX-512)
 # Attention averages precedence along with the values. o_proj multiplies that by 0, but 8-bit activations share a scale
 # with it: scaled by a power of two it keeps its digits and its order, and weighs nothing.
 PRECEDENCE_SCALE = np.float32(2.0**-40)
@@ -31,23 +32,19 @@ def mask_rows(tensors: Mapping[str, Array], part: str) -> NDArray[np.float64]:
 
 
 def mask_width(layout: DecoderLayout) -> int:
-    """Mask logits per query or key head: one that is spread over the extra channels, or one for each of them."""
+    """Mask logits of a token: one per mask head and a zero, padded to whole vectors of a CPU.
+
+    onnxruntime's Softplus computes what is left over behind the last whole vector by other instructions (1.32), so that
+    a token's dt would depend on how many tokens are fed beside it.
+    """
     if not layout.has_mask:
         return 0
-    return 1 if layout.mask_channels == 1 else layout.extra_channels
+    return layout.num_mask_heads + 1 + -(layout.num_mask_heads + 1) % VECTOR
 
 
-def place_mask_rows(layout: DecoderLayout, mask: Array, width: int) -> Array:
-    """Rows of the mask logits for every query and key head: [M, ...] -> [query_key_heads * width, ...].
-
-    With one mask head per kv head every head has one row (`width` 1) that is spread over the extra channels later; with
-    one per attention head, every head has a row per extra channel. Query heads have zero rows.
-    """
-    if not width:
-        return mask[:0]
-    rows = np.zeros((layout.query_key_heads, width, *mask.shape[1:]), np.float32)
-    rows[layout.num_heads :, : layout.mask_channels] = mask.reshape(layout.num_kv_heads, -1, *mask.shape[1:])
-    return rows.reshape(-1, *mask.shape[1:])
+def pad_mask_rows(layout: DecoderLayout, mask: Array) -> Array:
+    """Rows of the mask logits, zeros behind them: [M, ...] -> [mask_width, ...]."""
+    return np.pad(mask, [(0, mask_width(layout) - len(mask))] + [(0, 0)] * (mask.ndim - 1))
 
 
 def precedence_signs(layout: DecoderLayout, a: NDArray[np.floating]) -> Array:
@@ -65,33 +62,38 @@ def precedence_rows(layout: DecoderLayout, mask: Array, a: NDArray[np.floating])
 
 
 def mask_exponents(layout: DecoderLayout, a: NDArray[np.floating]) -> Array:
-    """Factors f so that exp(f * softplus(mask logit)) is what each extra channel holds: [query_key_heads, extra].
+    """Matrix F so that exp(softplus(mask logits) F) is what the extra channels hold: [mask_width, heads * extra].
 
-    Keys: dt = exp(A softplus(z)). Queries have z = 0, softplus(0) = ln 2: sqrt(d) at the channel of their own mask head
-    and 0 elsewhere. Unused channels of keys are harmless because the queries hold 0 there.
+    Keys: dt = exp(A softplus(z)). Queries use the logit that is always 0, softplus(0) = ln 2: sqrt(d) at the channel of
+    their own mask head and 0 elsewhere. Unused channels of keys are harmless because the queries hold 0 there. No column
+    has more than one number, so the product is exact in any order.
     """
     heads, kv_heads, used = layout.num_heads, layout.num_kv_heads, layout.mask_channels
-    factors = np.full((layout.query_key_heads, layout.extra_channels), MINUS_LARGE)
+    factors = np.zeros((mask_width(layout), layout.query_key_heads, layout.extra_channels), np.float32)
+    always_zero = layout.num_mask_heads
+    factors[always_zero, :heads] = MINUS_LARGE
     channel = np.arange(heads) % (heads // kv_heads) % used
-    factors[np.arange(heads), channel] = math.log(math.sqrt(layout.head_dim)) / math.log(2)
-    factors[heads:] = 0
-    factors[heads:, :used] = a.reshape(kv_heads, used)
-    return factors
+    factors[always_zero, np.arange(heads), channel] = math.log(math.sqrt(layout.head_dim)) / math.log(2)
+    for logit, value in enumerate(a.reshape(-1)):
+        factors[logit, heads + logit // used, logit % used] = value
+    return factors.reshape(len(factors), -1)
 
 
 def mask_channels(
     graph: GraphBuilder, layout: DecoderLayout, name: str, logits: str, tensors: Mapping[str, Array]
 ) -> str:
-    """Mask logits [N, query_key_heads, width] -> extra channels [N, query_key_heads, extra_channels].
+    """Mask logits [B, S, mask_width] -> extra channels [B * S, query_key_heads, extra_channels].
 
     softplus, then exp: the shorter sigmoid(-z)^(-A) loses up to 2% at |z| of 12 and all digits from 18 on, because
     onnxruntime's Sigmoid is clamped (measured with 1.32).
     """
     (softplus,) = graph.op("Softplus", [logits], f"{name}.softplus")
     factors = graph.constant(f"{name}.A", mask_exponents(layout, tensors["self_attn.A"]))
-    (exponent,) = graph.op("Mul", [softplus, factors], f"{name}.exponent")
+    (exponent,) = graph.op("MatMul", [softplus, factors], f"{name}.exponent")
     (channels,) = graph.op("Exp", [exponent], f"{name}.dt")
-    return channels
+    shape = graph.constant("extra.shape", np.array([-1, layout.query_key_heads, layout.extra_channels]))
+    (rows,) = graph.op("Reshape", [channels, shape], f"{name}.extra")
+    return rows
 
 
 def first_layer_logits(layout: DecoderLayout, tensors: Mapping[str, Array], embedding: Array) -> Array:
@@ -110,17 +112,15 @@ def first_layer_logits(layout: DecoderLayout, tensors: Mapping[str, Array], embe
     return np.concatenate(blocks).astype(np.float32)
 
 
-def look_up_logits(graph: GraphBuilder, layout: DecoderLayout) -> str:
-    """The first layer's mask logits from the table: [N, kv heads, mask channels], N = B * S."""
+def look_up_logits(graph: GraphBuilder) -> str:
+    """The first layer's mask logits from the table: [B, S, M]."""
     (logits,) = graph.op("Gather", ["first_layer_logits", "input_ids"], "first_layer.logits", axis=0)
-    shape = graph.constant("first_layer.shape", np.array([-1, layout.num_kv_heads, layout.mask_channels]))
-    (rows,) = graph.op("Reshape", [logits, shape], "first_layer.rows")
-    return rows
+    return logits
 
 
 def pad_logits(graph: GraphBuilder, layout: DecoderLayout, logits: str) -> str:
-    """Looked up logits for the keys, zero for the queries: -> [N, query_key_heads, width]."""
-    pads = np.array([0, layout.num_heads, 0, 0, 0, mask_width(layout) - layout.mask_channels])
+    """Looked up logits [B, S, M], zeros behind them: -> [B, S, mask_width]."""
+    pads = np.array([0, 0, 0, 0, 0, mask_width(layout) - layout.num_mask_heads])
     (padded,) = graph.op("Pad", [logits, graph.constant("first_layer.pads", pads)], "first_layer.padded")
     return padded
 
@@ -129,8 +129,10 @@ def append_precedence(
     graph: GraphBuilder, layout: DecoderLayout, logits: str, value: str, tensors: Mapping[str, Array]
 ) -> str:
     """The first layer's values with their extra channels: [B, S, kv heads * head_dim] -> [B, S, kv heads * channels]."""
+    shape = graph.constant("first_layer.shape", np.array([-1, layout.num_kv_heads, layout.mask_channels]))
+    (by_head,) = graph.op("Reshape", [logits, shape], "first_layer.by_head")
     signs = graph.constant("first_layer.signs", precedence_signs(layout, tensors["self_attn.A"]))
-    (precedence,) = graph.op("Mul", [logits, signs], "first_layer.precedence")
+    (precedence,) = graph.op("Mul", [by_head, signs], "first_layer.precedence")
     heads = graph.constant("first_layer.value.shape", np.array([-1, layout.num_kv_heads, layout.head_dim]))
     (rows,) = graph.op("Reshape", [value, heads], "first_layer.value.rows")
     (used,) = graph.op("Concat", [rows, precedence], "first_layer.value.used", axis=-1)

@@ -9,6 +9,7 @@ recurrent one, which is opened when the first stream needs it.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from numpy.typing import NDArray
 
 from ..errors import OptionError, PackageError, StateError
-from .description import DATA_FILE, DECODER_FILE, RECURRENT_FILE, DecoderDescription
+from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
 from .state import State
 from .window import rank_precedence
 
@@ -55,6 +56,33 @@ class PlainStep:
         self._session.run_with_iobinding(self._binding)
         state.take_in(inputs["input_ids"][0])
         return self._row
+
+
+class DraftStep:
+    """Several tokens at once while the window is not full, each computed as a step of its own; bound once per state."""
+
+    def __init__(self, session: ort.InferenceSession, state: State) -> None:
+        self._session = session
+        self.inputs = step_inputs(state, tokens=DRAFT_TOKENS, cached=0)
+        self.inputs |= {
+            "seqlens_k": np.zeros(DRAFT_TOKENS, np.int32),
+            "total_sequence_length": np.zeros(DRAFT_TOKENS, np.int32),
+            "logits_to_keep": np.arange(DRAFT_TOKENS),
+        }
+        logits = np.zeros((1, DRAFT_TOKENS, state.description.vocab_size), np.float32)
+        self._rows: NDArray[np.float32] = logits[0]
+        links = [f".{j}" for j in range(DRAFT_TOKENS - 1)]
+        self._binding = bind(session, self.inputs, {"logits": logits}, state, ["", *links])
+
+    def __call__(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Write the rows of int64 [n] tokens, n <= DRAFT_TOKENS; returns logits [n, vocab], the state stays put."""
+        inputs, count = self.inputs, len(token_ids)
+        inputs["input_ids"][0, :count] = token_ids  # what follows them is computed for nothing, and never looked at
+        inputs["position_ids"][0] = np.arange(state.position, state.position + DRAFT_TOKENS)
+        inputs["seqlens_k"][:] = inputs["position_ids"][0]
+        inputs["total_sequence_length"][:] = inputs["position_ids"][0] + 1
+        self._session.run_with_iobinding(self._binding)
+        return self._rows[:count]
 
 
 class RecurrentStep:
@@ -95,8 +123,13 @@ def step_inputs(state: State, tokens: int, cached: int) -> Arrays:
     }
 
 
-def bind(session: ort.InferenceSession, inputs: Arrays, outputs: Arrays, state: State) -> ort.IOBinding:
-    """Bind arrays by name, and the state's cache as past and present alike. The binding holds on to all of them."""
+def bind(
+    session: ort.InferenceSession, inputs: Arrays, outputs: Arrays, state: State, presents: Sequence[str] = ("",)
+) -> ort.IOBinding:
+    """Bind arrays by name, and the state's cache as past and present alike. The binding holds on to all of them.
+
+    presents: endings of the names of a layer's presents, where a graph has several.
+    """
     binding = session.io_binding()
     for name, array in inputs.items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
@@ -106,7 +139,8 @@ def bind(session: ort.InferenceSession, inputs: Arrays, outputs: Arrays, state: 
         for part, rows in zip(("key", "value"), parts, strict=True):
             value = ort.OrtValue.ortvalue_from_numpy(rows[None])
             binding.bind_ortvalue_input(f"past_key_values.{layer}.{part}", value)
-            binding.bind_ortvalue_output(f"present.{layer}.{part}", value)
+            for ending in presents:
+                binding.bind_ortvalue_output(f"present.{layer}.{part}{ending}", value)
     return binding
 
 
@@ -146,7 +180,7 @@ class Decoder:
         """
         self._folder, self._threads = folder, threads
         self._plain = open_session(folder / DECODER_FILE, threads)
-        self._recurrent: ort.InferenceSession | None = None
+        self._later: dict[str, ort.InferenceSession] = {}  # opened when first needed
         self._opening = threading.Lock()
         metadata = self._plain.get_modelmeta().custom_metadata_map
         self.description = DecoderDescription.from_metadata(metadata, folder / DECODER_FILE)
@@ -205,6 +239,27 @@ class Decoder:
             rows.append(self._chunk(state, chunk, keep))
         return np.concatenate(rows) if logits_to_keep == "all" else rows[-1]
 
+    def room_for_draft(self, state: State) -> int:
+        """Guesses that `check_draft` can take behind the next token: none near the end of the window and beyond it."""
+        fits = state.position + DRAFT_TOKENS <= self.keep_window_size
+        return DRAFT_TOKENS - 1 if fits else 0
+
+    def check_draft(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits after every one of some tokens, bit by bit those of feeding one after the other.
+
+        The state stays where it is: `State.take_in` moves it on over as many of the tokens as were right.
+
+        Args:
+            state: with room for the draft.
+            token_ids: int64 [n], the next token and at most `room_for_draft` guesses of what follows.
+
+        Returns:
+            float32 [n, vocab]; the next call for this state may overwrite it.
+        """
+        if state.draft_step is None:
+            state.draft_step = DraftStep(self._session(DRAFT_FILE), state)
+        return state.draft_step(state, token_ids)
+
     def _step(self, state: State, token_id: int) -> NDArray[np.float32]:
         if state.position < self.keep_window_size:
             if state.plain_step is None:
@@ -212,7 +267,7 @@ class Decoder:
             return state.plain_step(state, token_id)
         if state.recurrent_step is None:
             state.full_window()  # before binding: it may give the state a new cache
-            state.recurrent_step = RecurrentStep(self._recurrent_session(), state)
+            state.recurrent_step = RecurrentStep(self._session(RECURRENT_FILE), state)
         return state.recurrent_step(state, token_id)
 
     def _chunk(self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -234,7 +289,7 @@ class Decoder:
     def _recurrent_chunk(
         self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64], logits: NDArray[np.float32]
     ) -> None:
-        length, window, session = len(token_ids), state.full_window(), self._recurrent_session()
+        length, window, session = len(token_ids), state.full_window(), self._session(RECURRENT_FILE)
         slots = window.next_to_leave(min(length, self.keep_window_size))
         leaving = window.ranks_of(slots)
         inputs = step_inputs(state, length, cached=self.keep_window_size)
@@ -243,11 +298,9 @@ class Decoder:
         session.run_with_iobinding(bind(session, inputs, {"logits": logits}, state))
         state.take_in(token_ids, slots, leaving)
 
-    def _recurrent_session(self) -> ort.InferenceSession:
-        """The session of the recurrent graph, opened by the first stream that fills its window."""
-        if self._recurrent is not None:
-            return self._recurrent
+    def _session(self, file: str) -> ort.InferenceSession:
+        """The session of a graph that not every stream needs, opened by the first that does."""
         with self._opening:
-            if self._recurrent is None:
-                self._recurrent = open_session(self._folder / RECURRENT_FILE, self._threads)
-            return self._recurrent
+            if file not in self._later:
+                self._later[file] = open_session(self._folder / file, self._threads)
+            return self._later[file]

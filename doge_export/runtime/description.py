@@ -11,9 +11,11 @@ from typing import Any
 
 from ..errors import PackageError
 
-DECODER_FILE = "onnx/model.onnx"  # these three are within an exported folder
+DECODER_FILE = "onnx/model.onnx"  # these are within an exported folder
 RECURRENT_FILE = "onnx/model_recurrent.onnx"
-DATA_FILE = "onnx/model.onnx_data"  # the weights of both
+DRAFT_FILE = "onnx/model_draft.onnx"
+DATA_FILE = "onnx/model.onnx_data"  # the weights of all
+DRAFT_TOKENS = 8  # that model_draft.onnx takes at once: the token to feed and up to seven guesses
 METADATA_KEY = "doge_export.decoder"
 FORMAT_VERSION = 2  # rises whenever a driver written for the older number would compute something else
 

@@ -14,7 +14,7 @@ from .state_file import StateFile
 from .window import FullWindow, Ranks, make_ranks
 
 if TYPE_CHECKING:
-    from .decoder import PlainStep, RecurrentStep
+    from .decoder import DraftStep, PlainStep, RecurrentStep
 
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
 NEVER = np.iinfo(np.int64).max
@@ -43,7 +43,7 @@ class State:
     Attributes:
         description: of the decoder it belongs to.
         metadata: text by name that `save` writes and loading brings back; the program's own, copied by `copy`.
-        plain_step, recurrent_step: the decoder's bindings to this very cache.
+        plain_step, draft_step, recurrent_step: the decoder's bindings to this very cache.
 
     An exception between any two instructions, Ctrl-C included, leaves a state that holds the first `position` tokens
     of those it was to be fed.
@@ -53,6 +53,7 @@ class State:
         self.description = description
         self.metadata: dict[str, str] = {}
         self.plain_step: PlainStep | None = None
+        self.draft_step: DraftStep | None = None
         self.recurrent_step: RecurrentStep | None = None
         # One attribute, so that no exception can come between a wider cache and its bookkeeping.
         self._memory: Memory = (self._empty_cache(description.num_kv_heads), None)
@@ -199,7 +200,7 @@ class State:
                 groups[:] = per_kv_head[:, :, :, None]
             precedence = self._precedence(slice(0, d.keep_window_size), cache)
             window = FullWindow(make_ranks(precedence, np.arange(d.keep_window_size)))
-            self.plain_step = None  # it is bound to the cache that was
+            self.plain_step = self.draft_step = None  # they are bound to the cache that was
             self._memory = (cache, window)
         return window
 
