@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# 16 is the smallest that the operators take. Blocks of 128 would be 4 to 9% faster, but there onnxruntime multiplies one
-# row by another kernel than several (1.32, AVX-512), so that a token's logits would depend on what is fed beside it.
+# 16 is the smallest that the operators take. Blocks of 128 are faster, but for them onnxruntime has another kernel for
+# one row than for several (1.32, AVX-512), so that a token's logits would depend on what is fed beside it.
 BLOCK_SIZES = (64, 32, 16)
 ZERO_POINT = 128  # what the operators assume for unsigned 8-bit data without explicit zero points
 

@@ -76,6 +76,8 @@ def test_extra_channels_multiply_to_the_mask_of_each_head(form):
         channel = head % (layout.num_heads // layout.num_kv_heads) % layout.mask_channels
         scores = keys[:, group] @ queries[head] * layout.head_dim**-0.5
         np.testing.assert_allclose(scores, dt[group, :, channel], rtol=1e-5)
+
+
 @pytest.mark.parametrize("form", MASKED)
 def test_rows_of_the_values_give_the_precedence_of_the_reference(form):
     attention, tensors, layout = parts(form)

@@ -9,7 +9,7 @@ import pytest
 
 from doge_export.errors import OptionError, PackageError
 from doge_export.runtime import sampling
-from doge_export.runtime.generation import generate_tokens
+from doge_export.runtime.generation import SingleSteps, generate_tokens
 from doge_export.runtime.model import Model, load
 from doge_export.runtime.settings import GenerationDefaults, GenerationOptions
 from tests.fakes import (
@@ -30,7 +30,7 @@ END = TOKENIZER.special_id("<|im_end|>")
 
 def new_tokens(decoder, prompt_ids, options, stop_ids=NO_STOP, state=None):
     state = state or decoder.new_state()
-    return list(generate_tokens(decoder, state, prompt_ids, options, stop_ids)), state
+    return list(generate_tokens(SingleSteps(decoder), state, prompt_ids, options, stop_ids)), state
 
 
 def writer_of(text, tokenizer=TOKENIZER, **options):
@@ -78,8 +78,10 @@ def test_a_full_window_ends_nothing():
 def test_an_existing_state_goes_on_where_it_was():
     decoder = BigramDecoder(CYCLE)
     state = decoder.new_state()
-    first = list(generate_tokens(decoder, state, [0], GenerationOptions(max_new_tokens=2), NO_STOP))
-    rest = generate_tokens(decoder, state, [first[-1].token_id], GenerationOptions(max_new_tokens=1), NO_STOP)
+    first = list(generate_tokens(SingleSteps(decoder), state, [0], GenerationOptions(max_new_tokens=2), NO_STOP))
+    rest = generate_tokens(
+        SingleSteps(decoder), state, [first[-1].token_id], GenerationOptions(max_new_tokens=1), NO_STOP
+    )
     assert next(rest).token_id == 3
     assert decoder.fed == [0, 2, 1]
 

@@ -19,7 +19,7 @@ class DecoderLayout:
 
     There are three decoders over the same weights. The plain one serves streams up to keep_window_size and drops
     nothing; the `recurrent` one takes over when the window is full. The third checks a draft: it is the plain one for
-    exactly `draft_tokens` tokens, each of which attends by itself, so that every logit is bit by bit that of single steps.
+    exactly `draft_tokens` tokens, each of which attends by itself, so that all logits are bit by bit those of steps.
     """
 
     vocab_size: int

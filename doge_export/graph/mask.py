@@ -44,12 +44,14 @@ def mask_width(layout: DecoderLayout) -> int:
 
 def pad_mask_rows(layout: DecoderLayout, mask: Array) -> Array:
     """Rows of the mask logits, zeros behind them: [M, ...] -> [mask_width, ...]."""
-    return np.pad(mask, [(0, mask_width(layout) - len(mask))] + [(0, 0)] * (mask.ndim - 1))
+    rows: Array = np.pad(mask, [(0, mask_width(layout) - len(mask))] + [(0, 0)] * (mask.ndim - 1))
+    return rows
 
 
 def precedence_signs(layout: DecoderLayout, a: NDArray[np.floating]) -> Array:
     """What turns mask logits into precedence: float32 [kv heads, mask channels]."""
-    return (np.sign(a) * PRECEDENCE_SCALE).astype(np.float32).reshape(layout.num_kv_heads, layout.mask_channels)
+    signs: Array = (np.sign(a) * PRECEDENCE_SCALE).astype(np.float32)
+    return signs.reshape(layout.num_kv_heads, layout.mask_channels)
 
 
 def precedence_rows(layout: DecoderLayout, mask: Array, a: NDArray[np.floating]) -> Array:
@@ -65,8 +67,8 @@ def mask_exponents(layout: DecoderLayout, a: NDArray[np.floating]) -> Array:
     """Matrix F so that exp(softplus(mask logits) F) is what the extra channels hold: [mask_width, heads * extra].
 
     Keys: dt = exp(A softplus(z)). Queries use the logit that is always 0, softplus(0) = ln 2: sqrt(d) at the channel of
-    their own mask head and 0 elsewhere. Unused channels of keys are harmless because the queries hold 0 there. No column
-    has more than one number, so the product is exact in any order.
+    their own mask head and 0 elsewhere. Unused channels of keys are harmless because the queries hold 0 there. A column
+    has one number at most, so the product is exact in any order.
     """
     heads, kv_heads, used = layout.num_heads, layout.num_kv_heads, layout.mask_channels
     factors = np.zeros((mask_width(layout), layout.query_key_heads, layout.extra_channels), np.float32)
@@ -128,7 +130,7 @@ def pad_logits(graph: GraphBuilder, layout: DecoderLayout, logits: str) -> str:
 def append_precedence(
     graph: GraphBuilder, layout: DecoderLayout, logits: str, value: str, tensors: Mapping[str, Array]
 ) -> str:
-    """The first layer's values with their extra channels: [B, S, kv heads * head_dim] -> [B, S, kv heads * channels]."""
+    """The first layer's values, widened: [B, S, kv heads * head_dim] -> [B, S, kv heads * channels]."""
     shape = graph.constant("first_layer.shape", np.array([-1, layout.num_kv_heads, layout.mask_channels]))
     (by_head,) = graph.op("Reshape", [logits, shape], "first_layer.by_head")
     signs = graph.constant("first_layer.signs", precedence_signs(layout, tensors["self_attn.A"]))

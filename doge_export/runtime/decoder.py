@@ -19,6 +19,7 @@ import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from numpy.typing import NDArray
 
 from ..errors import OptionError, PackageError, StateError
+from .batch import Batch
 from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
 from .state import State
 from .window import rank_precedence
@@ -190,6 +191,10 @@ class Decoder:
     def new_state(self) -> State:
         """An empty stream. Memory is taken from the system as the stream fills its window."""
         return State(self.description)
+
+    def new_batch(self, size: int) -> Batch:
+        """Room for `size` streams that take their steps together."""
+        return Batch(self._plain, self.new_state(), size)
 
     def load_state(self, path: str | Path) -> State:
         """The stream that `State.save` wrote to a file.

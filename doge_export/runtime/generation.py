@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,27 @@ class DecoderState(Protocol):
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write it to a file; StateError when that exists already or cannot be written."""
 
+    def take_in(self, token_ids: NDArray[np.int64]) -> None:
+        """Move on over int64 [n] tokens that `check_draft` was right about."""
+
 
 StateT = TypeVar("StateT", bound=DecoderState)
+StateT_contra = TypeVar("StateT_contra", bound=DecoderState, contravariant=True)
+
+
+class TokenBatch(Protocol[StateT]):
+    """Streams that take their steps together; see `batch.Batch`."""
+
+    states: list[StateT]
+
+    def open(self) -> StateT:
+        """A new stream in the next row."""
+
+    def close(self, row: int) -> None:
+        """Give a row up; the last stream moves into it."""
+
+    def forward(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Feed every stream its token: float32 [rows, vocab], valid until the next call."""
 
 
 class TokenDecoder(Protocol[StateT]):
@@ -65,6 +84,9 @@ class TokenDecoder(Protocol[StateT]):
     def new_state(self) -> StateT:
         """The state before the first token."""
 
+    def new_batch(self, size: int) -> TokenBatch[StateT]:
+        """Room for `size` streams that take their steps together."""
+
     def load_state(self, path: str | Path) -> StateT:
         """A saved state; StateError when it cannot be read or belongs to another model."""
 
@@ -75,6 +97,31 @@ class TokenDecoder(Protocol[StateT]):
         self, state: StateT, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] = "last"
     ) -> NDArray[np.float32]:
         """Feed int64 [S], S >= 1; float32 [1 or S, vocab], valid until the next call."""
+
+    def room_for_draft(self, state: StateT) -> int:
+        """Guesses that `check_draft` can take behind the next token."""
+
+    def check_draft(self, state: StateT, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits after each of int64 [n] tokens, exactly those of single steps; the state stays where it is."""
+
+
+class LogitsSource(Protocol[StateT_contra]):
+    """Feeds the tokens that were chosen and returns what the model says next."""
+
+    def next_logits(self, state: StateT_contra, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Feed int64 [S], S >= 1; float32 [vocab], valid until the next call."""
+
+
+class SingleSteps(Generic[StateT]):
+    """One run of the model per token."""
+
+    def __init__(self, decoder: TokenDecoder[StateT]) -> None:
+        self._decoder = decoder
+
+    def next_logits(self, state: StateT, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Feed int64 [S]; float32 [vocab]."""
+        logits: NDArray[np.float32] = self._decoder.forward(state, token_ids)[-1]
+        return logits
 
 
 class TokenChooser(Protocol):
@@ -93,7 +140,7 @@ class GeneratedToken:
 
 
 def generate_tokens(
-    decoder: TokenDecoder[StateT],
+    source: LogitsSource[StateT],
     state: StateT,
     prompt_ids: Sequence[int],
     options: GenerationOptions,
@@ -105,20 +152,39 @@ def generate_tokens(
     the last one is not: `state.unfed_token` remembers it. The repetition penalty weakens every token that `state` has
     seen, as transformers does with prompt and answer.
     """
-    choose = token_chooser(options)
+    answer = Answer(options, stop_ids)
     fed = np.asarray(prompt_ids, dtype=np.int64)
-    for count in range(1, options.max_new_tokens + 1):
-        logits = decoder.forward(state, fed)[-1]
-        if options.repetition_penalty != 1:
-            logits = sampling.apply_repetition_penalty(logits, state.seen_tokens(), options.repetition_penalty)
-        token_id = choose(logits)
-        state.unfed_token = token_id
-        is_last = count == options.max_new_tokens
-        reason: FinishReason | None = "stop" if token_id in stop_ids else "length" if is_last else None
-        yield GeneratedToken(token_id, reason)
-        if reason is not None:
+    while True:
+        token = answer.next_token(source.next_logits(state, fed), state)
+        yield token
+        if token.finish_reason is not None:
             return
-        fed = np.array([token_id], dtype=np.int64)
+        fed = np.array([token.token_id], dtype=np.int64)
+
+
+class Answer:
+    """One answer in the making: filters logits, chooses, and decides whether to stop."""
+
+    def __init__(self, options: GenerationOptions, stop_ids: frozenset[int]) -> None:
+        self._options, self._stop_ids = options, stop_ids
+        self._choose = token_chooser(options)
+        self._count = 0
+
+    def next_token(self, logits: Logits, state: DecoderState) -> GeneratedToken:
+        """The next token from float32 [vocab] logits; the state remembers it as not fed yet."""
+        token_id = self._choose(penalised(logits, state, self._options))
+        state.unfed_token = token_id
+        self._count += 1
+        if token_id in self._stop_ids:
+            return GeneratedToken(token_id, "stop")
+        return GeneratedToken(token_id, "length" if self._count == self._options.max_new_tokens else None)
+
+
+def penalised(logits: Logits, state: DecoderState, options: GenerationOptions) -> Logits:
+    """Logits after the repetition penalty, which knows every token that was fed."""
+    if options.repetition_penalty == 1:
+        return logits
+    return sampling.apply_repetition_penalty(logits, state.seen_tokens(), options.repetition_penalty)
 
 
 def token_chooser(options: GenerationOptions) -> TokenChooser:

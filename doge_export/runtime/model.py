@@ -17,15 +17,17 @@ from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Generic, Literal, Unpack, overload
+from typing import Any, Generic, Literal, TypeGuard, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError, PackageError
+from .batch_generation import BatchGeneration
 from .chat_template import ChatTemplate, Message
 from .decoder import Decoder
-from .generation import StateT, TokenDecoder, generate_tokens
+from .generation import Answer, LogitsSource, SingleSteps, StateT, TokenDecoder, generate_tokens
+from .lookup import PromptLookup
 from .settings import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .state import State
 from .streaming import GenerationResult, TextStream
@@ -34,6 +36,7 @@ from .tokenizer import Tokenizer
 PLACEHOLDER = "\ue000"  # a private character, which no template writes of itself
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
+Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
 
 
 def load(folder: str | Path, threads: int | None = None) -> Model[State]:
@@ -59,7 +62,8 @@ class Model(Generic[StateT]):
     """A decoder with its tokenizer, chat template and generation settings.
 
     The keywords of `generate`, `stream` and `chat` are max_new_tokens, temperature (0 is greedy), top_p, top_k, min_p,
-    repetition_penalty, stop, ignore_eos and seed; see `GenerationOptions`. One left out takes the folder's default.
+    repetition_penalty, stop, ignore_eos, seed and prompt_lookup_num_tokens; see `GenerationOptions`. One left out takes
+    the folder's default.
 
     All three, and `prefill`, continue a `state` when one is given, else a new one. A state is one stream of tokens: it
     is advanced in place by the prompt and all tokens of the answer, of which the last is fed with whatever comes next
@@ -81,18 +85,50 @@ class Model(Generic[StateT]):
         self.name = name
         self._tokenizer = tokenizer
 
+    @overload
     def generate(
         self, prompt: Prompt, *, state: StateT | None = None, **overrides: Unpack[GenerationOverrides]
-    ) -> GenerationResult:
+    ) -> GenerationResult: ...
+
+    @overload
+    def generate(self, prompt: Prompts, **overrides: Unpack[GenerationOverrides]) -> list[GenerationResult]: ...
+
+    def generate(
+        self,
+        prompt: Prompt | Prompts,
+        *,
+        state: StateT | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> GenerationResult | list[GenerationResult]:
         """Continue `prompt`, a string or token ids, or with `state` that stream and `prompt` after it.
 
+        A list of prompts is answered together, several times faster than one after the other, and each as if alone.
         The prompt may be empty when the state ends in an answer: then that goes on. Special tokens are put around a
         text only where a stream begins. Raises OptionError for a prompt or an option that is not allowed, PackageError
         where text is asked of a folder without tokenizer, StateError for the state of another model.
         """
         options = self.options(**overrides)
+        if is_list_of_prompts(prompt):
+            return self._generate_batch(prompt, state, options)
         state = self._checked_state(state)
-        return self.continue_state(state, self._next_ids(prompt, state), options).read_all()
+        return self.continue_state(state, self._next_ids(cast(Prompt, prompt), state), options).read_all()
+
+    def _generate_batch(
+        self, prompts: Prompts, state: StateT | None, options: GenerationOptions
+    ) -> list[GenerationResult]:
+        if state is not None:
+            raise OptionError("A list of prompts takes no state; give one prompt, or leave the state out.")
+        if options.prompt_lookup_num_tokens:
+            raise OptionError("A list of prompts takes no prompt_lookup_num_tokens; give one prompt, or set it to 0.")
+        if options.stop:
+            self.require_tokenizer()
+        empty, stop_ids = self.new_state(), self._stop_ids(options)
+        generation = BatchGeneration(
+            self.decoder,
+            lambda: Answer(options, stop_ids),
+            lambda length: TextStream(iter(()), self._tokenizer, options.stop, length),
+        )
+        return [stream.result for stream in generation.run([self._next_ids(prompt, empty) for prompt in prompts])]
 
     def stream(
         self, prompt: Prompt, *, state: StateT | None = None, **overrides: Unpack[GenerationOverrides]
@@ -202,8 +238,12 @@ class Model(Generic[StateT]):
         """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer."""
         if options.stop:
             self.require_tokenizer()
-        tokens = generate_tokens(self.decoder, state, token_ids, options, self._stop_ids(options))
-        return TextStream(tokens, self._tokenizer, options.stop, prompt_tokens=len(token_ids))
+        lookup = (
+            PromptLookup(self.decoder, options.prompt_lookup_num_tokens) if options.prompt_lookup_num_tokens else None
+        )
+        source: LogitsSource[StateT] = lookup or SingleSteps(self.decoder)
+        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options))
+        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)
 
     def require_tokenizer(self) -> Tokenizer:
         """The folder's tokenizer; PackageError when it has none."""
@@ -276,6 +316,11 @@ class Model(Generic[StateT]):
                     f"{self.decoder.vocab_size - 1}."
                 )
         return [int(token_id) for token_id in token_ids]
+
+
+def is_list_of_prompts(prompt: Prompt | Prompts) -> TypeGuard[Prompts]:
+    """Whether `prompt` is several: a list whose items are texts or sequences themselves, not token ids."""
+    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list | np.ndarray)
 
 
 def rendered_after(template: ChatTemplate, messages: Sequence[Message], in_answer: bool) -> str:

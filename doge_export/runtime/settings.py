@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from ..errors import OptionError, PackageError
+from .description import DRAFT_TOKENS
 
 DEFAULT_MAX_NEW_TOKENS = 100
 
@@ -30,6 +31,7 @@ class GenerationOverrides(TypedDict, total=False):
     stop: Sequence[str] | None
     ignore_eos: bool | None
     seed: int | None
+    prompt_lookup_num_tokens: int | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class GenerationOptions:
     stop: strings that end the answer and do not belong to it.
     ignore_eos: go on after an end-of-sequence token.
     seed: the same seed gives the same text; None takes fresh entropy.
+    prompt_lookup_num_tokens: guess up to so many tokens from what was said before and check them at once, 0 to 7; the
+        answer is the same, sooner where it copies; 0 switches it off. (transformers' name.)
     """
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
@@ -54,6 +58,7 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     seed: int | None = None
+    prompt_lookup_num_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name, rule in _NUMBER_RULES.items():
@@ -97,6 +102,9 @@ _NUMBER_RULES = {
     "top_p": _NumberRule(Real, lambda p: 0 < p <= 1, "a number above 0 and at most 1 (1 switches it off)"),
     "top_k": _NumberRule(Integral, lambda k: k >= 0, "a whole number of at least 0 (0 switches it off)"),
     "min_p": _NumberRule(Real, lambda p: 0 <= p <= 1, "a number from 0 to 1 (0 switches it off)"),
+    "prompt_lookup_num_tokens": _NumberRule(
+        Integral, lambda n: 0 <= n < DRAFT_TOKENS, f"a whole number from 0 to {DRAFT_TOKENS - 1} (0 switches it off)"
+    ),
     # beyond these the penalised logits of a float32 model could vanish or overflow
     "repetition_penalty": _NumberRule(
         Real, lambda r: 1e-3 <= r <= 1e3, "a number from 0.001 to 1000 (1 switches it off)"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import mmap
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,14 +52,15 @@ class State:
     of those it was to be fed.
     """
 
-    def __init__(self, description: DecoderDescription) -> None:
+    def __init__(self, description: DecoderDescription, cache: NDArray[np.float32] | None = None) -> None:
+        """cache: memory to live in, as `cache` describes it; its own by default."""
         self.description = description
         self.metadata: dict[str, str] = {}
         self.plain_step: PlainStep | None = None
         self.draft_step: DraftStep | None = None
         self.recurrent_step: RecurrentStep | None = None
         # One attribute, so that no exception can come between a wider cache and its bookkeeping.
-        self._memory: Memory = (self._empty_cache(description.num_kv_heads), None)
+        self._memory: Memory = (empty_cache(description, description.num_kv_heads) if cache is None else cache, None)
         self._position = 0
         self._arrival: Arrival | None = None
         self._unfed: tuple[int, int | None] = (0, None)  # the position it was noted at, and the token
@@ -115,13 +119,15 @@ class State:
         """The different tokens fed so far, those included whose keys are gone: int64 [n], in ascending order."""
         return np.flatnonzero(self._first_seen < self.position)
 
-    def copy(self) -> State:
-        """An independent state at the same position: the way to branch, or to come back."""
-        other = State(self.description)
+    def copy(self, into: NDArray[np.float32] | None = None) -> State:
+        """An independent state at the same position: the way to branch, or to come back.
+
+        into: memory to live in, of the shape of `cache`; its own by default.
+        """
         used = min(self.position, self.description.keep_window_size)
         cache, window = self._memory
-        window = None if window is None else FullWindow(window.ranks.copy())
-        other._memory = (self._empty_cache(cache.shape[2]), window)
+        other = State(self.description, empty_cache(self.description, cache.shape[2]) if into is None else into)
+        other._memory = (other.cache, None if window is None else FullWindow(window.ranks.copy()))
         other.cache[..., :used, :] = cache[..., :used, :]
         other._position, other._unfed = self._position, self._unfed
         other._first_seen = self._first_seen.copy()
@@ -173,7 +179,7 @@ class State:
         file = StateFile.read(path, description)
         state = cls(description)
         if file.key_positions is not None:
-            state._memory = (state._empty_cache(description.num_recurrent_heads), None)
+            state._memory = (empty_cache(description, description.num_recurrent_heads), None)
         state.cache[..., : file.cache.shape[3], :] = file.cache
         if file.key_positions is not None:
             precedence = state._precedence(slice(0, description.keep_window_size))
@@ -195,7 +201,7 @@ class State:
         if window is None:
             d = self.description
             if d.num_recurrent_heads != d.num_kv_heads:
-                per_kv_head, cache = cache, self._empty_cache(d.num_recurrent_heads)
+                per_kv_head, cache = cache, empty_cache(d, d.num_recurrent_heads)
                 groups = cache.reshape(d.num_layers, 2, d.num_kv_heads, -1, *cache.shape[3:])
                 groups[:] = per_kv_head[:, :, :, None]
             precedence = self._precedence(slice(0, d.keep_window_size), cache)
@@ -245,6 +251,17 @@ class State:
         heads = range(d.num_recurrent_heads)
         return np.stack([values[:, head, slots, d.head_dim + head % d.mask_channels] for head in heads], axis=1)
 
-    def _empty_cache(self, heads: int) -> NDArray[np.float32]:
-        d = self.description
-        return np.zeros((d.num_layers, 2, heads, d.keep_window_size + MAX_CHUNK, d.channels), np.float32)
+
+def empty_cache(description: DecoderDescription, heads: int, rows: int | None = None) -> NDArray[np.float32]:
+    """Zeros for a state's cache, [layers, 2, heads, slots, channels], or for `rows` of them, [layers, 2, rows, ...].
+
+    The system hands the memory out as it is written to, in small pages: with large ones, which numpy asks for, the
+    first token of a stream would take most of it at once, as every layer and head begins at another place.
+    """
+    d = description
+    batch = () if rows is None else (rows,)
+    shape = (d.num_layers, 2, *batch, heads, d.keep_window_size + MAX_CHUNK, d.channels)
+    memory = mmap.mmap(-1, math.prod(shape) * 4)
+    if sys.platform == "linux":
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.float32).reshape(shape)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .detokenizer import Detokenizer, TextDecoder
 from .generation import FinishReason, GeneratedToken
+from .lookup import PromptLookup
 from .stopping import StopStrings
 
 
@@ -21,6 +23,7 @@ class GenerationResult:
     prompt_tokens, completion_tokens: tokens fed before the first new one, and new tokens.
     prefill_tokens_per_s: prompt tokens by the time until the first new token.
     decode_tokens_per_s: the new tokens after the first by the time they took; 0.0 when there were none.
+    drafted_tokens, accepted_tokens: guesses of prompt lookup that were checked, and those that were right.
     """
 
     text: str
@@ -30,6 +33,8 @@ class GenerationResult:
     completion_tokens: int
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class TextStream(Iterator[str]):
@@ -39,15 +44,24 @@ class TextStream(Iterator[str]):
     """
 
     def __init__(
-        self, tokens: Iterator[GeneratedToken], tokenizer: TextDecoder | None, stop: Sequence[str], prompt_tokens: int
+        self,
+        tokens: Iterator[GeneratedToken],
+        tokenizer: TextDecoder | None,
+        stop: Sequence[str],
+        prompt_tokens: int,
+        lookup: PromptLookup[Any] | None = None,
     ) -> None:
-        """tokenizer: None leaves the text empty. stop: the stop strings. prompt_tokens: how many are fed first."""
+        """tokenizer: None leaves the text empty. stop: the stop strings. prompt_tokens: how many are fed first.
+
+        lookup: makes the tokens, and knows how many guesses were right.
+        """
         self.token_ids: list[int] = []
         self._pieces: list[str] = []
         self._tokens = tokens
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
         self._stop_strings = StopStrings(stop)
         self._prompt_tokens = prompt_tokens
+        self._lookup = lookup
         self._finish_reason: FinishReason | None = None
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
@@ -55,11 +69,30 @@ class TextStream(Iterator[str]):
     def __next__(self) -> str:
         """The next piece of text, never empty."""
         while self._finish_reason is None:
-            piece = self._take(self._timed_token())
+            # Only the model's time counts, not that of whoever reads the pieces.
+            start = time.perf_counter()
+            token = next(self._tokens)
+            piece = self.push(token, time.perf_counter() - start)
             if piece:
-                self._pieces.append(piece)
                 return piece
         raise StopIteration
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last token has come."""
+        return self._finish_reason is not None
+
+    def push(self, token: GeneratedToken, seconds: float) -> str:
+        """Take a token that the model made in so many seconds; the text that became certain with it, maybe ""."""
+        if self.token_ids:
+            self._decode_seconds += seconds
+        else:
+            self._prefill_seconds = seconds
+        self.token_ids.append(token.token_id)
+        piece = self._take(token)
+        if piece:
+            self._pieces.append(piece)
+        return piece
 
     @property
     def text(self) -> str:
@@ -86,19 +119,9 @@ class TextStream(Iterator[str]):
             completion_tokens=len(self.token_ids),
             prefill_tokens_per_s=_rate(self._prompt_tokens, self._prefill_seconds),
             decode_tokens_per_s=_rate(decoded, self._decode_seconds),
+            drafted_tokens=self._lookup.drafted_tokens if self._lookup else 0,
+            accepted_tokens=self._lookup.accepted_tokens if self._lookup else 0,
         )
-
-    def _timed_token(self) -> GeneratedToken:
-        # Only the model's time counts, not that of whoever reads the pieces.
-        start = time.perf_counter()
-        token = next(self._tokens)
-        seconds = time.perf_counter() - start
-        if self.token_ids:
-            self._decode_seconds += seconds
-        else:
-            self._prefill_seconds = seconds
-        self.token_ids.append(token.token_id)
-        return token
 
     def _take(self, token: GeneratedToken) -> str:
         """The text that became certain with `token`; sets the finish reason when this was the last."""
