@@ -23,7 +23,7 @@ class ExportOptions:
         revision: of a hub repository.
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         overwrite: replace `out` if it is an earlier export.
-        threads: of onnxruntime while the export is verified; None leaves the choice to it.
+        threads: of onnxruntime while the export is verified; None takes the runtime's default.
     """
 
     model: str

@@ -231,7 +231,7 @@ def test_an_empty_prompt_is_refused(prompt):
         writer_of("a").generate(prompt)
 
 
-@pytest.mark.parametrize("prompt", [[0, -1], [400], [1.5], [True], ["a"], 7, b"abc", {"a": 1}, None, np.array([[1]])])
+@pytest.mark.parametrize("prompt", [[0, -1], [400], [1.5], [True], ("a",), 7, b"abc", {"a": 1}, None, np.array([[1]])])
 def test_a_prompt_of_something_else_is_refused(prompt):
     with pytest.raises(OptionError, match=r"but (must be|the model has the tokens 0 to 399)"):
         writer_of("a").generate(prompt)

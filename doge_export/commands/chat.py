@@ -62,6 +62,12 @@ Ctrl-C stops an answer. A message that begins with a slash is written with two: 
 @click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 weakens tokens already used.")
 @click.option("--seed", type=int, metavar="N", help="The same seed gives the same answers.")
 @click.option("--greedy", is_flag=True, help="Always the most probable token, like --temperature 0.")
+@click.option(
+    "--prompt-lookup-num-tokens",
+    type=int,
+    metavar="N",
+    help="Guess up to N tokens (at most 7) where the answer copies.",
+)
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer on standard output, nothing else.")
 def main(

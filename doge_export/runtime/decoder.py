@@ -22,6 +22,7 @@ from ..errors import OptionError, PackageError, StateError
 from .batch import Batch
 from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
 from .state import State
+from .threads import SPIN_US, default_threads
 from .window import rank_precedence
 
 ORT_ERRORS = (  # what opening a file can raise; they share no base
@@ -145,7 +146,7 @@ def bind(
     return binding
 
 
-def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
+def open_session(path: Path, threads: int) -> ort.InferenceSession:
     """An onnxruntime session on a model file and the data file beside it.
 
     Raises:
@@ -156,8 +157,8 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
             raise PackageError(f"{file} is missing; give a folder that doge-export wrote, or export the model again")
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would also print it
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
@@ -174,13 +175,15 @@ class Decoder:
 
         Args:
             folder: what doge-export wrote.
-            threads: threads within an operator; None leaves the choice to onnxruntime.
+            threads: threads within an operator; None takes `default_threads`.
 
         Raises:
             PackageError: the decoder is missing, damaged or not one of ours.
         """
-        self._folder, self._threads = folder, threads
-        self._plain = open_session(folder / DECODER_FILE, threads)
+        data = folder / DATA_FILE
+        self.threads = threads or default_threads(data.stat().st_size if data.is_file() else 0)
+        self._folder = folder
+        self._plain = open_session(folder / DECODER_FILE, self.threads)
         self._later: dict[str, ort.InferenceSession] = {}  # opened when first needed
         self._opening = threading.Lock()
         metadata = self._plain.get_modelmeta().custom_metadata_map
@@ -307,5 +310,5 @@ class Decoder:
         """The session of a graph that not every stream needs, opened by the first that does."""
         with self._opening:
             if file not in self._later:
-                self._later[file] = open_session(self._folder / file, self._threads)
+                self._later[file] = open_session(self._folder / file, self.threads)
             return self._later[file]

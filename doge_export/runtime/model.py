@@ -42,7 +42,7 @@ Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
 def load(folder: str | Path, threads: int | None = None) -> Model[State]:
     """Load an exported folder.
 
-    threads: of the computation; None leaves the choice to the runtime. Raises PackageError when the folder is not an
+    threads: of the computation; None takes one for small models, else a core each. Raises PackageError when the folder is not an
     export or a damaged one, OptionError for a thread number below 1.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):

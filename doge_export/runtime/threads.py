@@ -1,0 +1,51 @@
+"""How many threads to compute with when nobody says, and how they wait for each other."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+CGROUP_QUOTAS = (  # how Linux limits a container's CPUs: version 2, version 1
+    (Path("/sys/fs/cgroup/cpu.max"), None),
+    (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
+)
+CPUINFO = Path("/proc/cpuinfo")
+MOST_THREADS = 8  # decoding reads every weight once a token, and fewer cores than these wait for memory already
+ONE_THREAD_BYTES = 32 * 2**20  # weights up to here come from the cache so fast that a second thread costs what it gives
+# Microseconds that an idle thread looks for work before it sleeps. onnxruntime by itself looks longer, and then two
+# threads run at half the speed of one as soon as another process wants a core (benchmarks/contention.py).
+SPIN_US = 50
+
+
+def default_threads(weight_bytes: int) -> int:
+    """Threads for a decoder whose weights have so many bytes: one for small ones, else a core each."""
+    return 1 if weight_bytes <= ONE_THREAD_BYTES else min(usable_cores(), MOST_THREADS)
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may use, within a container's limit; at least 1."""
+    cpus = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
+    cores = len(physical_cores(CPUINFO.read_text(), cpus)) if CPUINFO.is_file() else len(cpus)
+    quota = cgroup_quota()
+    return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+def physical_cores(cpuinfo: str, cpus: set[int]) -> set[tuple[str, str]]:
+    """The cores behind logical CPUs, from /proc/cpuinfo; a CPU that names no core counts as one."""
+    cores = set()
+    for block in cpuinfo.strip().split("\n\n"):
+        fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in block.splitlines())}
+        number = fields.get("processor", "")
+        if number.isdigit() and int(number) in cpus:
+            cores.add((fields.get("physical id", ""), fields.get("core id", f"cpu {number}")))
+    return cores
+
+
+def cgroup_quota() -> float | None:
+    """CPUs that the control group of this process may use, as a number of whole ones; None without a limit."""
+    for path, period in CGROUP_QUOTAS:
+        if path.is_file():
+            words = path.read_text().split() + (period.read_text().split() if period else [])
+            return None if words[0] in ("max", "-1") else int(words[0]) / int(words[1])
+    return None
