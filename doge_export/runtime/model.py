@@ -42,8 +42,8 @@ Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
 def load(folder: str | Path, threads: int | None = None) -> Model[State]:
     """Load an exported folder.
 
-    threads: of the computation; None takes one for small models, else a core each. Raises PackageError when the folder is not an
-    export or a damaged one, OptionError for a thread number below 1.
+    threads: of the computation; None takes one for small models, else one per core. Raises PackageError when the folder
+    is not an export or a damaged one, OptionError for a thread number below 1.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise OptionError(f"threads is {threads!r}, but must be a whole number of at least 1, or None.")
