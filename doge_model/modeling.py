@@ -1,8 +1,9 @@
 """Doge, top to bottom: norm, rotary embedding, dynamic mask, attention, MLP, experts, block, model.
 
-The full-matrix form below, in float32, is the reference for everything else in this repository. Tensor names are those
-of transformers' `models/doge` ("native" checkpoints). Where the public code is wrong (small-doge, transformers up to
-5.23) this file differs on purpose:
+The full-matrix form below (`attn_implementation="eager"`), in float32, is the reference for everything else in this
+repository. With "sdpa", the default, a sequence in which no key can drop out takes the key-channel form: the same
+function, plain causal attention, no [T, T] tensor. Tensor names are those of transformers' `models/doge` ("native"
+checkpoints). Where the public code is wrong (small-doge, transformers up to 5.23) this file differs on purpose:
 
 - the mask is built here, additive and causal, so every attention backend gets the same one (transformers #48748);
 - the experts of a token are chosen by that token's own router logits (public code splits the flattened batch in half);
@@ -15,6 +16,7 @@ Shapes: B batch, T new tokens, K keys, H attention heads, G kv heads, M mask hea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -157,6 +159,36 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def key_channel_attention(
+    module: DogeAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dt: Tensor,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention from which no key has dropped out, without a mask tensor: q k^T s + dt = [q, 1] [k, dt / s]^T s.
+
+    query, key and value [B, H, T, D], dt [B, H, T], -inf at padding -> [B, T, H, D], and no weights.
+    """
+    head_dim = query.shape[-1]
+    extra = 8 - head_dim % 8  # CUDA's kernels want widths in multiples of 8, and values as wide as keys
+    # The softmax does not see the 1 taken off; bfloat16 has more digits for a dt near 0. -3e4 s is out of any score's
+    # reach, and finite in float16.
+    channel = ((dt - 1.0) / scaling).clamp(min=-3e4).to(key.dtype)[..., None]
+    out = F.scaled_dot_product_attention(
+        F.pad(query, (0, extra), value=1.0),
+        F.pad(torch.cat((key, channel), dim=-1), (0, extra - 1)),
+        F.pad(value, (0, extra)),
+        dropout_p=dropout,
+        is_causal=True,
+        scale=scaling,
+    )
+    return out[..., :head_dim].transpose(1, 2), None
+
+
 class DogeAttention(nn.Module):
     """Grouped-query attention whose additive mask dt is learned from the values."""
 
@@ -193,23 +225,23 @@ class DogeAttention(nn.Module):
         key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        states = self.dynamic_states(hidden_states, value).to(key.dtype)
+        states = self.dynamic_states(hidden_states, value)
         if padding_mask is not None:
             states = states.masked_fill(~padding_mask[:, None, :, None], -torch.inf)
         if past_key_values is not None:
-            key, value = past_key_values.update(torch.cat((key, states), dim=-1), value, self.layer_idx)
+            key = torch.cat((key, states.to(key.dtype)), dim=-1)
+            key, value = past_key_values.update(key, value, self.layer_idx)
             key, states = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
         dt, precedence = (x.transpose(2, 3).flatten(1, 2) for x in states.chunk(2, dim=-1))  # [B, M, K] each
-        mask = dynamic_mask(dt, precedence, query.shape[2], self.config.keep_window_size)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        out, weights = attend(
-            self,
-            query,
-            *(repeat_heads(x, query.shape[1] // x.shape[1]) for x in (key, value, mask)),
-            scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            **kwargs,
-        )
+        attend: Callable[..., tuple[Tensor, Tensor | None]]
+        if self.config._attn_implementation == "sdpa" and query.shape[2] == dt.shape[2] <= self.config.keep_window_size:
+            attend, mask = key_channel_attention, dt
+        else:
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+            mask = dynamic_mask(dt.to(key.dtype), precedence, query.shape[2], self.config.keep_window_size)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        key, value, mask = (repeat_heads(x, query.shape[1] // x.shape[1]) for x in (key, value, mask))
+        out, weights = attend(self, query, key, value, mask, scaling=self.scaling, dropout=dropout, **kwargs)
         return self.o_proj(out.flatten(2)), weights
 
     def dynamic_states(self, hidden_states: Tensor, value: Tensor) -> Tensor:
