@@ -450,10 +450,11 @@ def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor |
     return None if bool(mask.all()) else mask
 
 
-def load_balancing_loss(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor | None) -> Tensor:
-    """Switch Transformer's auxiliary loss (arXiv:2101.03961, equations 4 to 6) over all layers and experts.
+def expert_load(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """How many of its top_k experts a token finds in each expert, and each one's probability, over all layers.
 
-    router_logits: per layer [B * T, 2, num_keys]; attention_mask [B, T], 0 at tokens that do not count.
+    router_logits: per layer [B * T, 2, num_keys]; attention_mask [B, T], 0 at tokens that do not count -> float32 [E],
+    which sum to top_k and to 1.
     """
     logits = torch.stack(router_logits).float()  # [layers, N, 2, num_keys]
     if attention_mask is not None:
@@ -463,6 +464,11 @@ def load_balancing_loss(router_logits: tuple[Tensor, ...], top_k: int, attention
     probability = torch.einsum("nx,ny->xy", x, y).flatten() / len(logits)  # softmax of a sum grid factorises
     _, experts = choose_experts(logits, top_k)
     share = torch.bincount(experts.flatten(), minlength=len(probability)).to(probability) / len(logits)
+    return share, probability
+
+
+def load_balancing_loss(share: Tensor, probability: Tensor) -> Tensor:
+    """Switch Transformer's auxiliary loss (arXiv:2101.03961, equations 4 to 6); top_k if all experts serve alike."""
     return len(probability) * (share * probability).sum()
 
 
@@ -510,7 +516,8 @@ class DogeForCausalLM(DogePreTrainedModel, GenerationMixin):
         loss = None if labels is None else self.loss_function(logits, labels, self.vocab_size, **kwargs)
         aux_loss = None
         if output_router_logits and self.config.is_moe:
-            aux_loss = load_balancing_loss(outputs.router_logits, self.config.num_experts_per_tok, attention_mask)
+            load = expert_load(outputs.router_logits, self.config.num_experts_per_tok, attention_mask)
+            aux_loss = load_balancing_loss(*load)
             if loss is not None:
                 loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device)
         return MoeCausalLMOutputWithPast(

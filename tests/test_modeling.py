@@ -10,7 +10,7 @@ from transformers import DogeForCausalLM as TransformersDoge
 
 from doge_model import DogeForCausalLM, preset_config
 from doge_model.errors import CheckpointError, OptionError
-from doge_model.modeling import choose_experts, load_balancing_loss, surviving_keys
+from doge_model.modeling import choose_experts, expert_load, load_balancing_loss, surviving_keys
 from tests.models import FORMS, random_ids, randomize, relative_difference, tiny_config, tiny_model, torch_logits
 
 EXTENSIONS = {"qk_norm", "num_mask_heads", "head_dim", "router_bias"}
@@ -164,9 +164,9 @@ def test_a_saved_model_loads_with_every_tensor(tmp_path):
 def test_load_balancing_loss_is_one_when_experts_are_used_evenly():
     logits = torch.eye(2)[[0, 0, 1, 1]][:, None] * torch.tensor([[1.0], [0.0]]) * 50
     logits[[0, 2], 1, 0] = logits[[1, 3], 1, 1] = 50.0
-    assert load_balancing_loss((logits,), 1, None).item() == pytest.approx(1.0)
+    assert load_balancing_loss(*expert_load((logits,), 1, None)).item() == pytest.approx(1.0)
     uneven = logits[[0, 0, 0, 0]]
-    assert load_balancing_loss((uneven,), 1, None).item() == pytest.approx(4.0)
+    assert load_balancing_loss(*expert_load((uneven,), 1, None)).item() == pytest.approx(4.0)
 
 
 def test_training_lowers_the_loss_and_reaches_every_parameter():
@@ -219,7 +219,9 @@ def both_forms(form: dict, **overrides):
 def test_the_key_channel_form_has_the_values_and_gradients_of_the_full_matrix(form):
     ids = torch.from_numpy(random_ids(60).reshape(2, 30))
     mask = (torch.arange(30) >= torch.tensor([[0], [7]])).long()  # the second sequence is padded on the left
-    labels = ids.masked_fill(torch.arange(30) <= torch.tensor([[0], [7]]), -100)  # what padding says of the next token is noise
+    labels = ids.masked_fill(
+        torch.arange(30) <= torch.tensor([[0], [7]]), -100
+    )  # what padding says of the next token is noise
     losses, gradients = [], []
     for model in both_forms(FORMS[form]):
         loss = model(ids, attention_mask=mask, labels=labels).loss
@@ -228,7 +230,9 @@ def test_the_key_channel_form_has_the_values_and_gradients_of_the_full_matrix(fo
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-6)
     for name, expected in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], expected, rtol=1e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            gradients[1][name], expected, rtol=1e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_the_key_channel_form_holds_no_tensor_of_length_by_length():
