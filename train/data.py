@@ -14,22 +14,19 @@ A weight of 0.25 takes a quarter of the records, chosen by the seed. What was ta
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
 from accelerate import PartialState
-from accelerate.logging import get_logger
 
 from doge_model.errors import OptionError
 
 from .errors import DataError
 from .files import SUFFIXES, is_data_file, read_file
 from .records import KINDS
-
-logger = get_logger(__name__)
 
 
 @dataclass
@@ -43,6 +40,7 @@ class Source:
         revision: branch, tag or commit of a hub data set.
         weight: how often an epoch sees each record; when streaming, the share of the mixture.
         separator: what stands between two documents of a text file.
+        bad_records: refuse the data at the first record that does not fit, or leave such records out and say how many.
     """
 
     path: str
@@ -51,6 +49,15 @@ class Source:
     revision: str | None = None
     weight: float = 1.0
     separator: str = "\n\n"
+    bad_records: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise OptionError(f"weight of {self.path} is {self.weight}; it must be above 0")
+        if not self.separator:
+            raise OptionError(f"separator of {self.path} is empty; give what stands between two documents")
+        if self.bad_records not in ("refuse", "leave_out"):
+            raise OptionError(f"bad_records of {self.path} is {self.bad_records!r}; allowed are refuse and leave_out")
 
 
 @dataclass
@@ -60,23 +67,20 @@ class DataArguments:
     datasets: list[Source] = field(
         default_factory=list, metadata={"help": "Sources; in YAML with path, weight and so on, here paths alone."}
     )
-    data_folder: str = field(default=".", metadata={"help": "What the paths of local files are relative to."})
+    eval_datasets: list[Source] = field(default_factory=list, metadata={"help": "Sources to evaluate on."})
     eval_share: float = field(
-        default=0.0, metadata={"help": "Share of each source's records, chosen by the seed, held out of training."}
+        default=0.0, metadata={"help": "Share of each source's records, chosen by the seed, held out to evaluate on."}
     )
+    data_folder: str = field(default=".", metadata={"help": "What the paths of local files are relative to."})
     streaming: bool = field(
         default=False, metadata={"help": "Read hub data sets as they come; records are checked as they come, too."}
     )
 
     def __post_init__(self) -> None:
         self.datasets = [_as_source(source) for source in self.datasets]
+        self.eval_datasets = [_as_source(source) for source in self.eval_datasets]
         if not 0 <= self.eval_share < 1:
             raise OptionError(f"eval_share is {self.eval_share}; it must be at least 0 and below 1")
-        for source in self.datasets:
-            if not source.weight > 0:
-                raise OptionError(f"weight of {source.path} is {source.weight}; it must be above 0")
-            if not source.separator:
-                raise OptionError(f"separator of {source.path} is empty; give what stands between two documents")
 
 
 def _as_source(value: Any) -> Source:
@@ -90,7 +94,7 @@ def _as_source(value: Any) -> Source:
 
 
 def load_mixture(arguments: DataArguments, kind: str, seed: int) -> tuple[Any, datasets.Dataset | None]:
-    """The training records, shuffled, and those held out of it (None without eval_share).
+    """The training records, shuffled, and those to evaluate on (None if there are none).
 
     Raises:
         DataError: the first record that does not fit, by file and line; a source that is not there.
@@ -98,21 +102,26 @@ def load_mixture(arguments: DataArguments, kind: str, seed: int) -> tuple[Any, d
     """
     if not arguments.datasets:
         raise OptionError("no data is given; name sources under datasets: in the recipe, or --datasets FILE ...")
+    evaluated = [load_source(source, arguments.data_folder, kind) for source in arguments.eval_datasets]
     if arguments.streaming:
-        return _streamed(arguments, kind, seed), None
-    train, held_out = [], []
-    for source in arguments.datasets:
-        records = load_source(source, arguments.data_folder, kind)
-        kept = sorted(random.Random(seed).sample(range(len(records)), round(len(records) * arguments.eval_share)))
-        if kept:
-            held_out.append(records.select(kept))
-            excluded = set(kept)
-            records = records.select([i for i in range(len(records)) if i not in excluded])
-        taken = _passes(len(records), source.weight, seed)
-        logger.info(f"{source.path}: {len(records)} records, {len(taken)} an epoch, {len(kept)} held out")
-        train.append(records.select(taken))
-    mixture = datasets.concatenate_datasets(train).shuffle(seed=seed)
-    return mixture, datasets.concatenate_datasets(held_out) if held_out else None
+        train = _streamed(arguments, kind, seed)
+    else:
+        parts = []
+        for source in arguments.datasets:
+            records = load_source(source, arguments.data_folder, kind)
+            kept, held_out = _split(records, arguments.eval_share, seed)
+            taken = _passes(len(kept), source.weight, seed)
+            _say(f"{source.path}: {len(records)} records, {len(held_out)} held out, {len(taken)} an epoch")
+            parts.append(kept.select(taken))
+            evaluated += [held_out] if len(held_out) else []
+        train = datasets.concatenate_datasets(parts).shuffle(seed=seed)
+    return train, datasets.concatenate_datasets(evaluated) if evaluated else None
+
+
+def _split(records: datasets.Dataset, share: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    held_out = set(random.Random(seed).sample(range(len(records)), round(len(records) * share)))
+    indices = range(len(records))
+    return records.select([i for i in indices if i not in held_out]), records.select(sorted(held_out))
 
 
 def _passes(count: int, weight: float, seed: int) -> list[int]:
@@ -124,37 +133,44 @@ def _passes(count: int, weight: float, seed: int) -> list[int]:
 
 def load_source(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
     """All records of one source in their one shape, cached on disk by `datasets`."""
-    if is_data_file(source.path):
-        path = Path(data_folder, source.path)
-        if not path.is_file():
-            raise DataError(f"there is no file {path}; paths of local files are relative to data_folder")
-        stamp = path.stat()
-        arguments = {"path": str(path.resolve()), "separator": source.separator, "kind": kind}
-        with PartialState().main_process_first():
-            count = sum(1 for _ in checked_records(**arguments))  # datasets would hide the sentence in its own error
-            if not count:
-                raise DataError(f"{path} holds no record")
-            version = f"{stamp.st_size} {stamp.st_mtime_ns}"
-            return datasets.Dataset.from_generator(_generate, gen_kwargs={**arguments, "version": version})
-    return _from_hub(source, data_folder, kind, streaming=False)
+    with PartialState().main_process_first():
+        local = is_data_file(source.path)
+        records = _from_file(source, data_folder, kind) if local else _from_hub(source, data_folder, kind, False)
+    if not len(records):
+        raise DataError(f"{source.path} holds no record")
+    return records
 
 
-def checked_records(path: str, separator: str, kind: str) -> Iterator[dict[str, Any]]:
-    """The records of a local file in their one shape; DataError names file and line of the first bad one."""
-    for place, record in read_file(Path(path), separator):
-        yield _checked(record, kind, f"{path}, {place}")
+def _from_file(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
+    path = Path(data_folder, source.path)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; paths of local files are relative to data_folder")
+    arguments = {"path": str(path.resolve()), "separator": source.separator, "kind": kind}
+    bad = 0
+    for place, record in read_file(path, source.separator):  # `datasets` would hide the sentence in an error of its own
+        bad += not _fits(record, kind, f"{path}, {place}", source.bad_records)
+    if bad:
+        _say(f"{source.path}: {bad} records do not fit and are left out")
+    stamp = path.stat()
+    version = f"{stamp.st_size} {stamp.st_mtime_ns}"
+    return datasets.Dataset.from_generator(_generate, gen_kwargs={**arguments, "version": version})
 
 
 def _generate(path: str, separator: str, kind: str, version: str) -> Iterator[dict[str, Any]]:
-    """`version` is what tells the cache of `datasets` that a file has changed."""
-    yield from checked_records(path, separator, kind)
+    """The records of a checked file; `version` is what tells the cache of `datasets` that the file has changed."""
+    for _, record in read_file(Path(path), separator):
+        if _fits(record, kind, path, "leave_out"):
+            yield KINDS[kind](record)
 
 
-def _checked(record: Any, kind: str, place: str) -> dict[str, Any]:
+def _fits(record: Any, kind: str, place: str, bad_records: str) -> bool:
     try:
-        return KINDS[kind](record)
+        KINDS[kind](record)
     except DataError as error:
-        raise DataError(f"{place}: {error}") from error
+        if bad_records == "refuse":
+            raise DataError(f"{place}: {error}") from error
+        return False
+    return True
 
 
 def _from_hub(source: Source, data_folder: str, kind: str, streaming: bool) -> Any:
@@ -168,20 +184,31 @@ def _from_hub(source: Source, data_folder: str, kind: str, streaming: bool) -> A
         known = f"a local file ends in one of {', '.join(SUFFIXES)}; anything else is a folder or a data set of the hub"
         raise DataError(f"data set {source.path} cannot be loaded ({_one_line(error)}); {known}") from error
 
-    def check(record: dict[str, Any], row: int) -> dict[str, Any]:
-        return _checked(record, kind, f"{source.path}, split {source.split}, row {row + 1}")
+    def fits(record: dict[str, Any], row: int) -> bool:
+        place = f"{source.path}, split {source.split}, row {row + 1}"
+        fitting = _fits(record, kind, place, source.bad_records)
+        if streaming and not fitting:
+            print(f"{place} does not fit and is left out")
+        return fitting
 
-    return loaded.map(check, with_indices=True, remove_columns=loaded.column_names)
+    fitting = loaded.filter(fits, with_indices=True)
+    if not streaming and len(fitting) < len(loaded):
+        _say(f"{source.path}: {len(loaded) - len(fitting)} records do not fit and are left out")
+    return fitting.map(KINDS[kind], remove_columns=loaded.column_names)
 
 
 def _streamed(arguments: DataArguments, kind: str, seed: int) -> datasets.IterableDataset:
     local = [source.path for source in arguments.datasets if is_data_file(source.path)]
     if local or arguments.eval_share:
         raise OptionError("streaming is for hub data sets and without eval_share; local files are read whole")
-    parts: Sequence[Any] = [_from_hub(source, arguments.data_folder, kind, True) for source in arguments.datasets]
+    parts = [_from_hub(source, arguments.data_folder, kind, True) for source in arguments.datasets]
     total = sum(source.weight for source in arguments.datasets)
     shares = [source.weight / total for source in arguments.datasets]
     return datasets.interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def _say(line: str) -> None:
+    PartialState().print(line)
 
 
 def _one_line(error: Exception) -> str:

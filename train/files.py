@@ -83,8 +83,9 @@ def _text(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
 
 
 def _open(path: Path) -> Any:
-    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    return opener(path, "rb")
+    if path.suffix == ".xz":
+        return lzma.open(path)
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 
 def _reason(error: Exception) -> str:

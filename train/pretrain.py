@@ -66,13 +66,18 @@ def pretrain(arguments: NewModelArguments, data: DataArguments, config: Pretrain
 
 def build_model(arguments: NewModelArguments, tokenizer: PreTrainedTokenizerBase) -> DogeForCausalLM:
     """A Doge with random weights, the asked dimensions and the tokenizer's vocabulary."""
-    given = {name: value for name, value in asdict(arguments).items() if value is not None}
-    own = {"head_dim": None, "num_mask_heads": None, "vocab_size": len(tokenizer)}
-    own |= {name: value for name, value in given.items() if name not in ("preset", "tokenizer_name_or_path")}
-    config = DogeConfig(**(preset_config(arguments.preset).to_dict() | own))
+    config = new_config(arguments, len(tokenizer))
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
     return DogeForCausalLM(config)
+
+
+def new_config(arguments: NewModelArguments, vocab_size: int) -> DogeConfig:
+    """The preset with the dimensions that were given."""
+    given = {name: value for name, value in asdict(arguments).items() if value is not None}
+    own = {"head_dim": None, "num_mask_heads": None, "vocab_size": vocab_size}
+    own |= {name: value for name, value in given.items() if name not in ("preset", "tokenizer_name_or_path")}
+    return DogeConfig(**(preset_config(arguments.preset).to_dict() | own))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ refused, never repaired.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import DataError
@@ -23,7 +23,7 @@ ROLES = ("system", "user", "assistant")
 
 def as_text(record: Any) -> dict[str, Any]:
     """A document: {"text": str}."""
-    text = record.get("text") if isinstance(record, dict) else record
+    text = record.get("text") if isinstance(record, Mapping) else record
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"text is {_shown(text)}, but must be a string that is not empty")
     return {"text": text}
@@ -67,7 +67,7 @@ def as_messages(value: Any, name: str) -> Messages:
         raise DataError(f"{name} is {_shown(value)}, but must be a list of messages with role and content")
     messages = []
     for index, message in enumerate(value):
-        fields = message if isinstance(message, dict) else {}
+        fields = message if isinstance(message, Mapping) else {}
         role, content = fields.get("role"), fields.get("content")
         if role not in ROLES:
             raise DataError(f"{name}[{index}] has the role {_shown(role)}; allowed are {', '.join(ROLES)}")
@@ -90,8 +90,8 @@ def _common_length(first: Messages, second: Messages) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
-def _fields(record: Any) -> dict[str, Any]:
-    if not isinstance(record, dict):
+def _fields(record: Any) -> Mapping[str, Any]:
+    if not isinstance(record, Mapping):
         raise DataError(f"the record is {_shown(record)}, but must be an object with named fields")
     return record
 

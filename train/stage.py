@@ -36,8 +36,9 @@ class StageConfig:
     )
 
     def __post_init__(self) -> None:
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # else bf16 is refused there
-        super().__post_init__()  # TRL's, which stands behind this class
+        # both are of TRL's class, which stands behind this one; without use_cpu bf16 is refused on a CPU
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]
+        super().__post_init__()  # type: ignore[misc]
         hold_batch(self)
 
 
@@ -151,8 +152,8 @@ def is_complete(checkpoint: Path) -> bool:
 
 def save(trainer: Trainer) -> None:
     """Save the final model, in save_dtype, with its tokenizer: a folder that doge-export and the next stage take."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.is_world_process_zero() and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
-        model.to(DTYPES[trainer.args.save_dtype])
-    trainer.save_model(trainer.args.output_dir)
+    folder, dtype = trainer.args.output_dir, trainer.args.save_dtype
+    trainer.save_model(folder)
     trainer.save_state()
+    if dtype != "float32" and trainer.is_world_process_zero():  # from the file: here the weights may be in shards
+        load_checkpoint(folder, dtype=DTYPES[dtype]).model.save_pretrained(folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from transformers import Trainer
 from trl import DPOTrainer, SFTTrainer
 
 from doge_model import DogeForCausalLM
@@ -21,7 +22,7 @@ class RouterLog:
 
     def __init__(self, model: DogeForCausalLM) -> None:
         self.top_k = model.config.num_experts_per_tok
-        self.loss: Tensor | None = None
+        self.loss = torch.zeros(())
         self.share = torch.zeros(model.config.num_experts)
         model.model.register_forward_pre_hook(self._ask, with_kwargs=True)
         model.model.register_forward_hook(self._take, with_kwargs=True)
@@ -49,7 +50,7 @@ class RouterLog:
         }
 
 
-class DogeTraining:
+class DogeTraining(Trainer):
     """What both trainers share; stands before TRL's class."""
 
     def __init__(self, model: DogeForCausalLM, args: Any, **kwargs: Any) -> None:
