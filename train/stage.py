@@ -36,9 +36,9 @@ class StageConfig:
     )
 
     def __post_init__(self) -> None:
-        # both are of TRL's class, which stands behind this one; without use_cpu bf16 is refused on a CPU
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]
-        super().__post_init__()  # type: ignore[misc]
+        # without use_cpu bf16 is refused on a CPU
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]  # TRL's field
+        super().__post_init__()  # type: ignore[misc]  # TRL's class stands behind this one
         hold_batch(self)
 
 

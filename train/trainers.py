@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from datasets import Dataset
 from torch import nn
 from transformers import Trainer
 from trl import DPOTrainer, SFTTrainer
@@ -22,7 +24,7 @@ class RouterLog:
 
     def __init__(self, model: DogeForCausalLM) -> None:
         self.top_k = model.config.num_experts_per_tok
-        self.loss = torch.zeros(())
+        self.loss = torch.zeros(())  # of the last forward
         self.share = torch.zeros(model.config.num_experts)
         model.model.register_forward_pre_hook(self._ask, with_kwargs=True)
         model.model.register_forward_hook(self._take, with_kwargs=True)
@@ -62,6 +64,19 @@ class DogeTraining(Trainer):
         self.router_log = RouterLog(model) if config.is_moe and coefficient else None
         self.balance = coefficient
 
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
+        """TRL's preparation, which cuts at max_length and leaves out what then has nothing to learn: say how much."""
+        prepared = super()._prepare_dataset(dataset, processing_class, args, *rest)
+        packing = rest[0] is True
+        if isinstance(prepared, Dataset) and not packing and args.max_length is not None:
+            lost, cut = len(dataset) - len(prepared), sum(_length(row) > args.max_length for row in prepared)
+            if lost or cut:
+                PartialState().print(
+                    f"{rest[-1]} data: {lost} of {len(dataset)} records have nothing to learn within max_length "
+                    f"({args.max_length}) and are left out; {cut} are cut there"
+                )
+        return prepared
+
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
@@ -85,6 +100,13 @@ class DogeTraining(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is for matrices; norms, residual scales, biases and A keep their values."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+
+def _length(row: dict[str, Any]) -> int:
+    """Tokens of a prepared record, the longer answer in dpo."""
+    if "input_ids" in row:
+        return len(row["input_ids"])
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
 class DogeSFTTrainer(DogeTraining, SFTTrainer):
