@@ -6,9 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from datasets import Dataset
 
 import doge_export
@@ -208,11 +210,25 @@ def test_tensorboard_has_the_curves(tokenizer, tmp_path, monkeypatch):
     assert list((tmp_path / "board").glob("events.out.tfevents.*"))
 
 
-def test_two_processes_have_the_losses_of_one(tokenizer, tmp_path):
-    one = run_pretrain(tokenizer, tmp_path / "one", max_steps=4, per_device_train_batch_size=1)
-    options = pretrain_options(tokenizer, tmp_path / "two", max_steps=4, per_device_train_batch_size=1)
-    launch = ["accelerate.commands.launch", "--config_file", "train/recipes/accelerate/cpu_two_processes.yaml"]
-    command = [sys.executable, "-m", *launch, "-m", "train.pretrain", *arguments(options)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
-    assert logged(tmp_path / "two") == pytest.approx(logged(one), rel=1e-5)
-    assert logged(tmp_path / "two", "num_tokens") == logged(one, "num_tokens")
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_two_processes_have_the_losses_of_one(experts, tmp_path, name):
+    launch = yaml.safe_load(Path(f"train/recipes/accelerate/{name}.yaml").read_text())
+    launch |= {"num_processes": 2, "use_cpu": True, "mixed_precision": "no"}
+    launch |= {"distributed_type": "MULTI_CPU"} if name == "ddp" else {}
+    (tmp_path / "launch.yaml").write_text(yaml.safe_dump(launch))
+    chats = write_jsonl(tmp_path / "chats.jsonl", conversations(48))
+    options = TUNING | {"batch_tokens": 8 * 64, "max_steps": 4, "model_name_or_path": experts, "datasets": [chats]}
+    run_stage("sft", **options, output_dir=tmp_path / "one")
+    words = [
+        "--config_file",
+        tmp_path / "launch.yaml",
+        "-m",
+        "train.sft",
+        *arguments(options | {"output_dir": tmp_path / "two"}),
+    ]
+    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *words], check=True, timeout=300)
+    for figure in ("loss", "aux_loss", "grad_norm", "num_tokens"):
+        assert logged(tmp_path / "two", figure) == pytest.approx(logged(tmp_path / "one", figure), rel=1e-4), figure
+    weights = [load_checkpoint(tmp_path / run).model.model.embed_tokens.weight for run in ("one", "two")]
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
