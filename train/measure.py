@@ -124,7 +124,8 @@ def mask_spread(
             dt.append(states.chunk(2, dim=-1)[0].transpose(1, 2).flatten(0, 1))
     quantiles = torch.tensor([0.01, 0.5, 0.99])
     spread = [torch.cat(dt, dim=1)[:, :100_000].quantile(quantiles, dim=1).T.tolist() for dt in seen]
-    return {"A": [layer.self_attn.A.tolist() for layer in model.model.layers], "dt_1_50_99_percent": spread}
+    a = [parameter.tolist() for name, parameter in model.named_parameters() if name.endswith("self_attn.A")]
+    return {"A": a, "dt_1_50_99_percent": spread}
 
 
 def sample(

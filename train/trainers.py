@@ -25,7 +25,7 @@ class RouterLog:
     def __init__(self, model: DogeForCausalLM) -> None:
         self.top_k = model.config.num_experts_per_tok
         self.loss = torch.zeros(())  # of the last forward
-        self.share = torch.zeros(model.config.num_experts)
+        self.share = torch.zeros(model.config.num_hidden_layers, model.config.num_experts)
         model.model.register_forward_pre_hook(self._ask, with_kwargs=True)
         model.model.register_forward_hook(self._take, with_kwargs=True)
 
@@ -39,17 +39,15 @@ class RouterLog:
             self.share += share.detach().cpu()
 
     def usage(self) -> dict[str, float]:
-        """Since the last call: the share of experts used at all, and how many evenly used ones would be as uneven.
+        """Since the last call, of the layer that is worst in it: the share of experts used at all, and their evenness.
 
-        The second is exp(entropy) / E: 1 where all experts are used alike, 1 / E where one is used alone.
+        Evenness is exp(entropy) / E: 1 where all experts of a layer serve alike, 1 / E where one serves alone.
         """
-        share = self.share / self.share.sum()
-        entropy = torch.special.entr(share).sum()
+        share = self.share / self.share.sum(dim=1, keepdim=True)
+        evenness = torch.special.entr(share).sum(dim=1).exp() / share.shape[1]
+        used = (share > 0).float().mean(dim=1)
         self.share.zero_()
-        return {
-            "experts_used": (share > 0).float().mean().item(),
-            "experts_evenness": (entropy.exp() / len(share)).item(),
-        }
+        return {"experts_used": used.min().item(), "experts_evenness": evenness.min().item()}
 
 
 class DogeTraining(Trainer):
