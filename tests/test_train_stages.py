@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from trl import SFTTrainer
 
 import doge_export
 from doge_export.export import export
@@ -34,6 +35,7 @@ from tests.training import (
 from train.sft import FineTuningConfig
 from train.trainers import DogeSFTTrainer
 
+COMPUTE_LOSS = (DogeSFTTrainer.compute_loss, SFTTrainer.compute_loss)
 TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "save_strategy": "no"}
 
 
@@ -232,3 +234,15 @@ def test_two_processes_have_the_losses_of_one(experts, tmp_path, name):
         assert logged(tmp_path / "two", figure) == pytest.approx(logged(tmp_path / "one", figure), rel=1e-4), figure
     weights = [load_checkpoint(tmp_path / run).model.model.embed_tokens.weight for run in ("one", "two")]
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+def test_on_a_cpu_the_model_s_own_loss_is_that_of_trl_s_fused_output_matrix(dense, tmp_path):
+    checkpoint = load_checkpoint(dense)
+    config = FineTuningConfig(str(tmp_path), report_to="none", bf16=False)
+    rows = Dataset.from_list(conversations(3))
+    trainer = DogeSFTTrainer(
+        model=checkpoint.model, args=config, train_dataset=rows, processing_class=checkpoint.tokenizer
+    )
+    inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    losses = [compute(trainer, trainer.model, dict(inputs)).item() for compute in COMPUTE_LOSS]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)

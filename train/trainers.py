@@ -107,7 +107,30 @@ def _length(row: dict[str, Any]) -> int:
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
-class DogeSFTTrainer(DogeTraining, SFTTrainer):
+class PlainHead(Trainer):
+    """On a CPU, the model's own loss in place of TRL's fused output matrix, whose gain is the memory of a GPU.
+
+    There it takes longer: a step of doge-tiny 1.65 times, of Doge-20M 2.6 times. Entropy and accuracy are not logged.
+    """
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of transformers' Trainer, and TRL's count of tokens."""
+        other_loss = (
+            self.args.loss_type != "nll" or self.compute_loss_func is not None or self.label_smoother is not None
+        )
+        if self.accelerator.device.type != "cpu" or other_loss:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs["use_cache"] = False
+        if self.model.training:
+            tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum())
+            self._total_train_tokens += tokens.sum().item()
+        self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+
+class DogeSFTTrainer(DogeTraining, PlainHead, SFTTrainer):
     """TRL's SFTTrainer for a Doge."""
 
 
