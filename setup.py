@@ -27,7 +27,7 @@ EXPORT = [
     "huggingface_hub>=1.0",
     "gguf>=0.17",
 ]
-TRAIN = [*EXPORT, "trl>=1.0", "datasets>=4.0", "accelerate>=1.10", "tensorboard>=2.18"]
+TRAIN = [*EXPORT, "trl>=1.16,<2", "datasets>=4.0", "accelerate>=1.10", "tensorboard>=2.18"]
 EVAL = [*EXPORT, "lm_eval>=0.4.13"]
 BENCH = [*EXPORT, "matplotlib>=3.9"]
 DEV = [*BENCH, *TRAIN, *EVAL, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
@@ -42,7 +42,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["doge_model*", "doge_export*", "train*"]),
-    package_data={"doge_model": ["py.typed"], "doge_export": ["py.typed", "texts/*"]},
+    package_data={
+        "doge_model": ["py.typed"],
+        "doge_export": ["py.typed", "texts/*"],
+        "train": ["py.typed", "chat_template.jinja", "recipes/*/*.yaml"],
+    },
     install_requires=RUNTIME,
     extras_require={"export": EXPORT, "train": TRAIN, "eval": EVAL, "bench": BENCH, "dev": DEV},
     entry_points={

@@ -1,8 +1,9 @@
 """Doge, top to bottom: norm, rotary embedding, dynamic mask, attention, MLP, experts, block, model.
 
-The full-matrix form below, in float32, is the reference for everything else in this repository. Tensor names are those
-of transformers' `models/doge` ("native" checkpoints). Where the public code is wrong (small-doge, transformers up to
-5.23) this file differs on purpose:
+The full-matrix form below (`attn_implementation="eager"`), in float32, is the reference for everything else in this
+repository. With "sdpa", the default, a sequence in which no key can drop out takes the key-channel form: the same
+function, plain causal attention, no [T, T] tensor. Tensor names are those of transformers' `models/doge` ("native"
+checkpoints). Where the public code is wrong (small-doge, transformers up to 5.23) this file differs on purpose:
 
 - the mask is built here, additive and causal, so every attention backend gets the same one (transformers #48748);
 - the experts of a token are chosen by that token's own router logits (public code splits the flattened batch in half);
@@ -27,7 +28,7 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -140,21 +141,27 @@ def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_s
     return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
 
 
-def eager_attention_forward(
-    module: DogeAttention,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, Tensor]:
-    """query [B, H, T, D], key, value [B, H, K, D], mask [B, H, T, K] -> [B, T, H, D] and the weights [B, H, T, K]."""
-    weights = query @ key.transpose(2, 3) * scaling + attention_mask
-    weights = F.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
+def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+    """query [B, H, T, D], key, value [B, H, K, D], mask [B, H, T, K] -> [B, H, T, D] and the weights [B, H, T, K]."""
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + mask
+    weights = F.dropout(F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype), dropout)
+    return weights @ value, weights
+
+
+def key_channel_attention(query: Tensor, key: Tensor, value: Tensor, dt: Tensor, dropout: float) -> Tensor:
+    """Causal attention from which no key has dropped out, without a mask tensor: q k^T s + dt = [q, 1] [k, dt / s]^T s.
+
+    query, key and value [B, H, T, D], dt [B, H, T], -inf at padding -> [B, H, T, D].
+    """
+    head_dim = query.shape[-1]
+    extra = 8 - head_dim % 8  # CUDA's kernels want widths in multiples of 8, and values as wide as keys
+    # The softmax does not see the 1 taken off; bfloat16 has more digits for a dt near 0. What -3e4 makes of a score is
+    # out of reach of all others, and finite in float16.
+    channel = ((dt - 1.0) * head_dim**0.5).clamp(min=-3e4).to(key.dtype)[..., None]
+    query = F.pad(query, (0, extra), value=1.0)
+    key, value = F.pad(torch.cat((key, channel), dim=-1), (0, extra - 1)), F.pad(value, (0, extra))
+    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=head_dim**-0.5)
+    return out[..., :head_dim]
 
 
 class DogeAttention(nn.Module):
@@ -166,8 +173,6 @@ class DogeAttention(nn.Module):
         assert config.num_mask_heads is not None
         self.config, self.layer_idx = config, layer_idx
         self.head_dim = config.head_dim
-        self.num_key_value_groups = 1  # what attention backends would repeat; the heads are repeated here
-        self.scaling = self.head_dim**-0.5
         q_size, kv_size = config.num_attention_heads * self.head_dim, config.num_key_value_heads * self.head_dim
         bias = config.attention_bias
         self.q_proj = nn.Linear(config.hidden_size, q_size, bias=bias)
@@ -185,32 +190,37 @@ class DogeAttention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         padding_mask: Tensor | None,
         past_key_values: Cache | None,
-        **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden_states [B, T, hidden] -> the same shape, and the attention weights where the backend gives them."""
+        """hidden_states [B, T, hidden] -> the same shape, and with eager attention the weights [B, H, T, K]."""
         heads = (*hidden_states.shape[:2], -1, self.head_dim)
         query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
         key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
         query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        states = self.dynamic_states(hidden_states, value).to(key.dtype)
+        states = self.dynamic_states(hidden_states, value)
         if padding_mask is not None:
             states = states.masked_fill(~padding_mask[:, None, :, None], -torch.inf)
         if past_key_values is not None:
-            key, value = past_key_values.update(torch.cat((key, states), dim=-1), value, self.layer_idx)
+            key = torch.cat((key, states.to(key.dtype)), dim=-1)
+            key, value = past_key_values.update(key, value, self.layer_idx)
             key, states = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
         dt, precedence = (x.transpose(2, 3).flatten(1, 2) for x in states.chunk(2, dim=-1))  # [B, M, K] each
-        mask = dynamic_mask(dt, precedence, query.shape[2], self.config.keep_window_size)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        out, weights = attend(
-            self,
-            query,
-            *(repeat_heads(x, query.shape[1] // x.shape[1]) for x in (key, value, mask)),
-            scaling=self.scaling,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            **kwargs,
+        backend, window = self.config._attn_implementation, self.config.keep_window_size
+        nothing_dropped = query.shape[2] == dt.shape[2] <= window
+        dropout = self.config.attention_dropout if self.training else 0.0
+        mask = (
+            dt
+            if backend == "sdpa" and nothing_dropped
+            else dynamic_mask(dt.to(key.dtype), precedence, query.shape[2], window)
         )
-        return self.o_proj(out.flatten(2)), weights
+        key, value, mask = (repeat_heads(x, query.shape[1] // x.shape[1]) for x in (key, value, mask))
+        if backend == "eager":
+            out, weights = eager_attention(query, key, value, mask, dropout)
+        elif nothing_dropped:
+            out, weights = key_channel_attention(query, key, value, mask, dropout), None
+        else:
+            out, weights = F.scaled_dot_product_attention(query, key, value, mask, dropout), None
+        return self.o_proj(out.transpose(1, 2).flatten(2)), weights
 
     def dynamic_states(self, hidden_states: Tensor, value: Tensor) -> Tensor:
         """dt of every key, and its precedence: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, 2 M / G].
@@ -317,10 +327,9 @@ class DogeDecoderLayer(GradientCheckpointingLayer):
         rotary: tuple[Tensor, Tensor],
         padding_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-        **kwargs: Any,
     ) -> Tensor:
         """hidden_states [B, T, hidden] -> the same shape."""
-        out, _ = self.self_attn(self.input_layernorm(hidden_states), rotary, padding_mask, past_key_values, **kwargs)
+        out, _ = self.self_attn(self.input_layernorm(hidden_states), rotary, padding_mask, past_key_values)
         out = F.dropout(out, p=self.hidden_dropout, training=self.training)
         hidden_states = self.input_residual * hidden_states + out
         out = self.mlp(self.post_attention_layernorm(hidden_states))
@@ -397,9 +406,7 @@ class DogeModel(DogePreTrainedModel):
         padding_mask = as_padding_mask(attention_mask, inputs_embeds.shape[1])
         hidden_states = inputs_embeds
         for layer in self.layers:
-            hidden_states = layer(
-                hidden_states, rotary, padding_mask=padding_mask, past_key_values=past_key_values, **kwargs
-            )
+            hidden_states = layer(hidden_states, rotary, padding_mask, past_key_values=past_key_values)
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
@@ -418,20 +425,28 @@ def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor |
     return None if bool(mask.all()) else mask
 
 
-def load_balancing_loss(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor | None) -> Tensor:
-    """Switch Transformer's auxiliary loss (arXiv:2101.03961, equations 4 to 6) over all layers and experts.
+def expert_load(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The share of tokens that each expert serves, and its mean probability: float32 [layers, E] each.
 
-    router_logits: per layer [B * T, 2, num_keys]; attention_mask [B, T], 0 at tokens that do not count.
+    Rows sum to top_k and to 1. router_logits: per layer [B * T, 2, num_keys]; attention_mask [B, T], 0 at tokens that
+    do not count.
     """
     logits = torch.stack(router_logits).float()  # [layers, N, 2, num_keys]
     if attention_mask is not None:
         logits = logits[:, attention_mask.flatten().bool()]
-    logits = logits.flatten(0, 1)
-    x, y = logits.softmax(-1).unbind(1)
-    probability = torch.einsum("nx,ny->xy", x, y).flatten() / len(logits)  # softmax of a sum grid factorises
-    _, experts = choose_experts(logits, top_k)
-    share = torch.bincount(experts.flatten(), minlength=len(probability)).to(probability) / len(logits)
-    return len(probability) * (share * probability).sum()
+    x, y = logits.softmax(-1).unbind(2)
+    probability = torch.einsum("lnx,lny->lxy", x, y).flatten(1) / logits.shape[1]  # softmax of a sum grid factorises
+    experts = torch.stack([choose_experts(layer, top_k)[1].flatten() for layer in logits])
+    share = torch.zeros_like(probability).scatter_add_(1, experts, torch.ones_like(experts, dtype=torch.float32))
+    return share / logits.shape[1], probability
+
+
+def load_balancing_loss(share: Tensor, probability: Tensor) -> Tensor:
+    """Switch Transformer's auxiliary loss (arXiv:2101.03961, equations 4 to 6); top_k if all experts serve alike.
+
+    As everywhere in transformers, expert number e of all layers counts as one.
+    """
+    return share.shape[1] * (share.mean(0) * probability.mean(0)).sum()
 
 
 class DogeForCausalLM(DogePreTrainedModel, GenerationMixin):
@@ -478,15 +493,9 @@ class DogeForCausalLM(DogePreTrainedModel, GenerationMixin):
         loss = None if labels is None else self.loss_function(logits, labels, self.vocab_size, **kwargs)
         aux_loss = None
         if output_router_logits and self.config.is_moe:
-            aux_loss = load_balancing_loss(outputs.router_logits, self.config.num_experts_per_tok, attention_mask)
+            top_k = self.config.num_experts_per_tok
+            aux_loss = load_balancing_loss(*expert_load(outputs.router_logits, top_k, attention_mask))
             if loss is not None:
                 loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device)
-        return MoeCausalLMOutputWithPast(
-            loss=loss,
-            aux_loss=aux_loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            router_logits=outputs.router_logits,
-        )
+        recorded = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return MoeCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **recorded)

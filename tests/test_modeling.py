@@ -10,7 +10,7 @@ from transformers import DogeForCausalLM as TransformersDoge
 
 from doge_model import DogeForCausalLM, preset_config
 from doge_model.errors import CheckpointError, OptionError
-from doge_model.modeling import choose_experts, load_balancing_loss, surviving_keys
+from doge_model.modeling import choose_experts, expert_load, load_balancing_loss, surviving_keys
 from tests.models import FORMS, random_ids, randomize, relative_difference, tiny_config, tiny_model, torch_logits
 
 EXTENSIONS = {"qk_norm", "num_mask_heads", "head_dim", "router_bias"}
@@ -164,9 +164,9 @@ def test_a_saved_model_loads_with_every_tensor(tmp_path):
 def test_load_balancing_loss_is_one_when_experts_are_used_evenly():
     logits = torch.eye(2)[[0, 0, 1, 1]][:, None] * torch.tensor([[1.0], [0.0]]) * 50
     logits[[0, 2], 1, 0] = logits[[1, 3], 1, 1] = 50.0
-    assert load_balancing_loss((logits,), 1, None).item() == pytest.approx(1.0)
+    assert load_balancing_loss(*expert_load((logits,), 1, None)).item() == pytest.approx(1.0)
     uneven = logits[[0, 0, 0, 0]]
-    assert load_balancing_loss((uneven,), 1, None).item() == pytest.approx(4.0)
+    assert load_balancing_loss(*expert_load((uneven,), 1, None)).item() == pytest.approx(4.0)
 
 
 def test_training_lowers_the_loss_and_reaches_every_parameter():
@@ -205,3 +205,57 @@ def test_presets_have_the_family_s_sizes(name, millions):
 def test_an_unknown_size_is_refused_with_the_list():
     with pytest.raises(OptionError, match="Doge-320M"):
         preset_config("7b")
+
+
+def both_forms(form: dict, **overrides):
+    """The same weights in training, with the full matrix and with the key channel."""
+    models = [tiny_model(**form, **overrides, attn_implementation=name).train() for name in ("eager", "sdpa")]
+    for model in models:
+        model.model.layers[0].self_attn.A.data.uniform_(-0.5, 0.5, generator=torch.Generator().manual_seed(0))
+    return models
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_key_channel_form_has_the_values_and_gradients_of_the_full_matrix(form):
+    ids = torch.from_numpy(random_ids(60).reshape(2, 30))
+    mask = (torch.arange(30) >= torch.tensor([[0], [7]])).long()  # the second sequence is padded on the left
+    labels = ids.masked_fill(
+        torch.arange(30) <= torch.tensor([[0], [7]]), -100
+    )  # what padding says of the next token is noise
+    losses, gradients = [], []
+    for model in both_forms(FORMS[form]):
+        loss = model(ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        losses.append(loss)
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=1e-6)
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(
+            gradients[1][name], expected, rtol=1e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_the_key_channel_form_holds_no_tensor_of_length_by_length():
+    length, sizes = 61, []
+
+    class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            sizes.extend(x.shape for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor))
+            return out
+
+    eager, sdpa = both_forms({})
+    for model, expected in ((eager, True), (sdpa, False)):
+        sizes.clear()
+        with Sizes():
+            model(torch.from_numpy(random_ids(length))[None], labels=torch.zeros(1, length).long()).loss.backward()
+        assert any(list(shape).count(length) > 1 for shape in sizes) == expected
+
+
+def test_bfloat16_autocast_stays_near_float32_in_the_key_channel_form():
+    _, model = both_forms({})
+    ids = torch.from_numpy(random_ids(30))[None]
+    exact = model(ids).logits
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(ids).logits.float()
+    assert relative_difference(exact.detach().numpy(), rounded.detach().numpy()) < 0.05

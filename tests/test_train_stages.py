@@ -1,0 +1,248 @@
+"""The stages one after the other, what each promises, and the export at the end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import Dataset
+from trl import SFTTrainer
+
+import doge_export
+from doge_export.export import export
+from doge_export.options import ExportOptions
+from doge_model import load_checkpoint
+from doge_model.modeling import expert_load, load_balancing_loss
+from tests.models import random_ids, torch_logits
+from tests.training import (
+    QUIET,
+    arguments,
+    conversations,
+    logged,
+    make_tokenizer,
+    preferences,
+    pretrain_options,
+    run_pretrain,
+    run_stage,
+    write_jsonl,
+)
+from train.sft import FineTuningConfig
+from train.trainers import DogeSFTTrainer
+
+COMPUTE_LOSS = (DogeSFTTrainer.compute_loss, SFTTrainer.compute_loss)
+TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "save_strategy": "no"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def dense(tokenizer, tmp_path_factory):
+    return run_pretrain(tokenizer, tmp_path_factory.mktemp("dense"), max_steps=30)
+
+
+@pytest.fixture(scope="module")
+def experts(dense, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experts")
+    run_stage("upcycle", model_name_or_path=dense, output_dir=folder, num_experts=16, num_experts_per_tok=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(experts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tuned")
+    chats = write_jsonl(folder / "chats.jsonl", conversations())
+    options = TUNING | {"datasets": [chats], "learning_rate": 1e-2, "num_train_epochs": 20}
+    run_stage("sft", model_name_or_path=experts, output_dir=folder, **options)
+    return folder
+
+
+@pytest.mark.slow
+def test_from_text_to_an_exported_model_that_talks(tuned, tmp_path):
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", preferences())
+    options = TUNING | {"learning_rate": 1e-4, "datasets": [pairs], "output_dir": tmp_path / "dpo"}
+    run_stage("dpo", model_name_or_path=tuned, **options)
+    assert logged(tuned)[-1] < 0.8 * logged(tuned)[0]
+    assert logged(tmp_path / "dpo", "rewards/accuracies")[-1] == 1.0
+    export(ExportOptions(str(tmp_path / "dpo"), tmp_path / "int8", "int8"))
+    model = doge_export.load(tmp_path / "int8")
+    answer = model.chat([{"role": "user", "content": "What comes after 3?"}], max_new_tokens=20, temperature=0).text
+    assert answer.startswith("After")
+
+
+def test_upcycling_keeps_the_function(dense, experts):
+    ids = random_ids(40, vocab_size=400)
+    before, after = load_checkpoint(dense).model, load_checkpoint(experts).model
+    assert after.config.is_moe
+    assert (torch_logits(before, ids) == torch_logits(after, ids)).all()
+
+
+def test_the_experts_learn_and_their_usage_is_logged(experts, tuned):
+    before, after = (load_checkpoint(path).model.model.layers[0].mlp for path in (experts, tuned))
+    for name in ("router_gate", "down_embed", "up_embed"):
+        assert not torch.equal(before.get_submodule(name).weight, after.get_submodule(name).weight), name
+    assert 0 < logged(tuned, "experts_used")[-1] <= 1
+    assert logged(tuned, "aux_loss")[0] == pytest.approx(2, rel=0.3)  # 2 experts a token, not far from evenly used
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_loss_of_a_step_has_the_load_balancing_loss_of_the_model_s_own_forward(experts, tmp_path, checkpointing):
+    checkpoint = load_checkpoint(experts)
+    fields = {"report_to": "none", "per_device_train_batch_size": 2, "router_aux_loss_coef": 0.5, "bf16": False}
+    config = FineTuningConfig(str(tmp_path), gradient_checkpointing=checkpointing, **fields)
+    trainer = DogeSFTTrainer(
+        model=checkpoint.model,
+        args=config,
+        train_dataset=Dataset.from_list(conversations(2)),
+        processing_class=checkpoint.tokenizer,
+    )
+    inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    loss = trainer.compute_loss(trainer.model.train(), dict(inputs))
+    loss.backward()
+    out = load_checkpoint(experts).model(**inputs, output_router_logits=True)
+    balance = load_balancing_loss(*expert_load(out.router_logits, 2, inputs["attention_mask"]))
+    alone = load_checkpoint(experts).model(**inputs).loss
+    assert loss.item() == pytest.approx(alone.item() + 0.5 * balance.item(), rel=1e-5)
+    assert trainer.model.model.layers[1].mlp.router_gate.weight.grad.abs().max() > 0
+
+
+def test_only_the_answers_are_learned(tuned, tmp_path):
+    checkpoint = load_checkpoint(tuned)
+    trainer = DogeSFTTrainer(
+        model=checkpoint.model,
+        args=FineTuningConfig(str(tmp_path), report_to="none", bf16=False),
+        train_dataset=Dataset.from_list(conversations(1)),
+        processing_class=checkpoint.tokenizer,
+    )
+    row = trainer.train_dataset[0]
+    learned = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label != -100]
+    assert checkpoint.tokenizer.decode(learned) == "After 0 comes 1.<|end_of_text|>"
+
+
+def test_weight_decay_leaves_vectors_alone(dense, tmp_path):
+    model = load_checkpoint(dense).model
+    names = DogeSFTTrainer.get_decay_parameter_names(None, model)
+    kept = {name.split(".")[-1] for name, _ in model.named_parameters() if name not in names}
+    assert kept == {"A", "input_residual", "post_attention_residual", "weight"}
+    assert "model.layers.0.self_attn.q_norm.weight" not in names
+    assert "model.layers.0.self_attn.q_proj.weight" in names
+
+
+def test_bfloat16_and_gradient_checkpointing_train_to_nearly_the_same_losses(tokenizer, tmp_path):
+    plain = logged(run_pretrain(tokenizer, tmp_path / "plain"))
+    checkpointed = logged(run_pretrain(tokenizer, tmp_path / "checkpointed", gradient_checkpointing=True))
+    rounded = logged(run_pretrain(tokenizer, tmp_path / "rounded", bf16=True, save_dtype="bfloat16"))
+    assert checkpointed == plain
+    assert rounded == pytest.approx(plain, rel=2e-3)
+    assert rounded != plain
+    size = (tmp_path / "plain" / "model.safetensors").stat().st_size
+    assert (tmp_path / "rounded" / "model.safetensors").stat().st_size == pytest.approx(size / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(("per_device", "accumulation"), [(1, 4), (2, 2), (4, 1)])
+def test_a_step_sees_the_same_tokens_whatever_the_per_device_batch(tokenizer, tmp_path, per_device, accumulation):
+    folder = run_pretrain(tokenizer, tmp_path / "run", per_device_train_batch_size=per_device, max_steps=2)
+    assert logged(folder, "num_tokens") == [256, 512]
+    reference = run_pretrain(tokenizer, tmp_path / "reference", max_steps=2)
+    assert logged(folder) == pytest.approx(logged(reference), rel=1e-5)
+
+
+def test_a_batch_that_does_not_divide_is_refused(tokenizer, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_pretrain(tokenizer, tmp_path, per_device_train_batch_size=3)
+    assert stop.value.code == 2
+    assert "batch_tokens is 4 sequences" in capsys.readouterr().err
+
+
+WSD = {
+    "lr_scheduler_type": "warmup_stable_decay",
+    "lr_scheduler_kwargs": {"num_decay_steps": 2, "decay_type": "linear"},
+    "warmup_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+}
+
+
+def test_a_stable_checkpoint_can_be_branched_from(tokenizer, tmp_path):
+    run = run_pretrain(tokenizer, tmp_path / "run", **WSD, max_steps=8)
+    whole = run_pretrain(tokenizer, tmp_path / "whole", **WSD, max_steps=6)
+    branch = {"resume_from_checkpoint": run / "checkpoint-4", "max_steps": 6}
+    branched = run_pretrain(tokenizer, tmp_path / "branch", **WSD, **branch)
+    assert logged(branched, "learning_rate") == logged(whole, "learning_rate") == [0, 0.005, 0.01, 0.01, 0.01, 0.005]
+    assert logged(branched) == logged(whole)
+    assert logged(run, "learning_rate")[:6] == [0, 0.005, 0.01, 0.01, 0.01, 0.01]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tokenizer, tmp_path):
+    expected = run_pretrain(tokenizer, tmp_path / "whole", **WSD, max_steps=40)
+    options = pretrain_options(tokenizer, tmp_path / "killed", **WSD, max_steps=40)
+    process = subprocess.Popen([sys.executable, "-m", "train.pretrain", *arguments(options)], stderr=subprocess.DEVNULL)
+    while not (tmp_path / "killed" / "checkpoint-6").exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = max(int(path.name.split("-")[1]) for path in (tmp_path / "killed").glob("checkpoint-*"))
+    assert left < 40
+    (tmp_path / "killed" / f"checkpoint-{left}" / "trainer_state.json").unlink(missing_ok=True)  # killed while saving
+    run_stage("pretrain", **options, resume_from_checkpoint="last")
+    assert logged(tmp_path / "killed") == logged(expected)
+    weights = [load_checkpoint(folder).model.state_dict() for folder in (expected, tmp_path / "killed")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_without_a_complete_checkpoint_there_is_nothing_to_resume(tokenizer, tmp_path, capsys):
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(SystemExit):
+        run_pretrain(tokenizer, tmp_path, resume_from_checkpoint="last")
+    assert "no complete checkpoint to resume from" in capsys.readouterr().err
+
+
+def test_tensorboard_has_the_curves(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    run_pretrain(tokenizer, tmp_path / "run", max_steps=2, report_to="tensorboard")
+    assert list((tmp_path / "board").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_two_processes_have_the_losses_of_one(experts, tmp_path, name):
+    launch = yaml.safe_load(Path(f"train/recipes/accelerate/{name}.yaml").read_text())
+    launch |= {"num_processes": 2, "use_cpu": True, "mixed_precision": "no"}
+    launch |= {"distributed_type": "MULTI_CPU"} if name == "ddp" else {}
+    (tmp_path / "launch.yaml").write_text(yaml.safe_dump(launch))
+    chats = write_jsonl(tmp_path / "chats.jsonl", conversations(48))
+    options = TUNING | {"batch_tokens": 8 * 64, "max_steps": 4, "model_name_or_path": experts, "datasets": [chats]}
+    run_stage("sft", **options, output_dir=tmp_path / "one")
+    words = [
+        "--config_file",
+        tmp_path / "launch.yaml",
+        "-m",
+        "train.sft",
+        *arguments(options | {"output_dir": tmp_path / "two"}),
+    ]
+    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *words], check=True, timeout=300)
+    for figure in ("loss", "aux_loss", "grad_norm", "num_tokens"):
+        assert logged(tmp_path / "two", figure) == pytest.approx(logged(tmp_path / "one", figure), rel=1e-4), figure
+    weights = [load_checkpoint(tmp_path / run).model.model.embed_tokens.weight for run in ("one", "two")]
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+def test_on_a_cpu_the_model_s_own_loss_is_that_of_trl_s_fused_output_matrix(dense, tmp_path):
+    checkpoint = load_checkpoint(dense)
+    config = FineTuningConfig(str(tmp_path), report_to="none", bf16=False)
+    rows = Dataset.from_list(conversations(3))
+    trainer = DogeSFTTrainer(
+        model=checkpoint.model, args=config, train_dataset=rows, processing_class=checkpoint.tokenizer
+    )
+    inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    losses = [compute(trainer, trainer.model, dict(inputs)).item() for compute in COMPUTE_LOSS]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)

@@ -1,0 +1,215 @@
+"""The data of a stage: sources, checked record by record before anything trains, mixed by weights.
+
+    datasets:
+      - path: pretrain/fairytales.txt.xz          # a local file: .jsonl, .txt (also .xz, .gz) or .parquet
+        separator: "\\n\\n\\n"                       # between the documents of a text file
+        weight: 2                                 # every record twice an epoch
+      - path: HuggingFaceTB/smoltalk              # a data set of the hub, or a local folder laid out like one
+        name: all
+        split: train
+
+A weight of 0.25 takes a quarter of the records, chosen by the seed. What was taken of each source is printed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate import PartialState
+
+from doge_model.errors import OptionError
+
+from .errors import DataError
+from .files import SUFFIXES, is_data_file, read_file
+from .records import KINDS
+
+
+@dataclass
+class Source:
+    """One source of data.
+
+    Attributes:
+        path: a local file, a local folder, or a hub id.
+        name: the configuration of a hub data set.
+        split: the split of a hub data set.
+        revision: branch, tag or commit of a hub data set.
+        weight: how often an epoch sees each record; when streaming, the share of the mixture.
+        separator: what stands between two documents of a text file.
+        bad_records: refuse the data at the first record that does not fit, or leave such records out and say how many.
+    """
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    weight: float = 1.0
+    separator: str = "\n\n"
+    bad_records: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise OptionError(f"weight of {self.path} is {self.weight}; it must be above 0")
+        if not self.separator:
+            raise OptionError(f"separator of {self.path} is empty; give what stands between two documents")
+        if self.bad_records not in ("refuse", "leave_out"):
+            raise OptionError(f"bad_records of {self.path} is {self.bad_records!r}; allowed are refuse and leave_out")
+
+
+@dataclass
+class DataArguments:
+    """Where the data comes from."""
+
+    datasets: list[Source] = field(
+        default_factory=list, metadata={"help": "Sources; in YAML with path, weight and so on, here paths alone."}
+    )
+    eval_datasets: list[Source] = field(default_factory=list, metadata={"help": "Sources to evaluate on."})
+    eval_share: float = field(
+        default=0.0, metadata={"help": "Share of each source's records, chosen by the seed, held out to evaluate on."}
+    )
+    data_folder: str = field(default=".", metadata={"help": "What the paths of local files are relative to."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read hub data sets as they come; records are checked as they come, too."}
+    )
+
+    def __post_init__(self) -> None:
+        self.datasets = [_as_source(source) for source in self.datasets]
+        self.eval_datasets = [_as_source(source) for source in self.eval_datasets]
+        if not 0 <= self.eval_share < 1:
+            raise OptionError(f"eval_share is {self.eval_share}; it must be at least 0 and below 1")
+
+
+def _as_source(value: Any) -> Source:
+    if isinstance(value, Source):
+        return value
+    try:
+        return Source(**value)
+    except TypeError as error:
+        allowed = ", ".join(Source.__dataclass_fields__)
+        raise OptionError(f"a source in datasets is {value!r}; it takes path and any of {allowed}") from error
+
+
+def load_mixture(arguments: DataArguments, kind: str, seed: int) -> tuple[Any, datasets.Dataset | None]:
+    """The training records, shuffled, and those to evaluate on (None if there are none).
+
+    Raises:
+        DataError: the first record that does not fit, by file and line; a source that is not there.
+        OptionError: no sources are given.
+    """
+    if not arguments.datasets:
+        raise OptionError("no data is given; name sources under datasets: in the recipe, or --datasets FILE ...")
+    evaluated = [load_source(source, arguments.data_folder, kind) for source in arguments.eval_datasets]
+    if arguments.streaming:
+        train = _streamed(arguments, kind, seed)
+    else:
+        parts = []
+        for source in arguments.datasets:
+            records = load_source(source, arguments.data_folder, kind)
+            kept, held_out = _split(records, arguments.eval_share, seed)
+            taken = _passes(len(kept), source.weight, seed)
+            _say(f"{source.path}: {len(records)} records, {len(held_out)} held out, {len(taken)} an epoch")
+            parts.append(kept.select(taken))
+            evaluated += [held_out] if len(held_out) else []
+        train = datasets.concatenate_datasets(parts).shuffle(seed=seed)
+    return train, datasets.concatenate_datasets(evaluated) if evaluated else None
+
+
+def _split(records: datasets.Dataset, share: float, seed: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    held_out = set(random.Random(seed).sample(range(len(records)), round(len(records) * share)))
+    indices = range(len(records))
+    return records.select([i for i in indices if i not in held_out]), records.select(sorted(held_out))
+
+
+def _passes(count: int, weight: float, seed: int) -> list[int]:
+    """The indices of `weight` passes over `count` records; a part of a pass is chosen by the seed."""
+    whole, part = int(weight), weight - int(weight)
+    chosen = sorted(random.Random(seed).sample(range(count), round(count * part)))
+    return list(range(count)) * whole + chosen
+
+
+def load_source(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
+    """All records of one source in their one shape, cached on disk by `datasets`."""
+    with PartialState().main_process_first():
+        local = is_data_file(source.path)
+        records = _from_file(source, data_folder, kind) if local else _from_hub(source, data_folder, kind, False)
+    if not len(records):
+        raise DataError(f"{source.path} holds no record")
+    return records
+
+
+def _from_file(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
+    path = Path(data_folder, source.path)
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; paths of local files are relative to data_folder")
+    arguments = {"path": str(path.resolve()), "separator": source.separator, "kind": kind}
+    bad = 0
+    for place, record in read_file(path, source.separator):  # `datasets` would hide the sentence in an error of its own
+        bad += not _fits(record, kind, f"{path}, {place}", source.bad_records)
+    if bad:
+        _say(f"{source.path}: {bad} records do not fit and are left out")
+    stamp = path.stat()
+    version = f"{stamp.st_size} {stamp.st_mtime_ns}"
+    return datasets.Dataset.from_generator(_generate, gen_kwargs={**arguments, "version": version})
+
+
+def _generate(path: str, separator: str, kind: str, version: str) -> Iterator[dict[str, Any]]:
+    """The records of a checked file; `version` is what tells the cache of `datasets` that the file has changed."""
+    for _, record in read_file(Path(path), separator):
+        if _fits(record, kind, path, "leave_out"):
+            yield KINDS[kind](record)
+
+
+def _fits(record: Any, kind: str, place: str, bad_records: str) -> bool:
+    try:
+        KINDS[kind](record)
+    except DataError as error:
+        if bad_records == "refuse":
+            raise DataError(f"{place}: {error}") from error
+        return False
+    return True
+
+
+def _from_hub(source: Source, data_folder: str, kind: str, streaming: bool) -> Any:
+    folder = Path(data_folder, source.path)
+    path = str(folder) if folder.is_dir() else source.path
+    try:
+        loaded = datasets.load_dataset(
+            path, source.name, split=source.split, revision=source.revision, streaming=streaming
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        known = f"a local file ends in one of {', '.join(SUFFIXES)}; anything else is a folder or a data set of the hub"
+        raise DataError(f"data set {source.path} cannot be loaded ({_one_line(error)}); {known}") from error
+
+    def fits(record: dict[str, Any], row: int) -> bool:
+        place = f"{source.path}, split {source.split}, row {row + 1}"
+        fitting = _fits(record, kind, place, source.bad_records)
+        if streaming and not fitting:
+            print(f"{place} does not fit and is left out")
+        return fitting
+
+    fitting = loaded.filter(fits, with_indices=True)
+    if not streaming and len(fitting) < len(loaded):
+        _say(f"{source.path}: {len(loaded) - len(fitting)} records do not fit and are left out")
+    return fitting.map(KINDS[kind], remove_columns=loaded.column_names)
+
+
+def _streamed(arguments: DataArguments, kind: str, seed: int) -> datasets.IterableDataset:
+    local = [source.path for source in arguments.datasets if is_data_file(source.path)]
+    if local or arguments.eval_share:
+        raise OptionError("streaming is for hub data sets and without eval_share; local files are read whole")
+    parts = [_from_hub(source, arguments.data_folder, kind, True) for source in arguments.datasets]
+    total = sum(source.weight for source in arguments.datasets)
+    shares = [source.weight / total for source in arguments.datasets]
+    return datasets.interleave_datasets(parts, probabilities=shares, seed=seed, stopping_strategy="all_exhausted")
+
+
+def _say(line: str) -> None:
+    PartialState().print(line)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,41 @@
+"""Direct preference optimisation: chosen answers over rejected ones.
+
+python -m train.dpo --config train/recipes/doge-tiny/dpo.yaml
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import set_seed
+from trl import DPOConfig
+
+from .data import DataArguments, load_mixture
+from .stage import ModelArguments, StageConfig, load_model, run, train
+from .trainers import DogeDPOTrainer
+
+
+@dataclass
+class PreferenceConfig(StageConfig, DPOConfig):
+    """DPOConfig; batch_tokens counts a pair of answers as one sequence."""
+
+
+def dpo(arguments: ModelArguments, data: DataArguments, config: PreferenceConfig) -> None:
+    """Train a checkpoint on preferences and save it in output_dir."""
+    set_seed(config.seed)
+    model, tokenizer = load_model(arguments)
+    reference, _ = load_model(arguments)  # TRL would load one by name, as transformers' own Doge
+    train_dataset, eval_dataset = load_mixture(data, "preference", config.seed)
+    trainer = DogeDPOTrainer(
+        model=model,
+        ref_model=None if config.precompute_ref_log_probs else reference,
+        args=config,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+    )
+    train(trainer)
+
+
+if __name__ == "__main__":
+    run(dpo, ModelArguments, DataArguments, PreferenceConfig)

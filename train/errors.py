@@ -1,0 +1,15 @@
+"""The errors of training, branches of `doge_model.errors.DogeError`.
+
+DogeError
+├── DataError      a file or record that cannot be trained on
+├── OptionError    an option outside its allowed values (doge_model)
+└── CheckpointError  a checkpoint that does not fit (doge_model)
+"""
+
+from __future__ import annotations
+
+from doge_model.errors import DogeError
+
+
+class DataError(DogeError):
+    """Data cannot be trained on: names the file and the line, or the data set and the row, and what is wrong."""

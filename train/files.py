@@ -1,0 +1,92 @@
+"""Reading local data files record by record, each with the line (or row) it comes from.
+
+.jsonl holds one JSON value a line, .parquet one record a row, .txt documents between separators; .jsonl and .txt also
+as .xz or .gz. Blank lines of .jsonl and empty documents of .txt hold no record.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import DataError
+
+SUFFIXES = (".jsonl", ".jsonl.xz", ".jsonl.gz", ".txt", ".txt.xz", ".txt.gz", ".parquet")
+
+
+def is_data_file(path: str) -> bool:
+    """Does the name end as that of a local data file?"""
+    return path.endswith(SUFFIXES)
+
+
+def read_file(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
+    """Every record with its place, such as ("line 3", {...}).
+
+    separator: what stands between two documents of a text file.
+
+    Raises:
+        DataError: the file cannot be read or decoded; a line is no JSON.
+    """
+    try:
+        if path.suffix == ".parquet":
+            yield from _parquet(path)
+        elif ".jsonl" in path.suffixes:
+            yield from _jsonl(path)
+        else:
+            yield from _text(path, separator)
+    except (OSError, EOFError, lzma.LZMAError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    row = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1000):
+            for record in batch.to_pylist():
+                row += 1
+                yield f"row {row}", record
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield f"line {number}", json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}, line {number}: no valid JSON ({error})") from error
+
+
+def _text(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
+    with _open(path) as file:
+        raw = file.read()
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: no valid UTF-8 ({error.reason})") from error
+    line = 1
+    for document in text.split(separator):
+        stripped = document.strip("\n")
+        if stripped.strip():
+            start = line + len(document) - len(document.lstrip("\n"))
+            yield f"line {start}", stripped
+        line += document.count("\n") + separator.count("\n")
+
+
+def _open(path: Path) -> Any:
+    if path.suffix == ".xz":
+        return lzma.open(path)
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -1,0 +1,152 @@
+"""What a trained checkpoint is worth: held-out perplexity, preferences, its dynamic mask, samples.
+
+    python -m train.measure --model_name_or_path runs/doge-tiny/sft --datasets data/stories.txt --kind text \\
+        --keep_window_sizes 64 256 --prompts "Once upon a time"
+
+With eval_share it measures on the records that a stage with the same share and seed has held out. The result is one
+JSON object in the last line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from doge_model import DogeForCausalLM
+from doge_model.errors import OptionError
+
+from .data import DataArguments, load_mixture
+from .records import KINDS
+from .stage import ModelArguments, load_model, run
+
+
+@dataclass
+class MeasureArguments:
+    """What to measure."""
+
+    kind: str = field(default="text", metadata={"help": "What the records are.", "choices": list(KINDS)})
+    max_records: int = field(default=200, metadata={"help": "Records to measure on, chosen by the seed."})
+    max_length: int = field(default=1024, metadata={"help": "Tokens of a record that are read."})
+    keep_window_sizes: list[int] = field(
+        default_factory=list, metadata={"help": "Narrower windows to measure perplexity with, too."}
+    )
+    prompts: list[str] = field(default_factory=list, metadata={"help": "Texts to go on with, or questions to answer."})
+    max_new_tokens: int = field(default=100, metadata={"help": "Tokens of a sample."})
+    seed: int = field(default=233, metadata={"help": "Chooses what is held out, what is measured and what is sampled."})
+
+
+def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArguments) -> dict[str, Any]:
+    """Measure a checkpoint on records, print and return the figures."""
+    model, tokenizer = load_model(arguments)
+    train, held_out = load_mixture(data, options.kind, options.seed)
+    records = train if held_out is None else held_out.shuffle(seed=options.seed)
+    records = list(records.select(range(min(options.max_records, len(records)))))
+    result: dict[str, Any] = {"model": arguments.model_name_or_path, "records": len(records)}
+    if options.kind == "preference":
+        result |= preferences(model, tokenizer, records, options.max_length)
+    else:
+        result |= perplexity(model, tokenizer, records, options.max_length)
+        own = model.config.keep_window_size
+        for window in options.keep_window_sizes:
+            model.config.keep_window_size = window
+            narrow = perplexity(model, tokenizer, records, options.max_length)
+            result[f"perplexity_with_window_{window}"] = narrow["perplexity"]
+        model.config.keep_window_size = own
+        result |= mask_spread(model, tokenizer, records, options.max_length)
+    set_seed(options.seed)
+    result["samples"] = [sample(model, tokenizer, prompt, options) for prompt in options.prompts]
+    print(json.dumps(result, ensure_ascii=False))
+    return result
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any], max_length: int) -> tuple[Tensor, Tensor]:
+    """Token ids [1, T] of a document or conversation, and labels [1, T], -100 where nothing is asked of the model."""
+    if "text" in record:
+        ids = torch.tensor([(*tokenizer(record["text"])["input_ids"], tokenizer.eos_token_id)])[:, :max_length]
+        return ids, ids
+    out = tokenizer.apply_chat_template(record["messages"], return_dict=True, return_assistant_tokens_mask=True)
+    ids, answer = torch.tensor([out["input_ids"]]), torch.tensor([out["assistant_masks"]])
+    return ids[:, :max_length], ids.masked_fill(answer == 0, -100)[:, :max_length]
+
+
+@torch.inference_mode()
+def log_probabilities(model: DogeForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
+    """float32 [N], of every label that is not -100, given all tokens before it."""
+    logits = model(ids, use_cache=False).logits[0, :-1].float()
+    wanted = labels[0, 1:] != -100
+    return logits[wanted].log_softmax(-1).gather(-1, labels[0, 1:][wanted, None])[:, 0]
+
+
+def perplexity(
+    model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, records: list[dict[str, Any]], max_length: int
+) -> dict[str, Any]:
+    """exp of the mean negative log-probability per token (of answers alone, for conversations)."""
+    parts = [log_probabilities(model, *encode(tokenizer, record, max_length)) for record in records]
+    every = torch.cat(parts)
+    if not len(every):
+        raise OptionError(f"no record has anything to predict within max_length ({max_length})")
+    return {"tokens": len(every), "perplexity": math.exp(-every.mean().item())}
+
+
+def preferences(
+    model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, records: list[dict[str, Any]], max_length: int
+) -> dict[str, Any]:
+    """How often the chosen answer is likelier than the rejected one, as a whole and per token."""
+    whole, per_token = [], []
+    for record in records:
+        scores = []
+        for name in ("chosen", "rejected"):
+            messages = record["prompt"] + record[name]
+            scores.append(log_probabilities(model, *encode(tokenizer, {"messages": messages}, max_length)))
+        if all(len(score) for score in scores):
+            whole.append(scores[0].sum() > scores[1].sum())
+            per_token.append(scores[0].mean() > scores[1].mean())
+    share = [torch.stack(wins).float().mean().item() for wins in (whole, per_token)]
+    return {"pairs": len(whole), "chosen_likelier": share[0], "chosen_likelier_per_token": share[1]}
+
+
+@torch.inference_mode()
+def mask_spread(
+    model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, records: list[dict[str, Any]], max_length: int
+) -> dict[str, Any]:
+    """Per layer and mask head: A, and the 1st, 50th and 99th percentile of dt over the records' tokens."""
+    seen: list[list[Tensor]] = [[] for _ in model.model.layers]
+    for record in records:
+        cache = model(encode(tokenizer, record, max_length)[0], use_cache=True).past_key_values
+        for dt, layer in zip(seen, cache.layers, strict=True):
+            states = layer.keys[0, :, :, model.config.head_dim :]  # [G, T, 2 M / G]: dt, then precedence
+            dt.append(states.chunk(2, dim=-1)[0].transpose(1, 2).flatten(0, 1))
+    quantiles = torch.tensor([0.01, 0.5, 0.99])
+    spread = [torch.cat(dt, dim=1)[:, :100_000].quantile(quantiles, dim=1).T.tolist() for dt in seen]
+    a = [parameter.tolist() for name, parameter in model.named_parameters() if name.endswith("self_attn.A")]
+    return {"A": a, "dt_1_50_99_percent": spread}
+
+
+def sample(
+    model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, prompt: str, options: MeasureArguments
+) -> dict[str, str]:
+    """The card's settings: temperature 0.8, top_p 0.9; a question is put into the chat template."""
+    if options.kind == "text":
+        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
+    else:
+        turn = [{"role": "user", "content": prompt}]
+        ids = torch.tensor([tokenizer.apply_chat_template(turn, add_generation_prompt=True)["input_ids"]])
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=options.max_new_tokens,
+        do_sample=True,
+        temperature=0.8,
+        top_p=0.9,
+    )
+    return {"prompt": prompt, "text": tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)}
+
+
+if __name__ == "__main__":
+    run(measure, ModelArguments, DataArguments, MeasureArguments)

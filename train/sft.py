@@ -1,0 +1,41 @@
+"""Supervised fine-tuning: conversations, loss on the answers alone.
+
+python -m train.sft --config train/recipes/doge-tiny/sft.yaml
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import set_seed
+from trl import SFTConfig
+
+from .data import DataArguments, load_mixture
+from .stage import ModelArguments, StageConfig, load_model, run, train
+from .trainers import DogeSFTTrainer
+
+
+@dataclass
+class FineTuningConfig(StageConfig, SFTConfig):
+    """SFTConfig with the loss on the answers alone."""
+
+    assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the answers, not the questions."})
+
+
+def sft(arguments: ModelArguments, data: DataArguments, config: FineTuningConfig) -> None:
+    """Fine-tune a checkpoint on conversations and save it in output_dir."""
+    set_seed(config.seed)
+    model, tokenizer = load_model(arguments)
+    train_dataset, eval_dataset = load_mixture(data, "conversation", config.seed)
+    trainer = DogeSFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+    )
+    train(trainer)
+
+
+if __name__ == "__main__":
+    run(sft, ModelArguments, DataArguments, FineTuningConfig)

@@ -1,0 +1,138 @@
+"""TRL's trainers with what Doge needs: the router's load-balancing loss, expert usage, decay for matrices alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from torch import nn
+from transformers import Trainer
+from trl import DPOTrainer, SFTTrainer
+
+from doge_model import DogeForCausalLM
+from doge_model.modeling import expert_load, load_balancing_loss
+
+
+class RouterLog:
+    """Takes the router's logits from every forward of a model and makes of them the loss and the usage of experts.
+
+    TRL knows one load-balancing loss, Mixtral's, on one logit per expert. A Doge's router gives two halves whose sums
+    are the experts' logits: 2 sqrt(E) numbers a token in place of E. So the loss is made here, of the model's own.
+    """
+
+    def __init__(self, model: DogeForCausalLM) -> None:
+        self.top_k = model.config.num_experts_per_tok
+        self.loss = torch.zeros(())  # of the last forward
+        self.share = torch.zeros(model.config.num_hidden_layers, model.config.num_experts)
+        model.model.register_forward_pre_hook(self._ask, with_kwargs=True)
+        model.model.register_forward_hook(self._take, with_kwargs=True)
+
+    def _ask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "output_router_logits": True}
+
+    def _take(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if torch.is_grad_enabled():
+            share, probability = expert_load(output.router_logits, self.top_k, kwargs.get("attention_mask"))
+            self.loss = load_balancing_loss(share, probability)
+            self.share += share.detach().cpu()
+
+    def usage(self) -> dict[str, float]:
+        """Since the last call, of the layer that is worst in it: the share of experts used at all, and their evenness.
+
+        Evenness is exp(entropy) / E: 1 where all experts of a layer serve alike, 1 / E where one serves alone.
+        """
+        share = self.share / self.share.sum(dim=1, keepdim=True)
+        evenness = torch.special.entr(share).sum(dim=1).exp() / share.shape[1]
+        used = (share > 0).float().mean(dim=1)
+        self.share.zero_()
+        return {"experts_used": used.min().item(), "experts_evenness": evenness.min().item()}
+
+
+class DogeTraining(Trainer):
+    """What both trainers share; stands before TRL's class."""
+
+    def __init__(self, model: DogeForCausalLM, args: Any, **kwargs: Any) -> None:
+        config = model.config
+        coefficient = config.router_aux_loss_coef if args.router_aux_loss_coef is None else args.router_aux_loss_coef
+        args.router_aux_loss_coef = 0.0  # TRL's own loss stays off: see RouterLog; a dense Doge would crash it
+        super().__init__(model=model, args=args, **kwargs)
+        config.router_aux_loss_coef = coefficient
+        self.router_log = RouterLog(model) if config.is_moe and coefficient else None
+        self.balance = coefficient
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
+        """TRL's preparation, which cuts at max_length and leaves out what then has nothing to learn: say how much."""
+        prepared = super()._prepare_dataset(dataset, processing_class, args, *rest)
+        packing = rest[0] is True
+        if isinstance(prepared, Dataset) and not packing and args.max_length is not None:
+            lost, cut = len(dataset) - len(prepared), sum(_length(row) > args.max_length for row in prepared)
+            if lost or cut:
+                PartialState().print(
+                    f"{rest[-1]} data: {lost} of {len(dataset)} records have nothing to learn within max_length "
+                    f"({args.max_length}) and are left out; {cut} are cut there"
+                )
+        return prepared
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss plus the load-balancing loss of this micro-batch, averaged over a step's micro-batches."""
+        result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if self.router_log is None or not self.model.training:
+            return result
+        balance = self.router_log.loss
+        self._metrics["train"]["aux_loss"].append(self.accelerator.gather_for_metrics(balance.detach()).mean().item())
+        steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+        loss, outputs = result if return_outputs else (result, None)
+        loss = loss + self.balance * balance.to(loss.device) / steps
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the usage of experts beside TRL's metrics."""
+        if self.router_log is not None and self.router_log.share.any():
+            logs |= self.router_log.usage()
+        super().log(logs, start_time)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weight decay is for matrices; norms, residual scales, biases and A keep their values."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+
+def _length(row: dict[str, Any]) -> int:
+    """Tokens of a prepared record, the longer answer in dpo."""
+    if "input_ids" in row:
+        return len(row["input_ids"])
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+
+class PlainHead(Trainer):
+    """On a CPU, the model's own loss in place of TRL's fused output matrix, whose gain is the memory of a GPU.
+
+    On a CPU it takes longer (docs/training.md has figures). Entropy and accuracy are not logged.
+    """
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of transformers' Trainer, and TRL's count of tokens."""
+        other_loss = (
+            self.args.loss_type != "nll" or self.compute_loss_func is not None or self.label_smoother is not None
+        )
+        if self.accelerator.device.type != "cpu" or other_loss:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs["use_cache"] = False
+        if self.model.training:
+            tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum())
+            self._total_train_tokens += tokens.sum().item()
+        self._metrics["train" if self.model.training else "eval"]["num_tokens"] = [self._total_train_tokens]
+        return Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+
+
+class DogeSFTTrainer(DogeTraining, PlainHead, SFTTrainer):
+    """TRL's SFTTrainer for a Doge."""
+
+
+class DogeDPOTrainer(DogeTraining, DPOTrainer):
+    """TRL's DPOTrainer for a Doge."""

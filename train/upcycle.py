@@ -1,0 +1,73 @@
+"""From a dense Doge to one with experts: the MLP becomes the shared expert, router and experts are new.
+
+    python -m train.upcycle --config train/recipes/Doge-20M-MoE/upcycle.yaml
+
+The experts' output rows (up_embed) start at zero, so until it is trained the model computes what it computed before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import set_seed
+
+from doge_model import DogeConfig, DogeForCausalLM
+from doge_model.errors import OptionError
+from doge_model.modeling import DogeCDMoE
+
+from .stage import ModelArguments, load_model, run
+
+
+@dataclass
+class UpcycleArguments:
+    """The experts to add."""
+
+    output_dir: str = field(metadata={"help": "Folder of the model with experts."})
+    num_experts: int = field(default=1024, metadata={"help": "Single-neuron experts per block; a square number."})
+    num_experts_per_tok: int = field(default=16, metadata={"help": "Experts that a token is sent to."})
+    router_aux_loss_coef: float = field(default=0.001, metadata={"help": "Weight of the load-balancing loss."})
+    seed: int = field(default=233, metadata={"help": "Draws router and experts."})
+
+    def __post_init__(self) -> None:
+        if int(self.num_experts**0.5) ** 2 != self.num_experts:
+            raise OptionError(f"num_experts is {self.num_experts}; it must be a square: experts are pairs of keys")
+
+
+def upcycle(arguments: ModelArguments, experts: UpcycleArguments) -> DogeForCausalLM:
+    """Add experts to a dense checkpoint and save the model, with its tokenizer, in output_dir."""
+    set_seed(experts.seed)
+    dense, tokenizer = load_model(arguments)
+    model = add_experts(dense, experts)
+    model.save_pretrained(experts.output_dir)
+    tokenizer.save_pretrained(experts.output_dir)
+    return model
+
+
+def add_experts(dense: DogeForCausalLM, experts: UpcycleArguments) -> DogeForCausalLM:
+    """A model with experts and the weights of the dense one.
+
+    Raises:
+        OptionError: the model has experts already.
+    """
+    if dense.config.is_moe:
+        raise OptionError("the checkpoint has experts already; upcycling starts from a dense model")
+    fields = {
+        "is_moe": True,
+        "num_experts": experts.num_experts,
+        "num_experts_per_tok": experts.num_experts_per_tok,
+        "router_aux_loss_coef": experts.router_aux_loss_coef,
+    }
+    model = DogeForCausalLM(DogeConfig(**(dense.config.to_dict() | fields)))
+    new = {name for name, _ in model.named_parameters()} - {name for name, _ in dense.named_parameters()}
+    missing, unexpected = model.load_state_dict(dense.state_dict(), strict=False)
+    assert not unexpected
+    assert set(missing) == new
+    for layer in model.model.layers:
+        assert isinstance(layer.mlp, DogeCDMoE)
+        layer.mlp.up_embed.weight.data.zero_()
+    model.generation_config = dense.generation_config
+    return model.eval()
+
+
+if __name__ == "__main__":
+    run(upcycle, ModelArguments, UpcycleArguments)
