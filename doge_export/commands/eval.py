@@ -81,10 +81,12 @@ def main(
     fields = (names, settings, data_dir, limit, chat_template, perplexity, window, stride, journal, threads)
     with terminated_like_interrupted(), Reporter() as reporter:
         if compare is not None:
-            reports = [read_or_evaluate(source, fields, reporter) for source in compare]
-            print_comparison(*reports, as_json)
-            return
-        report = run_evaluation(str(model), EvaluationOptions(*fields), reporter)
+            a, b = (read_or_evaluate(source, fields, reporter) for source in compare)
+        else:
+            report = run_evaluation(str(model), EvaluationOptions(*fields), reporter)
+    if compare is not None:
+        print_comparison(a, b, as_json)
+        return
     if out is not None:
         write(out, report.to_json(with_items=True))
     print_report(report, as_json)

@@ -82,7 +82,9 @@ def compare_scores(a: Score, b: Score) -> Difference:
     if a.metric != b.metric:
         raise EvaluationError(f"{a.task} was measured as {a.metric} and as {b.metric}; evaluate one of them again")
     difference, name = b.value - a.value, TITLES[a.task]
-    if {key: hashed for key, (hashed, _) in a.answers.items()} != {key: hashed for key, (hashed, _) in b.answers.items()}:
+    if {key: hashed for key, (hashed, _) in a.answers.items()} != {
+        key: hashed for key, (hashed, _) in b.answers.items()
+    }:
         stderr = add_errors([a.stderr, b.stderr])
         return Difference(name, a.value, b.value, difference, stderr, False, min(a.items, b.items), None)
     gaps = {key: b.answers[key][1] - a.answers[key][1] for key in a.answers}
@@ -97,9 +99,7 @@ def compare_perplexity(a: Perplexity, b: Perplexity) -> Difference:
         assert a.bits_per_byte is not None and b.bits_per_byte is not None
         difference = b.bits_per_byte - a.bits_per_byte
         return Difference("bits per byte", a.bits_per_byte, b.bits_per_byte, difference, None, False, len(pairs), None)
-    gaps = [
-        WindowScore(x.start, x.tokens, y.negative_log_likelihood - x.negative_log_likelihood) for x, y in pairs
-    ]
+    gaps = [WindowScore(x.start, x.tokens, y.negative_log_likelihood - x.negative_log_likelihood) for x, y in pairs]
     changed = sum(gap.negative_log_likelihood != 0 for gap in gaps)
     logs = [math.log(found.per_token) for found in (a, b)]
     return Difference(

@@ -20,7 +20,9 @@ Progress = Callable[[str, int, int], object]  # what is being done, how much of 
 JOURNAL_FOLDER = ".doge-eval"
 
 
-def evaluate(source: str, options: EvaluationOptions, progress: Progress = lambda step, done, total: None) -> EvaluationReport:
+def evaluate(
+    source: str, options: EvaluationOptions, progress: Progress = lambda step, done, total: None
+) -> EvaluationReport:
     """Evaluate an exported folder or a PyTorch checkpoint.
 
     Finished requests are kept in the journal's folder, in a file named after the model's hash; a run that is
@@ -45,7 +47,8 @@ def evaluate(source: str, options: EvaluationOptions, progress: Progress = lambd
         "lm_eval": version("lm_eval") if options.tasks else None,
         "text": None if options.perplexity is None else files_hash([options.perplexity], ""),
     }
-    scores, speed = (), None
+    scores: tuple[Score, ...] = ()
+    speed = None
     if options.tasks:
         scores = evaluate_tasks(subject, options, chat_template, progress)
         progress("measuring the speed", 0, 0)
@@ -76,7 +79,7 @@ def evaluate_tasks(
     """The scores, in the order of TASKS."""
     import lm_eval  # noqa: PLC0415  takes seconds, and perplexity needs no harness
 
-    from .journal import JournaledLM, Journal  # noqa: PLC0415
+    from .journal import Journal, JournaledLM  # noqa: PLC0415
     from .tasks import load_columns, spread_sample  # noqa: PLC0415
 
     progress("reading the tasks", 0, 0)
@@ -143,7 +146,9 @@ def evaluate_perplexity(subject: Subject, options: EvaluationOptions, progress: 
     try:
         text = options.perplexity.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{options.perplexity} cannot be read as UTF-8 text ({error}); give a text file") from error
+        raise EvaluationError(
+            f"{options.perplexity} cannot be read as UTF-8 text ({error}); give a text file"
+        ) from error
     ids = subject.encode(text)
     finished = 0
 

@@ -176,7 +176,7 @@ def generation_options(gen_kwargs: dict[str, Any], max_gen_toks: int) -> Generat
     known = {"until", "max_gen_toks", "do_sample", *SAMPLING}
     if unknown := set(given) - known:
         raise EvaluationError(f"the task asks to generate with {', '.join(sorted(unknown))}, which is not supported")
-    sampling = {name: given[name] for name in SAMPLING if name in given}  # type: ignore[literal-required]
+    sampling = {name: given[name] for name in SAMPLING if name in given}
     if not given["do_sample"]:
         sampling["temperature"] = 0.0
     stop = tuple(text for text in given["until"] if text)

@@ -75,7 +75,7 @@ class Journal:
                 file.truncate(len(complete))
 
 
-class JournalHook(CacheHook):  # type: ignore[misc]  # the harness ships no types
+class JournalHook(CacheHook):
     """What the harness's models call with every finished request."""
 
     def __init__(self, finished: Callable[[str, Any], object]) -> None:
@@ -87,7 +87,7 @@ class JournalHook(CacheHook):  # type: ignore[misc]  # the harness ships no type
         self._finished(hash_args(attr, req), res)
 
 
-class JournaledLM(LM):  # type: ignore[misc]  # the harness ships no types
+class JournaledLM(LM):
     """A model of the harness that is asked only what the journal does not know."""
 
     def __init__(self, lm: LM, journal: Journal, progress: Callable[[str, int, int], object]) -> None:
@@ -122,7 +122,9 @@ class JournaledLM(LM):  # type: ignore[misc]  # the harness ships no types
 
     def _answers(self, kind: str, requests: list[Instance]) -> list[Any]:
         keys = [hash_args(kind, request.args) for request in requests]
-        unknown = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._journal.results}
+        unknown = {
+            key: request for key, request in zip(keys, requests, strict=True) if key not in self._journal.results
+        }
         self._kind, self._total = kind, len(set(keys))
         self._finished = self._total - len(unknown)
         self._progress(kind, self._finished, self._total)

@@ -48,7 +48,9 @@ class EvaluationOptions:
         if self.settings not in SETTINGS:
             raise OptionError(f"settings is {self.settings!r}; allowed are {', '.join(SETTINGS)}")
         if self.data_dir is not None and not self.data_dir.is_dir():
-            raise OptionError(f"there is no folder {self.data_dir}; give --data-dir a folder of .jsonl or .jsonl.xz files")
+            raise OptionError(
+                f"there is no folder {self.data_dir}; give --data-dir a folder of .jsonl or .jsonl.xz files"
+            )
         for name in ("limit", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

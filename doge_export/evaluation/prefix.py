@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.generation import DecoderState, TokenDecoder
+from ..runtime.generation import StateT, TokenDecoder
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
@@ -17,13 +18,13 @@ def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     return int(differing[0]) if len(differing) else length
 
 
-class SharedPrefix:
+class SharedPrefix(Generic[StateT]):
     """A state, the tokens it was fed, and the logits of the last of them.
 
     Sequences are best given in sorted order: then each begins with as much of the one before as any.
     """
 
-    def __init__(self, decoder: TokenDecoder[DecoderState]) -> None:
+    def __init__(self, decoder: TokenDecoder[StateT]) -> None:
         self.state = decoder.new_state()
         self.tokens_fed = 0  # in all, to see what sharing saves
         self._decoder = decoder

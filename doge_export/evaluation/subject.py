@@ -76,7 +76,7 @@ def exported_subject(source: str, threads: int | None) -> Subject:
 
     folder = Path(source)
     names = (DECODER_FILE, RECURRENT_FILE, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    weights = model.decoder.description.weights_sha256
+    weights = model.new_state().description.weights_sha256
     return Subject(
         name=source,
         kind="onnxruntime",

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
+import nltk
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
@@ -85,9 +86,11 @@ def load_columns(
 
     Raises:
         OptionError: a column without local file.
-        EvaluationError: records that cannot be had or read.
+        EvaluationError: records, or data of NLTK, that cannot be had or read.
     """
-    manager = TaskManager()
+    if "ifeval" in names:
+        require_sentences()
+    manager = task_manager()
     columns = [COLUMNS[settings][name] for name in names]
     leaves = {column: [leaf for task in column.tasks for leaf in leaf_tasks(manager, task)] for column in columns}
     configs = {leaf: task_config(manager, leaf, data_dir) for names_ in leaves.values() for leaf in names_}
@@ -101,6 +104,23 @@ def load_columns(
     for task in tasks.values():
         prepare(task)
     return tasks, leaves
+
+
+@cache
+def task_manager() -> TaskManager:
+    """The harness's index of its tasks, which takes seconds to build."""
+    return TaskManager()
+
+
+def require_sentences() -> None:
+    """EvaluationError where NLTK lacks what IFEval's checks cut sentences with; they would fail after the answers."""
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError as error:
+        raise EvaluationError(
+            "IFEval needs NLTK's data punkt_tab: run python -m nltk.downloader punkt_tab once, "
+            "or set NLTK_DATA to a folder that holds tokenizers/punkt_tab"
+        ) from error
 
 
 def build_tasks(manager: TaskManager, configs: dict[str, dict[str, Any]]) -> dict[str, Task]:
@@ -162,12 +182,3 @@ def spread_sample(lengths: Mapping[str, int], limit: int | None) -> dict[str, li
         samples[name] = [index - start for index in chosen if start <= index < start + length]
         start += length
     return samples
-
-
-def checked_names(names: Sequence[str], settings: str) -> tuple[str, ...]:
-    """Column names without repetition; OptionError for one that does not exist."""
-    known = COLUMNS[settings]
-    for name in names:
-        if name not in known:
-            raise OptionError(f"there is no task {name!r}; the tasks are {', '.join(known)}")
-    return tuple(dict.fromkeys(names))
