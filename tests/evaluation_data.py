@@ -13,6 +13,36 @@ from tests.checkpoints import byte_vocabulary, save_tokenizer, tiny_llama
 
 WINDOW = 3072  # tokens, of bytes: the longest prompt here, three examples of BBH, has some 2,000
 
+BBH_TASKS = [
+    "boolean_expressions",
+    "causal_judgement",
+    "date_understanding",
+    "disambiguation_qa",
+    "dyck_languages",
+    "formal_fallacies",
+    "geometric_shapes",
+    "hyperbaton",
+    "logical_deduction_five_objects",
+    "logical_deduction_seven_objects",
+    "logical_deduction_three_objects",
+    "movie_recommendation",
+    "multistep_arithmetic_two",
+    "navigate",
+    "object_counting",
+    "penguins_in_a_table",
+    "reasoning_about_colored_objects",
+    "ruin_names",
+    "salient_translation_error_detection",
+    "snarks",
+    "sports_understanding",
+    "temporal_sequences",
+    "tracking_shuffled_objects_five_objects",
+    "tracking_shuffled_objects_seven_objects",
+    "tracking_shuffled_objects_three_objects",
+    "web_of_lies",
+    "word_sorting",
+]
+
 RECORDS: dict[str, list[dict[str, Any]]] = {
     "piqa": [
         {"goal": "Keep tea warm.", "sol1": "Put a lid on the pot.", "sol2": "Put a lid on the roof.", "label": 0},
@@ -43,8 +73,7 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
     ],
     "bbh": [
         {"task": "navigate", "input": "Turn left. Turn right. Are you back?", "target": "Yes"},
-        {"task": "navigate", "input": "Take 2 steps. Are you back?", "target": "No"},
-        {"task": "word_sorting", "input": "Sort: pear apple", "target": "apple pear"},
+        *[{"task": name, "input": f"Question {number}?", "target": "No"} for number, name in enumerate(BBH_TASKS)],
     ],
     "mmlu_test": [
         {"subject": "world_religions", "question": "Who?", "choices": ["A man", "Two", "All", "None"], "answer": 0},

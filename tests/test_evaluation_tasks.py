@@ -88,8 +88,8 @@ def test_a_damaged_or_missing_file_is_named(tmp_path):
     (tmp_path / "piqa.jsonl.xz").write_bytes(b"no xz")
     with pytest.raises(EvaluationError, match="cannot be read"):
         local_data.piqa(tmp_path, None)
-    with pytest.raises(EvaluationError, match="no items of task 'snarks'"):
-        local_data.bbh(write_records(tmp_path / "data"), "snarks")
+    with pytest.raises(EvaluationError, match="no items of task 'chess'"):
+        local_data.bbh(write_records(tmp_path / "data"), "chess")
 
 
 @pytest.mark.parametrize(

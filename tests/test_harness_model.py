@@ -1,4 +1,4 @@
-"""The runtime as a model of lm-evaluation-harness gives the harness's own numbers, and computes shared prefixes once."""
+"""The runtime as a model of lm-evaluation-harness gives its numbers, and computes shared prefixes once."""
 
 from __future__ import annotations
 

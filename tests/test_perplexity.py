@@ -48,7 +48,9 @@ def test_equally_likely_tokens_give_their_number():
     assert (found.tokens, sum(window.tokens for window in found.windows)) == (20, 20)
 
 
-@pytest.mark.parametrize(("tokens", "window", "stride"), [(2, 10, 5), (10, 10, 5), (11, 10, 1), (37, 10, 9), (40, 7, 3)])
+@pytest.mark.parametrize(
+    ("tokens", "window", "stride"), [(2, 10, 5), (10, 10, 5), (11, 10, 1), (37, 10, 9), (40, 7, 3)]
+)
 def test_every_token_but_the_first_is_scored_once_with_enough_before_it(tokens, window, stride):
     scored = []
     for start, stop, count in windows(tokens, window, stride):
@@ -92,7 +94,12 @@ def test_the_window_is_what_the_model_sees_at_most_and_the_stride_half_of_it():
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"window": 101}, "from 2 to 100"), ({"window": 1}, "from 2"), ({"stride": 0}, "from 1"), ({"stride": 100}, "to 99")],
+    [
+        ({"window": 101}, "from 2 to 100"),
+        ({"window": 1}, "from 2"),
+        ({"stride": 0}, "from 1"),
+        ({"stride": 100}, "to 99"),
+    ],
 )
 def test_windows_and_strides_that_cannot_be_are_refused(fields, words):
     with pytest.raises(OptionError, match=words):

@@ -22,7 +22,7 @@ import nltk
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
-from ..errors import EvaluationError, OptionError
+from ..errors import EvaluationError
 from .local_data import READERS, Splits
 
 MMLU_CLOZE = "mmlu_cloze"
