@@ -6,6 +6,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from datasets import Dataset, DatasetDict
 
 from doge_export.commands.eval import main
 from doge_export.evaluation import perplexity
@@ -119,6 +120,29 @@ def test_a_limit_takes_so_many_items(place):
     found = json.loads(run(place / "export", "--tasks", "arc", *arguments).stdout)["scores"][0]
     assert (found["items"], found["total"]) == (2, 5)
     assert set(found["details"]) == {"arc_easy", "arc_challenge"}
+
+
+def test_without_local_data_the_harness_asks_the_hub_as_ever(place, monkeypatch):
+    asked = []
+
+    def load_dataset(path, name=None, **_):
+        asked.append((path, name))
+        rows = [{"goal": "Dry it.", "sol1": "Use a towel.", "sol2": "Use a towl.", "label": 0}]
+        return DatasetDict({split: Dataset.from_list(rows) for split in ("train", "validation")})
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    found = json.loads(run(place / "export", "--tasks", "piqa", "--journal", place / "hub", "--json").stdout)
+    assert asked == [("baber/piqa", None)]
+    assert (found["settings"]["data"], found["scores"][0]["items"]) == ("hub", 1)
+
+
+def test_records_that_the_hub_does_not_give_are_named_with_the_remedy(place, monkeypatch):
+    def load_dataset(path, name=None, **_):
+        raise ConnectionError(f"Couldn't reach {path!r} on the Hub")
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    result = run(place / "export", "--tasks", "mmlu", "--journal", place / "hub")
+    assert (result.exit_code, "'cais/mmlu'" in result.stderr, "--data-dir" in result.stderr) == (1, True, True)
 
 
 def test_perplexity_alone_needs_no_tasks(place):
