@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,31 +73,54 @@ def main(
     The tasks are those of EleutherAI's lm-evaluation-harness. A run that was interrupted goes on where it stopped when
     it is started again in the same folder.
     """
-    if (model is None) == (compare is None):
+    sources = compare if model is None else (model,)
+    if sources is None or (model is not None and compare is not None):
         raise OptionError("give either MODEL or --compare A B")
-    if compare is not None and out is not None:
+    check_out(out, compare)
+    options = partial(
+        EvaluationOptions,
+        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        settings=settings,
+        data_dir=data_dir,
+        limit=limit,
+        chat_template=chat_template,
+        perplexity=perplexity,
+        window=window,
+        stride=stride,
+        journal=journal,
+        threads=threads,
+    )
+    with terminated_like_interrupted(), Reporter() as reporter:
+        reports = [read_or_evaluate(source, options, reporter) for source in sources]
+    if out is not None:
+        write(out, reports[0].to_json(with_items=True))
+    if compare is None:
+        print_report(reports[0], as_json)
+    else:
+        print_comparison(reports[0], reports[1], as_json)
+
+
+def check_out(out: Path | None, compare: tuple[str, str] | None) -> None:
+    """OptionError where --out cannot be written to in the end."""
+    if out is not None and compare is not None:
         raise OptionError("--out belongs to one MODEL; evaluate each by itself, then compare the two files")
     if out is not None and not out.absolute().parent.is_dir():
         raise OptionError(f"the folder {out.absolute().parent} does not exist; create it first")
-    names = tuple(name.strip() for name in tasks.split(",") if name.strip())
-    fields = (names, settings, data_dir, limit, chat_template, perplexity, window, stride, journal, threads)
-    with terminated_like_interrupted(), Reporter() as reporter:
-        if compare is not None:
-            a, b = (read_or_evaluate(source, fields, reporter) for source in compare)
-        else:
-            report = run_evaluation(str(model), EvaluationOptions(*fields), reporter)
-    if compare is not None:
-        print_comparison(a, b, as_json)
-        return
-    if out is not None:
-        write(out, report.to_json(with_items=True))
-    print_report(report, as_json)
+
+
+def read_or_evaluate(source: str, options: Callable[[], EvaluationOptions], reporter: Reporter) -> EvaluationReport:
+    """The results in a .json file, or those of a model evaluated now."""
+    if source.endswith(".json"):
+        from ..evaluation.report import EvaluationReport
+
+        return EvaluationReport.from_file(Path(source))
+    return run_evaluation(source, options(), reporter)
 
 
 def run_evaluation(source: str, options: EvaluationOptions, reporter: Reporter) -> EvaluationReport:
     """Import what an evaluation needs, which takes seconds and an extra, then evaluate."""
     if options.data_dir is not None:
-        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # before datasets is imported
+        os.environ["HF_DATASETS_OFFLINE"] = "1"  # before datasets is imported; the model may still come from the hub
     os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's bars; ours is one for all
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
@@ -108,21 +133,12 @@ def run_evaluation(source: str, options: EvaluationOptions, reporter: Reporter) 
         raise EvaluationError(f"evaluating needs {error.name}: pip install 'doge-export[eval]'") from error
 
 
-def read_or_evaluate(source: str, fields: tuple[object, ...], reporter: Reporter) -> EvaluationReport:
-    """The results in a .json file, or those of a model evaluated now."""
-    from ..evaluation.report import EvaluationReport
-
-    if source.endswith(".json"):
-        return EvaluationReport.from_file(Path(source))
-    return run_evaluation(source, EvaluationOptions(*fields), reporter)  # type: ignore[arg-type]  # checked by it
-
-
 def write(path: Path, text: str) -> None:
     """A file, complete or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
+    unfinished = path.with_name(f"{path.name}.partial")
     try:
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        unfinished.replace(path)
     except OSError as error:
         raise EvaluationError(f"{path} cannot be written ({error}); give another --out") from error
 

@@ -94,7 +94,7 @@ def evaluate_tasks(
         results = lm_eval.evaluate(
             JournaledLM(subject.harness(), journal, progress),
             {"tasks": {name: tasks[name] for name in samples}, "groups": {}, "group_map": {}},
-            samples=samples,
+            samples={name: chosen for name, chosen in samples.items() if len(chosen) < len(tasks[name].eval_docs)},
             bootstrap_iters=0,
             apply_chat_template=chat_template,
             fewshot_as_multiturn=True,
