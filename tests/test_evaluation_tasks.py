@@ -11,7 +11,16 @@ from doge_export.errors import EvaluationError, OptionError
 from doge_export.evaluation import local_data
 from doge_export.evaluation.journal import Journal, JournaledLM
 from doge_export.evaluation.options import TASKS, EvaluationOptions
-from doge_export.evaluation.tasks import COLUMNS, leaf_tasks, spread_sample, task_config, task_manager
+from doge_export.evaluation.tasks import (
+    COLUMNS,
+    build_tasks,
+    leaf_tasks,
+    prepare,
+    require_examples,
+    spread_sample,
+    task_config,
+    task_manager,
+)
 from tests.evaluation_data import RECORDS, write_records
 
 
@@ -41,6 +50,23 @@ def test_the_harness_s_task_gets_the_local_records_of_its_subset(manager, data):
     assert [row["target"] for row in rows] == ["Yes", "No"]
     splits = task_config(manager, "mmlu_anatomy", data)["custom_dataset"]()
     assert (len(splits["test"]), len(splits["dev"])) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("bbh", "card"), ("mmlu", "card"), ("ifeval", "harness"), ("piqa", "card")]
+)
+def test_examples_that_there_are_not_are_refused(name, settings, data):
+    with pytest.raises(OptionError, match="--num-fewshot"):
+        require_examples([COLUMNS[settings][name]], settings, data)
+
+
+def test_the_examples_of_mmlu_are_of_the_item_s_subject(manager, data):
+    tasks = build_tasks(manager, {"mmlu_anatomy": task_config(manager, "mmlu_anatomy", data)})
+    prepare(tasks["mmlu_anatomy"], 1)
+    tasks["mmlu_anatomy"].build_all_requests()
+    contexts = {request.args[0] for request in tasks["mmlu_anatomy"].instances}
+    assert len(contexts) == 2
+    assert all("How many toes?\nA. 1\nB. 5\nC. 10\nD. 40\nAnswer: C\n\n" in context for context in contexts)
 
 
 def test_the_harness_reads_hellaswag_as_from_the_hub(data):
@@ -99,6 +125,7 @@ def test_a_damaged_or_missing_file_is_named(tmp_path):
         ({}, "nothing to measure"),
         ({"tasks": ("piqa",), "settings": "mine"}, "settings is 'mine'"),
         ({"tasks": ("piqa",), "limit": 0}, "limit is 0"),
+        ({"tasks": ("mmlu",), "num_fewshot": -1}, "num_fewshot is -1"),
         ({"tasks": ("piqa",), "threads": 0}, "threads is 0"),
         ({"tasks": ("piqa",), "window": 9}, "--perplexity"),
     ],

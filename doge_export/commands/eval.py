@@ -45,6 +45,7 @@ SECONDS_BETWEEN_LINES = 60  # of progress, where there is no terminal
 )
 @click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Local files instead of the hub.")
 @click.option("--limit", type=int, metavar="N", help="N items of each task, evenly spread over it.")
+@click.option("--num-fewshot", type=int, metavar="N", help="Examples before each item, where a task allows it.")
 @click.option("--chat-template/--no-chat-template", default=None, help="Prompts as chats; default: as the settings do.")
 @click.option("--window", type=int, metavar="N", help="Tokens that perplexity sees at once (2048 or what is possible).")
 @click.option("--stride", type=int, metavar="N", help="Tokens from window to window (half a window).")
@@ -60,6 +61,7 @@ def main(
     settings: str,
     data_dir: Path | None,
     limit: int | None,
+    num_fewshot: int | None,
     chat_template: bool | None,
     window: int | None,
     stride: int | None,
@@ -83,6 +85,7 @@ def main(
         settings=settings,
         data_dir=data_dir,
         limit=limit,
+        num_fewshot=num_fewshot,
         chat_template=chat_template,
         perplexity=perplexity,
         window=window,

@@ -60,7 +60,7 @@ def compare(a: EvaluationReport, b: EvaluationReport) -> tuple[Difference, ...]:
 
     Raises EvaluationError where there is none, or where the two were asked under other settings.
     """
-    for name in ("settings", "chat_template"):
+    for name in ("settings", "chat_template", "num_fewshot"):
         if a.scores and b.scores and a.settings[name] != b.settings[name]:
             raise EvaluationError(
                 f"{a.model} was evaluated with {name} {a.settings[name]!r} and {b.model} with {b.settings[name]!r}; "

@@ -42,6 +42,7 @@ def evaluate(
         "settings": options.settings,
         "chat_template": chat_template,
         "limit": options.limit,
+        "num_fewshot": options.num_fewshot,
         "data": "hub" if options.data_dir is None else str(options.data_dir),
         "threads": options.threads,
         "lm_eval": version("lm_eval") if options.tasks else None,
@@ -84,7 +85,7 @@ def evaluate_tasks(
 
     progress("reading the tasks", 0, 0)
     names = [name for name in TASKS if name in options.tasks]
-    tasks, columns = load_columns(names, options.settings, options.data_dir)
+    tasks, columns = load_columns(names, options.settings, options.data_dir, options.num_fewshot)
     lengths = {column: {leaf: len(tasks[leaf].eval_docs) for leaf in leaves} for column, leaves in columns.items()}
     samples: dict[str, list[int]] = {}
     for column in columns:

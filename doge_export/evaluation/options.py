@@ -20,6 +20,7 @@ class EvaluationOptions:
         settings: one of SETTINGS; `doge_export.evaluation.tasks` says what they are.
         data_dir: a folder of local files; None takes the records from the hub.
         limit: items per task, spread evenly over it; None takes all.
+        num_fewshot: examples before each item, where a task lets them be chosen; None takes the task's own number.
         chat_template: None uses one, under the card's settings, where the model has one.
         perplexity: a UTF-8 text file.
         window, stride: of the perplexity, in tokens; see `doge_export.evaluation.perplexity`.
@@ -31,6 +32,7 @@ class EvaluationOptions:
     settings: str = SETTINGS[0]
     data_dir: Path | None = None
     limit: int | None = None
+    num_fewshot: int | None = None
     chat_template: bool | None = None
     perplexity: Path | None = None
     window: int | None = None
@@ -55,6 +57,8 @@ class EvaluationOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{name} is {value}; it must be at least 1")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise OptionError(f"num_fewshot is {self.num_fewshot}; it must be at least 0")
         if self.perplexity is not None and not self.perplexity.is_file():
             raise OptionError(f"there is no file {self.perplexity}; give --perplexity a UTF-8 text")
         if self.perplexity is None and (self.window is not None or self.stride is not None):

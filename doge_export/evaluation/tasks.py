@@ -22,7 +22,7 @@ import nltk
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
-from ..errors import EvaluationError
+from ..errors import EvaluationError, OptionError
 from .local_data import READERS, Splits
 
 MMLU_CLOZE = "mmlu_cloze"
@@ -53,24 +53,27 @@ class Column:
         tasks: names of harness tasks or groups.
         metric: as the harness calls it; acc_norm divides log-likelihoods by the characters of the choice.
         filter: of the answers; "none" takes them as they are.
+        examples: "fixed" in number, or as many as one likes from a split: "dev", which local files have too, or "train",
+            which only the hub has.
         average: over all items, or over the tasks' own averages.
     """
 
     name: str
     tasks: tuple[str, ...]
     metric: str
+    examples: Literal["fixed", "dev", "train"] = "fixed"
     filter: str = "none"
     average: Literal["items", "tasks"] = "items"
 
 
 SAME = [
     Column("ifeval", ("ifeval",), "prompt_level_strict_acc"),
-    Column("arc", ("arc_easy", "arc_challenge"), "acc_norm", average="tasks"),
-    Column("piqa", ("piqa",), "acc_norm"),
-    Column("hellaswag", ("hellaswag",), "acc_norm"),
+    Column("arc", ("arc_easy", "arc_challenge"), "acc_norm", "train", average="tasks"),
+    Column("piqa", ("piqa",), "acc_norm", "train"),
+    Column("hellaswag", ("hellaswag",), "acc_norm", "train"),
 ]
 CARD = [Column("mmlu", (MMLU_CLOZE,), "acc_norm"), Column("bbh", ("bbh_fewshot",), "exact_match"), *SAME]
-HARNESS = [Column("mmlu", ("mmlu",), "acc"), Column("bbh", ("bbh",), "exact_match", "get-answer"), *SAME]
+HARNESS = [Column("mmlu", ("mmlu",), "acc", "dev"), Column("bbh", ("bbh",), "exact_match", filter="get-answer"), *SAME]
 COLUMNS: dict[str, dict[str, Column]] = {
     "card": {column.name: column for column in CARD},
     "harness": {column.name: column for column in HARNESS},
@@ -78,20 +81,22 @@ COLUMNS: dict[str, dict[str, Column]] = {
 
 
 def load_columns(
-    names: Sequence[str], settings: str, data_dir: Path | None
+    names: Sequence[str], settings: str, data_dir: Path | None, num_fewshot: int | None
 ) -> tuple[dict[str, Task], dict[Column, list[str]]]:
     """The harness's tasks, ready to be evaluated, and which of them make up each column.
 
-    data_dir: of local files; None takes the records from the hub.
+    data_dir: of local files; None takes the records from the hub. num_fewshot: None leaves it to the tasks.
 
     Raises:
-        OptionError: a column without local file.
+        OptionError: a column without local file, or without that many examples.
         EvaluationError: records, or data of NLTK, that cannot be had or read.
     """
     if "ifeval" in names:
         require_sentences()
     manager = task_manager()
     columns = [COLUMNS[settings][name] for name in names]
+    if num_fewshot is not None:
+        require_examples(columns, settings, data_dir)
     leaves = {column: [leaf for task in column.tasks for leaf in leaf_tasks(manager, task)] for column in columns}
     configs = {leaf: task_config(manager, leaf, data_dir) for names_ in leaves.values() for leaf in names_}
     try:
@@ -102,7 +107,7 @@ def load_columns(
             "go online once, or give --data-dir with local files"
         ) from error
     for task in tasks.values():
-        prepare(task)
+        prepare(task, num_fewshot)
     return tasks, leaves
 
 
@@ -130,10 +135,21 @@ def build_tasks(manager: TaskManager, configs: dict[str, dict[str, Any]]) -> dic
     return ours | theirs
 
 
-def prepare(task: Task) -> None:
+def require_examples(columns: Sequence[Column], settings: str, data_dir: Path | None) -> None:
+    """OptionError for a column whose number of examples cannot be chosen."""
+    for column in columns:
+        if column.examples == "fixed":
+            raise OptionError(
+                f"{column.name} under the settings {settings!r} has a fixed number of examples; leave out --num-fewshot"
+            )
+        if column.examples == "train" and data_dir is not None:
+            raise OptionError(f"local files have no examples for {column.name}; leave out --num-fewshot or --data-dir")
+
+
+def prepare(task: Task, num_fewshot: int | None) -> None:
     """What the harness's simple_evaluate does before it evaluates: a number of examples, a seed."""
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
+    if num_fewshot is not None or task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=num_fewshot or 0)
     task.set_fewshot_seed(seed=1234)  # the harness's default
 
 
