@@ -53,7 +53,7 @@ class Column:
         tasks: names of harness tasks or groups.
         metric: as the harness calls it; acc_norm divides log-likelihoods by the characters of the choice.
         filter: of the answers; "none" takes them as they are.
-        examples: "fixed" in number, or as many as one likes from a split: "dev", which local files have too, or "train",
+        examples: "fixed" in number, or as many as one likes of a split: "dev", which local files have too, or "train",
             which only the hub has.
         average: over all items, or over the tasks' own averages.
     """
