@@ -184,7 +184,11 @@ def test_results_that_differ_in_settings_are_not_compared(evaluated, place):
     other = dict(evaluated["export"], settings=dict(evaluated["export"]["settings"], chat_template=False))
     (place / "other.json").write_text(json.dumps(other))
     result = run("--compare", place / "export.json", place / "other.json")
-    assert (result.exit_code, "chat_template" in result.stderr) == (1, True)
+    assert (result.exit_code, "no chat template" in result.stderr) == (1, True)
+    del other["settings"]["num_fewshot"]
+    (place / "other.json").write_text(json.dumps(other))
+    result = run("--compare", place / "export.json", place / "other.json")
+    assert (result.exit_code, "no results of doge-eval" in result.stderr) == (1, True)
 
 
 def test_ifeval_without_its_data_is_refused_before_anything_is_generated(place, monkeypatch):

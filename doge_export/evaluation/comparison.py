@@ -60,21 +60,28 @@ def compare(a: EvaluationReport, b: EvaluationReport) -> tuple[Difference, ...]:
 
     Raises EvaluationError where there is none, or where the two were asked under other settings.
     """
-    for name in ("settings", "chat_template", "num_fewshot"):
-        if a.scores and b.scores and a.settings[name] != b.settings[name]:
-            raise EvaluationError(
-                f"{a.model} was evaluated with {name} {a.settings[name]!r} and {b.model} with {b.settings[name]!r}; "
-                "evaluate one of them again"
-            )
+    if a.scores and b.scores and prompts(a) != prompts(b):
+        raise EvaluationError(
+            f"{a.model} was evaluated with {prompts(a)} and {b.model} with {prompts(b)}; evaluate one of them again"
+        )
     others = {score.task: score for score in b.scores}
     found = [compare_scores(score, others[score.task]) for score in a.scores if score.task in others]
     if a.perplexity is not None and b.perplexity is not None:
-        if a.settings["text"] != b.settings["text"]:
+        if a.settings.text != b.settings.text:
             raise EvaluationError("the two perplexities are of different texts; measure one of them again")
         found.append(compare_perplexity(a.perplexity, b.perplexity))
     if not found:
         raise EvaluationError(f"{a.model} and {b.model} have no measure in common; evaluate both on the same tasks")
     return tuple(found)
+
+
+def prompts(report: EvaluationReport) -> str:
+    """What decides what a model was asked, in words."""
+    settings = report.settings
+    return (
+        f"settings {settings.settings}, {'a' if settings.chat_template else 'no'} chat template and "
+        f"{'the usual number of' if settings.num_fewshot is None else settings.num_fewshot} examples"
+    )
 
 
 def compare_scores(a: Score, b: Score) -> Difference:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import EvaluationError, OptionError
 from .options import TASKS, EvaluationOptions
 from .perplexity import Perplexity, checked_window, perplexity
-from .report import EvaluationReport, Score, average
+from .report import EvaluationReport, Score, Settings, average
 from .subject import Subject, files_hash, load_subject, speed_prompt
 
 if TYPE_CHECKING:
@@ -38,16 +38,16 @@ def evaluate(
     chat_template = uses_chat_template(options, subject)
     if options.perplexity is not None:
         checked_window(options.window, options.stride, subject.scorer.longest)
-    settings = {
-        "settings": options.settings,
-        "chat_template": chat_template,
-        "limit": options.limit,
-        "num_fewshot": options.num_fewshot,
-        "data": "hub" if options.data_dir is None else str(options.data_dir),
-        "threads": options.threads,
-        "lm_eval": version("lm_eval") if options.tasks else None,
-        "text": None if options.perplexity is None else files_hash([options.perplexity], ""),
-    }
+    settings = Settings(
+        settings=options.settings,
+        limit=options.limit,
+        num_fewshot=options.num_fewshot,
+        threads=options.threads,
+        chat_template=chat_template,
+        data="hub" if options.data_dir is None else str(options.data_dir),
+        lm_eval=version("lm_eval") if options.tasks else None,
+        text=None if options.perplexity is None else files_hash([options.perplexity], ""),
+    )
     scores: tuple[Score, ...] = ()
     speed = None
     if options.tasks:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from ..errors import EvaluationError
 from .options import TASKS
@@ -53,6 +52,28 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """Under which a model was evaluated.
+
+    Attributes:
+        settings, limit, num_fewshot, threads: as in `EvaluationOptions`.
+        chat_template: whether prompts were chats.
+        data: "hub", or the folder of local files.
+        lm_eval: the harness's version; None where no task ran.
+        text: a hash over the text of the perplexity; None where none was measured.
+    """
+
+    settings: str
+    limit: int | None
+    num_fewshot: int | None
+    threads: int | None
+    chat_template: bool
+    data: str
+    lm_eval: str | None
+    text: str | None
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """One model.
 
@@ -60,7 +81,7 @@ class EvaluationReport:
         model: as it was given.
         kind: "onnxruntime" or "torch".
         model_hash: of weights, graphs and tokenizer.
-        settings: under which it was evaluated, versions included.
+        settings: under which it was evaluated.
         scores: in the order of TASKS.
         perplexity: None where it was not asked for.
         decode_tokens_per_s: one stream, greedy, 64 prompt tokens and 128 new ones, median of 3; None where no task ran.
@@ -69,7 +90,7 @@ class EvaluationReport:
     model: str
     kind: str
     model_hash: str
-    settings: dict[str, Any]
+    settings: Settings
     scores: tuple[Score, ...]
     perplexity: Perplexity | None
     decode_tokens_per_s: float | None
@@ -91,6 +112,7 @@ class EvaluationReport:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format_version") != FORMAT_VERSION:
                 raise EvaluationError(f"{path} was written by another version of doge-eval; evaluate the model again")
+            values["settings"] = Settings(**values["settings"])
             values["scores"] = tuple(Score(**score) for score in values["scores"])
             if values["perplexity"] is not None:
                 windows = tuple(WindowScore(**window) for window in values["perplexity"].pop("windows"))
