@@ -166,6 +166,7 @@ def test_perplexity_alone_needs_no_tasks(place):
         (["{export}", "--perplexity", "{export}/onnx/model.onnx_data"], 1, "UTF-8"),
         (["{export}", "--perplexity", "{place}/text.txt", "--window", "99999"], 2, "window is 99999"),
         (["{export}", "--tasks", "piqa", "--out", "{place}/no/where.json"], 2, "does not exist"),
+        (["{export}", "--tasks", "piqa", "--out", "{place}"], 2, "cannot be written"),
         (["--compare", "{place}/text.json", "{place}/text.json"], 1, "no results of doge-eval"),
         (["{export}", "--tasks", "piqa", "--journal", "{place}/text.txt"], 1, "journal"),
     ],

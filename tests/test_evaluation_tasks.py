@@ -17,6 +17,7 @@ from doge_export.evaluation.tasks import (
     leaf_tasks,
     prepare,
     require_examples,
+    require_room,
     spread_sample,
     task_config,
     task_manager,
@@ -67,6 +68,13 @@ def test_the_examples_of_mmlu_are_of_the_item_s_subject(manager, data):
     contexts = {request.args[0] for request in tasks["mmlu_anatomy"].instances}
     assert len(contexts) == 2
     assert all("How many toes?\nA. 1\nB. 5\nC. 10\nD. 40\nAnswer: C\n\n" in context for context in contexts)
+
+
+def test_answers_that_leave_a_prompt_no_room_are_refused(manager, data):
+    tasks = build_tasks(manager, {"bbh_fewshot_snarks": task_config(manager, "bbh_fewshot_snarks", data)})
+    require_room(tasks, 257)
+    with pytest.raises(EvaluationError, match="up to 256 tokens, but the model sees 256"):
+        require_room(tasks, 256)
 
 
 def test_the_harness_reads_hellaswag_as_from_the_hub(data):

@@ -109,6 +109,8 @@ def check_out(out: Path | None, compare: tuple[str, str] | None) -> None:
         raise OptionError("--out belongs to one MODEL; evaluate each by itself, then compare the two files")
     if out is not None and not out.absolute().parent.is_dir():
         raise OptionError(f"the folder {out.absolute().parent} does not exist; create it first")
+    if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
+        raise OptionError(f"{out} cannot be written; give another --out")
 
 
 def read_or_evaluate(source: str, options: Callable[[], EvaluationOptions], reporter: Reporter) -> EvaluationReport:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import EvaluationError, OptionError
 from .options import TASKS, EvaluationOptions
-from .perplexity import Perplexity, checked_window, perplexity
+from .perplexity import Perplexity, perplexity
 from .report import EvaluationReport, Score, Settings, average
 from .subject import Subject, files_hash, load_subject, speed_prompt
 
@@ -36,8 +36,6 @@ def evaluate(
     progress("reading the model", 0, 0)
     subject = load_subject(source, options.threads)
     chat_template = uses_chat_template(options, subject)
-    if options.perplexity is not None:
-        checked_window(options.window, options.stride, subject.scorer.longest)
     settings = Settings(
         settings=options.settings,
         limit=options.limit,
@@ -48,6 +46,7 @@ def evaluate(
         lm_eval=version("lm_eval") if options.tasks else None,
         text=None if options.perplexity is None else files_hash([options.perplexity], ""),
     )
+    text_score = None if options.perplexity is None else evaluate_perplexity(subject, options, progress)
     scores: tuple[Score, ...] = ()
     speed = None
     if options.tasks:
@@ -60,7 +59,7 @@ def evaluate(
         model_hash=subject.model_hash,
         settings=settings,
         scores=scores,
-        perplexity=None if options.perplexity is None else evaluate_perplexity(subject, options, progress),
+        perplexity=text_score,
         decode_tokens_per_s=speed,
     )
 
@@ -81,11 +80,12 @@ def evaluate_tasks(
     import lm_eval  # noqa: PLC0415  takes seconds, and perplexity needs no harness
 
     from .journal import Journal, JournaledLM  # noqa: PLC0415
-    from .tasks import load_columns, spread_sample  # noqa: PLC0415
+    from .tasks import load_columns, require_room, spread_sample  # noqa: PLC0415
 
     progress("reading the tasks", 0, 0)
     names = [name for name in TASKS if name in options.tasks]
     tasks, columns = load_columns(names, options.settings, options.data_dir, options.num_fewshot)
+    require_room(tasks, subject.scorer.longest)
     lengths = {column: {leaf: len(tasks[leaf].eval_docs) for leaf in leaves} for column, leaves in columns.items()}
     samples: dict[str, list[int]] = {}
     for column in columns:

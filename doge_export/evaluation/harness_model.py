@@ -27,8 +27,8 @@ from ..runtime.settings import GenerationOptions
 from ..runtime.state import State
 from .perplexity import DecoderScorer, token_log_probs
 from .prefix import SharedPrefix
+from .tasks import MAX_GEN_TOKS
 
-MAX_GEN_TOKS = 256  # the harness's own default, where a task names no limit
 PIECE = 64  # logits that are looked at together
 
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]

@@ -42,6 +42,7 @@ MMLU_CLOZE_TASK: dict[str, Any] = {
     "metadata": {"version": 1.0},
 }
 GROUP = "doge-eval"
+MAX_GEN_TOKS = 256  # of the harness's models, where a task names no limit
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,17 @@ def require_examples(columns: Sequence[Column], settings: str, data_dir: Path | 
             )
         if column.examples == "train" and data_dir is not None:
             raise OptionError(f"local files have no examples for {column.name}; leave out --num-fewshot or --data-dir")
+
+
+def require_room(tasks: Mapping[str, Task], window: int) -> None:
+    """EvaluationError for a task whose answers may be so long that no prompt fits a window of so many tokens."""
+    for name, task in tasks.items():
+        if task.OUTPUT_TYPE == "generate_until":
+            longest = task.config.generation_kwargs.get("max_gen_toks", MAX_GEN_TOKS)
+            if longest >= window:
+                raise EvaluationError(
+                    f"{name} asks for up to {longest} tokens, but the model sees {window} at once; leave that task out"
+                )
 
 
 def prepare(task: Task, num_fewshot: int | None) -> None:
