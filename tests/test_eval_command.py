@@ -167,12 +167,15 @@ def test_perplexity_alone_needs_no_tasks(place):
         (["{export}", "--perplexity", "{place}/text.txt", "--window", "99999"], 2, "window is 99999"),
         (["{export}", "--tasks", "piqa", "--out", "{place}/no/where.json"], 2, "does not exist"),
         (["{export}", "--tasks", "piqa", "--out", "{place}"], 2, "cannot be written"),
-        (["--compare", "{place}/text.json", "{place}/text.json"], 1, "no results of doge-eval"),
+        (["--compare", "{place}/none.json", "{place}/none.json"], 2, "no file"),
+        (["--compare", "{checkpoint}/config.json", "{checkpoint}/config.json"], 1, "no results of doge-eval"),
         (["{export}", "--tasks", "piqa", "--journal", "{place}/text.txt"], 1, "journal"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(arguments, code, words, place):
-    filled = [argument.format(place=place, export=place / "export") for argument in arguments]
+    filled = [
+        argument.format(place=place, export=place / "export", checkpoint=place / "checkpoint") for argument in arguments
+    ]
     if "--tasks" in filled and "--data-dir" not in filled and "--compare" not in filled:
         filled += ["--data-dir", str(place / "data")]
     result = run(*filled)

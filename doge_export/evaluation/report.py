@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from ..errors import EvaluationError
+from ..errors import EvaluationError, OptionError
 from .options import TASKS
 from .perplexity import Perplexity, WindowScore
 
@@ -107,7 +107,9 @@ class EvaluationReport:
 
     @classmethod
     def from_file(cls, path: Path) -> EvaluationReport:
-        """Read what `--out` wrote; EvaluationError where the file holds something else."""
+        """Read what `--out` wrote; OptionError for no file, EvaluationError where it holds something else."""
+        if not path.is_file():
+            raise OptionError(f"there is no file {path}; give what --out wrote, or a model")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format_version") != FORMAT_VERSION:
