@@ -28,7 +28,7 @@ EXPORT = [
     "gguf>=0.17",
 ]
 TRAIN = [*EXPORT, "trl>=1.16,<2", "datasets>=4.0", "accelerate>=1.10", "tensorboard>=2.18"]
-EVAL = [*EXPORT, "lm_eval>=0.4.13"]
+EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
 BENCH = [*EXPORT, "matplotlib>=3.9"]
 DEV = [*BENCH, *TRAIN, *EVAL, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
@@ -53,6 +53,7 @@ setup(
         "console_scripts": [
             "doge-export = doge_export.commands.export:main",
             "doge-chat = doge_export.commands.chat:main",
+            "doge-eval = doge_export.commands.eval:main",
         ]
     },
 )

@@ -13,6 +13,10 @@ class VerificationError(ExportError):
     """The exported files disagree with the PyTorch model by more than the stated limits."""
 
 
+class EvaluationError(DogeError):
+    """An evaluation could not be made: data, task or results that cannot be had, read or compared."""
+
+
 class PackageError(DogeError):
     """A folder is not an export of this toolkit, or a damaged one."""
 
@@ -29,6 +33,7 @@ __all__ = [
     "CheckpointError",
     "ContextLengthError",
     "DogeError",
+    "EvaluationError",
     "ExportError",
     "OptionError",
     "PackageError",

@@ -5,6 +5,7 @@
     ├── OptionError            an option outside its allowed values (also a ValueError)
     ├── ExportError            an export that could not be made
     │   └── VerificationError  an export whose files disagree with the PyTorch model
+    ├── EvaluationError        an evaluation that could not be made
     ├── PackageError           an exported folder that cannot be run
     ├── ContextLengthError     a way back that a state no longer has
     └── StateError             a saved state that cannot be read, written or used

@@ -83,12 +83,13 @@ class BigramDecoder:
             raise OptionError("no state")
 
     def forward(
-        self, state: FakeState, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] = "last"
+        self, state: FakeState, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
     ) -> NDArray[np.float32]:
         state.tokens += token_ids.tolist()
         state.unfed_token = None
         self.fed += token_ids.tolist()
-        return self.logits(token_ids if logits_to_keep == "all" else token_ids[-1:])
+        count = {"last": 1, "all": len(token_ids)}.get(logits_to_keep, logits_to_keep)
+        return self.logits(token_ids[len(token_ids) - count :])
 
     def logits(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         return self.table[token_ids]

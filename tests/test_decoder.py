@@ -104,6 +104,14 @@ def test_every_large_matrix_is_stored_in_the_asked_width(weights, tmp_path):
         assert all("router" in name or "rotary" in name for name in floats)
 
 
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 30, 70])
+def test_so_many_last_rows_of_logits_are_those_of_all(count, tmp_path_factory):
+    """The prompt goes through in two chunks, of 64 tokens, which fill the window, and of 6."""
+    decoder, ids = exported(tiny_model(), tmp_path_factory.mktemp("export")), random_ids(70)
+    every = decoder.forward(decoder.new_state(), ids, "all")
+    np.testing.assert_array_equal(decoder.forward(decoder.new_state(), ids, count), every[-count:])
+
+
 def test_truncated_and_copied_states_go_their_own_ways(tmp_path):
     model = tiny_model()
     decoder, ids, other = exported(model, tmp_path), random_ids(12), random_ids(4, seed=1)

@@ -26,7 +26,7 @@ def test_the_readme_starts_with_the_two_commands():
 
 def test_every_module_stands_in_the_readme_s_tree():
     readme = (ROOT / "README.md").read_text()
-    for package in ("doge_model", "doge_export", "doge_export/runtime", "train"):
+    for package in ("doge_model", "doge_export", "doge_export/runtime", "doge_export/evaluation", "train"):
         for path in (ROOT / package).glob("[a-z]*.py"):
             assert path.name in readme, f"{path} is missing from the README's tree"
 
@@ -65,8 +65,8 @@ def test_the_changelog_knows_the_version():
 def test_the_runtime_imports_neither_torch_nor_transformers_nor_onnx():
     code = (
         "import sys\n"
-        "for name in ('torch', 'transformers', 'onnx', 'huggingface_hub'): sys.modules[name] = None\n"
-        "import doge_export, doge_export.commands.chat, doge_export.commands.export"
+        "for name in ('torch', 'transformers', 'onnx', 'huggingface_hub', 'lm_eval'): sys.modules[name] = None\n"
+        "import doge_export, doge_export.commands.chat, doge_export.commands.export, doge_export.commands.eval"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

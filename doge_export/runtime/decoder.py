@@ -220,17 +220,17 @@ class Decoder:
             raise StateError("the state belongs to another model; use it with the model that it was made with")
 
     def forward(
-        self, state: State, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] = "last"
+        self, state: State, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
     ) -> NDArray[np.float32]:
         """Feed tokens, in chunks where there are many, and advance the state.
 
         Args:
             state: the stream that continues.
             token_ids: int64 [S], S >= 1, each below vocab_size.
-            logits_to_keep: rows of logits to compute: of the last token, or of all.
+            logits_to_keep: rows of logits to compute: of the last token, of all, or of so many last ones (1 to S).
 
         Returns:
-            float32 [1, vocab] or [S, vocab]; the next call for this state may overwrite it.
+            float32 [1, vocab], [S, vocab] or [logits_to_keep, vocab]; the next call for this state may overwrite it.
 
         Raises:
             StateError: the state belongs to another model.
@@ -239,13 +239,16 @@ class Decoder:
             self.check_state(state)
         if len(token_ids) == 1:
             return self._step(state, int(token_ids[0]))
+        count = logits_to_keep if isinstance(logits_to_keep, int) else 1 if logits_to_keep == "last" else len(token_ids)
         rows, start = [], 0
         while start < len(token_ids):
             chunk = token_ids[start : start + state.room_for_chunk()]
             start += len(chunk)
-            keep = np.arange(len(chunk)) if logits_to_keep == "all" else np.array([len(chunk) - 1])
-            rows.append(self._chunk(state, chunk, keep))
-        return np.concatenate(rows) if logits_to_keep == "all" else rows[-1]
+            wanted = min(len(chunk), start - (len(token_ids) - count))
+            logits = self._chunk(state, chunk, np.arange(len(chunk) - max(wanted, 1), len(chunk)))
+            if wanted > 0:
+                rows.append(logits)
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def room_for_draft(self, state: State) -> int:
         """Guesses that `check_draft` can take behind the next token: none near the end of the window and beyond it."""

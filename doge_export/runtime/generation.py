@@ -94,9 +94,9 @@ class TokenDecoder(Protocol[StateT]):
         """OptionError for what is no state, StateError for that of another model."""
 
     def forward(
-        self, state: StateT, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] = "last"
+        self, state: StateT, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
     ) -> NDArray[np.float32]:
-        """Feed int64 [S], S >= 1; float32 [1 or S, vocab], valid until the next call."""
+        """Feed int64 [S], S >= 1; float32 [1, S or logits_to_keep, vocab], valid until the next call."""
 
     def room_for_draft(self, state: StateT) -> int:
         """Guesses that `check_draft` can take behind the next token."""

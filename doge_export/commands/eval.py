@@ -1,0 +1,222 @@
+"""doge-eval: how good a model is, on the tasks of a model card and by the perplexity of a text.
+
+doge-eval smollm2-135m-int8 --tasks piqa,arc --data-dir ./eval
+doge-eval smollm2-135m --perplexity book.txt
+doge-eval --compare smollm2-135m-fp32 smollm2-135m-int8 --tasks piqa
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.status import Status
+
+from ..errors import EvaluationError, OptionError
+from ..evaluation.options import SETTINGS, TASKS, EvaluationOptions
+from . import Command
+from .export import terminated_like_interrupted
+
+if TYPE_CHECKING:
+    from ..evaluation.comparison import Difference
+    from ..evaluation.report import EvaluationReport
+
+EVAL_PACKAGES = {"lm_eval", "datasets", "torch", "transformers", "gguf", "langdetect", "immutabledict", "nltk"}
+SECONDS_BETWEEN_LINES = 60  # of progress, where there is no terminal
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", required=False)
+@click.option("--tasks", metavar="A,B,...", default="", help=f"Any of {','.join(TASKS)}.")
+@click.option("--perplexity", type=click.Path(path_type=Path), metavar="FILE", help="Measure the perplexity of a text.")
+@click.option("--compare", nargs=2, metavar="A B", help="Two models, or two files of --out: which differences count.")
+@click.option(
+    "--settings",
+    default=SETTINGS[0],
+    metavar="|".join(SETTINGS),
+    help="As model cards measure (the default) or as lm-evaluation-harness does under the same names.",
+)
+@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Local files instead of the hub.")
+@click.option("--limit", type=int, metavar="N", help="N items of each task, evenly spread over it.")
+@click.option("--num-fewshot", type=int, metavar="N", help="Examples before each item, where a task allows it.")
+@click.option("--chat-template/--no-chat-template", default=None, help="Prompts as chats; default: as the settings do.")
+@click.option("--window", type=int, metavar="N", help="Tokens that perplexity sees at once (2048 or what is possible).")
+@click.option("--stride", type=int, metavar="N", help="Tokens from window to window (half a window).")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write all results, items included.")
+@click.option("--journal", type=click.Path(path_type=Path), metavar="DIR", help="Finished requests (.doge-eval).")
+@click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
+def main(
+    model: str | None,
+    tasks: str,
+    perplexity: Path | None,
+    compare: tuple[str, str] | None,
+    settings: str,
+    data_dir: Path | None,
+    limit: int | None,
+    num_fewshot: int | None,
+    chat_template: bool | None,
+    window: int | None,
+    stride: int | None,
+    as_json: bool,
+    out: Path | None,
+    journal: Path | None,
+    threads: int | None,
+) -> None:
+    """Evaluate MODEL, a folder that doge-export wrote, or a PyTorch checkpoint as doge-export takes it.
+
+    The tasks are those of EleutherAI's lm-evaluation-harness. A run that was interrupted goes on where it stopped when
+    it is started again in the same folder.
+    """
+    sources = compare if model is None else (model,)
+    if sources is None or (model is not None and compare is not None):
+        raise OptionError("give either MODEL or --compare A B")
+    check_out(out, compare)
+    options = partial(
+        EvaluationOptions,
+        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        settings=settings,
+        data_dir=data_dir,
+        limit=limit,
+        num_fewshot=num_fewshot,
+        chat_template=chat_template,
+        perplexity=perplexity,
+        window=window,
+        stride=stride,
+        journal=journal,
+        threads=threads,
+    )
+    with terminated_like_interrupted(), Reporter() as reporter:
+        reports = [read_or_evaluate(source, options, reporter) for source in sources]
+    if out is not None:
+        write(out, reports[0].to_json(with_items=True))
+    if compare is None:
+        print_report(reports[0], as_json)
+    else:
+        print_comparison(reports[0], reports[1], as_json)
+
+
+def check_out(out: Path | None, compare: tuple[str, str] | None) -> None:
+    """OptionError where --out cannot be written to in the end."""
+    if out is not None and compare is not None:
+        raise OptionError("--out belongs to one MODEL; evaluate each by itself, then compare the two files")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise OptionError(f"the folder {out.absolute().parent} does not exist; create it first")
+    if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
+        raise OptionError(f"{out} cannot be written; give another --out")
+
+
+def read_or_evaluate(source: str, options: Callable[[], EvaluationOptions], reporter: Reporter) -> EvaluationReport:
+    """The results in a .json file, or those of a model evaluated now."""
+    if source.endswith(".json"):
+        from ..evaluation.report import EvaluationReport
+
+        return EvaluationReport.from_file(Path(source))
+    return run_evaluation(source, options(), reporter)
+
+
+def run_evaluation(source: str, options: EvaluationOptions, reporter: Reporter) -> EvaluationReport:
+    """Import what an evaluation needs, which takes seconds and an extra, then evaluate."""
+    if options.data_dir is not None:
+        os.environ["HF_DATASETS_OFFLINE"] = "1"  # before datasets is imported; the model may still come from the hub
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's bars; ours is one for all
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        from ..evaluation.evaluation import evaluate
+
+        return evaluate(source, options, reporter.show)
+    except ModuleNotFoundError as error:
+        if error.name not in EVAL_PACKAGES:
+            raise
+        raise EvaluationError(f"evaluating needs {error.name}: pip install 'doge-export[eval]'") from error
+
+
+def write(path: Path, text: str) -> None:
+    """A file, complete or not at all."""
+    unfinished = path.with_name(f"{path.name}.partial")
+    try:
+        unfinished.write_text(text + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be written ({error}); give another --out") from error
+
+
+def print_report(report: EvaluationReport, as_json: bool) -> None:
+    """The results on stdout."""
+    from ..evaluation.report import CARD_HEADER
+
+    if as_json:
+        click.echo(report.to_json(with_items=False))
+        return
+    for title, value in report.rows().items():
+        click.echo(f"{title:<26}{value}")
+    if report.scores:
+        rule = "|---" * CARD_HEADER.count(" | ") + "|---|"
+        click.echo(f"\n{CARD_HEADER}\n{rule}\n{report.card_row()}")
+
+
+def print_comparison(a: EvaluationReport, b: EvaluationReport, as_json: bool) -> None:
+    """The differences of B from A on stdout."""
+    import dataclasses
+    import json
+
+    from ..evaluation.comparison import compare
+
+    differences = compare(a, b)
+    if as_json:
+        values = [dataclasses.asdict(found) | {"exceeds": found.exceeds} for found in differences]
+        click.echo(json.dumps({"a": a.model, "b": b.model, "differences": values}, indent=2))
+        return
+    click.echo(f"A {a.model}\nB {b.model}")
+    for found in differences:
+        click.echo(f"{found.name:<26}{difference_words(found)}")
+
+
+def difference_words(found: Difference) -> str:
+    """One difference in a line; shares in percent."""
+    is_share = found.changed is None or not found.name.startswith(("log", "bits"))
+    scale, digits = (100, 2) if is_share else (1, 4)
+    error = "" if found.stderr is None else f" ±{scale * found.stderr:.{digits}f}"
+    kind = f"{found.changed} of {found.items} items changed" if found.paired else "other items"
+    return (
+        f"A {scale * found.a:.{digits}f}  B {scale * found.b:.{digits}f}  "
+        f"B-A {scale * found.difference:+.{digits}f}{error}  {found.verdict}  ({kind})"
+    )
+
+
+class Reporter:
+    """Progress on stderr: a line that changes on a terminal, else a line for every step and every minute."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._status: Status = self._console.status("starting")
+        self._step, self._printed_at = "", 0.0
+
+    def __enter__(self) -> Reporter:
+        self._status.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._status.stop()
+
+    def show(self, step: str, done: int, total: int) -> None:
+        """step: what is being done. done, total: how much of it; 0 of 0 where that is not known."""
+        text = f"{step}: {done} of {total}" if total else f"{step} ..."
+        self._status.update(text)
+        now = time.monotonic()
+        if self._console.is_terminal:
+            return
+        if step != self._step or done == total or now - self._printed_at >= SECONDS_BETWEEN_LINES:
+            self._step, self._printed_at = step, now
+            self._console.print(text, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What an evaluation can be asked for, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import OptionError
+
+SETTINGS = ("card", "harness")  # the first one is the default
+TASKS = ("ifeval", "mmlu", "bbh", "arc", "piqa", "hellaswag")  # in the order of the Doge card's row
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """One evaluation of one model.
+
+    Attributes:
+        tasks: of TASKS; none where only a perplexity is wanted.
+        settings: one of SETTINGS; `doge_export.evaluation.tasks` says what they are.
+        data_dir: a folder of local files; None takes the records from the hub.
+        limit: items per task, spread evenly over it; None takes all.
+        num_fewshot: examples before each item, where a task lets them be chosen; None takes the task's own number.
+        chat_template: None uses one, under the card's settings, where the model has one.
+        perplexity: a UTF-8 text file.
+        window, stride: of the perplexity, in tokens; see `doge_export.evaluation.perplexity`.
+        journal: a folder for the finished requests; None takes `.doge-eval` in the current folder.
+        threads: of the computation; None leaves the choice to the runtime.
+    """
+
+    tasks: tuple[str, ...] = ()
+    settings: str = SETTINGS[0]
+    data_dir: Path | None = None
+    limit: int | None = None
+    num_fewshot: int | None = None
+    chat_template: bool | None = None
+    perplexity: Path | None = None
+    window: int | None = None
+    stride: int | None = None
+    journal: Path | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(dict.fromkeys(self.tasks)))
+        for name in self.tasks:
+            if name not in TASKS:
+                raise OptionError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}")
+        if not self.tasks and self.perplexity is None:
+            raise OptionError(f"nothing to measure; give --tasks ({', '.join(TASKS)}) or --perplexity FILE")
+        if self.settings not in SETTINGS:
+            raise OptionError(f"settings is {self.settings!r}; allowed are {', '.join(SETTINGS)}")
+        if self.data_dir is not None and not self.data_dir.is_dir():
+            raise OptionError(
+                f"there is no folder {self.data_dir}; give --data-dir a folder of .jsonl or .jsonl.xz files"
+            )
+        for name in ("limit", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} is {value}; it must be at least 1")
+        if self.num_fewshot is not None and self.num_fewshot < 0:
+            raise OptionError(f"num_fewshot is {self.num_fewshot}; it must be at least 0")
+        if self.perplexity is not None and not self.perplexity.is_file():
+            raise OptionError(f"there is no file {self.perplexity}; give --perplexity a UTF-8 text")
+        if self.perplexity is None and (self.window is not None or self.stride is not None):
+            raise OptionError("--window and --stride belong to --perplexity FILE; give that too")

@@ -1,0 +1,188 @@
+"""What an evaluation found: the row of a model card, with standard errors and every item, as JSON and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from ..errors import EvaluationError, OptionError
+from .options import TASKS
+from .perplexity import Perplexity, WindowScore
+
+FORMAT_VERSION = 1
+TITLES = {
+    "ifeval": "IFEval (prompt strict)",
+    "mmlu": "MMLU",
+    "bbh": "BBH",
+    "arc": "ARC",
+    "piqa": "PIQA",
+    "hellaswag": "HellaSwag",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """One column.
+
+    Attributes:
+        task: of TASKS.
+        metric: as the harness calls it.
+        average: over all "items", or over the averages of the "tasks".
+        value: from 0 to 1.
+        stderr: standard error of the value; None for a single item.
+        items, total: evaluated, and in the whole set.
+        details: what the harness reports for each of its tasks: {task: {metric: value}}.
+        answers: {task/item: [hash of the record, value of the metric]}.
+    """
+
+    task: str
+    metric: str
+    average: str
+    value: float
+    stderr: float | None
+    items: int
+    total: int
+    details: dict[str, dict[str, float]]
+    answers: dict[str, tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Under which a model was evaluated.
+
+    Attributes:
+        settings, limit, num_fewshot, threads: as in `EvaluationOptions`.
+        chat_template: whether prompts were chats.
+        data: "hub", or the folder of local files.
+        lm_eval: the harness's version; None where no task ran.
+        text: a hash over the text of the perplexity; None where none was measured.
+    """
+
+    settings: str
+    limit: int | None
+    num_fewshot: int | None
+    threads: int | None
+    chat_template: bool
+    data: str
+    lm_eval: str | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """One model.
+
+    Attributes:
+        model: as it was given.
+        kind: "onnxruntime" or "torch".
+        model_hash: of weights, graphs and tokenizer.
+        settings: under which it was evaluated.
+        scores: in the order of TASKS.
+        perplexity: None where it was not asked for.
+        decode_tokens_per_s: one stream, greedy, 64 prompt tokens and 128 new ones, median of 3; None where no task ran.
+    """
+
+    model: str
+    kind: str
+    model_hash: str
+    settings: Settings
+    scores: tuple[Score, ...]
+    perplexity: Perplexity | None
+    decode_tokens_per_s: float | None
+
+    def to_json(self, with_items: bool) -> str:
+        """A JSON object; with_items adds the answers and windows, which a comparison in pairs needs."""
+        values = {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
+        if not with_items:
+            for score in values["scores"]:
+                del score["answers"]
+            if values["perplexity"] is not None:
+                del values["perplexity"]["windows"]
+        return json.dumps(values, indent=None if with_items else 2)
+
+    @classmethod
+    def from_file(cls, path: Path) -> EvaluationReport:
+        """Read what `--out` wrote; OptionError for no file, EvaluationError where it holds something else."""
+        if not path.is_file():
+            raise OptionError(f"there is no file {path}; give what --out wrote, or a model")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format_version") != FORMAT_VERSION:
+                raise EvaluationError(f"{path} was written by another version of doge-eval; evaluate the model again")
+            values["settings"] = Settings(**values["settings"])
+            values["scores"] = tuple(Score(**score) for score in values["scores"])
+            if values["perplexity"] is not None:
+                windows = tuple(WindowScore(**window) for window in values["perplexity"].pop("windows"))
+                values["perplexity"] = Perplexity(**values["perplexity"], windows=windows)
+            return cls(**values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise EvaluationError(f"{path} holds no results of doge-eval; give what --out wrote") from error
+
+    def rows(self) -> dict[str, str]:
+        """What was measured, for the user: a title and a value with its standard error each."""
+        found = {
+            f"{TITLES[score.task]}": f"{percent(score.value, score.stderr)}  "
+            f"({score.metric}, {score.items} of {score.total} items)"
+            for score in self.scores
+        }
+        if self.decode_tokens_per_s is not None:
+            found["tokens/s"] = f"{self.decode_tokens_per_s:.0f}"
+        if self.perplexity is not None:
+            found["perplexity"] = perplexity_words(self.perplexity)
+        return found
+
+    def card_row(self) -> str:
+        """The row of the Doge model card, in Markdown, a dash where nothing was measured."""
+        values = {score.task: f"{100 * score.value:.1f}" for score in self.scores}
+        speed = "-" if self.decode_tokens_per_s is None else f"{self.decode_tokens_per_s:.0f}"
+        cells = [Path(self.model).name, *[values.get(task, "-") for task in TASKS], speed]
+        return f"| {' | '.join(cells)} |"
+
+
+CARD_HEADER = f"| model | {' | '.join(TITLES[task] for task in TASKS)} | tokens/s |"
+
+
+def percent(value: float, stderr: float | None) -> str:
+    """A share of 1 in percent, with its standard error."""
+    return f"{100 * value:5.2f} ±{100 * stderr:5.2f}" if stderr is not None else f"{100 * value:5.2f}"
+
+
+def perplexity_words(found: Perplexity) -> str:
+    """In a line; the error is that of the logarithm, carried over."""
+    error = "" if found.stderr is None else f" ±{found.per_token * found.stderr:.3f}"
+    by_byte = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
+    return (
+        f"{found.per_token:.3f}{error} per token{by_byte}  "
+        f"({found.tokens} tokens, window {found.window}, stride {found.stride})"
+    )
+
+
+def average(values: Mapping[str, float], over: str) -> tuple[float, float | None]:
+    """A mean with its standard error: {task/item: value}, over all "items" or over the means of the "tasks"."""
+    if over == "items":
+        return mean_and_stderr(list(values.values()))
+    tasks = [
+        mean_and_stderr([values[key] for key in keys])
+        for _, keys in groupby(sorted(values), key=lambda key: key.rsplit("/", 1)[0])
+    ]
+    return math.fsum(mean for mean, _ in tasks) / len(tasks), add_errors([error for _, error in tasks], len(tasks))
+
+
+def add_errors(errors: Sequence[float | None], by: int = 1) -> float | None:
+    """Of a sum of independent numbers divided by `by`; None where one is not known."""
+    known = [error for error in errors if error is not None]
+    return math.hypot(*known) / by if len(known) == len(errors) else None
+
+
+def mean_and_stderr(values: Sequence[float]) -> tuple[float, float | None]:
+    """Of independent items; no error for a single one."""
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
