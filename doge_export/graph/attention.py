@@ -35,7 +35,7 @@ def dynamic_mask_attention(
 ) -> str:
     """x float32 [B, S, hidden] -> [B, S, hidden]; reads past_key_values.{index} and writes present.{index}."""
     name = f"layers.{index}.self_attn"
-    first = layout.has_mask and index == 0  # its mask logits are looked up
+    first = layout.has_mask and index == 0 and layout.looks_up_first_layer  # its mask logits are looked up
     weight, bias = fused_projection(layout, tensors, first)
     projected = fmt.linear(graph, f"{name}.qkv_proj", x, weight, bias)
     if layout.rotates_inside:

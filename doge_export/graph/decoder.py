@@ -47,7 +47,7 @@ def build_decoder(
     declare_inputs(graph, layout)
     rotary_table(graph, weights.rotary, rotary_positions(graph, layout))
     declare_row_shape(graph)
-    if layout.has_mask:
+    if layout.has_mask and layout.looks_up_first_layer:
         embedding = weights.tensors["model.embed_tokens.weight"]
         graph.constant("first_layer_logits", first_layer_logits(layout, weights.layer(0), embedding))
     residual = weight_format.embedding(graph, "embed_tokens", "input_ids", weights.tensors["model.embed_tokens.weight"])

@@ -38,6 +38,7 @@ class DecoderLayout:
     num_experts_per_tok: int
     recurrent: bool = False
     draft_tokens: int = 0
+    looks_up_first_layer: bool = True  # without it repeated tokens may not tie; for benchmarks/dropping_cost.py
 
     @classmethod
     def from_config(cls, config: DogeConfig, has_mask: bool) -> DecoderLayout:
