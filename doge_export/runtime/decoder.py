@@ -311,7 +311,8 @@ class Decoder:
 
     def _session(self, file: str) -> ort.InferenceSession:
         """The session of a graph that not every stream needs, opened by the first that does."""
-        with self._opening:
-            if file not in self._later:
-                self._later[file] = open_session(self._folder / file, self.threads)
-            return self._later[file]
+        if file not in self._later:
+            with self._opening:
+                if file not in self._later:
+                    self._later[file] = open_session(self._folder / file, self.threads)
+        return self._later[file]
