@@ -49,6 +49,7 @@ setup(
         "console_scripts": [
             "doge-export = doge_export.commands.export:main",
             "doge-chat = doge_export.commands.chat:main",
+            "doge-bench = doge_export.commands.bench:main",
         ]
     },
 )
