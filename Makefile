@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -12,6 +12,11 @@ demo: $(VENV)/.export
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# the short form; benchmarks/ has the long ones
+bench: $(VENV)/.export
+	$(BIN)/doge-bench --random 20m --int8
+	! test -d smollm2-135m-int8 || $(BIN)/doge-bench smollm2-135m-int8
 
 lint: $(VENV)/.dev
 	PATH="$(BIN):$$PATH" scripts/lint

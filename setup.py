@@ -54,6 +54,7 @@ setup(
             "doge-export = doge_export.commands.export:main",
             "doge-chat = doge_export.commands.chat:main",
             "doge-eval = doge_export.commands.eval:main",
+            "doge-bench = doge_export.commands.bench:main",
         ]
     },
 )

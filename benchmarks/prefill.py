@@ -14,8 +14,9 @@ from pathlib import Path
 import click
 import numpy as np
 import onnxruntime
-from machine import cpu_name, export_random
 
+from doge_export.bench.machine import cpu_name
+from doge_export.bench.random_model import export_random
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.state import State
 

@@ -14,11 +14,11 @@ import click
 import numpy as np
 import torch
 import transformers
-from machine import cpu_name
 from transformers import DogeConfig, DogeForCausalLM, PreTrainedModel
 from trl.trainer.utils import add_fused_lm_head
 
 import doge_model
+from doge_export.bench.machine import cpu_name
 
 EXTENSIONS = {"qk_norm", "num_mask_heads", "head_dim", "router_bias"}
 

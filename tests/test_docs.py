@@ -26,7 +26,14 @@ def test_the_readme_starts_with_the_two_commands():
 
 def test_every_module_stands_in_the_readme_s_tree():
     readme = (ROOT / "README.md").read_text()
-    for package in ("doge_model", "doge_export", "doge_export/runtime", "doge_export/evaluation", "train"):
+    for package in (
+        "doge_model",
+        "doge_export",
+        "doge_export/runtime",
+        "doge_export/evaluation",
+        "doge_export/bench",
+        "train",
+    ):
         for path in (ROOT / package).glob("[a-z]*.py"):
             assert path.name in readme, f"{path} is missing from the README's tree"
 

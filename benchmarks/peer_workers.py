@@ -1,0 +1,155 @@
+"""One contender in a process of its own: python benchmarks/peer_workers.py KIND MODEL THREADS
+
+Loads, feeds a prompt of 64 tokens and says `first` at its first token; then answers lines on standard input: `P N` with
+the seconds of a prompt of P tokens and of N greedy tokens more, `memory` with its peak in MB. All are JSON.
+Kinds: doge-export, llama.cpp (its C API), llama-cpp-python (Llama.generate), transformers-{eager,sdpa}-{fp32,bf16};
+MODEL is a folder, a .gguf file, or for transformers a family size, such as 20m.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONTEXT = 2048  # tokens
+_keep: list[Any] = []  # callbacks that C code holds on to
+Measure = Callable[[list[int], int], tuple[float, float]]
+
+
+def doge_export_worker(model: str, threads: int) -> tuple[int, Measure]:
+    """Decoder.forward and argmax."""
+    from doge_export.runtime.decoder import Decoder  # noqa: PLC0415 - each process imports one contender
+
+    decoder = Decoder(Path(model), threads)
+
+    def measure(ids: list[int], new_tokens: int) -> tuple[float, float]:
+        prompt, state, token = np.array(ids), decoder.new_state(), np.zeros(1, np.int64)
+        start = time.perf_counter()
+        token[0] = decoder.forward(state, prompt)[0].argmax()
+        first = time.perf_counter()
+        for _ in range(new_tokens):
+            token[0] = decoder.forward(state, token)[0].argmax()
+        return first - start, time.perf_counter() - first
+
+    return decoder.vocab_size, measure
+
+
+def llama_c_worker(model: str, threads: int) -> tuple[int, Measure]:
+    """llama_decode and argmax over its logits in place: the fastest way to drive it from Python."""
+    import llama_cpp as lc  # noqa: PLC0415 - the same
+
+    silent = lc.llama_log_callback(lambda *_: None)
+    lc.llama_log_set(silent, ctypes.c_void_p(0))
+    lc.llama_backend_init()
+    loaded = lc.llama_model_load_from_file(model.encode(), lc.llama_model_default_params())
+    params = lc.llama_context_default_params()
+    params.n_ctx = params.n_batch = CONTEXT
+    params.n_ubatch = 512
+    params.n_threads = params.n_threads_batch = threads
+    context = lc.llama_init_from_model(loaded, params)
+    vocab_size = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(loaded))
+    _keep.append(silent)
+
+    def feed(ids: list[int]) -> int:
+        tokens = (lc.llama_token * len(ids))(*ids)  # the batch only points to it
+        if lc.llama_decode(context, lc.llama_batch_get_one(tokens, len(ids))):
+            raise SystemExit("llama_decode failed")
+        return int(np.ctypeslib.as_array(lc.llama_get_logits_ith(context, -1), (vocab_size,)).argmax())
+
+    def measure(ids: list[int], new_tokens: int) -> tuple[float, float]:
+        lc.llama_memory_clear(lc.llama_get_memory(context), True)
+        start = time.perf_counter()
+        token = feed(ids)
+        first = time.perf_counter()
+        for _ in range(new_tokens):
+            token = feed([token])
+        return first - start, time.perf_counter() - first
+
+    return vocab_size, measure
+
+
+def llama_python_worker(model: str, threads: int) -> tuple[int, Measure]:
+    """Llama.generate, greedy: what users of llama-cpp-python call."""
+    import llama_cpp  # noqa: PLC0415 - the same
+
+    llama = llama_cpp.Llama(model, n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False)
+
+    def measure(ids: list[int], new_tokens: int) -> tuple[float, float]:
+        llama.reset()
+        start = time.perf_counter()
+        tokens = llama.generate(ids, temp=0.0, top_k=1, repeat_penalty=1.0)
+        next(tokens)
+        first = time.perf_counter()
+        for _ in range(new_tokens):
+            next(tokens)
+        return first - start, time.perf_counter() - first
+
+    return llama.n_vocab(), measure
+
+
+def transformers_worker(kind: str, model: str, threads: int) -> tuple[int, Measure]:
+    """generate of transformers' own DogeForCausalLM; its decoding is what the new tokens add to a run with one."""
+    import torch  # noqa: PLC0415 - the same
+    import transformers  # noqa: PLC0415 - the same
+
+    from doge_model import preset_config  # noqa: PLC0415 - the same
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    _, attention, dtype = kind.split("-")
+    fields = preset_config(model).to_dict()
+    known = transformers.DogeConfig().to_dict()
+    config = transformers.DogeConfig(**{name: fields[name] for name in fields if name in known and name != "dtype"})
+    config._attn_implementation = attention
+    doge = transformers.DogeForCausalLM(config).eval().to({"fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
+
+    def generate(ids: Any, new_tokens: int) -> float:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            doge.generate(ids, min_new_tokens=new_tokens, max_new_tokens=new_tokens, do_sample=False, pad_token_id=2)
+        return time.perf_counter() - start
+
+    def measure(ids: list[int], new_tokens: int) -> tuple[float, float]:
+        prompt = torch.tensor([ids])
+        first = generate(prompt, 1)
+        return first, generate(prompt, new_tokens + 1) - first if new_tokens else 0.0
+
+    return config.vocab_size, measure
+
+
+def open_worker(kind: str, model: str, threads: int) -> tuple[int, Measure]:
+    """The contender's vocabulary and its measurement."""
+    plain = {
+        "doge-export": doge_export_worker,
+        "llama.cpp": llama_c_worker,
+        "llama-cpp-python": llama_python_worker,
+    }
+    return plain[kind](model, threads) if kind in plain else transformers_worker(kind, model, threads)
+
+
+def main() -> None:
+    """Serve measurements until standard input ends."""
+    kind, model, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    vocab_size, measure = open_worker(kind, model, threads)
+    ids = np.random.default_rng(0).integers(3, vocab_size, size=CONTEXT).tolist()  # 0 to 2 are special
+    measure(ids[:64], 0)
+    print(json.dumps("first"), flush=True)
+    for line in sys.stdin:
+        if line.strip() == "memory":
+            from doge_export.bench.machine import peak_rss_mb  # noqa: PLC0415 - not part of a peer's start
+
+            print(json.dumps(peak_rss_mb()), flush=True)
+        else:
+            prompt, new_tokens = map(int, line.split())
+            print(json.dumps(measure(ids[:prompt], new_tokens)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
