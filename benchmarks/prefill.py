@@ -1,8 +1,8 @@
 """Prompt speed before the window is full and beyond it: python benchmarks/prefill.py --size 160m
 
-Alternates prompts of 512 tokens, their continuation until the window is full, 1,024 tokens beyond it, and as many behind
-as many keys in a model whose window is a chunk larger, so that nothing is dropped. Prints medians and ratios of pairs as
-one JSON object in the last line.
+Alternates prompts of 512 tokens, their continuation until the window is full, 1,024 tokens beyond it, and as many
+behind as many keys in a model whose window is a chunk larger, so that nothing is dropped. Prints medians and ratios of
+pairs as one JSON object in the last line.
 """
 
 from __future__ import annotations
