@@ -1,10 +1,10 @@
 """What a state in 8 bits saves and costs: python benchmarks/kv_int8.py smollm2-135m --weights int8 --threads 1
 
-Exports a model with a float32 state and with states in 8 bits: with a scale per channel, as `--kv-int8` does it, and with
+Exports a model with a float32 state and with states in 8 bits: with a scale per channel, as `--kv-int8` does it, with
 one per layer (quality and speed), and per channel with no room for the rotation (quality). Quality is measured on
 texts/alice.txt behind the tokens that the scales are made of, in streams of 1,024 tokens; the standard error is of the
-mean difference per token. Speed is of decoding steps behind so many tokens, and of prompts, in turn in one process. The
-last line is one JSON object.
+mean difference per token. Speed is of decoding steps behind so many tokens, and of prompts, in turn in one process.
+The last line is one JSON object.
 """
 
 from __future__ import annotations
