@@ -16,7 +16,9 @@ import transformers
 from doge_model import Checkpoint, load_checkpoint
 
 from . import __version__
-from .conversion import write_decoder
+from .conversion import has_mask, write_decoder
+from .errors import OptionError
+from .kv_calibration import calibration_tokens, measure_scales
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
 from .runtime.decoder import Decoder
@@ -35,6 +37,7 @@ class ExportReport:
         model: what was asked for.
         form: the published form that the checkpoint had.
         weights: how large matrices are stored.
+        kv_int8: whether the state keeps keys and values in 8 bits.
         parameters: of the PyTorch model, a tied matrix counted once.
         files: bytes by file name.
         verification: agreement with the PyTorch model (of the narrowed window, if it was narrowed).
@@ -45,6 +48,7 @@ class ExportReport:
     model: str
     form: str
     weights: str
+    kv_int8: bool
     parameters: int
     files: dict[str, int]
     verification: Verification
@@ -82,12 +86,18 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     if options.keep_window is not None:
         progress("measuring what the narrower window costs")
         narrowed = narrow_window(checkpoint, options.keep_window)
+    scales = None
+    if options.kv_int8:
+        if has_mask(checkpoint.model):
+            raise OptionError("--kv-int8 is for models without a learned mask (a lifted Llama); leave it out")
+        progress("measuring keys and values")
+        scales = measure_scales(checkpoint.model, calibration_tokens(checkpoint))
     with atomic_folder(options.folder) as folder:
         progress(f"building the decoder with {options.weights} weights")
-        write_decoder(checkpoint.model, options.weights, folder)
+        write_decoder(checkpoint.model, options.weights, folder, scales)
         write_companions(checkpoint, folder)
         progress("comparing it with PyTorch")
-        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights)
+        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights, kv_int8=options.kv_int8)
         verification.require()
         report = make_report(options, checkpoint, folder, verification, narrowed)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
@@ -108,6 +118,7 @@ def make_report(
         model=options.model,
         form=checkpoint.form,
         weights=options.weights,
+        kv_int8=options.kv_int8,
         parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         files=folder_bytes(folder),
         verification=verification,

@@ -38,10 +38,11 @@ class DecoderLayout:
     num_experts_per_tok: int
     recurrent: bool = False
     draft_tokens: int = 0
+    kv_int8: bool = False  # keys and values of the cache in 8 bits
     looks_up_first_layer: bool = True  # without it repeated tokens may not tie; for benchmarks/dropping_cost.py
 
     @classmethod
-    def from_config(cls, config: DogeConfig, has_mask: bool) -> DecoderLayout:
+    def from_config(cls, config: DogeConfig, has_mask: bool, kv_int8: bool = False) -> DecoderLayout:
         """The layout of a model; has_mask tells whether any A differs from zero."""
         assert config.head_dim is not None  # DogeConfig fills both in
         assert config.num_mask_heads is not None
@@ -60,6 +61,7 @@ class DecoderLayout:
             qk_norm=config.qk_norm,
             num_experts=config.num_experts if config.is_moe else None,
             num_experts_per_tok=config.num_experts_per_tok,
+            kv_int8=kv_int8,
         )
 
     @property

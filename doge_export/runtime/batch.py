@@ -13,14 +13,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .state import State, empty_cache
+from .state import Cache, State, empty_cache
 
 
 class BatchStep:
     """One decoding step of several states in adjoining slices of one memory, none of which is full; bound once."""
 
-    def __init__(self, session: ort.InferenceSession, states: Sequence[State], memory: NDArray[np.float32]) -> None:
-        """memory: float32 [layers, 2, rows, heads, slots, channels]; states live in its first rows, in order."""
+    def __init__(self, session: ort.InferenceSession, states: Sequence[State], memory: Cache) -> None:
+        """memory: [layers, 2, rows, heads, slots, channels]; states live in its first rows, in order."""
         self._session, self._states = session, list(states)
         rows = len(states)
         self.inputs: dict[str, NDArray[Any]] = {

@@ -6,7 +6,7 @@ import math
 import mmap
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
 NEVER = np.iinfo(np.int64).max
 
-Memory = tuple[NDArray[np.float32], FullWindow | None]  # the cache, and its bookkeeping once the window is full
+Cache = NDArray[Any]  # float32 or int8, as the decoder has it
+Memory = tuple[Cache, FullWindow | None]  # the cache, and its bookkeeping once the window is full
 
 
 class Arrival(NamedTuple):
@@ -52,7 +53,7 @@ class State:
     of those it was to be fed.
     """
 
-    def __init__(self, description: DecoderDescription, cache: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, description: DecoderDescription, cache: Cache | None = None) -> None:
         """cache: memory to live in, as `cache` describes it; its own by default."""
         self.description = description
         self.metadata: dict[str, str] = {}
@@ -79,8 +80,8 @@ class State:
         self._position = position
 
     @property
-    def cache(self) -> NDArray[np.float32]:
-        """float32 [layers, 2 (key, value), heads, slots, channels].
+    def cache(self) -> Cache:
+        """float32 or int8 [layers, 2 (key, value), heads, slots, channels].
 
         While the stream is no longer than the window, slot i holds position i; once it is longer, the survivors stand
         in any order, each mask head with its own.
@@ -94,7 +95,8 @@ class State:
         Cache, order of the keys and seen tokens; the system hands the memory out as the stream fills its window.
         """
         d = self.description
-        cache = d.num_layers * 2 * d.num_recurrent_heads * (d.keep_window_size + MAX_CHUNK) * d.channels * 4
+        rows = d.num_layers * 2 * d.num_recurrent_heads * (d.keep_window_size + MAX_CHUNK)
+        cache = rows * d.channels * self.cache.itemsize
         return cache + d.num_layers * d.num_recurrent_heads * d.keep_window_size * 8 + self._first_seen.nbytes
 
     @property
@@ -119,7 +121,7 @@ class State:
         """The different tokens fed so far, those included whose keys are gone: int64 [n], in ascending order."""
         return np.flatnonzero(self._first_seen < self.position)
 
-    def copy(self, into: NDArray[np.float32] | None = None) -> State:
+    def copy(self, into: Cache | None = None) -> State:
         """An independent state at the same position: the way to branch, or to come back.
 
         into: memory to live in, of the shape of `cache`; its own by default.
@@ -243,7 +245,7 @@ class State:
         start = self.description.keep_window_size
         return self._precedence(slice(start, start + count))
 
-    def _precedence(self, slots: slice, cache: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    def _precedence(self, slots: slice, cache: Cache | None = None) -> NDArray[np.float32]:
         """Of the keys in slots: [layers, heads, slots]; 0 for all in a model without mask."""
         d, values = self.description, (self.cache if cache is None else cache)[:, 1]
         if d.mask_channels == 0:
@@ -252,7 +254,7 @@ class State:
         return np.stack([values[:, head, slots, d.head_dim + head % d.mask_channels] for head in heads], axis=1)
 
 
-def empty_cache(description: DecoderDescription, heads: int, rows: int | None = None) -> NDArray[np.float32]:
+def empty_cache(description: DecoderDescription, heads: int, rows: int | None = None) -> Cache:
     """Zeros for a state's cache, [layers, 2, heads, slots, channels], or for `rows` of them, [layers, 2, rows, ...].
 
     The system hands the memory out as it is written to, in small pages: with large ones, which numpy asks for, the
@@ -261,7 +263,8 @@ def empty_cache(description: DecoderDescription, heads: int, rows: int | None = 
     d = description
     batch = () if rows is None else (rows,)
     shape = (d.num_layers, 2, *batch, heads, d.keep_window_size + MAX_CHUNK, d.channels)
-    memory = mmap.mmap(-1, math.prod(shape) * 4)
+    dtype = np.dtype(d.cache_type)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
     if sys.platform == "linux":
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.float32).reshape(shape)
+    return np.frombuffer(memory, dtype).reshape(shape)

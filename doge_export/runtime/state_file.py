@@ -28,6 +28,7 @@ FORMAT_VERSION = 1  # rises whenever a reader of the older number would make ano
 HEADER_KEY = "doge_export.state"
 CHECKSUM_KEY = "doge_export.sha256"
 POSITION_LIMIT = 2**32  # ranks of keys keep 32 bits for the position
+TENSOR_TYPES = {"float32": "F32", "int8": "I8"}  # safetensors' names
 HEADER_FIELDS = {"format_version", "weights_sha256", "keep_window_size", "position", "unfed_token", "metadata"}
 
 Tensors = dict[str, NDArray[Any]]
@@ -41,7 +42,7 @@ class StateFile:
         position: tokens fed.
         unfed_token: the token that comes next in the stream but is not fed yet, if there is one.
         metadata: text that whoever saved the state has put beside it.
-        cache: float32 [layers, 2 (key, value), heads, min(position, keep_window_size), channels].
+        cache: float32 or int8 [layers, 2 (key, value), heads, min(position, keep_window_size), channels].
         key_positions: int64 [layers, recurrent heads, keep_window_size], the position of the key in every slot; None
             as long as slot i holds position i, which is until the window overflows.
         seen_tokens, first_positions: int64 [n], the different tokens of the stream and where each came first.
@@ -50,7 +51,7 @@ class StateFile:
     position: int
     unfed_token: int | None
     metadata: dict[str, str]
-    cache: NDArray[np.float32]
+    cache: NDArray[Any]
     key_positions: NDArray[np.int64] | None
     seen_tokens: NDArray[np.int64]
     first_positions: NDArray[np.int64]
@@ -210,7 +211,7 @@ def _check_layout(
     heads = d.num_recurrent_heads if is_wide else d.num_kv_heads
     seen = slices["seen_tokens"].get_shape()[:1] if "seen_tokens" in slices else [0]
     expected = {
-        "cache": ("F32", [d.num_layers, 2, heads, min(position, d.keep_window_size), d.channels]),
+        "cache": (TENSOR_TYPES[d.cache_type], [d.num_layers, 2, heads, min(position, d.keep_window_size), d.channels]),
         "seen_tokens": ("I64", seen),
         "first_positions": ("I64", seen),
     }
