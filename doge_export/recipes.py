@@ -47,7 +47,7 @@ RECIPES = {
         ),
         Recipe("fp16", "Large matrices in float16, which become float32 in memory.", 16, 16, "none"),
         Recipe("fp32", "Everything in float32.", 32, 32, "none"),
-        Recipe("grid", "The very numbers of a Q4_0, Q4_1 or Q8_0 GGUF file; for a .gguf file only.", 4, 8, "kept"),
+        Recipe("keep-grid", "The very numbers of a Q4_0, Q4_1 or Q8_0 GGUF file, nothing rounded again.", 4, 8, "kept"),
     )
 }
 DEFAULT = next(iter(RECIPES))

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from doge_model import DogeForCausalLM
 
-from ..recipes import WIDE_BITS
+from ..recipes import LEAST_BITS, MOST_BITS, WIDE_BITS
 from .blocks import choose_block_size
 from .gptq import nearest
 from .matrices import Matrix
@@ -104,17 +104,21 @@ def half_square(change: Tensor, gradient: Tensor) -> float:
     return float((change * gradient).sum(-1).square().sum()) / 2
 
 
-def choose_wide(losses: Mapping[Rows, float], matrices: Mapping[str, Matrix], mean_bits: float) -> set[Rows]:
+def choose_wide(
+    losses: Mapping[Rows, float], matrices: Mapping[str, Matrix], mean_bits: float, has_mask: bool
+) -> set[Rows]:
     """The rows that get WIDE_BITS: those that save the most loss by the byte, as many as a mean number of bits allows.
 
-    mean_bits: over all rows that have a loss, scales and zero points included.
+    mean_bits: over all rows that have a loss, scales and zero points included. With a learned mask the values' rows
+    come first, whatever they save: theirs decide which keys stay.
     """
     weights = {rows: matrices[rows.storage].roles[rows.role] * matrices[rows.storage].weight.shape[1] for rows in losses}
     room = sum(weights.values()) * (mean_bits - stored_bits(NARROW_BITS))
     extra = stored_bits(WIDE_BITS) - stored_bits(NARROW_BITS)
     wide = set()
     for rows in sorted(losses, key=lambda rows: losses[rows] / weights[rows], reverse=True):
-        if weights[rows] * extra <= room:
+        of_mask = has_mask and rows.role == "v"
+        if of_mask or weights[rows] * extra <= room:
             room -= weights[rows] * extra
             wide.add(rows)
     return wide
@@ -122,4 +126,4 @@ def choose_wide(losses: Mapping[Rows, float], matrices: Mapping[str, Matrix], me
 
 def stored_bits(bits: int) -> float:
     """Of a weight with its share of a block's float16 scale and zero point, in blocks of the usual size."""
-    return 4 + (16 + 4) / 32 if bits == NARROW_BITS else 8 + 16 / 64
+    return LEAST_BITS if bits == NARROW_BITS else MOST_BITS
