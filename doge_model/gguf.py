@@ -135,7 +135,7 @@ class GgufFile:
         return torch.from_numpy(self._in_order(name, self.dequantized(self._gguf_name[name])))
 
     def stored(self, name: str) -> tuple[str, NDArray[np.uint8]]:
-        """A matrix as it is in the file: the name of its type, and bytes [rows, bytes of a row] in the order of `load`."""
+        """A matrix as it is in the file: the name of its type and uint8 [rows, bytes], rows in the order of `load`."""
         tensor = self._tensors[self._gguf_name[name]]
         rows = np.array(tensor.data).view(np.uint8).reshape(self.shape(name)[0], -1)
         return tensor.tensor_type.name, self._in_order(name, rows)

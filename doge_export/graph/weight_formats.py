@@ -115,7 +115,9 @@ def offset_product(graph: GraphBuilder, name: str, x: str, part: BlockQuantized,
     slower (benchmarks/block_products.py).
     """
     assert part.offsets is not None
-    scales, offsets = (graph.stored(f"{storage}.{n}", a) for n, a in (("scales", part.scales), ("offsets", part.offsets)))
+    scales, offsets = (
+        graph.stored(f"{storage}.{n}", a) for n, a in (("scales", part.scales), ("offsets", part.offsets))
+    )
     middle = graph.constant(f"middle.{part.bits}", np.array(2 ** (part.bits - 1), np.float32))
     (shift,) = graph.op("Mul", [scales, middle], f"{name}.shift")
     (centers,) = graph.op("Add", [offsets, shift], f"{name}.centers")

@@ -62,8 +62,7 @@ def packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
         return codes
     assert bits == 4, f"{bits} bits are not packed"
     padded = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)])
-    both: NDArray[np.uint8] = padded[..., ::2] | padded[..., 1::2] << 4
-    return np.ascontiguousarray(both)
+    return np.ascontiguousarray(padded[..., ::2] | np.left_shift(padded[..., 1::2], np.uint8(4)))
 
 
 def unpacked(data: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
@@ -84,7 +83,9 @@ def choose_block_size(in_features: int, bits: int = 8) -> int:
     return min(BLOCK_SIZES[bits], key=lambda size: (stored_bytes(in_features, size, bits), -size))
 
 
-def quantize_blocks(weight: NDArray[np.float32], block_size: int | None = None, *, half: bool = False) -> BlockQuantized:
+def quantize_blocks(
+    weight: NDArray[np.float32], block_size: int | None = None, *, half: bool = False
+) -> BlockQuantized:
     """Round to the nearest of 255 steps, symmetric: weight float32 [out_features, in_features], along the input axis.
 
     A block's scale is its largest magnitude / 127, with `half` as a float16 where that has the digits. Rows are padded

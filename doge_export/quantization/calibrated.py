@@ -27,14 +27,15 @@ ROWS_AT_ONCE = 4096  # of a table: bounds the memory of the search for scales
 
 def attention_half(layer: DogeDecoderLayer, hidden: Tensor, rotary: Rotary) -> Tensor:
     """The first half of a layer: [1, S, hidden] -> the same shape."""
-    out, _ = layer.self_attn(layer.input_layernorm(hidden), rotary, None, None)
+    out: Tensor = layer.self_attn(layer.input_layernorm(hidden), rotary, None, None)[0]
     return layer.input_residual * hidden + out
 
 
 def feed_forward_half(layer: DogeDecoderLayer, hidden: Tensor, rotary: Rotary) -> Tensor:
     """The second half of a layer: [1, S, hidden] -> the same shape."""
     out = layer.mlp(layer.post_attention_layernorm(hidden))
-    return layer.post_attention_residual * hidden + (out[0] if isinstance(out, tuple) else out)
+    fed: Tensor = out[0] if isinstance(out, tuple) else out
+    return layer.post_attention_residual * hidden + fed
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def calibrated_plan(
     hidden = [model.model.embed_tokens(ids[None]) for ids in sequences]
     rotary = model.model.rotary_emb(torch.arange(sequences.shape[1])[None])
     for index, layer in enumerate(model.model.layers):
+        assert isinstance(layer, DogeDecoderLayer)
         progress(f"rounding layer {index + 1} of {layout.num_layers}")
         for half in HALVES:
             moments = input_moments(layer, half, hidden, rotary)
@@ -130,9 +132,7 @@ def widened(layout: DecoderLayout, name: str, moments: Tensor) -> Tensor:
     return wide
 
 
-def gptq_parts(
-    storage: str, matrices: Mapping[str, Matrix], moments: Tensor, wide: set[Rows]
-) -> tuple[Part, ...]:
+def gptq_parts(storage: str, matrices: Mapping[str, Matrix], moments: Tensor, wide: set[Rows]) -> tuple[Part, ...]:
     """A matrix in one part for each run of rows with the same bits."""
     runs: list[tuple[int, list[np.ndarray]]] = []
     for role, rows in rows_by_role(matrices[storage]).items():
@@ -147,9 +147,7 @@ def gptq_parts(
     )
 
 
-def load_rounded(
-    model: DogeForCausalLM, layout: DecoderLayout, matrices: Mapping[str, Matrix], plan: Plan
-) -> None:
+def load_rounded(model: DogeForCausalLM, layout: DecoderLayout, matrices: Mapping[str, Matrix], plan: Plan) -> None:
     """Give a PyTorch model the numbers that a plan stores for some of its matrices."""
     for storage, parts in plan.items():
         values = stored_values(parts, matrices[storage].weight.shape[1])

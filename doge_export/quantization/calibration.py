@@ -53,7 +53,7 @@ def read_text(source: str, characters: int) -> str:
         OptionError: it cannot be read.
     """
     path = Path(source)
-    if not path.exists():
+    if not path.is_file():
         return "\n\n".join(dataset_texts(source, characters))
     try:
         return path.read_text(encoding="utf-8")

@@ -41,7 +41,7 @@ class Grid:
 
     def stored(self, codes: Tensor) -> BlockQuantized:
         """Codes [out_features, in_features] as they go to the file."""
-        data = codes.to(torch.uint8).unflatten(1, (self.scale.shape[1], -1)).numpy()
+        data = codes.to(torch.uint8).reshape(*self.scale.shape, -1).numpy()
         zeros = None if self.symmetric else packed(self.zero.to(torch.uint8).numpy(), self.bits)
         scales = self.scale.half() if self.half else self.scale
         return BlockQuantized(packed(data, self.bits), scales.numpy(), self.bits, zeros)
@@ -53,7 +53,7 @@ def make_grid(weight: Tensor, importance: Tensor | None, bits: int, block_size: 
     Of several ranges, each a share of the block's own, the one that rounds with the least squared error, columns
     weighed by `importance` float32 [in]; without it the whole range.
     """
-    blocks = weight.unflatten(1, (-1, block_size))  # [out, blocks, block_size]
+    blocks = weight.reshape(len(weight), -1, block_size)  # [out, blocks, block_size]
     low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
     symmetric = bits == 8
     widest = range_grid(low, high, bits, symmetric, half=False)
@@ -112,7 +112,8 @@ def inverse_factor(moments: Tensor) -> Tensor:
     damped = moments.double()
     damped.diagonal().add_(DAMPING * damped.diagonal().mean() + 1e-12)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True).float()
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor.float()
 
 
 def round_columns(weight: Tensor, factor: Tensor, grid: Grid, block_of: Tensor) -> Tensor:

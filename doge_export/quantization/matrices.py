@@ -114,4 +114,3 @@ def planned_tensors(layout: DecoderLayout, matrices: Mapping[str, Matrix], plan:
     for storage, matrix in matrices.items():
         tensors |= native_tensors(layout, storage, stored_values(plan[storage], matrix.weight.shape[1]))
     return tensors
-

@@ -33,7 +33,9 @@ def simple_plan(matrices: Mapping[str, Matrix], recipe: Recipe) -> Plan:
 def half_parts(storage: str, matrix: Matrix) -> tuple[Part, ...]:
     """A matrix in float16; roles with rows of tiny numbers (the precedence of values) stay in float32."""
     if np.abs(matrix.weight).max(initial=0.0) > np.finfo(np.float16).max:
-        raise ExportError(f"{storage} has numbers beyond 65504, the largest of float16; --int8 has a scale for every block")
+        raise ExportError(
+            f"{storage} has numbers beyond 65504, the largest of float16; --int8 has a scale for every block"
+        )
     parts = [half_or_not(rows) for rows in rows_by_role(matrix).values()]
     if all(part.dtype == np.float16 for part in parts):
         return (matrix.weight.astype(np.float16),)
@@ -60,4 +62,3 @@ def plan_bytes(plan: Plan) -> int:
 def bits_per_weight(plan: Plan, matrices: Mapping[str, Matrix]) -> float:
     """Mean over all matrices, scales and padding included."""
     return 8 * plan_bytes(plan) / sum(matrix.weight.size for matrix in matrices.values())
-

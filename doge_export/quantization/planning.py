@@ -88,7 +88,9 @@ def calibrated(
     return plan, WeightSummary(
         bits_per_weight(plan, matrices),
         plan_bytes(plan),
-        tuple(f"{storage} {role}" for storage, m in matrices.items() for role in m.roles if Rows(storage, role) in wide),
+        tuple(
+            f"{storage} {role}" for storage, m in matrices.items() for role in m.roles if Rows(storage, role) in wide
+        ),
         options.calibration or BUILT_IN.name,
         sequences.numel(),
     )

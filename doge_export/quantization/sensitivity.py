@@ -112,7 +112,9 @@ def choose_wide(
     mean_bits: over all rows that have a loss, scales and zero points included. With a learned mask the values' rows
     come first, whatever they save: theirs decide which keys stay.
     """
-    weights = {rows: matrices[rows.storage].roles[rows.role] * matrices[rows.storage].weight.shape[1] for rows in losses}
+    weights = {
+        rows: matrices[rows.storage].roles[rows.role] * matrices[rows.storage].weight.shape[1] for rows in losses
+    }
     room = sum(weights.values()) * (mean_bits - stored_bits(NARROW_BITS))
     extra = stored_bits(WIDE_BITS) - stored_bits(NARROW_BITS)
     wide = set()
