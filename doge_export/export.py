@@ -16,10 +16,11 @@ import transformers
 from doge_model import Checkpoint, load_checkpoint
 
 from . import __version__
-from .conversion import write_decoder
+from .conversion import matrices_of, plain_layout, write_decoder
 from .kv_calibration import calibration_tokens, measure_scales
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
+from .quantization.planning import WeightSummary, give_stored_numbers, make_plan
 from .runtime.decoder import Decoder
 from .verification import Verification, verify
 from .window_cost import NarrowedWindow, narrow_window
@@ -35,11 +36,12 @@ class ExportReport:
         folder: where the export is.
         model: what was asked for.
         form: the published form that the checkpoint had.
-        weights: how large matrices are stored.
+        weights: how large matrices are stored, the name of the recipe.
+        storage: what came of the recipe.
         kv_int8: whether the state keeps keys and values in 8 bits.
         parameters: of the PyTorch model, a tied matrix counted once.
         files: bytes by file name.
-        verification: agreement with the PyTorch model (of the narrowed window, if it was narrowed).
+        verification: agreement with the PyTorch model that has the stored numbers (and the narrowed window, if any).
         narrowed_window: what --keep-window costs, else None.
     """
 
@@ -47,6 +49,7 @@ class ExportReport:
     model: str
     form: str
     weights: str
+    storage: WeightSummary
     kv_int8: bool
     parameters: int
     files: dict[str, int]
@@ -90,13 +93,16 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         progress("measuring keys and values")
         scales = measure_scales(checkpoint.model, calibration_tokens(checkpoint))
     with atomic_folder(options.folder) as folder:
+        layout, matrices = plain_layout(checkpoint.model), matrices_of(checkpoint.model)
+        plan, storage = make_plan(checkpoint, options, layout, matrices, progress)
         progress(f"building the decoder with {options.weights} weights")
-        write_decoder(checkpoint.model, options.weights, folder, scales)
+        write_decoder(checkpoint.model, options.weights, folder, scales, plan)
         write_companions(checkpoint, folder)
         progress("comparing it with PyTorch")
-        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights, options.kv_int8)
+        give_stored_numbers(checkpoint.model, layout, matrices, plan)
+        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights, kv_int8=options.kv_int8)
         verification.require()
-        report = make_report(options, checkpoint, folder, verification, narrowed)
+        report = make_report(options, checkpoint, folder, storage, verification, narrowed)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
         (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return report
@@ -106,6 +112,7 @@ def make_report(
     options: ExportOptions,
     checkpoint: Checkpoint,
     folder: Path,
+    storage: WeightSummary,
     verification: Verification,
     narrowed: NarrowedWindow | None,
 ) -> ExportReport:
@@ -115,6 +122,7 @@ def make_report(
         model=options.model,
         form=checkpoint.form,
         weights=options.weights,
+        storage=storage,
         kv_int8=options.kv_int8,
         parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         files=folder_bytes(folder),
