@@ -18,7 +18,7 @@ import doge_export
 from doge_export.export import export
 from doge_export.options import ExportOptions
 from doge_model import load_checkpoint
-from doge_model.modeling import expert_load, load_balancing_loss
+from doge_model.routing import expert_load, load_balancing_loss
 from tests.models import random_ids, torch_logits
 from tests.training import (
     QUIET,
