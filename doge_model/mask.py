@@ -1,4 +1,4 @@
-"""The dynamic mask, and attention with it: the full matrix, or one more channel of the keys. Shapes as in modeling.py."""
+"""The dynamic mask and attention with it: the full matrix, or one more channel of the keys. Shapes: modeling.py."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Doge, top to bottom: norm, attention, MLP, experts, block, model.
+"""Doge, top to bottom: norm, attention, MLP, experts, block, model; rotary.py, mask.py and routing.py belong to it.
 
-The full-matrix form below (`attn_implementation="eager"`), in float32, is the reference for everything else in this
+The full-matrix form (`attn_implementation="eager"`), in float32, is the reference for everything else in this
 repository. With "sdpa", the default, a sequence in which no key can drop out takes the key-channel form: the same
 function, plain causal attention, no [T, T] tensor. Tensor names are those of transformers' `models/doge` ("native"
-checkpoints). Where the public code is wrong (small-doge, transformers up to 5.23) this file differs on purpose:
+checkpoints). Where the public code is wrong (small-doge, transformers up to 5.23) these files differ on purpose:
 
-- the mask is built here, additive and causal, so every attention backend gets the same one (transformers #48748);
+- the mask is built in mask.py, additive and causal, so every attention backend gets the same one (transformers #48748);
 - the experts of a token are chosen by that token's own router logits (public code splits the flattened batch in half);
 - among equal dt the most recent key stays (torch.topk picks any);
 - dt is computed once per key and cached with it, with what decides between keys, as extra channels of the key.
