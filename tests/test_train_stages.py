@@ -162,6 +162,12 @@ def test_a_batch_that_does_not_divide_is_refused(tokenizer, tmp_path, capsys):
     assert "batch_tokens is 4 sequences" in capsys.readouterr().err
 
 
+def test_two_names_of_one_option_must_not_differ(tokenizer, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_pretrain(tokenizer, tmp_path, gradient_checkpointing=True)
+    assert "gradient_checkpointing is True and activation_checkpointing is False" in capsys.readouterr().err
+
+
 WSD = {
     "lr_scheduler_type": "warmup_stable_decay",
     "lr_scheduler_kwargs": {"num_decay_steps": 2, "decay_type": "linear"},
