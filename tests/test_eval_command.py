@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import lm_eval
 import pytest
 from click.testing import CliRunner
 from datasets import Dataset, DatasetDict
@@ -134,6 +135,25 @@ def test_without_local_data_the_harness_asks_the_hub_as_ever(place, monkeypatch)
     found = json.loads(run(place / "export", "--tasks", "piqa", "--journal", place / "hub", "--json").stdout)
     assert asked == [("baber/piqa", None)]
     assert (found["settings"]["data"], found["scores"][0]["items"]) == ("hub", 1)
+
+
+def test_what_the_harness_prints_is_kept_out_of_the_json(place, monkeypatch):
+    def load_dataset(*_, **__):
+        print("Downloading the records")
+        rows = [{"goal": "Dry it.", "sol1": "Use a towel.", "sol2": "Use a towl.", "label": 0}]
+        return DatasetDict({split: Dataset.from_list(rows) for split in ("train", "validation")})
+
+    def talkative(*arguments, **options):
+        print("Running the tasks")
+        return evaluate(*arguments, **options)
+
+    evaluate = lm_eval.evaluate
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    monkeypatch.setattr("lm_eval.evaluate", talkative)
+    result = run(place / "export", "--tasks", "piqa", "--journal", place / "talkative", "--json")
+    assert [score["task"] for score in json.loads(result.stdout)["scores"]] == ["piqa"]
+    assert "Downloading the records" in result.stderr
+    assert "Running the tasks" in result.stderr
 
 
 def test_records_that_the_hub_does_not_give_are_named_with_the_remedy(place, monkeypatch):

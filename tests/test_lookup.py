@@ -56,6 +56,15 @@ def test_the_end_of_the_window_and_what_lies_beyond_go_by_single_steps(tmp_path)
         assert decoder.room_for_draft(state) == room
 
 
+def test_guesses_come_from_what_the_stream_said_before_too(tmp_path):
+    model = Model(exported(tiny_model(), tmp_path, "int8"))
+    options = model.options(max_new_tokens=1, prompt_lookup_num_tokens=7)
+    for past, drafted in ((COPY[:-1], 7), ([], 0)):
+        state = model.prefill(COPY[:-1])
+        answer = model.continue_state(state, COPY[-1:], options, past).read_all()
+        assert answer.drafted_tokens == drafted
+
+
 def test_a_guess_is_what_followed_the_latest_equal_run():
     index = NgramIndex()
     index.extend([1, 2, 3, 4, 9, 1, 2, 3, 5, 6, 1, 2])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +52,8 @@ def evaluate(
     scores: tuple[Score, ...] = ()
     speed = None
     if options.tasks:
-        scores = evaluate_tasks(subject, options, chat_template, progress)
+        with redirect_stdout(sys.stderr):  # the harness and its tasks print while they work; stdout is for ours
+            scores = evaluate_tasks(subject, options, chat_template, progress)
         progress("measuring the speed", 0, 0)
         speed = subject.decode(speed_prompt(subject.encode))
     return EvaluationReport(

@@ -112,7 +112,8 @@ class Conversation(Generic[StateT]):
             rendered = self._text + text
             token_ids = self._ids + self._model.tokenizer.encode(text, add_special_tokens=not self._ids)
         self._begin_turn(token_ids)
-        stream = self._model.continue_state(self._state, token_ids[self._state.position :], self.options)
+        position = self._state.position
+        stream = self._model.continue_state(self._state, token_ids[position:], self.options, token_ids[:position])
         return Answer(self, asked, token_ids, rendered, stream)
 
     def undo(self) -> str:

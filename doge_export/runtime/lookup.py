@@ -50,10 +50,11 @@ class PromptLookup(Generic[StateT]):
         drafted_tokens, accepted_tokens: guesses checked, and those that were right.
     """
 
-    def __init__(self, decoder: TokenDecoder[StateT], num_tokens: int) -> None:
-        """num_tokens: most guesses to check in one step."""
+    def __init__(self, decoder: TokenDecoder[StateT], num_tokens: int, past_ids: Sequence[int] = ()) -> None:
+        """num_tokens: most guesses to check in one step. past_ids: what the stream has said before, to guess from."""
         self._decoder, self._num_tokens = decoder, num_tokens
         self._index = NgramIndex()
+        self._index.extend(past_ids)
         self._checked: list[int] = []  # guesses that were checked and may still come
         self._rows: list[NDArray[np.float32]] = []  # logits after each of them
         self._credit = 0.0

@@ -234,13 +234,17 @@ class Model(Generic[StateT]):
         """The folder's default options with the given ones in place; OptionError for one that is not allowed."""
         return self.defaults.options.with_overrides(overrides)
 
-    def continue_state(self, state: StateT, token_ids: Sequence[int], options: GenerationOptions) -> TextStream:
-        """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer."""
+    def continue_state(
+        self, state: StateT, token_ids: Sequence[int], options: GenerationOptions, past_ids: Sequence[int] = ()
+    ) -> TextStream:
+        """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer.
+
+        past_ids: the tokens before them, where they are known; prompt lookup guesses from them too.
+        """
         if options.stop:
             self.require_tokenizer()
-        lookup = (
-            PromptLookup(self.decoder, options.prompt_lookup_num_tokens) if options.prompt_lookup_num_tokens else None
-        )
+        guesses = options.prompt_lookup_num_tokens
+        lookup = PromptLookup(self.decoder, guesses, past_ids) if guesses else None
         source: LogitsSource[StateT] = lookup or SingleSteps(self.decoder)
         tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options))
         return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)

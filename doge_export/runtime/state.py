@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .decoder import DraftStep, PlainStep, RecurrentStep
 
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
+FULL_WINDOW_CHUNK = 128  # the same once keys are dropped: attention with a mask is fastest while its scores fit a cache
 NEVER = np.iinfo(np.int64).max
 
 Memory = tuple[NDArray[np.float32], FullWindow | None]  # the cache, and its bookkeeping once the window is full
@@ -193,7 +194,7 @@ class State:
     def room_for_chunk(self) -> int:
         """Tokens that the next chunk may have: a chunk must not cross the moment the window fills."""
         before_full = self.description.keep_window_size - self.position
-        return min(MAX_CHUNK, before_full) if before_full > 0 else MAX_CHUNK
+        return min(MAX_CHUNK, before_full) if before_full > 0 else FULL_WINDOW_CHUNK
 
     def full_window(self) -> FullWindow:
         """The bookkeeping of a window that is full; made when the first token beyond it comes."""
