@@ -16,10 +16,11 @@ from typing import Any
 
 from llama_peer import write_demo, write_llama
 
-from doge_export.bench.machine import cpu_name, usable_cores, versions
+from doge_export.bench.machine import cpu_name, versions
 from doge_export.bench.random_model import export_random
 from doge_export.export import export
 from doge_export.options import ExportOptions
+from doge_export.runtime.threads import usable_cores
 
 OURS, SPINNING = "doge-export", "doge-export-spinning"
 LLAMAS = ("llama.cpp", "llama-cpp-python")
