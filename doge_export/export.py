@@ -19,7 +19,10 @@ from . import __version__
 from .conversion import write_decoder
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
+from .quality import Quality, Speed, measure_quality, measure_speed
+from .report_page import PAGE_FILE, render_page
 from .runtime.decoder import Decoder
+from .siblings import measured_beside
 from .verification import Verification, verify
 from .window_cost import NarrowedWindow, narrow_window
 
@@ -39,6 +42,8 @@ class ExportReport:
         files: bytes by file name.
         verification: agreement with the PyTorch model (of the narrowed window, if it was narrowed).
         narrowed_window: what --keep-window costs, else None.
+        quality: against the PyTorch model in float32 (of the narrowed window), on a text; None where it was left out.
+        speed: of the decoder; None with the quality.
     """
 
     folder: Path
@@ -49,19 +54,26 @@ class ExportReport:
     files: dict[str, int]
     verification: Verification
     narrowed_window: NarrowedWindow | None
+    quality: Quality | None = None
+    speed: Speed | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report as it is written, with the versions that made it."""
         values = dataclasses.asdict(self)
         del values["folder"]
         values["verification"]["worst"] = dataclasses.asdict(self.verification.worst)
-        values["versions"] = {
+        values["versions"] = self.versions
+        return values
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what made the export."""
+        return {
             "doge-export": __version__,
             "onnxruntime": onnxruntime.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
-        return values
 
 
 def export(options: ExportOptions, progress: Progress = lambda step: None) -> ExportReport:
@@ -87,9 +99,12 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         write_decoder(checkpoint.model, options.weights, folder)
         write_companions(checkpoint, folder)
         progress("comparing it with PyTorch")
-        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights)
+        decoder = Decoder(folder, options.threads)
+        verification = verify(checkpoint, decoder, options.weights)
         verification.require()
         report = make_report(options, checkpoint, folder, verification, narrowed)
+        if options.report_tokens:
+            report = with_quality(report, checkpoint, decoder, folder, options.report_tokens, progress)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
         (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return report
@@ -113,3 +128,16 @@ def make_report(
         verification=verification,
         narrowed_window=narrowed,
     )
+
+
+def with_quality(
+    report: ExportReport, checkpoint: Checkpoint, decoder: Decoder, folder: Path, tokens: int, progress: Progress
+) -> ExportReport:
+    """The report with quality and speed of the decoder in `folder`, and its page written there."""
+    quality = measure_quality(checkpoint, decoder, folder, tokens, progress)
+    progress("measuring the speed")
+    report = dataclasses.replace(report, quality=quality, speed=measure_speed(decoder))
+    progress("writing the report")
+    page = render_page(report, measured_beside(report.folder, quality))
+    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+    return report

@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors import OptionError
 
 WEIGHTS = ("int8", "fp32")  # the first one is the default
+MIN_REPORT_TOKENS = 16
 REPORT_FILE = "export_report.json"  # every exported folder has one; a folder without it is never overwritten
 
 
@@ -24,6 +25,7 @@ class ExportOptions:
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         overwrite: replace `out` if it is an earlier export.
         threads: of onnxruntime while the export is verified; None takes the runtime's default.
+        report_tokens: of text on which the export is compared with PyTorch for the report; 0 leaves that out.
     """
 
     model: str
@@ -33,6 +35,7 @@ class ExportOptions:
     keep_window: int | None = None
     overwrite: bool = False
     threads: int | None = None
+    report_tokens: int = 4096
 
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
@@ -41,6 +44,10 @@ class ExportOptions:
             raise OptionError(f"threads is {self.threads}; it must be at least 1")
         if self.keep_window is not None and self.keep_window < 1:
             raise OptionError(f"keep_window is {self.keep_window}; it must be at least 1")
+        if self.report_tokens != 0 and self.report_tokens < MIN_REPORT_TOKENS:
+            raise OptionError(
+                f"report_tokens is {self.report_tokens}; it must be 0, for no report, or at least {MIN_REPORT_TOKENS}"
+            )
         if not self.model.strip():
             raise OptionError("MODEL is empty; give a checkpoint folder, a .gguf file, a hub id or smollm2-135m")
         self._check_folder(self.folder)
