@@ -26,6 +26,7 @@ EXPORT = [
     "onnx>=1.18",
     "huggingface_hub>=1.0",
     "gguf>=0.17",
+    "matplotlib>=3.9",  # the plots of export_report.html
 ]
 TRAIN = [
     *EXPORT,
@@ -36,7 +37,7 @@ TRAIN = [
     "tensorboard>=2.18",
 ]
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
-BENCH = [*EXPORT, "matplotlib>=3.9"]
+BENCH = EXPORT
 DEV = [*BENCH, *TRAIN, *EVAL, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
 setup(
@@ -51,7 +52,7 @@ setup(
     packages=find_packages(include=["doge_model*", "doge_export*", "train*"]),
     package_data={
         "doge_model": ["py.typed"],
-        "doge_export": ["py.typed", "texts/*"],
+        "doge_export": ["py.typed", "texts/*", "pages/*"],
         "train": ["py.typed", "chat_template.jinja", "recipes/*/*.yaml"],
     },
     install_requires=RUNTIME,
