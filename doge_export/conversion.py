@@ -85,7 +85,7 @@ def decoder_weights(model: DogeForCausalLM) -> DecoderWeights:
 
 
 def describe(
-    plain: DecoderLayout, recurrent: DecoderLayout, data: Path, scales: KeyValueScales | None
+    plain: DecoderLayout, recurrent: DecoderLayout, data: Path, scales: KeyValueScales | None = None
 ) -> DecoderDescription:
     """What the runtime needs to know, with the hash of the weights."""
     with data.open("rb") as file:

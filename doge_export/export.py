@@ -16,8 +16,7 @@ import transformers
 from doge_model import Checkpoint, load_checkpoint
 
 from . import __version__
-from .conversion import has_mask, matrices_of, plain_layout, write_decoder
-from .errors import OptionError
+from .conversion import matrices_of, plain_layout, write_decoder
 from .kv_calibration import calibration_tokens, measure_scales
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
@@ -91,8 +90,6 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         narrowed = narrow_window(checkpoint, options.keep_window)
     scales = None
     if options.kv_int8:
-        if has_mask(checkpoint.model):
-            raise OptionError("--kv-int8 is for models without a learned mask (a lifted Llama); leave it out")
         progress("measuring keys and values")
         scales = measure_scales(checkpoint.model, calibration_tokens(checkpoint))
     with atomic_folder(options.folder) as folder:
@@ -103,7 +100,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         write_companions(checkpoint, folder)
         progress("comparing it with PyTorch")
         give_stored_numbers(checkpoint.model, layout, matrices, plan)
-        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights, kv_int8=options.kv_int8)
+        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights, options.kv_int8)
         verification.require()
         report = make_report(options, checkpoint, folder, storage, verification, narrowed)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)

@@ -17,6 +17,7 @@ from .kv_scales import scale_names
 from .layout import DecoderLayout
 from .mask import (
     append_precedence,
+    gather_precedence,
     look_up_logits,
     mask_channels,
     mask_rows,
@@ -64,10 +65,12 @@ def attend(graph: GraphBuilder, layout: DecoderLayout, index: int, query_key_val
         optional = ["rotary.cos", "rotary.sin"]
     if layout.recurrent:
         query, key, value = query_key_value
-        precedence = new_precedence(graph, layout, f"{name}.precedence", value)
+        precedence = new_precedence(graph, layout, index, f"{name}.precedence", value)
         key = per_cache_head(graph, layout, f"{name}.key", key)
         value = per_cache_head(graph, layout, f"{name}.value", value)
         query_key_value, optional = [query, key, value], ["", "", "", eviction_bias(graph, layout, index, precedence)]
+    elif layout.has_mask and not layout.keeps_precedence:
+        gather_precedence(graph, layout, index, query_key_value[2])
     past = [f"past_key_values.{index}.{part}" for part in ("key", "value")]
     if layout.draft_tokens:
         return attend_one_by_one(graph, layout, index, query_key_value, past, optional)
@@ -114,7 +117,7 @@ def group_query_attention(
     """The operator with this decoder's attributes: -> [B, S, heads * channels], and the present."""
     rounding: dict[str, str | int] = {}
     if layout.kv_int8:
-        inputs = [*inputs, *[""] * (SCALES_FROM - len(inputs)), *scale_names(index)]
+        inputs = [*inputs, *[""] * (SCALES_FROM - len(inputs)), *scale_names(layout, index)]
         rounding = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
     graph.node(
         "GroupQueryAttention",

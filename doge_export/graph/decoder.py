@@ -121,6 +121,8 @@ def declare_inputs(graph: GraphBuilder, layout: DecoderLayout) -> None:
             for j in range(drafted - 1):
                 graph.output(f"present.{index}.{part}.{j}", number, shape)
             graph.output(f"present.{index}.{part}", number, shape)
+        if layout.has_mask and not layout.keeps_precedence:
+            graph.output(f"new_precedence.{index}", np.float32, [*rows, layout.num_mask_heads])
     if layout.recurrent:
         declare_eviction(graph, layout)
 

@@ -50,6 +50,11 @@ class DecoderDescription:
     weights_sha256: str
     cache_type: str = "float32"
 
+    @property
+    def separate_precedence(self) -> bool:
+        """Whether the precedence of keys is no part of the cache, as 8 bits are not enough for it."""
+        return self.cache_type == "int8" and self.mask_channels > 0
+
     def to_metadata(self) -> dict[str, str]:
         """The metadata entries of a decoder file."""
         values = dataclasses.asdict(self)

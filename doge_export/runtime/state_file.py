@@ -43,6 +43,7 @@ class StateFile:
         unfed_token: the token that comes next in the stream but is not fed yet, if there is one.
         metadata: text that whoever saved the state has put beside it.
         cache: float32 or int8 [layers, 2 (key, value), heads, min(position, keep_window_size), channels].
+        precedence: float32 [layers, recurrent heads, the same slots], where the cache is too narrow for it, else None.
         key_positions: int64 [layers, recurrent heads, keep_window_size], the position of the key in every slot; None
             as long as slot i holds position i, which is until the window overflows.
         seen_tokens, first_positions: int64 [n], the different tokens of the stream and where each came first.
@@ -52,6 +53,7 @@ class StateFile:
     unfed_token: int | None
     metadata: dict[str, str]
     cache: NDArray[Any]
+    precedence: NDArray[np.float32] | None
     key_positions: NDArray[np.int64] | None
     seen_tokens: NDArray[np.int64]
     first_positions: NDArray[np.int64]
@@ -74,6 +76,8 @@ class StateFile:
         }
         tensors: Tensors = {"cache": self.cache, "seen_tokens": self.seen_tokens}
         tensors["first_positions"] = self.first_positions
+        if self.precedence is not None:
+            tensors["precedence"] = self.precedence
         if self.key_positions is not None:
             tensors["key_positions"] = self.key_positions
         # safetensors writes an array's memory as it lies there
@@ -113,6 +117,7 @@ class StateFile:
             header["unfed_token"],
             header["metadata"],
             tensors["cache"],
+            tensors.get("precedence"),
             tensors.get("key_positions"),
             tensors["seen_tokens"],
             tensors["first_positions"],
@@ -215,6 +220,8 @@ def _check_layout(
         "seen_tokens": ("I64", seen),
         "first_positions": ("I64", seen),
     }
+    if d.separate_precedence:
+        expected["precedence"] = ("F32", [d.num_layers, d.num_recurrent_heads, min(position, d.keep_window_size)])
     if is_wide:
         expected["key_positions"] = ("I64", [d.num_layers, d.num_recurrent_heads, d.keep_window_size])
     found = {name: (view.get_dtype(), list(view.get_shape())) for name, view in slices.items()}
@@ -226,7 +233,9 @@ def _check_values(path: Path, header: Mapping[str, Any], tensors: Tensors, descr
     """Numbers that no stream can have led to; the checksum finds accidents, this what somebody wrote by hand."""
     position, cache = header["position"], tensors["cache"]
     dt = cache[:, 0, ..., description.head_dim : description.head_dim + description.mask_channels]
-    if np.isnan(cache).any() or np.signbit(dt).any():
+    precedence = tensors.get("precedence", np.zeros(0, np.float32))
+    negative = np.signbit(dt).any() if description.cache_type == "float32" else False
+    if np.isnan(cache).any() or np.isnan(precedence).any() or negative:
         raise StateError(f"{path} is damaged: its cache holds numbers that are none, or a negative dt")
     tokens, first = tensors["seen_tokens"], tensors["first_positions"]
     if not (_all_different_below(description.vocab_size, tokens) and _all_different_below(position, first)):
