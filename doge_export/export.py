@@ -17,6 +17,7 @@ from doge_model import Checkpoint, load_checkpoint
 
 from . import __version__
 from .conversion import write_decoder
+from .kv_calibration import calibration_tokens, measure_scales
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
 from .quality import Quality, Speed, measure_quality, measure_speed
@@ -38,6 +39,7 @@ class ExportReport:
         model: what was asked for.
         form: the published form that the checkpoint had.
         weights: how large matrices are stored.
+        kv_int8: whether the state keeps keys and values in 8 bits.
         parameters: of the PyTorch model, a tied matrix counted once.
         files: bytes by file name.
         verification: agreement with the PyTorch model (of the narrowed window, if it was narrowed).
@@ -50,6 +52,7 @@ class ExportReport:
     model: str
     form: str
     weights: str
+    kv_int8: bool
     parameters: int
     files: dict[str, int]
     verification: Verification
@@ -94,17 +97,24 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     if options.keep_window is not None:
         progress("measuring what the narrower window costs")
         narrowed = narrow_window(checkpoint, options.keep_window)
+    scales = None
+    if options.kv_int8:
+        progress("measuring keys and values")
+        scales = measure_scales(checkpoint.model, calibration_tokens(checkpoint))
     with atomic_folder(options.folder) as folder:
         progress(f"building the decoder with {options.weights} weights")
-        write_decoder(checkpoint.model, options.weights, folder)
+        write_decoder(checkpoint.model, options.weights, folder, scales)
         write_companions(checkpoint, folder)
-        progress("comparing it with PyTorch")
         decoder = Decoder(folder, options.threads)
-        verification = verify(checkpoint, decoder, options.weights)
+        quality, speed = measure(checkpoint, decoder, folder, options.report_tokens, progress)
+        progress("comparing it with PyTorch")
+        verification = verify(checkpoint, decoder, options.weights, options.kv_int8)
         verification.require()
         report = make_report(options, checkpoint, folder, verification, narrowed)
-        if options.report_tokens:
-            report = with_quality(report, checkpoint, decoder, folder, options.report_tokens, progress)
+        report = dataclasses.replace(report, quality=quality, speed=speed)
+        if quality is not None:
+            page = render_page(report, measured_beside(options.folder, quality))
+            (folder / PAGE_FILE).write_text(page, encoding="utf-8")
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
         (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
     return report
@@ -123,6 +133,7 @@ def make_report(
         model=options.model,
         form=checkpoint.form,
         weights=options.weights,
+        kv_int8=options.kv_int8,
         parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         files=folder_bytes(folder),
         verification=verification,
@@ -130,14 +141,12 @@ def make_report(
     )
 
 
-def with_quality(
-    report: ExportReport, checkpoint: Checkpoint, decoder: Decoder, folder: Path, tokens: int, progress: Progress
-) -> ExportReport:
-    """The report with quality and speed of the decoder in `folder`, and its page written there."""
+def measure(
+    checkpoint: Checkpoint, decoder: Decoder, folder: Path, tokens: int, progress: Progress
+) -> tuple[Quality | None, Speed | None]:
+    """What the weights of the decoder in `folder` cost, and how fast it is; nothing on 0 tokens."""
+    if not tokens:
+        return None, None
     quality = measure_quality(checkpoint, decoder, folder, tokens, progress)
     progress("measuring the speed")
-    report = dataclasses.replace(report, quality=quality, speed=measure_speed(decoder))
-    progress("writing the report")
-    page = render_page(report, measured_beside(report.folder, quality))
-    (folder / PAGE_FILE).write_text(page, encoding="utf-8")
-    return report
+    return quality, measure_speed(decoder)

@@ -19,8 +19,9 @@ class ExportOptions:
 
     Attributes:
         model: a local checkpoint folder, a .gguf file, a hub id, or a demo name.
-        out: the folder to write; None means the model's name + "-" + weights, in the current folder.
+        out: the folder to write; None means the model's name + "-" + weights (+ "-kv-int8"), in the current folder.
         weights: how large matrices are stored, one of WEIGHTS.
+        kv_int8: keep the keys and values of the state in 8 bits.
         revision: of a hub repository.
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         overwrite: replace `out` if it is an earlier export.
@@ -35,6 +36,7 @@ class ExportOptions:
     keep_window: int | None = None
     overwrite: bool = False
     threads: int | None = None
+    kv_int8: bool = False
     report_tokens: int = 4096
 
     def __post_init__(self) -> None:
@@ -60,7 +62,7 @@ class ExportOptions:
         local = Path(self.model)  # resolved, "." has a name too
         name = local.resolve().name if local.exists() else self.model.rstrip("/").rsplit("/", 1)[-1]
         name = name.removesuffix(".gguf")
-        return Path(f"{name}-{self.weights}")
+        return Path(f"{name}-{self.weights}" + ("-kv-int8" if self.kv_int8 else ""))
 
     def _check_folder(self, folder: Path) -> None:
         if not folder.absolute().parent.is_dir():

@@ -32,6 +32,7 @@ EXPORT_PACKAGES = {"torch", "transformers", "onnx", "safetensors", "huggingface_
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option("--int8", is_flag=True, help="Large matrices in 8 bits (the default).")
 @click.option("--fp32", is_flag=True, help="Everything in float32.")
+@click.option("--kv-int8", is_flag=True, help="The state's keys and values in 8 bits.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option(
     "--keep-window",
@@ -54,6 +55,7 @@ def main(
     out: Path | None,
     int8: bool,
     fp32: bool,
+    kv_int8: bool,
     revision: str | None,
     keep_window: int | None,
     overwrite: bool,
@@ -71,7 +73,9 @@ def main(
     if int8 and fp32:
         raise OptionError("--int8 and --fp32 exclude each other; give one of them")
     weights = "fp32" if fp32 else "int8"
-    options = ExportOptions(model, out, weights, revision, keep_window, overwrite, threads, report_tokens=report_tokens)
+    options = ExportOptions(
+        model, out, weights, revision, keep_window, overwrite, threads, kv_int8, report_tokens=report_tokens
+    )
     console = Console(stderr=True)
     with terminated_like_interrupted(), console.status("starting") as status:
 
@@ -120,9 +124,10 @@ def report_rows(report: ExportReport) -> dict[str, str]:
     full_window = ""
     if verification.full_window is not None:
         full_window = f" ({verification.full_window.logit_difference:.1e} with a full window)"
+    stored = report.weights + (", state in 8 bits" if report.kv_int8 else "")
     rows = {
         "folder": str(report.folder),
-        "weights": f"{report.weights}, {sum(report.files.values()) / 1e6:.1f} MB in {len(report.files)} files",
+        "weights": f"{stored}, {sum(report.files.values()) / 1e6:.1f} MB in {len(report.files)} files",
         "parameters": f"{report.parameters / 1e6:.1f} M ({report.form})",
         "compared with PyTorch": f"{verification.tokens} tokens, as one prompt, in chunks and one by one"
         + (

@@ -2,6 +2,7 @@
 
 from .builder import ConstantPool
 from .decoder import DecoderWeights, build_decoder
+from .kv_scales import KeyValueScales
 from .layout import DecoderLayout
 from .rotary import RotarySpec
 from .weight_formats import WEIGHT_FORMATS, WeightFormat
@@ -11,6 +12,7 @@ __all__ = [
     "ConstantPool",
     "DecoderLayout",
     "DecoderWeights",
+    "KeyValueScales",
     "RotarySpec",
     "WeightFormat",
     "build_decoder",
