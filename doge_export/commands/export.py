@@ -32,7 +32,9 @@ EXPORT_PACKAGES = {"torch", "transformers", "onnx", "safetensors", "huggingface_
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option("--int8", is_flag=True, help="Large matrices in 8 bits (the default).")
 @click.option("--fp32", is_flag=True, help="Everything in float32.")
-@click.option("--kv-int8", is_flag=True, help="The state's keys and values in 8 bits.")
+@click.option(
+    "--kv-int8", is_flag=True, help="Keys and values of the state in 8 bits: a quarter of the memory, slower prompts."
+)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option(
     "--keep-window",
