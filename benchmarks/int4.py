@@ -80,8 +80,9 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         root = folders or Path(temporary)
         root.mkdir(exist_ok=True)
-        recipes = {"fp32": ExportOptions(model, root / "fp32", "fp32", overwrite=True)}
-        recipes["int8"] = ExportOptions(model, root / "int8", "int8", overwrite=True)
+        recipes = {
+            name: ExportOptions(model, root / name, name, overwrite=True, report_tokens=0) for name in ("fp32", "int8")
+        }
         recipes["int4"] = ExportOptions(
             model,
             root / "int4",
@@ -90,6 +91,7 @@ def main(
             bits=bits,
             calibration=calibration,
             calibration_tokens=calibration_tokens,
+            report_tokens=0,
         )
         for options in recipes.values():
             if not (options.folder / "export_report.json").is_file():

