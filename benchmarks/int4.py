@@ -22,7 +22,15 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from doge_export.evaluation.perplexity import DecoderScorer, Perplexity, Scorer, perplexity, token_log_probs
+from doge_export.evaluation.perplexity import (
+    DecoderScorer,
+    Perplexity,
+    Scorer,
+    WindowScore,
+    perplexity,
+    ratio_stderr,
+    token_log_probs,
+)
 from doge_export.export import export
 from doge_export.options import ExportOptions
 from doge_export.runtime.decoder import Decoder
@@ -80,8 +88,9 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         root = folders or Path(temporary)
         root.mkdir(exist_ok=True)
-        recipes = {"fp32": ExportOptions(model, root / "fp32", "fp32", overwrite=True)}
-        recipes["int8"] = ExportOptions(model, root / "int8", "int8", overwrite=True)
+        recipes = {
+            name: ExportOptions(model, root / name, name, overwrite=True, report_tokens=0) for name in ("fp32", "int8")
+        }
         recipes["int4"] = ExportOptions(
             model,
             root / "int4",
@@ -90,6 +99,7 @@ def main(
             bits=bits,
             calibration=calibration,
             calibration_tokens=calibration_tokens,
+            report_tokens=0,
         )
         for options in recipes.values():
             if not (options.folder / "export_report.json").is_file():
@@ -147,14 +157,11 @@ def report(rows: dict[str, tuple[int, Perplexity]], text: str) -> None:
 
 def paired_change(base: Perplexity, other: Perplexity) -> tuple[float, float]:
     """Relative change of perplexity and its standard error, from the windows' differences."""
-    differences = np.array(
-        [
-            (b.negative_log_likelihood - a.negative_log_likelihood) / a.tokens
-            for a, b in zip(base.windows, other.windows, strict=True)
-        ]
-    )
-    error = differences.std(ddof=1) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
-    return other.per_token / base.per_token - 1, float(error)
+    differences = [
+        WindowScore(a.start, a.tokens, b.negative_log_likelihood - a.negative_log_likelihood)
+        for a, b in zip(base.windows, other.windows, strict=True)
+    ]
+    return other.per_token / base.per_token - 1, ratio_stderr(differences) or math.nan
 
 
 if __name__ == "__main__":
