@@ -28,7 +28,14 @@ EXPORT = [
     "gguf>=0.17",
     "matplotlib>=3.9",  # the plots of export_report.html
 ]
-TRAIN = [*EXPORT, "trl>=1.16,<2", "datasets>=4.0", "accelerate>=1.10", "tensorboard>=2.18"]
+TRAIN = [
+    *EXPORT,
+    "transformers>=5.23",  # the first with activation_checkpointing
+    "trl>=1.16,<2",
+    "datasets>=4.0",
+    "accelerate>=1.10",
+    "tensorboard>=2.18",
+]
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
 BENCH = EXPORT
 DEV = [*BENCH, *TRAIN, *EVAL, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]

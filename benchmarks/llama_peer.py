@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,8 @@ def write_demo(path: Path) -> None:
     """The very GGUF file that the demo is lifted from, every matrix requantized to Q8_0 by llama.cpp itself."""
     import llama_cpp  # noqa: PLC0415 - only the demo's file needs it here
 
+    silent = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
     source = demo_gguf_path()
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0

@@ -1,8 +1,9 @@
-"""One contender in a process of its own: python benchmarks/peer_workers.py KIND MODEL THREADS
+"""One contender in a process of its own: python benchmarks/peer_workers.py KIND MODEL THREADS CONTEXT
 
 Loads, feeds a prompt of 64 tokens and says `first` at its first token; then answers lines on standard input: `P N` with
 the seconds of a prompt of P tokens and of N greedy tokens more, `memory` with its peak in MB. All are JSON.
-Kinds: doge-export, llama.cpp (its C API), llama-cpp-python (Llama.generate), transformers-{eager,sdpa}-{fp32,bf16};
+Kinds: doge-export, doge-export-spinning (as long as onnxruntime does by itself), llama.cpp (its C API),
+llama-cpp-python (Llama.generate), transformers-{eager,sdpa}-{fp32,bf16};
 MODEL is a folder, a .gguf file, or for transformers a family size, such as 20m.
 """
 
@@ -13,21 +14,31 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-CONTEXT = 2048  # tokens
 _keep: list[Any] = []  # callbacks that C code holds on to
 Measure = Callable[[list[int], int], tuple[float, float]]
 
 
-def doge_export_worker(model: str, threads: int) -> tuple[int, Measure]:
+@dataclass(frozen=True)
+class Task:
+    """What to open: the kind of contender, its model, threads, and the tokens of context to make room for."""
+
+    kind: str
+    model: str
+    threads: int
+    context: int
+
+
+def doge_export_worker(task: Task) -> tuple[int, Measure]:
     """Decoder.forward and argmax."""
     from doge_export.runtime.decoder import Decoder  # noqa: PLC0415 - each process imports one contender
 
-    decoder = Decoder(Path(model), threads)
+    decoder = Decoder(Path(task.model), task.threads or None)
 
     def measure(ids: list[int], new_tokens: int) -> tuple[float, float]:
         prompt, state, token = np.array(ids), decoder.new_state(), np.zeros(1, np.int64)
@@ -41,18 +52,26 @@ def doge_export_worker(model: str, threads: int) -> tuple[int, Measure]:
     return decoder.vocab_size, measure
 
 
-def llama_c_worker(model: str, threads: int) -> tuple[int, Measure]:
+def spinning_worker(task: Task) -> tuple[int, Measure]:
+    """The same with the spinning that onnxruntime chooses."""
+    import doge_export.runtime.decoder as module  # noqa: PLC0415 - the same
+
+    module.SPIN_US = -1
+    return doge_export_worker(task)
+
+
+def llama_c_worker(task: Task) -> tuple[int, Measure]:
     """llama_decode and argmax over its logits in place: the fastest way to drive it from Python."""
     import llama_cpp as lc  # noqa: PLC0415 - the same
 
     silent = lc.llama_log_callback(lambda *_: None)
     lc.llama_log_set(silent, ctypes.c_void_p(0))
     lc.llama_backend_init()
-    loaded = lc.llama_model_load_from_file(model.encode(), lc.llama_model_default_params())
+    loaded = lc.llama_model_load_from_file(task.model.encode(), lc.llama_model_default_params())
     params = lc.llama_context_default_params()
-    params.n_ctx = params.n_batch = CONTEXT
+    params.n_ctx = params.n_batch = task.context
     params.n_ubatch = 512
-    params.n_threads = params.n_threads_batch = threads
+    params.n_threads = params.n_threads_batch = task.threads
     context = lc.llama_init_from_model(loaded, params)
     vocab_size = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(loaded))
     _keep.append(silent)
@@ -75,11 +94,13 @@ def llama_c_worker(model: str, threads: int) -> tuple[int, Measure]:
     return vocab_size, measure
 
 
-def llama_python_worker(model: str, threads: int) -> tuple[int, Measure]:
+def llama_python_worker(task: Task) -> tuple[int, Measure]:
     """Llama.generate, greedy: what users of llama-cpp-python call."""
     import llama_cpp  # noqa: PLC0415 - the same
 
-    llama = llama_cpp.Llama(model, n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads, verbose=False)
+    llama = llama_cpp.Llama(
+        task.model, n_ctx=task.context, n_threads=task.threads, n_threads_batch=task.threads, verbose=False
+    )
 
     def measure(ids: list[int], new_tokens: int) -> tuple[float, float]:
         llama.reset()
@@ -94,17 +115,17 @@ def llama_python_worker(model: str, threads: int) -> tuple[int, Measure]:
     return llama.n_vocab(), measure
 
 
-def transformers_worker(kind: str, model: str, threads: int) -> tuple[int, Measure]:
+def transformers_worker(task: Task) -> tuple[int, Measure]:
     """generate of transformers' own DogeForCausalLM; its decoding is what the new tokens add to a run with one."""
     import torch  # noqa: PLC0415 - the same
     import transformers  # noqa: PLC0415 - the same
 
     from doge_model import preset_config  # noqa: PLC0415 - the same
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(task.threads)
     torch.manual_seed(0)
-    _, attention, dtype = kind.split("-")
-    fields = preset_config(model).to_dict()
+    _, attention, dtype = task.kind.split("-")
+    fields = preset_config(task.model).to_dict()
     known = transformers.DogeConfig().to_dict()
     config = transformers.DogeConfig(**{name: fields[name] for name in fields if name in known and name != "dtype"})
     config._attn_implementation = attention
@@ -124,21 +145,22 @@ def transformers_worker(kind: str, model: str, threads: int) -> tuple[int, Measu
     return config.vocab_size, measure
 
 
-def open_worker(kind: str, model: str, threads: int) -> tuple[int, Measure]:
+def open_worker(task: Task) -> tuple[int, Measure]:
     """The contender's vocabulary and its measurement."""
     plain = {
         "doge-export": doge_export_worker,
+        "doge-export-spinning": spinning_worker,
         "llama.cpp": llama_c_worker,
         "llama-cpp-python": llama_python_worker,
     }
-    return plain[kind](model, threads) if kind in plain else transformers_worker(kind, model, threads)
+    return plain[task.kind](task) if task.kind in plain else transformers_worker(task)
 
 
 def main() -> None:
     """Serve measurements until standard input ends."""
-    kind, model, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    vocab_size, measure = open_worker(kind, model, threads)
-    ids = np.random.default_rng(0).integers(3, vocab_size, size=CONTEXT).tolist()  # 0 to 2 are special
+    task = Task(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    vocab_size, measure = open_worker(task)
+    ids = np.random.default_rng(0).integers(3, vocab_size, size=task.context).tolist()  # 0 to 2 are special
     measure(ids[:64], 0)
     print(json.dumps("first"), flush=True)
     for line in sys.stdin:

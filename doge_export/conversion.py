@@ -9,14 +9,18 @@ from pathlib import Path
 from doge_model import DogeForCausalLM
 
 from .graph import (
-    WEIGHT_FORMATS,
     ConstantPool,
     DecoderLayout,
     DecoderWeights,
     KeyValueScales,
+    Plan,
     RotarySpec,
+    StoredWeights,
     build_decoder,
 )
+from .quantization.matrices import Matrix, graph_matrices
+from .quantization.plan import simple_plan
+from .recipes import RECIPES
 from .runtime.description import (
     DATA_FILE,
     DECODER_FILE,
@@ -28,19 +32,23 @@ from .runtime.description import (
 )
 
 
-def write_decoder(model: DogeForCausalLM, weights: str, folder: Path, scales: KeyValueScales | None = None) -> None:
+def write_decoder(
+    model: DogeForCausalLM, weights: str, folder: Path, scales: KeyValueScales | None = None, plan: Plan | None = None
+) -> None:
     """Write the three decoders of a model, plain, recurrent and for drafts, and the one data file they share.
 
+    weights: the name of a recipe; plan: what it stores, which recipes that need no text and no file have by themselves.
     scales: for a state in 8 bits; None keeps it in float32.
     """
-    source, weight_format, pool = decoder_weights(model), WEIGHT_FORMATS[weights](), ConstantPool()
-    plain = DecoderLayout.from_config(model.config, has_mask(model), kv_int8=scales is not None)
+    source, pool = decoder_weights(model), ConstantPool()
+    plain = dataclasses.replace(plain_layout(model), kv_int8=scales is not None)
     recurrent = dataclasses.replace(plain, recurrent=True)
     drafts = dataclasses.replace(plain, draft_tokens=DRAFT_TOKENS)
+    stored = StoredWeights(simple_plan(matrices_of(model), RECIPES[weights]) if plan is None else plan)
     graphs = {
-        DECODER_FILE: build_decoder(plain, source, weight_format, pool, scales),
-        RECURRENT_FILE: build_decoder(recurrent, source, weight_format, pool, scales),
-        DRAFT_FILE: build_decoder(drafts, source, weight_format, pool, scales),
+        DECODER_FILE: build_decoder(plain, source, stored, pool, scales),
+        RECURRENT_FILE: build_decoder(recurrent, source, stored, pool, scales),
+        DRAFT_FILE: build_decoder(drafts, source, stored, pool, scales),
     }
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
@@ -48,6 +56,16 @@ def write_decoder(model: DogeForCausalLM, weights: str, folder: Path, scales: Ke
     metadata = describe(plain, recurrent, data, scales).to_metadata()
     for name, graph in graphs.items():
         graph.write(folder / name, metadata)
+
+
+def plain_layout(model: DogeForCausalLM) -> DecoderLayout:
+    """The sizes of a model's plain decoder."""
+    return DecoderLayout.from_config(model.config, has_mask(model))
+
+
+def matrices_of(model: DogeForCausalLM) -> dict[str, Matrix]:
+    """The large matrices of a model's decoders, by the names they are stored under."""
+    return graph_matrices(plain_layout(model), decoder_weights(model))
 
 
 def has_mask(model: DogeForCausalLM) -> bool:

@@ -16,11 +16,12 @@ import transformers
 from doge_model import Checkpoint, load_checkpoint
 
 from . import __version__
-from .conversion import write_decoder
+from .conversion import matrices_of, plain_layout, write_decoder
 from .kv_calibration import calibration_tokens, measure_scales
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
 from .quality import Quality, Speed, measure_quality, measure_speed
+from .quantization.planning import WeightSummary, give_stored_numbers, make_plan
 from .report_page import PAGE_FILE, render_page
 from .runtime.decoder import Decoder
 from .siblings import measured_beside
@@ -38,11 +39,12 @@ class ExportReport:
         folder: where the export is.
         model: what was asked for.
         form: the published form that the checkpoint had.
-        weights: how large matrices are stored.
+        weights: how large matrices are stored, the name of the recipe.
+        storage: what came of the recipe.
         kv_int8: whether the state keeps keys and values in 8 bits.
         parameters: of the PyTorch model, a tied matrix counted once.
         files: bytes by file name.
-        verification: agreement with the PyTorch model (of the narrowed window, if it was narrowed).
+        verification: agreement with the PyTorch model that has the stored numbers (and the narrowed window, if any).
         narrowed_window: what --keep-window costs, else None.
         quality: against the PyTorch model in float32 (of the narrowed window), on a text; None where it was left out.
         speed: of the decoder; None with the quality.
@@ -52,6 +54,7 @@ class ExportReport:
     model: str
     form: str
     weights: str
+    storage: WeightSummary
     kv_int8: bool
     parameters: int
     files: dict[str, int]
@@ -102,21 +105,20 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         progress("measuring keys and values")
         scales = measure_scales(checkpoint.model, calibration_tokens(checkpoint))
     with atomic_folder(options.folder) as folder:
+        layout, matrices = plain_layout(checkpoint.model), matrices_of(checkpoint.model)
+        plan, storage = make_plan(checkpoint, options, layout, matrices, progress)
         progress(f"building the decoder with {options.weights} weights")
-        write_decoder(checkpoint.model, options.weights, folder, scales)
+        write_decoder(checkpoint.model, options.weights, folder, scales, plan)
         write_companions(checkpoint, folder)
         decoder = Decoder(folder, options.threads)
         quality, speed = measure(checkpoint, decoder, folder, options.report_tokens, progress)
         progress("comparing it with PyTorch")
-        verification = verify(checkpoint, decoder, options.weights, options.kv_int8)
+        # from here on the model no longer is what the quality was measured against
+        give_stored_numbers(checkpoint.model, layout, matrices, plan)
+        verification = verify(checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
         verification.require()
-        report = make_report(options, checkpoint, folder, verification, narrowed)
-        report = dataclasses.replace(report, quality=quality, speed=speed)
-        if quality is not None:
-            page = render_page(report, measured_beside(options.folder, quality))
-            (folder / PAGE_FILE).write_text(page, encoding="utf-8")
-        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
-        (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        report = make_report(options, checkpoint, folder, storage, verification, narrowed, quality, speed)
+        write_report(report, folder)
     return report
 
 
@@ -124,8 +126,11 @@ def make_report(
     options: ExportOptions,
     checkpoint: Checkpoint,
     folder: Path,
+    storage: WeightSummary,
     verification: Verification,
     narrowed: NarrowedWindow | None,
+    quality: Quality | None,
+    speed: Speed | None,
 ) -> ExportReport:
     """Collect what the user wants to know about a finished export."""
     return ExportReport(
@@ -133,12 +138,24 @@ def make_report(
         model=options.model,
         form=checkpoint.form,
         weights=options.weights,
+        storage=storage,
         kv_int8=options.kv_int8,
         parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         files=folder_bytes(folder),
         verification=verification,
         narrowed_window=narrowed,
+        quality=quality,
+        speed=speed,
     )
+
+
+def write_report(report: ExportReport, folder: Path) -> None:
+    """Write the report into the folder, and its page where the quality was measured."""
+    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+    (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    if report.quality is not None:
+        page = render_page(report, measured_beside(report.folder, report.quality))
+        (folder / PAGE_FILE).write_text(page, encoding="utf-8")
 
 
 def measure(

@@ -12,7 +12,6 @@ import pytest
 from click.testing import CliRunner
 
 from doge_export.bench.ceiling import products_graph
-from doge_export.bench.machine import usable_cores
 from doge_export.bench.random_model import export_random
 from doge_export.commands.bench import main
 from doge_export.runtime.decoder import Decoder
@@ -59,7 +58,7 @@ def test_the_machine_and_the_ceiling_come_before_the_figures(folder):
 def test_json_leaves_nothing_else_on_standard_output(folder):
     lines = run(folder, "--json", *QUICK).stdout.splitlines()
     assert len(lines) == 1
-    assert json.loads(lines[0])["threads"] == usable_cores()
+    assert json.loads(lines[0])["threads"] == Decoder(folder).threads
 
 
 def test_nothing_is_written_to_the_folder(folder):

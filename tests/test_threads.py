@@ -20,20 +20,44 @@ def test_cpus_that_name_no_core_count_each():
     assert len(threads.physical_cores("processor\t: 0\nBogoMIPS: 1\n\nprocessor\t: 1\n\nHardware\t: ARM", {0, 1})) == 2
 
 
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """Control groups in a folder of our own: gives a function that writes a file of them."""
+    monkeypatch.setattr(threads, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(threads, "OWN_CGROUPS", tmp_path / "own")
+
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("20000 100000\n", 0.2)]
 )
-def test_the_limit_of_a_container_is_read(text, expected, tmp_path, monkeypatch):
-    (tmp_path / "cpu.max").write_text(text)
-    monkeypatch.setattr(threads, "CGROUP_QUOTAS", ((tmp_path / "cpu.max", None),))
+def test_the_limit_of_a_container_is_read(groups, text, expected):
+    groups("own", "0::/\n")
+    groups("cgroup/cpu.max", text)
     assert threads.cgroup_quota() == expected
 
 
-def test_the_older_form_of_the_limit_is_read(tmp_path, monkeypatch):
-    (tmp_path / "quota").write_text("300000\n")
-    (tmp_path / "period").write_text("100000\n")
-    monkeypatch.setattr(threads, "CGROUP_QUOTAS", ((tmp_path / "quota", tmp_path / "period"),))
+def test_the_older_form_of_the_limit_is_read(groups):
+    groups("own", "9:name=systemd:/\n3:cpuset:/docker/1\n1:cpu,cpuacct:/docker/1\n0::/\n")
+    groups("cgroup/cpu/cpu.cfs_quota_us", "300000\n")  # in a container its group is the root
+    groups("cgroup/cpu/cpu.cfs_period_us", "100000\n")
     assert threads.cgroup_quota() == 3
+
+
+def test_the_narrowest_of_nested_groups_counts(groups):
+    groups("own", "0::/user.slice/mine\n")
+    groups("cgroup/user.slice/cpu.max", "100000 100000\n")
+    groups("cgroup/user.slice/mine/cpu.max", "200000 100000\n")
+    assert threads.cgroup_quota() == 1
+
+
+def test_a_process_in_no_group_is_not_limited(groups):
+    assert threads.cgroup_quota() is None
 
 
 def test_a_container_with_less_than_a_cpu_still_has_a_thread(monkeypatch):

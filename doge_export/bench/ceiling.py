@@ -16,6 +16,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from ..errors import PackageError
+from ..runtime.decoder import session_options
 from ..runtime.description import DECODER_FILE
 
 PRODUCTS = ("MatMulNBits", "FusedMatMul", "MatMul")
@@ -31,8 +32,7 @@ class Products:
             PackageError: the decoder has none.
         """
         model, inputs, outputs = products_graph(folder / DECODER_FILE)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options = session_options(threads)
         data = str((folder / DECODER_FILE).parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", data)
         self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -15,7 +15,6 @@ from ..errors import OptionError
 from ..runtime.decoder import Decoder
 from ..runtime.description import DATA_FILE
 from . import probe
-from .machine import usable_cores
 
 if TYPE_CHECKING:
     from .ceiling import Products
@@ -30,7 +29,7 @@ class BenchOptions:
 
     Attributes:
         folder: an exported model.
-        threads: within an operator; None means the cores that this process may use.
+        threads: within an operator; None takes what the decoder takes by itself.
         prompt_tokens: of the prompt, random ones.
         new_tokens: decoding steps per round.
         rounds: how often prompt, steps and ceiling are timed, in turns.
@@ -79,8 +78,8 @@ class Bench:
             PackageError: the folder is no export.
         """
         self.options = options
-        self.threads = options.threads or usable_cores()
-        self.decoder = Decoder(options.folder, self.threads)
+        self.decoder = Decoder(options.folder, options.threads)
+        self.threads = self.decoder.threads
         self.products = open_products(options.folder, self.threads)
 
     def ceiling(self) -> float | None:

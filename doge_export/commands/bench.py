@@ -17,10 +17,11 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from ..bench.machine import cpu_name, usable_cores, versions
+from ..bench.machine import cpu_name, versions
 from ..bench.measurement import Bench, BenchOptions, BenchResult
 from ..bench.random_model import export_random
 from ..errors import OptionError
+from ..runtime.threads import usable_cores
 from . import Command
 
 UNITS = {  # of the rows that are shown, in their order
@@ -39,7 +40,9 @@ UNITS = {  # of the rows that are shown, in their order
 @click.option("--random", "random_size", metavar="SIZE", help="Time a random model of a family size, such as 20m.")
 @click.option("--int8", is_flag=True, help="With --random: large matrices in 8 bits (the default).")
 @click.option("--fp32", is_flag=True, help="With --random: everything in float32.")
-@click.option("--threads", type=int, metavar="N", help="Threads of the computation (by default the usable cores).")
+@click.option(
+    "--threads", type=int, metavar="N", help="Threads of the computation (by default what the decoder takes by itself)."
+)
 @click.option("--prompt-tokens", type=int, default=64, show_default=True, metavar="N")
 @click.option("--new-tokens", type=int, default=128, show_default=True, metavar="N")
 @click.option("--rounds", type=int, default=11, show_default=True, metavar="N", help="Measurements of each kind.")

@@ -155,6 +155,15 @@ def bind(
     return binding
 
 
+def session_options(threads: int) -> ort.SessionOptions:
+    """How a session computes: on so many threads, which sleep soon when there is nothing to do, and in silence."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would also print it
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+    return options
+
+
 def open_session(path: Path, threads: int) -> ort.InferenceSession:
     """An onnxruntime session on a model file and the data file beside it.
 
@@ -164,12 +173,8 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
     for file in (path, path.with_name(Path(DATA_FILE).name)):
         if not file.is_file():
             raise PackageError(f"{file} is missing; give a folder that doge-export wrote, or export the model again")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would also print it
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
         raise PackageError(
             f"onnxruntime cannot open {path}, it may be damaged: {str(error).splitlines()[0]}"

@@ -8,6 +8,7 @@ from one to the next, so that after the first one hardly any of the vocabulary i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from .settings import GenerationOptions
 
 Logits = NDArray[np.float32]
 Indices = NDArray[np.int64]
+
+BLOCK = 256  # tokens whose weights are summed together before one is drawn
+FLOORS = (1e-1, 1e-2, 1e-3, 1e-4, 0.0)  # weights, to the best one, that top-p looks at: hardly ever those of all tokens
 
 
 def apply_repetition_penalty(logits: Logits, token_ids: Indices, penalty: float) -> Logits:
@@ -54,8 +58,8 @@ def apply_min_p(logits: Logits, min_p: float) -> Logits:
 
 def softmax(logits: Logits) -> NDArray[np.float32]:
     """Probabilities, float32 [vocab], of float32 [vocab] with at least one finite value."""
-    weights = np.exp(logits - logits.max())
-    probabilities: NDArray[np.float32] = weights / weights.sum()
+    probabilities = _weights(logits)
+    probabilities /= probabilities.sum()
     return probabilities
 
 
@@ -66,11 +70,14 @@ def greedy(logits: Logits) -> int:
 
 def sample(logits: Logits, rng: np.random.Generator) -> int:
     """Index drawn from softmax(logits), float32 [vocab], by one number of `rng`; never one whose logit is -inf."""
-    cumulative = np.cumsum(np.exp(logits - logits.max()), dtype=np.float64)
-    total = cumulative[-1]
-    index = np.searchsorted(cumulative, rng.random() * total, side="right")
-    # Rounding can carry the product up to the total itself; the last index of any weight is then the one meant.
-    return int(min(index, np.searchsorted(cumulative, total, side="left")))
+    weights = _weights(logits)
+    # Which block first, then which of its tokens: running sums over the whole vocabulary take longer than all the rest.
+    blocks = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)), dtype=np.float64)
+    drawn = rng.random() * blocks[-1]
+    block = _first_above(blocks, drawn)
+    before = blocks[block - 1] if block else 0.0
+    inside = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
+    return block * BLOCK + _first_above(inside, drawn - before)
 
 
 def candidates(logits: Logits, options: GenerationOptions) -> tuple[Indices, Logits]:
@@ -80,7 +87,7 @@ def candidates(logits: Logits, options: GenerationOptions) -> tuple[Indices, Log
     Needs options.temperature > 0.
     """
     kept = apply_temperature(logits, options.temperature)
-    ids = np.arange(len(logits))
+    ids = _all_ids(len(logits))
     filters: tuple[tuple[bool, Callable[[Logits], Indices]], ...] = (
         (options.top_k > 0, lambda rest: _select_top_k(rest, options.top_k)),
         (options.top_p < 1, lambda rest: _select_top_p(rest, options.top_p)),
@@ -91,6 +98,26 @@ def candidates(logits: Logits, options: GenerationOptions) -> tuple[Indices, Log
             chosen = select(kept)
             ids, kept = ids[chosen], kept[chosen]
     return ids, kept
+
+
+@lru_cache(maxsize=4)
+def _all_ids(count: int) -> Indices:
+    ids = np.arange(count)
+    ids.flags.writeable = False  # everyone gets the same
+    return ids
+
+
+def _first_above(cumulative: NDArray[np.float64], drawn: float) -> int:
+    """The first index whose running sum is above a number; rounding can carry that up to the total itself, and then the
+    last index of any weight is the one meant."""
+    index = np.searchsorted(cumulative, drawn, side="right")
+    return int(min(index, np.searchsorted(cumulative, cumulative[-1], side="left")))
+
+
+def _weights(logits: Logits) -> NDArray[np.float32]:
+    """Probabilities up to their common factor, the largest 1: a new float32 [n]."""
+    weights: NDArray[np.float32] = logits - logits.max()
+    return np.exp(weights, out=weights)
 
 
 def _masked(logits: Logits, kept: Indices) -> Logits:
@@ -112,15 +139,17 @@ def _select_top_k(logits: Logits, top_k: int) -> Indices:
 def _select_top_p(logits: Logits, top_p: float) -> Indices:
     if top_p >= 1:
         return np.arange(len(logits))
-    probabilities = softmax(logits)
-    # All tokens below this floor together weigh less than what is removed anyhow, so only the others need sorting.
-    contenders = np.flatnonzero(probabilities >= (1 - top_p) / len(logits))
+    weights = _weights(logits)
+    wanted = top_p * float(weights.sum())
+    for floor in FLOORS:
+        contenders = np.flatnonzero(weights >= floor)
+        if weights[contenders].sum() >= wanted:
+            break  # whatever is below the floor comes after enough of the others
     best_first = contenders[np.argsort(-logits[contenders], kind="stable")]
-    weights = probabilities[best_first].astype(np.float64)
-    weight_of_better = np.cumsum(weights) - weights
-    return np.sort(best_first[weight_of_better < top_p])
+    sorted_weights = weights[best_first].astype(np.float64)
+    weight_of_better = np.cumsum(sorted_weights) - sorted_weights
+    return np.sort(best_first[weight_of_better < wanted])
 
 
 def _select_min_p(logits: Logits, min_p: float) -> Indices:
-    # Probabilities relative to the best: their common denominator cancels.
-    return np.flatnonzero(np.exp(logits - logits.max()) >= np.float32(min_p))
+    return np.flatnonzero(_weights(logits) >= np.float32(min_p))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-CGROUP_QUOTAS = (  # how Linux limits a container's CPUs: version 2, version 1
-    (Path("/sys/fs/cgroup/cpu.max"), None),
-    (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
-)
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # how Linux limits a container's CPUs
 CPUINFO = Path("/proc/cpuinfo")
 MOST_THREADS = 8  # decoding reads every weight once a token, and fewer cores than these wait for memory already
 ONE_THREAD_BYTES = 32 * 2**20  # weights up to here come from the cache so fast that a second thread costs what it gives
@@ -43,9 +41,28 @@ def physical_cores(cpuinfo: str, cpus: set[int]) -> set[tuple[str, str]]:
 
 
 def cgroup_quota() -> float | None:
-    """CPUs that the control group of this process may use, as a number of whole ones; None without a limit."""
-    for path, period in CGROUP_QUOTAS:
-        if path.is_file():
-            words = path.read_text().split() + (period.read_text().split() if period else [])
-            return None if words[0] in ("max", "-1") else int(words[0]) / int(words[1])
-    return None
+    """CPUs that the control groups of this process may use, as a number of whole ones; None without a limit."""
+    quotas = [quota for folder in cgroup_folders() if (quota := quota_of(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def cgroup_folders() -> Iterator[Path]:
+    """The control groups of this process that can limit its CPUs, of version 2 and 1, and all groups around them."""
+    lines = OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.is_file() else []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        root = CGROUPS / "cpu" if "cpu" in controllers.split(",") else CGROUPS
+        if root != CGROUPS or not controllers:
+            group = root / path.lstrip("/")
+            yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
+
+
+def quota_of(folder: Path) -> float | None:
+    """The limit of one group, in version 2's file or version 1's two; None where it has none."""
+    if (folder / "cpu.max").is_file():
+        quota, period = (folder / "cpu.max").read_text().split()
+    elif (folder / "cpu.cfs_quota_us").is_file():
+        quota, period = (folder / "cpu.cfs_quota_us").read_text(), (folder / "cpu.cfs_period_us").read_text()
+    else:
+        return None
+    return None if quota.strip() in ("max", "-1") else int(quota) / int(period)
