@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
 }
-MARKS = [(ACCENT, "o"), (OTHER, "s"), (INK, "^"), (MUTED, "D")]  # of the lines in a plot
+MARKS = [(ACCENT, "o"), (OTHER, "s"), (INK, "^"), (MUTED, "D"), (ACCENT, "v"), (OTHER, "P")]  # of the lines in a plot
 SIZE = (5.4, 3.3)  # inches
 
 
@@ -125,7 +125,7 @@ def layer_plot(errors: Sequence[float]) -> Figure:
     figure, axes = new_plot("after layer", "relative error of the hidden state, %")
     layers = np.arange(1, len(errors) + 1)
     axes.plot(layers, 100 * np.array(errors), "o-", color=ACCENT, markersize=3.5, linewidth=1.6)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 110 * max(errors) or 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
@@ -140,8 +140,7 @@ def matrix_plot(errors: Mapping[str, float]) -> Figure:
         kinds.setdefault(place[1], []).append((place[0], 100 * error))
     for (kind, points), (color, marker) in zip(kinds.items(), cycle(MARKS), strict=False):
         axes.plot(*np.array(points).T, marker, color=color, markersize=4, linewidth=1, linestyle="-", label=kind)
-    axes.set_ylim(bottom=0)
-    axes.margins(y=0.3)
+    axes.set_ylim(0, 115 * max(errors.values(), default=0) or 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False, labelcolor=MUTED, fontsize=8.5)
     return figure

@@ -99,6 +99,8 @@ def test_exports_of_the_same_model_beside_it_are_on_the_page(place):
     page = page_of(place / "b-int8")
     assert "a-fp32" in page
     assert "another" not in page
+    assert page.count("<td>PyTorch fp32</td>") == page.count("<td>b-int8</td>") == 1
+    assert ".partial" not in page  # the folder that the export is written in
     assert "b-int8" not in page_of(place / "a-fp32")  # which was written before
 
 
