@@ -132,7 +132,7 @@ def layer_plot(errors: Sequence[float]) -> Figure:
 
 def matrix_plot(errors: Mapping[str, float]) -> Figure:
     """The error of every stored matrix, a line for each kind; 0 stands for those outside the layers."""
-    figure, axes = new_plot("layer (0: embedding, output)", "relative error of the stored numbers, %")
+    figure, axes = new_plot("layer (0: embedding, output)", "relative error, %")
     kinds: dict[str, list[tuple[int, float]]] = {}
     for name, error in errors.items():
         layer, _, kind = name.removeprefix("layers.").partition(".")
