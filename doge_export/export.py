@@ -18,6 +18,7 @@ from doge_model import Checkpoint, load_checkpoint
 from . import __version__
 from .conversion import matrices_of, plain_layout, write_decoder
 from .kv_calibration import calibration_tokens, measure_scales
+from .layer_errors import matrix_errors
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
 from .quality import Quality, Speed, measure_quality, measure_speed
@@ -112,7 +113,12 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         write_decoder(checkpoint.model, options.weights, folder, scales, plan)
         write_companions(checkpoint, folder)
         decoder = Decoder(folder, options.threads)
-        quality, speed = measure(checkpoint, decoder, folder, options.report_tokens, progress)
+        quality, speed = None, None
+        if options.report_tokens:
+            errors = matrix_errors(matrices, plan)
+            quality = measure_quality(checkpoint, decoder, folder, errors, options.report_tokens, progress)
+            progress("measuring the speed")
+            speed = measure_speed(decoder)
         progress("comparing it with PyTorch")
         # from here on the model no longer is what the quality was measured against
         give_stored_numbers(checkpoint.model, layout, matrices, plan)
@@ -157,14 +163,3 @@ def write_report(report: ExportReport, folder: Path) -> None:
     if report.quality is not None:
         page = render_page(report, measured_beside(report.folder, report.quality))
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
-
-
-def measure(
-    checkpoint: Checkpoint, decoder: Decoder, folder: Path, tokens: int, progress: Progress
-) -> tuple[Quality | None, Speed | None]:
-    """What the weights of the decoder in `folder` cost, and how fast it is; nothing on 0 tokens."""
-    if not tokens:
-        return None, None
-    quality = measure_quality(checkpoint, decoder, folder, tokens, progress)
-    progress("measuring the speed")
-    return quality, measure_speed(decoder)

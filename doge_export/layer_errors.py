@@ -1,7 +1,11 @@
-"""Where an export departs from the PyTorch model: the hidden state after each layer, read out of the exported file."""
+"""Where an export departs from the PyTorch model: in its stored matrices, and in the hidden state after each layer.
+
+Hidden states are read out of the exported file, so they have the errors of rounded activations too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +16,14 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper
 
+from .quantization.matrices import Matrix, stored_values
 from .runtime.decoder import Decoder, bind, step_inputs
 from .runtime.description import DECODER_FILE
 
 if TYPE_CHECKING:
     from doge_model import DogeForCausalLM
+
+    from .graph import Plan
 
 Hidden = NDArray[np.float32]
 TINY = float(np.finfo(np.float32).tiny)  # stands in for a hidden state of zero
@@ -35,6 +42,15 @@ def relative_error(reference: Hidden, hidden: Hidden) -> float:
     """Mean over the rows of |hidden - reference| / |reference|: float32 [S, width] twice."""
     lengths = np.linalg.norm(reference, axis=-1)
     return float(np.mean(np.linalg.norm(hidden - reference, axis=-1) / np.maximum(lengths, TINY)))
+
+
+def matrix_errors(matrices: Mapping[str, Matrix], plan: Plan) -> dict[str, float]:
+    """Of every stored matrix: |stored - fp32| / |fp32| over all its numbers."""
+    errors = {}
+    for name, matrix in matrices.items():
+        difference = stored_values(plan[name], matrix.weight.shape[1]) - matrix.weight
+        errors[name] = float(np.linalg.norm(difference)) / max(float(np.linalg.norm(matrix.weight)), TINY)
+    return errors
 
 
 def torch_hidden(model: DogeForCausalLM, ids: NDArray[np.int64]) -> list[Hidden]:

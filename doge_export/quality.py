@@ -6,7 +6,7 @@ Both read the same tokens in windows one behind the other. Logits are compared a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,6 +52,7 @@ class Quality:
         greedy_length: greedy tokens until the two part, the mean over the prompts; at most greedy_tokens.
         greedy_prompts, greedy_tokens: prompts of the text, and the tokens after which the comparison ends.
         layer_errors: of the hidden state after each layer, see `layer_errors`.
+        matrix_errors: of the stored matrices by their name, see `matrix_errors`.
     """
 
     text: str
@@ -68,6 +69,7 @@ class Quality:
     greedy_prompts: int
     greedy_tokens: int
     layer_errors: tuple[float, ...]
+    matrix_errors: dict[str, float]
 
     @property
     def perplexity_change(self) -> float:
@@ -86,10 +88,17 @@ class Speed:
     threads: int
 
 
-def measure_quality(checkpoint: Checkpoint, decoder: Decoder, folder: Path, tokens: int, progress: Progress) -> Quality:
+def measure_quality(
+    checkpoint: Checkpoint,
+    decoder: Decoder,
+    folder: Path,
+    matrices: Mapping[str, float],
+    tokens: int,
+    progress: Progress,
+) -> Quality:
     """Compare a folder's decoder with the checkpoint it was made from, on the first tokens of the package's text.
 
-    tokens: to compare, where the text has that many. progress: called with what is being done.
+    matrices: their errors. tokens: to compare, where the text has that many. progress: called with what is being done.
     """
     model = checkpoint.model
     text, ids = long_text(checkpoint, tokens + 1)
@@ -114,6 +123,7 @@ def measure_quality(checkpoint: Checkpoint, decoder: Decoder, folder: Path, toke
         greedy_prompts=len(lengths),
         greedy_tokens=greedy_sizes(decoder)[1],
         layer_errors=layer_errors(model, decoder, folder, context),
+        matrix_errors=dict(matrices),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -38,6 +39,7 @@ STYLE: dict[Any, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
 }
+MARKS = [(ACCENT, "o"), (OTHER, "s"), (INK, "^"), (MUTED, "D"), (ACCENT, "v"), (OTHER, "P")]  # of the lines in a plot
 SIZE = (5.4, 3.3)  # inches
 
 
@@ -68,6 +70,7 @@ def plots(quality: Quality, points: Sequence[SizeAndQuality]) -> dict[str, str]:
             "size": to_svg(size_plot(points)),
             "divergence": to_svg(divergence_plot(quality)),
             "layers": to_svg(layer_plot(quality.layer_errors)),
+            "matrices": to_svg(matrix_plot(quality.matrix_errors)),
         }
 
 
@@ -122,6 +125,22 @@ def layer_plot(errors: Sequence[float]) -> Figure:
     figure, axes = new_plot("after layer", "relative error of the hidden state, %")
     layers = np.arange(1, len(errors) + 1)
     axes.plot(layers, 100 * np.array(errors), "o-", color=ACCENT, markersize=3.5, linewidth=1.6)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 110 * max(errors) or 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def matrix_plot(errors: Mapping[str, float]) -> Figure:
+    """The error of every stored matrix, a line for each kind; 0 stands for those outside the layers."""
+    figure, axes = new_plot("layer (0: embedding, output)", "relative error, %")
+    kinds: dict[str, list[tuple[int, float]]] = {}
+    for name, error in errors.items():
+        layer, _, kind = name.removeprefix("layers.").partition(".")
+        place = (int(layer) + 1, kind.rpartition(".")[2]) if kind else (0, name)
+        kinds.setdefault(place[1], []).append((place[0], 100 * error))
+    for (kind, points), (color, marker) in zip(kinds.items(), cycle(MARKS), strict=False):
+        axes.plot(*np.array(points).T, marker, color=color, markersize=4, linewidth=1, linestyle="-", label=kind)
+    axes.set_ylim(0, 115 * max(errors.values(), default=0) or 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False, labelcolor=MUTED, fontsize=8.5)
     return figure

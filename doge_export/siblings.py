@@ -33,7 +33,7 @@ class SizeAndQuality:
 
 def measured_beside(folder: Path, quality: Quality) -> list[SizeAndQuality]:
     """The exports in the folder's parent that were measured against the same PyTorch model on the same tokens."""
-    paths = sorted(folder.absolute().parent.glob(f"*/{REPORT_FILE}"))
+    paths = sorted(folder.absolute().parent.glob(f"[!.]*/{REPORT_FILE}"))  # exports on their way are hidden
     found = [read_point(path, quality) for path in paths if path.parent != folder.absolute()]
     return [point for point in found if point is not None]
 

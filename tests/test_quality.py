@@ -7,7 +7,7 @@ import pytest
 from transformers import GenerationConfig
 
 from doge_export.evaluation.perplexity import DecoderScorer
-from doge_export.layer_errors import decoder_hidden, layer_errors, relative_error, torch_hidden
+from doge_export.layer_errors import decoder_hidden, layer_errors, matrix_errors, relative_error, torch_hidden
 from doge_export.quality import (
     BINS,
     PIECE,
@@ -18,13 +18,14 @@ from doge_export.quality import (
     measure_quality,
     measure_speed,
 )
+from doge_export.quantization.matrices import Matrix
 from doge_model import Checkpoint
 from tests.models import FORMS, exported, random_ids, tiny_model, torch_logits
 
 
 def measured(model, decoder, folder, tokens=300):
     checkpoint = Checkpoint(model, None, GenerationConfig(), "tiny", "native")
-    return measure_quality(checkpoint, decoder, folder, tokens, lambda step: None)
+    return measure_quality(checkpoint, decoder, folder, {}, tokens, lambda step: None)
 
 
 def test_rows_are_compared_as_written_out():
@@ -95,6 +96,14 @@ def test_hidden_states_are_those_after_each_layer(tmp_path):
 def test_a_relative_error_is_a_share_of_each_token_s_own_length():
     reference, hidden = np.array([[3, 4], [0, 100]], np.float32), np.array([[3, 5], [0, 100]], np.float32)
     assert relative_error(reference, hidden) == pytest.approx(0.1)
+
+
+def test_matrices_are_compared_with_what_is_stored_for_them():
+    weight = np.array([[3, 4], [0, 0]], np.float32)
+    stored = (np.array([[3, 4]], np.float32), np.array([[0, 1]], np.float16))
+    assert matrix_errors({"lm_head": Matrix(weight, {"output": 2})}, {"lm_head": stored}) == pytest.approx(
+        {"lm_head": 0.2}
+    )
 
 
 def test_divergences_beyond_the_bins_count_in_the_outermost_ones():

@@ -79,19 +79,28 @@ def test_every_tag_of_the_page_is_closed(place):
     assert checker.open == []
 
 
-def test_the_page_has_the_numbers_and_three_plots_in_its_own_colours(place):
+def test_the_page_has_the_numbers_and_four_plots_in_its_own_colours(place):
     page, quality = page_of(place / "b-int8"), report_of(place / "b-int8")["quality"]
     for text in (f"{quality['perplexity']:.3f}", f"{quality['kl_mean']:.2g}", f"{100 * quality['top1']:.1f}%"):
         assert text in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert all(f"var({variable})" in page for variable in VARIABLES.values())
     assert not any(color in page for color in VARIABLES)
+
+
+def test_matrices_that_are_stored_as_they_are_have_no_error(place):
+    fp32, int8 = (report_of(place / name)["quality"]["matrix_errors"] for name in ("a-fp32", "b-int8"))
+    assert set(fp32.values()) == {0.0}
+    assert "layers.1.mlp.down_proj" in int8
+    assert all(1e-3 < error < 0.02 for error in int8.values())
 
 
 def test_exports_of_the_same_model_beside_it_are_on_the_page(place):
     page = page_of(place / "b-int8")
     assert "a-fp32" in page
     assert "another" not in page
+    assert page.count("<td>PyTorch fp32</td>") == page.count("<td>b-int8</td>") == 1
+    assert ".partial" not in page  # the folder that the export is written in
     assert "b-int8" not in page_of(place / "a-fp32")  # which was written before
 
 
