@@ -26,10 +26,18 @@ EXPORT = [
     "onnx>=1.18",
     "huggingface_hub>=1.0",
     "gguf>=0.17",
+    "matplotlib>=3.9",  # the plots of export_report.html
 ]
-TRAIN = [*EXPORT, "trl>=1.16,<2", "datasets>=4.0", "accelerate>=1.10", "tensorboard>=2.18"]
+TRAIN = [
+    *EXPORT,
+    "transformers>=5.23",  # the first with activation_checkpointing
+    "trl>=1.16,<2",
+    "datasets>=4.0",
+    "accelerate>=1.10",
+    "tensorboard>=2.18",
+]
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
-BENCH = [*EXPORT, "matplotlib>=3.9"]
+BENCH = EXPORT
 DEV = [*BENCH, *TRAIN, *EVAL, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
 setup(
@@ -44,7 +52,7 @@ setup(
     packages=find_packages(include=["doge_model*", "doge_export*", "train*"]),
     package_data={
         "doge_model": ["py.typed"],
-        "doge_export": ["py.typed", "texts/*"],
+        "doge_export": ["py.typed", "texts/*", "pages/*"],
         "train": ["py.typed", "chat_template.jinja", "recipes/*/*.yaml"],
     },
     install_requires=RUNTIME,

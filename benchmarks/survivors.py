@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from doge_model.modeling import surviving_keys
+from doge_model.mask import surviving_keys
 
 TOKENS, WINDOW = 64, 16
 

@@ -6,40 +6,71 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-import numpy as np
-
 from doge_model import DogeForCausalLM
 
-from .graph import WEIGHT_FORMATS, ConstantPool, DecoderLayout, DecoderWeights, RotarySpec, build_decoder
+from .graph import (
+    ConstantPool,
+    DecoderLayout,
+    DecoderWeights,
+    KeyValueScales,
+    Plan,
+    RotarySpec,
+    StoredWeights,
+    build_decoder,
+)
+from .quantization.matrices import Matrix, graph_matrices
+from .quantization.plan import simple_plan
+from .recipes import RECIPES
 from .runtime.description import (
     DATA_FILE,
     DECODER_FILE,
     DRAFT_FILE,
     DRAFT_TOKENS,
-    FORMAT_VERSION,
+    FORMAT_VERSIONS,
     RECURRENT_FILE,
     DecoderDescription,
 )
 
 
-def write_decoder(model: DogeForCausalLM, weights: str, folder: Path) -> None:
-    """Write the three decoders of a model, plain, recurrent and for drafts, and the one data file they share."""
-    source, weight_format, pool = decoder_weights(model), WEIGHT_FORMATS[weights](), ConstantPool()
-    has_mask = any(np.any(array != 0) for name, array in source.tensors.items() if name.endswith(".self_attn.A"))
-    plain = DecoderLayout.from_config(model.config, has_mask)
+def write_decoder(
+    model: DogeForCausalLM, weights: str, folder: Path, scales: KeyValueScales | None = None, plan: Plan | None = None
+) -> None:
+    """Write the three decoders of a model, plain, recurrent and for drafts, and the one data file they share.
+
+    weights: the name of a recipe; plan: what it stores, which recipes that need no text and no file have by themselves.
+    scales: for a state in 8 bits; None keeps it in float32.
+    """
+    source, pool = decoder_weights(model), ConstantPool()
+    plain = dataclasses.replace(plain_layout(model), kv_int8=scales is not None)
     recurrent = dataclasses.replace(plain, recurrent=True)
     drafts = dataclasses.replace(plain, draft_tokens=DRAFT_TOKENS)
+    stored = StoredWeights(simple_plan(matrices_of(model), RECIPES[weights]) if plan is None else plan)
     graphs = {
-        DECODER_FILE: build_decoder(plain, source, weight_format, pool),
-        RECURRENT_FILE: build_decoder(recurrent, source, weight_format, pool),
-        DRAFT_FILE: build_decoder(drafts, source, weight_format, pool),
+        DECODER_FILE: build_decoder(plain, source, stored, pool, scales),
+        RECURRENT_FILE: build_decoder(recurrent, source, stored, pool, scales),
+        DRAFT_FILE: build_decoder(drafts, source, stored, pool, scales),
     }
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
     pool.write(data)
-    metadata = describe(plain, recurrent, data).to_metadata()
+    metadata = describe(plain, recurrent, data, scales).to_metadata()
     for name, graph in graphs.items():
         graph.write(folder / name, metadata)
+
+
+def plain_layout(model: DogeForCausalLM) -> DecoderLayout:
+    """The sizes of a model's plain decoder."""
+    return DecoderLayout.from_config(model.config, has_mask(model))
+
+
+def matrices_of(model: DogeForCausalLM) -> dict[str, Matrix]:
+    """The large matrices of a model's decoders, by the names they are stored under."""
+    return graph_matrices(plain_layout(model), decoder_weights(model))
+
+
+def has_mask(model: DogeForCausalLM) -> bool:
+    """Whether any A differs from zero. (Where none does, dt is the same for all keys, and softmax sees no constant.)"""
+    return any(bool(array.any()) for name, array in model.named_parameters() if name.endswith(".self_attn.A"))
 
 
 def decoder_weights(model: DogeForCausalLM) -> DecoderWeights:
@@ -53,12 +84,17 @@ def decoder_weights(model: DogeForCausalLM) -> DecoderWeights:
     )
 
 
-def describe(plain: DecoderLayout, recurrent: DecoderLayout, data: Path) -> DecoderDescription:
+def describe(
+    plain: DecoderLayout, recurrent: DecoderLayout, data: Path, scales: KeyValueScales | None = None
+) -> DecoderDescription:
     """What the runtime needs to know, with the hash of the weights."""
     with data.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256")
+    if scales is not None:
+        digest.update(scales.tobytes())
+    cache_type = "float32" if scales is None else "int8"
     return DecoderDescription(
-        format_version=FORMAT_VERSION,
+        format_version=FORMAT_VERSIONS[cache_type],
         vocab_size=plain.vocab_size,
         keep_window_size=plain.keep_window_size,
         num_layers=plain.num_layers,
@@ -67,5 +103,6 @@ def describe(plain: DecoderLayout, recurrent: DecoderLayout, data: Path) -> Deco
         channels=plain.channels,
         head_dim=plain.head_dim,
         mask_channels=plain.mask_channels,
-        weights_sha256=digest,
+        weights_sha256=digest.hexdigest(),
+        cache_type=cache_type,
     )

@@ -16,10 +16,15 @@ import transformers
 from doge_model import Checkpoint, load_checkpoint
 
 from . import __version__
-from .conversion import write_decoder
+from .conversion import matrices_of, plain_layout, write_decoder
+from .kv_calibration import calibration_tokens, measure_scales
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
+from .quality import Quality, Speed, measure_quality, measure_speed
+from .quantization.planning import WeightSummary, give_stored_numbers, make_plan
+from .report_page import PAGE_FILE, render_page
 from .runtime.decoder import Decoder
+from .siblings import measured_beside
 from .verification import Verification, verify
 from .window_cost import NarrowedWindow, narrow_window
 
@@ -34,34 +39,47 @@ class ExportReport:
         folder: where the export is.
         model: what was asked for.
         form: the published form that the checkpoint had.
-        weights: how large matrices are stored.
+        weights: how large matrices are stored, the name of the recipe.
+        storage: what came of the recipe.
+        kv_int8: whether the state keeps keys and values in 8 bits.
         parameters: of the PyTorch model, a tied matrix counted once.
         files: bytes by file name.
-        verification: agreement with the PyTorch model (of the narrowed window, if it was narrowed).
+        verification: agreement with the PyTorch model that has the stored numbers (and the narrowed window, if any).
         narrowed_window: what --keep-window costs, else None.
+        quality: against the PyTorch model in float32 (of the narrowed window), on a text; None where it was left out.
+        speed: of the decoder; None with the quality.
     """
 
     folder: Path
     model: str
     form: str
     weights: str
+    storage: WeightSummary
+    kv_int8: bool
     parameters: int
     files: dict[str, int]
     verification: Verification
     narrowed_window: NarrowedWindow | None
+    quality: Quality | None = None
+    speed: Speed | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report as it is written, with the versions that made it."""
         values = dataclasses.asdict(self)
         del values["folder"]
         values["verification"]["worst"] = dataclasses.asdict(self.verification.worst)
-        values["versions"] = {
+        values["versions"] = self.versions
+        return values
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what made the export."""
+        return {
             "doge-export": __version__,
             "onnxruntime": onnxruntime.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
-        return values
 
 
 def export(options: ExportOptions, progress: Progress = lambda step: None) -> ExportReport:
@@ -82,16 +100,27 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     if options.keep_window is not None:
         progress("measuring what the narrower window costs")
         narrowed = narrow_window(checkpoint, options.keep_window)
+    scales = None
+    if options.kv_int8:
+        progress("measuring keys and values")
+        scales = measure_scales(checkpoint.model, calibration_tokens(checkpoint))
     with atomic_folder(options.folder) as folder:
+        layout, matrices = plain_layout(checkpoint.model), matrices_of(checkpoint.model)
+        plan, storage = make_plan(checkpoint, options, layout, matrices, progress)
         progress(f"building the decoder with {options.weights} weights")
-        write_decoder(checkpoint.model, options.weights, folder)
+        write_decoder(checkpoint.model, options.weights, folder, scales, plan)
         write_companions(checkpoint, folder)
+        decoder, quality, speed = Decoder(folder, options.threads), None, None
+        if options.report_tokens:  # while the model still has its own numbers
+            quality = measure_quality(checkpoint, decoder, folder, options.report_tokens, progress)
+            progress("measuring the speed")
+            speed = measure_speed(decoder)
         progress("comparing it with PyTorch")
-        verification = verify(checkpoint, Decoder(folder, options.threads), options.weights)
+        give_stored_numbers(checkpoint.model, layout, matrices, plan)
+        verification = verify(checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
         verification.require()
-        report = make_report(options, checkpoint, folder, verification, narrowed)
-        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
-        (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        report = make_report(options, checkpoint, folder, storage, verification, narrowed, quality, speed)
+        write_report(report, folder)
     return report
 
 
@@ -99,8 +128,11 @@ def make_report(
     options: ExportOptions,
     checkpoint: Checkpoint,
     folder: Path,
+    storage: WeightSummary,
     verification: Verification,
     narrowed: NarrowedWindow | None,
+    quality: Quality | None,
+    speed: Speed | None,
 ) -> ExportReport:
     """Collect what the user wants to know about a finished export."""
     return ExportReport(
@@ -108,8 +140,21 @@ def make_report(
         model=options.model,
         form=checkpoint.form,
         weights=options.weights,
+        storage=storage,
+        kv_int8=options.kv_int8,
         parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         files=folder_bytes(folder),
         verification=verification,
         narrowed_window=narrowed,
+        quality=quality,
+        speed=speed,
     )
+
+
+def write_report(report: ExportReport, folder: Path) -> None:
+    """Write the report into the folder, and its page where the quality was measured."""
+    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+    (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    if report.quality is not None:
+        page = render_page(report, measured_beside(report.folder, report.quality))
+        (folder / PAGE_FILE).write_text(page, encoding="utf-8")

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import OptionError
+from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLES
 
-WEIGHTS = ("int8", "fp32")  # the first one is the default
+DEMO = "smollm2-135m"  # doge_model.gguf.DEMO; importing that takes seconds
+MIN_REPORT_TOKENS = 16
 REPORT_FILE = "export_report.json"  # every exported folder has one; a folder without it is never overwritten
 
 
@@ -18,32 +20,56 @@ class ExportOptions:
 
     Attributes:
         model: a local checkpoint folder, a .gguf file, a hub id, or a demo name.
-        out: the folder to write; None means the model's name + "-" + weights, in the current folder.
-        weights: how large matrices are stored, one of WEIGHTS.
+        out: the folder to write; None means the model's name + "-" + weights (+ "-kv-int8"), in the current folder.
+        weights: how large matrices are stored, the name of a recipe.
+        kv_int8: keep the keys and values of the state in 8 bits.
         revision: of a hub repository.
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         overwrite: replace `out` if it is an earlier export.
         threads: of onnxruntime while the export is verified; None takes the runtime's default.
+        bits: mean bits of a weight that int4 chooses between 4 and 8 for, scales included; None means DEFAULT_BITS.
+        wide: what int4 stores in 8 bits, some of ROLES, instead of choosing by what is measured; None chooses.
+        calibration: the text that int4 is rounded by: a file, a dataset's name, or None for the built-in one.
+        calibration_tokens: of it that are used; None means CALIBRATION_TOKENS.
+        seed: of what int4 draws: pieces of the text, and tokens on which sensitivity is measured; None means 0.
+        report_tokens: of text on which the export is compared with PyTorch for the report; 0 leaves that out.
     """
 
     model: str
     out: Path | None = None
-    weights: str = WEIGHTS[0]
+    weights: str = DEFAULT
     revision: str | None = None
     keep_window: int | None = None
     overwrite: bool = False
     threads: int | None = None
+    kv_int8: bool = False
+    bits: float | None = None
+    wide: tuple[str, ...] | None = None
+    calibration: str | None = None
+    calibration_tokens: int | None = None
+    seed: int | None = None
+    report_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise OptionError(f"weights is {self.weights!r}; allowed are {', '.join(WEIGHTS)}")
+        if self.weights not in RECIPES:
+            raise OptionError(f"weights is {self.weights!r}; allowed are {', '.join(RECIPES)}")
+        self._check_rounding()
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"threads is {self.threads}; it must be at least 1")
         if self.keep_window is not None and self.keep_window < 1:
             raise OptionError(f"keep_window is {self.keep_window}; it must be at least 1")
+        if self.report_tokens != 0 and self.report_tokens < MIN_REPORT_TOKENS:
+            raise OptionError(
+                f"report_tokens is {self.report_tokens}; it must be 0, for no report, or at least {MIN_REPORT_TOKENS}"
+            )
         if not self.model.strip():
             raise OptionError("MODEL is empty; give a checkpoint folder, a .gguf file, a hub id or smollm2-135m")
         self._check_folder(self.folder)
+
+    @property
+    def mean_bits(self) -> float:
+        """`bits`, or what stands for None."""
+        return DEFAULT_BITS if self.bits is None else self.bits
 
     @property
     def folder(self) -> Path:
@@ -53,7 +79,26 @@ class ExportOptions:
         local = Path(self.model)  # resolved, "." has a name too
         name = local.resolve().name if local.exists() else self.model.rstrip("/").rsplit("/", 1)[-1]
         name = name.removesuffix(".gguf")
-        return Path(f"{name}-{self.weights}")
+        return Path(f"{name}-{self.weights}" + ("-kv-int8" if self.kv_int8 else ""))
+
+    def _check_rounding(self) -> None:
+        recipe = RECIPES[self.weights]
+        for name in ("bits", "wide", "calibration", "calibration_tokens", "seed"):
+            if vars(self)[name] is not None and recipe.rounding != "calibrated":
+                raise OptionError(f"{name} goes with int4, which rounds by a text; {self.weights} does not")
+        if self.bits is not None and self.wide is not None:
+            raise OptionError("bits and wide exclude each other: one chooses what gets 8 bits, the other names it")
+        if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
+            raise OptionError(f"bits is {self.bits:g}; it must be from {LEAST_BITS} to {MOST_BITS}, scales included")
+        unknown = [role for role in self.wide or () if role not in ROLES]
+        if unknown:
+            raise OptionError(f"wide names {unknown[0]!r}; allowed are {', '.join(ROLES)}")
+        if self.calibration_tokens is not None and self.calibration_tokens < 1:
+            raise OptionError(f"calibration_tokens is {self.calibration_tokens}; it must be at least 1")
+        if self.seed is not None and self.seed < 0:
+            raise OptionError(f"seed is {self.seed}; it must be at least 0")
+        if recipe.rounding == "kept" and self.model != DEMO and not self.model.lower().endswith(".gguf"):
+            raise OptionError(f"{self.weights} keeps the numbers of a .gguf file, which {self.model!r} is not")
 
     def _check_folder(self, folder: Path) -> None:
         if not folder.absolute().parent.is_dir():

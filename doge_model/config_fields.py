@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 from .configuration import DogeConfig
 from .errors import CheckpointError
-from .modeling import DogeRotaryEmbedding
+from .rotary import DogeRotaryEmbedding
 
 # What of config.json describes the model, and the kind of its value. The rest (auto_map, return_dict, ...) is not
 # passed on: it would change how the model behaves, or be saved again with it.

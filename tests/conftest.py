@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ import pytest
 from doge_export.export import export
 from doge_export.options import ExportOptions
 from doge_model import Checkpoint, load_checkpoint
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may ask the real hub
 
 
 @pytest.fixture(scope="session")

@@ -156,7 +156,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(checkpoint, tmp_path
 def test_an_interrupted_export_leaves_nothing(stop, checkpoint, tmp_path):
     script = (
         "import sys, time, doge_export.export as e; from doge_export.commands.export import main\n"
-        "e.verify = lambda *a: (print('verifying', flush=True), time.sleep(60))\n"
+        "e.verify = lambda *a, **k: (print('verifying', flush=True), time.sleep(60))\n"
         "sys.argv[1:] = sys.argv[1:]; main()"
     )
     command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path / "out")]

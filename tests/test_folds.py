@@ -17,7 +17,7 @@ from doge_export.graph.mask import (
     mask_width,
     precedence_rows,
 )
-from doge_export.quantization import choose_block_size, quantize_blocks
+from doge_export.quantization.blocks import choose_block_size, quantize_blocks
 from tests.models import FORMS, tiny_model
 
 MASKED = ["native", "native, one kv head", "small-doge", "small-doge, one kv head", "biases", "head_dim of its own"]

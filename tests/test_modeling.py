@@ -10,7 +10,8 @@ from transformers import DogeForCausalLM as TransformersDoge
 
 from doge_model import DogeForCausalLM, preset_config
 from doge_model.errors import CheckpointError, OptionError
-from doge_model.modeling import choose_experts, expert_load, load_balancing_loss, surviving_keys
+from doge_model.mask import surviving_keys
+from doge_model.routing import choose_experts, expert_load, load_balancing_loss
 from tests.models import FORMS, random_ids, randomize, relative_difference, tiny_config, tiny_model, torch_logits
 
 EXTENSIONS = {"qk_norm", "num_mask_heads", "head_dim", "router_bias"}

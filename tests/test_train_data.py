@@ -119,6 +119,14 @@ def test_what_is_held_out_is_never_trained_on(tmp_path):
     assert not set(train["text"]) & set(held_out["text"])
 
 
+def test_a_source_can_hold_out_a_share_of_its_own(tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"a{i}"} for i in range(50)])
+    write_jsonl(tmp_path / "b.jsonl", [{"text": f"b{i}"} for i in range(50)])
+    sources = [{"path": str(tmp_path / "a.jsonl")}, {"path": str(tmp_path / "b.jsonl"), "eval_share": 0.0}]
+    train, held_out = load_mixture(DataArguments(datasets=sources, eval_share=0.2), "text", 1)
+    assert (len(train), Counter(text[0] for text in held_out["text"])) == (90, {"a": 10})
+
+
 def test_a_changed_file_is_read_anew(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": "old"}])
     assert load("text", {"path": str(path)})["text"] == ["old"]
@@ -165,6 +173,8 @@ def test_a_record_that_does_not_fit_is_refused(check, record, sentence):
         ({"datasets": ["nowhere.jsonl"]}, "there is no file"),
         ({"datasets": ["no/such-data"]}, "cannot be loaded"),
         ({"datasets": ["a.jsonl"], "eval_share": 1.0}, "below 1"),
+        ({"datasets": [{"path": "a.jsonl", "eval_share": -0.1}]}, "eval_share of a.jsonl is -0.1"),
+        ({"datasets": [{"path": "no/hub", "eval_share": 0.1}], "streaming": True}, "without eval_share"),
         ({"datasets": ["a.jsonl"], "streaming": True}, "streaming is for hub data sets"),
     ],
 )

@@ -54,6 +54,18 @@ def test_the_mask_of_a_new_model_is_one_everywhere(model, tmp_path):
     assert torch.tensor(result["dt_1_50_99_percent"]).sub(1).abs().max() < 0.05
 
 
+def test_without_the_mask_a_is_zero_for_one_figure_alone(model, tmp_path):
+    checkpoint = load_checkpoint(model)
+    for layer in checkpoint.model.model.layers:
+        layer.self_attn.A.data.fill_(2.0)
+    checkpoint.model.save_pretrained(tmp_path / "masked")
+    checkpoint.tokenizer.save_pretrained(tmp_path / "masked")
+    result, plain = (figures(folder, ALICE, max_records=3) for folder in (tmp_path / "masked", model))
+    assert result["A"] == [[2.0, 2.0]] * 2
+    assert result["perplexity_without_mask"] != pytest.approx(result["perplexity"], rel=1e-6)
+    assert result["perplexity_without_mask"] == pytest.approx(plain["perplexity_without_mask"], rel=1e-6)
+
+
 def test_preferences_count_the_pairs_whose_chosen_answer_is_likelier(model, tmp_path):
     pairs = preferences(4)
     swapped = [pair | {"chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs]

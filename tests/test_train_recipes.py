@@ -32,7 +32,7 @@ MILLION = 2**20  # tokens: the card's 0.25M are 128 sequences of 2048
 
 def read(recipe: Path, tmp_path: Path, *words: str) -> tuple:
     """The arguments of a recipe, as its stage gets them on this machine."""
-    parser = TrlParser(STAGES[recipe.stem][1:])
+    parser = TrlParser(STAGES[recipe.stem.split("-")[0]][1:])
     return parser.parse_args_and_config(["--config", str(recipe), "--output_dir", str(tmp_path), *words])
 
 
@@ -115,6 +115,17 @@ def test_doge_tiny_fits_eight_megabytes_in_bfloat16(tmp_path):
     with torch.device("meta"):
         model = DogeForCausalLM(new_config(arguments, tokenizer["vocab_size"]))
     assert 2 * sum(parameter.numel() for parameter in model.parameters()) < 8e6
+
+
+def test_the_decay_of_doge_tiny_branches_from_a_stable_checkpoint_of_its_pre_training(tmp_path):
+    run, _, stable = read(RECIPES / "doge-tiny" / "pretrain.yaml", tmp_path)
+    branch, _, decay = read(RECIPES / "doge-tiny" / "pretrain-decay.yaml", tmp_path)
+    assert branch == run
+    start = int(decay.resume_from_checkpoint.split("-")[-1])
+    assert start % stable.save_steps == 0
+    assert decay.max_steps == start + decay.lr_scheduler_kwargs["num_decay_steps"]
+    for field in ("learning_rate", "batch_tokens", "max_length", "weight_decay", "adam_beta2", "seed"):
+        assert vars(decay)[field] == vars(stable)[field]
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=str)

@@ -18,7 +18,7 @@ import doge_export
 from doge_export.export import export
 from doge_export.options import ExportOptions
 from doge_model import load_checkpoint
-from doge_model.modeling import expert_load, load_balancing_loss
+from doge_model.routing import expert_load, load_balancing_loss
 from tests.models import random_ids, torch_logits
 from tests.training import (
     QUIET,
@@ -97,7 +97,7 @@ def test_the_experts_learn_and_their_usage_is_logged(experts, tuned):
 def test_the_loss_of_a_step_has_the_load_balancing_loss_of_the_model_s_own_forward(experts, tmp_path, checkpointing):
     checkpoint = load_checkpoint(experts)
     fields = {"report_to": "none", "per_device_train_batch_size": 2, "router_aux_loss_coef": 0.5, "bf16": False}
-    config = FineTuningConfig(str(tmp_path), gradient_checkpointing=checkpointing, **fields)
+    config = FineTuningConfig(str(tmp_path), activation_checkpointing=checkpointing, **fields)
     trainer = DogeSFTTrainer(
         model=checkpoint.model,
         args=config,
@@ -136,9 +136,9 @@ def test_weight_decay_leaves_vectors_alone(dense, tmp_path):
     assert "model.layers.0.self_attn.q_proj.weight" in names
 
 
-def test_bfloat16_and_gradient_checkpointing_train_to_nearly_the_same_losses(tokenizer, tmp_path):
+def test_bfloat16_and_activation_checkpointing_train_to_nearly_the_same_losses(tokenizer, tmp_path):
     plain = logged(run_pretrain(tokenizer, tmp_path / "plain"))
-    checkpointed = logged(run_pretrain(tokenizer, tmp_path / "checkpointed", gradient_checkpointing=True))
+    checkpointed = logged(run_pretrain(tokenizer, tmp_path / "checkpointed", activation_checkpointing=True))
     rounded = logged(run_pretrain(tokenizer, tmp_path / "rounded", bf16=True, save_dtype="bfloat16"))
     assert checkpointed == plain
     assert rounded == pytest.approx(plain, rel=2e-3)
@@ -160,6 +160,12 @@ def test_a_batch_that_does_not_divide_is_refused(tokenizer, tmp_path, capsys):
         run_pretrain(tokenizer, tmp_path, per_device_train_batch_size=3)
     assert stop.value.code == 2
     assert "batch_tokens is 4 sequences" in capsys.readouterr().err
+
+
+def test_two_names_of_one_option_must_not_differ(tokenizer, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_pretrain(tokenizer, tmp_path, gradient_checkpointing=True)
+    assert "gradient_checkpointing is True and activation_checkpointing is False" in capsys.readouterr().err
 
 
 WSD = {

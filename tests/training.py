@@ -31,7 +31,13 @@ TINY = {
     "max_position_embeddings": 128,
     "keep_window_size": 128,
 }
-QUIET = {"report_to": "none", "disable_tqdm": True, "gradient_checkpointing": False, "logging_steps": 1, "bf16": False}
+QUIET = {
+    "report_to": "none",
+    "disable_tqdm": True,
+    "activation_checkpointing": False,
+    "logging_steps": 1,
+    "bf16": False,
+}
 
 
 def run_stage(stage: str, **options: Any) -> None:

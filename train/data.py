@@ -40,6 +40,7 @@ class Source:
         revision: branch, tag or commit of a hub data set.
         weight: how often an epoch sees each record; when streaming, the share of the mixture.
         separator: what stands between two documents of a text file.
+        eval_share: the share of its records held out to evaluate on; by default that of the whole mixture.
         bad_records: refuse the data at the first record that does not fit, or leave such records out and say how many.
     """
 
@@ -49,6 +50,7 @@ class Source:
     revision: str | None = None
     weight: float = 1.0
     separator: str = "\n\n"
+    eval_share: float | None = None
     bad_records: str = "refuse"
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class Source:
             raise OptionError(f"weight of {self.path} is {self.weight}; it must be above 0")
         if not self.separator:
             raise OptionError(f"separator of {self.path} is empty; give what stands between two documents")
+        if self.eval_share is not None:
+            _check_share(self.eval_share, f"eval_share of {self.path}")
         if self.bad_records not in ("refuse", "leave_out"):
             raise OptionError(f"bad_records of {self.path} is {self.bad_records!r}; allowed are refuse and leave_out")
 
@@ -79,8 +83,12 @@ class DataArguments:
     def __post_init__(self) -> None:
         self.datasets = [_as_source(source) for source in self.datasets]
         self.eval_datasets = [_as_source(source) for source in self.eval_datasets]
-        if not 0 <= self.eval_share < 1:
-            raise OptionError(f"eval_share is {self.eval_share}; it must be at least 0 and below 1")
+        _check_share(self.eval_share, "eval_share")
+
+
+def _check_share(share: float, name: str) -> None:
+    if not 0 <= share < 1:
+        raise OptionError(f"{name} is {share}; it must be at least 0 and below 1")
 
 
 def _as_source(value: Any) -> Source:
@@ -108,8 +116,9 @@ def load_mixture(arguments: DataArguments, kind: str, seed: int) -> tuple[Any, d
     else:
         parts = []
         for source in arguments.datasets:
+            share = arguments.eval_share if source.eval_share is None else source.eval_share
             records = load_source(source, arguments.data_folder, kind)
-            kept, held_out = _split(records, arguments.eval_share, seed)
+            kept, held_out = _split(records, share, seed)
             taken = _passes(len(kept), source.weight, seed)
             _say(f"{source.path}: {len(records)} records, {len(held_out)} held out, {len(taken)} an epoch")
             parts.append(kept.select(taken))
@@ -199,7 +208,7 @@ def _from_hub(source: Source, data_folder: str, kind: str, streaming: bool) -> A
 
 def _streamed(arguments: DataArguments, kind: str, seed: int) -> datasets.IterableDataset:
     local = [source.path for source in arguments.datasets if is_data_file(source.path)]
-    if local or arguments.eval_share:
+    if local or arguments.eval_share or any(source.eval_share for source in arguments.datasets):
         raise OptionError("streaming is for hub data sets and without eval_share; local files are read whole")
     parts = [_from_hub(source, arguments.data_folder, kind, True) for source in arguments.datasets]
     total = sum(source.weight for source in arguments.datasets)

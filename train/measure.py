@@ -58,6 +58,7 @@ def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArgu
             narrow = perplexity(model, tokenizer, records, options.max_length)
             result[f"perplexity_with_window_{window}"] = narrow["perplexity"]
         model.config.keep_window_size = own
+        result["perplexity_without_mask"] = without_mask(model, tokenizer, records, options.max_length)
         result |= mask_spread(model, tokenizer, records, options.max_length)
     set_seed(options.seed)
     result["samples"] = [sample(model, tokenizer, prompt, options) for prompt in options.prompts]
@@ -92,6 +93,21 @@ def perplexity(
     if not len(every):
         raise OptionError(f"no record has anything to predict within max_length ({max_length})")
     return {"tokens": len(every), "perplexity": math.exp(-every.mean().item())}
+
+
+@torch.no_grad()
+def without_mask(
+    model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, records: list[dict[str, Any]], max_length: int
+) -> float:
+    """Perplexity with A = 0, so that dt is 1 for every key, of the same weights otherwise."""
+    mask = [parameter for name, parameter in model.named_parameters() if name.endswith("self_attn.A")]
+    learned = [parameter.clone() for parameter in mask]
+    for parameter in mask:
+        parameter.zero_()
+    plain: float = perplexity(model, tokenizer, records, max_length)["perplexity"]
+    for parameter, values in zip(mask, learned, strict=True):
+        parameter.copy_(values)
+    return plain
 
 
 def preferences(

@@ -34,8 +34,17 @@ class StageConfig:
     save_dtype: str = field(
         default="float32", metadata={"help": "Type of the final model's weights.", "choices": list(DTYPES)}
     )
+    activation_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Compute the activations of each block again, in place of keeping them."}
+    )
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "The old name of activation_checkpointing."}
+    )
 
     def __post_init__(self) -> None:
+        old, new = self.gradient_checkpointing, self.activation_checkpointing
+        if old is not None and new is not None and old != new:  # transformers would not say that it takes the second
+            raise OptionError(f"gradient_checkpointing is {old} and activation_checkpointing is {new}; give the second")
         # without use_cpu bf16 is refused on a CPU
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]  # TRL's field
         super().__post_init__()  # type: ignore[misc]  # TRL's class stands behind this one

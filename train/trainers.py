@@ -12,7 +12,7 @@ from transformers import Trainer
 from trl import DPOTrainer, SFTTrainer
 
 from doge_model import DogeForCausalLM
-from doge_model.modeling import expert_load, load_balancing_loss
+from doge_model.routing import expert_load, load_balancing_loss
 
 
 class RouterLog:

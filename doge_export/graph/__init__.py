@@ -2,16 +2,20 @@
 
 from .builder import ConstantPool
 from .decoder import DecoderWeights, build_decoder
+from .kv_scales import KeyValueScales
 from .layout import DecoderLayout
 from .rotary import RotarySpec
-from .weight_formats import WEIGHT_FORMATS, WeightFormat
+from .weight_formats import Part, Plan, StoredWeights, WeightFormat
 
 __all__ = [
-    "WEIGHT_FORMATS",
     "ConstantPool",
     "DecoderLayout",
     "DecoderWeights",
+    "KeyValueScales",
+    "Part",
+    "Plan",
     "RotarySpec",
+    "StoredWeights",
     "WeightFormat",
     "build_decoder",
 ]

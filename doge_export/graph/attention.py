@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from .builder import MICROSOFT, GraphBuilder
 from .eviction import eviction_bias
+from .kv_scales import scale_names
 from .layout import DecoderLayout
 from .mask import (
     append_precedence,
+    gather_precedence,
     look_up_logits,
     mask_channels,
     mask_rows,
@@ -28,6 +30,7 @@ from .mask import (
 from .weight_formats import WeightFormat
 
 Array = NDArray[np.float32]
+SCALES_FROM = 12  # number of GroupQueryAttention's first scale input
 
 
 def dynamic_mask_attention(
@@ -62,16 +65,18 @@ def attend(graph: GraphBuilder, layout: DecoderLayout, index: int, query_key_val
         optional = ["rotary.cos", "rotary.sin"]
     if layout.recurrent:
         query, key, value = query_key_value
-        precedence = new_precedence(graph, layout, f"{name}.precedence", value)
+        precedence = new_precedence(graph, layout, index, f"{name}.precedence", value)
         key = per_cache_head(graph, layout, f"{name}.key", key)
         value = per_cache_head(graph, layout, f"{name}.value", value)
         query_key_value, optional = [query, key, value], ["", "", "", eviction_bias(graph, layout, index, precedence)]
+    elif layout.has_mask and not layout.keeps_precedence:
+        gather_precedence(graph, layout, index, query_key_value[2])
     past = [f"past_key_values.{index}.{part}" for part in ("key", "value")]
     if layout.draft_tokens:
         return attend_one_by_one(graph, layout, index, query_key_value, past, optional)
     inputs = [*query_key_value, *past, "seqlens_k", "total_sequence_length", *optional]
     present = [f"present.{index}.{part}" for part in ("key", "value")]
-    return group_query_attention(graph, layout, f"{name}.attention", inputs, present)
+    return group_query_attention(graph, layout, index, f"{name}.attention", inputs, present)
 
 
 def attend_one_by_one(
@@ -100,16 +105,20 @@ def attend_one_by_one(
         present = [f"present.{index}.{part}{last}" for part in ("key", "value")]
         counts = [f"draft.{input_}" + (f".{j}" if j else "") for input_ in ("seqlens_k", "total_sequence_length")]
         inputs = [*rows_of_token, *past, *counts, *optional]
-        rows.append(group_query_attention(graph, layout, f"{name}.attention.{j}", inputs, present))
+        rows.append(group_query_attention(graph, layout, index, f"{name}.attention.{j}", inputs, present))
         past = present
     (attended,) = graph.op("Concat", rows, f"{name}.attention", axis=1)
     return attended
 
 
 def group_query_attention(
-    graph: GraphBuilder, layout: DecoderLayout, name: str, inputs: list[str], present: list[str]
+    graph: GraphBuilder, layout: DecoderLayout, index: int, name: str, inputs: list[str], present: list[str]
 ) -> str:
     """The operator with this decoder's attributes: -> [B, S, heads * channels], and the present."""
+    rounding: dict[str, str | int] = {}
+    if layout.kv_int8:
+        inputs = [*inputs, *[""] * (SCALES_FROM - len(inputs)), *scale_names(layout, index)]
+        rounding = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
     graph.node(
         "GroupQueryAttention",
         inputs,
@@ -119,6 +128,7 @@ def group_query_attention(
         kv_num_heads=layout.cache_heads,
         scale=layout.head_dim**-0.5,
         do_rotary=int(layout.rotates_inside),
+        **rounding,
     )
     return name
 

@@ -60,6 +60,7 @@ class GraphBuilder:
         self.outputs: list[onnx.ValueInfoProto] = []
         self.pool = pool or ConstantPool()
         self._constants: dict[str, None] = {}  # names in use, in order
+        self._widened: set[str] = set()
 
     def op(
         self, op_type: str, inputs: Iterable[str], name: str, outputs: int = 1, domain: str = "", **attributes: Any
@@ -82,6 +83,20 @@ class GraphBuilder:
         """Use a constant, by a name that is its own in the whole pool."""
         self.pool.add(name, value)
         self._constants[name] = None
+        return name
+
+    def stored(self, name: str, value: NDArray[np.floating]) -> str:
+        """Use a constant as float32: what is stored in fewer bits onnxruntime widens once, when it opens the file."""
+        self.constant(name, value)
+        if value.dtype == np.float32:
+            return name
+        return self.float32(name, f"{name}.float32")
+
+    def float32(self, x: str, name: str) -> str:
+        """A value as float32, called `name`; asked for once more it is the same."""
+        if name not in self._widened:
+            self.op("Cast", [x], name, to=TensorProto.FLOAT)
+            self._widened.add(name)
         return name
 
     def input(self, name: str, dtype: Any, shape: list[int | str]) -> str:

@@ -18,6 +18,7 @@ from .attention import dynamic_mask_attention
 from .builder import MICROSOFT, ConstantPool, GraphBuilder
 from .eviction import declare_eviction
 from .feed_forward import feed_forward
+from .kv_scales import KeyValueScales, declare_scales
 from .layout import DecoderLayout
 from .mask import first_layer_logits
 from .rotary import RotarySpec, rotary_table
@@ -40,11 +41,20 @@ class DecoderWeights:
 
 
 def build_decoder(
-    layout: DecoderLayout, weights: DecoderWeights, weight_format: WeightFormat, pool: ConstantPool
+    layout: DecoderLayout,
+    weights: DecoderWeights,
+    weight_format: WeightFormat,
+    pool: ConstantPool,
+    scales: KeyValueScales | None = None,
 ) -> GraphBuilder:
-    """Build one of the three graphs; `docs/decoder.md` describes inputs, outputs and state."""
+    """Build one of the three graphs; `docs/decoder.md` describes inputs, outputs and state.
+
+    scales: of the cache, where the layout keeps it in 8 bits.
+    """
     graph = GraphBuilder(pool)
     declare_inputs(graph, layout)
+    if scales is not None:
+        declare_scales(graph, layout, scales)
     rotary_table(graph, weights.rotary, rotary_positions(graph, layout))
     declare_row_shape(graph)
     if layout.has_mask and layout.looks_up_first_layer:
@@ -103,13 +113,16 @@ def declare_inputs(graph: GraphBuilder, layout: DecoderLayout) -> None:
         lengths = graph.constant("draft.ones", np.ones(drafted, np.int64))
         graph.op("Split", [name, lengths], f"draft.{name}", outputs=drafted, axis=0)
     graph.input("logits_to_keep", np.int64, ["num_logits"])
+    number = np.int8 if layout.kv_int8 else np.float32
     for index in range(layout.num_layers):
         for part in ("key", "value"):
             shape: list[int | str] = ["batch_size", layout.cache_heads, "slots", layout.channels]
-            graph.input(f"past_key_values.{index}.{part}", np.float32, shape)
+            graph.input(f"past_key_values.{index}.{part}", number, shape)
             for j in range(drafted - 1):
-                graph.output(f"present.{index}.{part}.{j}", np.float32, shape)
-            graph.output(f"present.{index}.{part}", np.float32, shape)
+                graph.output(f"present.{index}.{part}.{j}", number, shape)
+            graph.output(f"present.{index}.{part}", number, shape)
+        if layout.has_mask and not layout.keeps_precedence:
+            graph.output(f"new_precedence.{index}", np.float32, [*rows, layout.num_mask_heads])
     if layout.recurrent:
         declare_eviction(graph, layout)
 

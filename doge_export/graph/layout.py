@@ -14,7 +14,8 @@ class DecoderLayout:
     """Sizes of one decoder. A cached row has `head_dim` channels of the head itself, then `extra_channels`.
 
     In a key the extra ones begin with dt of each mask head of its kv head, in a value with their precedence. (There is
-    none of it when every A is zero: dt is then the same for all keys, and softmax does not see a constant.)
+    none of it when every A is zero: dt is then the same for all keys, and softmax does not see a constant.) In a cache
+    of 8 bits dt has two channels, coarse and fine, and precedence, which decides by its last bit, is kept elsewhere.
     onnxruntime's GroupQueryAttention wants keys and values equally wide and a multiple of 8, so both are padded.
 
     There are three decoders over the same weights. The plain one serves streams up to keep_window_size and drops
@@ -38,10 +39,11 @@ class DecoderLayout:
     num_experts_per_tok: int
     recurrent: bool = False
     draft_tokens: int = 0
+    kv_int8: bool = False  # keys and values of the cache in 8 bits
     looks_up_first_layer: bool = True  # without it repeated tokens may not tie; for benchmarks/dropping_cost.py
 
     @classmethod
-    def from_config(cls, config: DogeConfig, has_mask: bool) -> DecoderLayout:
+    def from_config(cls, config: DogeConfig, has_mask: bool, kv_int8: bool = False) -> DecoderLayout:
         """The layout of a model; has_mask tells whether any A differs from zero."""
         assert config.head_dim is not None  # DogeConfig fills both in
         assert config.num_mask_heads is not None
@@ -60,6 +62,7 @@ class DecoderLayout:
             qk_norm=config.qk_norm,
             num_experts=config.num_experts if config.is_moe else None,
             num_experts_per_tok=config.num_experts_per_tok,
+            kv_int8=kv_int8,
         )
 
     @property
@@ -69,13 +72,23 @@ class DecoderLayout:
 
     @property
     def mask_channels(self) -> int:
-        """Extra channels of a key that hold dt, and of a value that hold precedence."""
+        """Mask heads of a kv head: extra channels of a value that hold precedence, and, times dt_digits, of a key."""
         return self.num_mask_heads // self.num_kv_heads if self.has_mask else 0
+
+    @property
+    def keeps_precedence(self) -> bool:
+        """Whether the cache holds precedence; it has the digits for it only in float32."""
+        return self.has_mask and not self.kv_int8
+
+    @property
+    def dt_digits(self) -> int:
+        """Channels of a key that add up to one dt."""
+        return 2 if self.kv_int8 else 1
 
     @property
     def channels(self) -> int:
         """Channels of a cached key or value."""
-        used = self.head_dim + self.mask_channels
+        used = self.head_dim + self.mask_channels * self.dt_digits
         return used + -used % 8
 
     @property

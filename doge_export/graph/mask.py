@@ -66,18 +66,20 @@ def precedence_rows(layout: DecoderLayout, mask: Array, a: NDArray[np.floating])
 def mask_exponents(layout: DecoderLayout, a: NDArray[np.floating]) -> Array:
     """Matrix F so that exp(softplus(mask logits) F) is what the extra channels hold: [mask_width, heads * extra].
 
-    Keys: dt = exp(A softplus(z)). Queries use the logit that is always 0, softplus(0) = ln 2: sqrt(d) at the channel of
-    their own mask head and 0 elsewhere. Unused channels of keys are harmless because the queries hold 0 there. A column
-    has one number at most, so the product is exact in any order.
+    Keys: dt = exp(A softplus(z)), in each of its channels. Queries use the logit that is always 0, softplus(0) = ln 2:
+    sqrt(d) at the channels of their own mask head and 0 elsewhere. Unused channels of keys are harmless because the
+    queries hold 0 there. A column has one number at most, so the product is exact in any order.
     """
     heads, kv_heads, used = layout.num_heads, layout.num_kv_heads, layout.mask_channels
     factors = np.zeros((mask_width(layout), layout.query_key_heads, layout.extra_channels), np.float32)
     always_zero = layout.num_mask_heads
     factors[always_zero, :heads] = MINUS_LARGE
-    channel = np.arange(heads) % (heads // kv_heads) % used
-    factors[always_zero, np.arange(heads), channel] = math.log(math.sqrt(layout.head_dim)) / math.log(2)
-    for logit, value in enumerate(a.reshape(-1)):
-        factors[logit, heads + logit // used, logit % used] = value
+    channel, digits = np.arange(heads) % (heads // kv_heads) % used, layout.dt_digits
+    for digit in range(digits):
+        own = channel * digits + digit
+        factors[always_zero, np.arange(heads), own] = math.log(math.sqrt(layout.head_dim)) / math.log(2)
+        for logit, value in enumerate(a.reshape(-1)):
+            factors[logit, heads + logit // used, logit % used * digits + digit] = value
     return factors.reshape(len(factors), -1)
 
 
@@ -95,7 +97,21 @@ def mask_channels(
     (channels,) = graph.op("Exp", [exponent], f"{name}.dt")
     shape = graph.constant("extra.shape", np.array([-1, layout.query_key_heads, layout.extra_channels]))
     (rows,) = graph.op("Reshape", [channels, shape], f"{name}.extra")
-    return rows
+    return split_dt(graph, name, rows) if layout.kv_int8 else rows
+
+
+def split_dt(graph: GraphBuilder, name: str, rows: str) -> str:
+    """dt in 8 bits: the first of its two channels will be rounded to whole steps, the second gets what that leaves.
+
+    A step is a power of two, so that this division and the one that rounds the cache find the same number of them.
+    Channels of queries, [B * S, query_key_heads, extra_channels] as all of rows, have an inverse of 0 and stay.
+    """
+    inverse, step = (f"{name}.dt_{part}" for part in ("inverses", "steps"))
+    (counted,) = graph.op("Mul", [rows, inverse], f"{name}.dt.steps")
+    (whole,) = graph.op("Round", [counted], f"{name}.dt.whole")
+    (coarse,) = graph.op("Mul", [whole, step], f"{name}.dt.coarse")
+    (split,) = graph.op("Sub", [rows, coarse], f"{name}.dt.split")
+    return split
 
 
 def first_layer_logits(layout: DecoderLayout, tensors: Mapping[str, Array], embedding: Array) -> Array:
@@ -144,7 +160,20 @@ def append_precedence(
     return flat
 
 
-def new_precedence(graph: GraphBuilder, layout: DecoderLayout, name: str, value: str) -> str:
+def gather_precedence(graph: GraphBuilder, layout: DecoderLayout, index: int, value: str) -> str:
+    """Precedence of the new keys, of every mask head: values [B, S, kv heads * channels] -> [B, S, M].
+
+    An output of the graph where the cache has no room for it, `new_precedence.{index}`.
+    """
+    channels = np.arange(layout.num_kv_heads)[:, None] * layout.channels + layout.head_dim
+    channels = (channels + np.arange(layout.mask_channels)).reshape(-1)
+    (rows,) = graph.op(
+        "Gather", [value, graph.constant("precedence.channels", channels)], f"new_precedence.{index}", axis=2
+    )
+    return rows
+
+
+def new_precedence(graph: GraphBuilder, layout: DecoderLayout, index: int, name: str, value: str) -> str:
     """Of the new keys per cache head: values [1, S, kv heads * channels] -> [cache heads, S].
 
     Without a mask all are equal, 0.
@@ -155,9 +184,7 @@ def new_precedence(graph: GraphBuilder, layout: DecoderLayout, name: str, value:
         zero = graph.constant("eviction.zero", np.array(0, np.float32))
         (zeros,) = graph.op("Expand", [zero, shape], name)
         return zeros
-    channels = np.arange(layout.num_kv_heads)[:, None] * layout.channels + layout.head_dim
-    channels = (channels + np.arange(layout.mask_channels)).reshape(-1)  # one per cache head
-    (rows,) = graph.op("Gather", [value, graph.constant("precedence.channels", channels)], f"{name}.rows", axis=2)
+    rows = gather_precedence(graph, layout, index, value)
     (columns,) = graph.op("Transpose", [rows], f"{name}.columns", perm=[0, 2, 1])
     (by_head,) = graph.op("Squeeze", [columns, graph.constant("axis.0", np.array([0]))], name)
     return by_head

@@ -15,7 +15,7 @@ from .builder import GraphBuilder
 
 @dataclass(frozen=True)
 class RotarySpec:
-    """What `doge_model.modeling.DogeRotaryEmbedding` computes with; the same formulas, in float64.
+    """What `doge_model.rotary.DogeRotaryEmbedding` computes with; the same formulas, in float64.
 
     Attributes:
         inv_freq: angle per position of every channel pair.

@@ -13,14 +13,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .state import State, empty_cache
+from .state import Cache, State, empty_cache, new_precedence, precedence_outputs
 
 
 class BatchStep:
     """One decoding step of several states in adjoining slices of one memory, none of which is full; bound once."""
 
-    def __init__(self, session: ort.InferenceSession, states: Sequence[State], memory: NDArray[np.float32]) -> None:
-        """memory: float32 [layers, 2, rows, heads, slots, channels]; states live in its first rows, in order."""
+    def __init__(self, session: ort.InferenceSession, states: Sequence[State], memory: Cache) -> None:
+        """memory: [layers, 2, rows, heads, slots, channels]; states live in its first rows, in order."""
         self._session, self._states = session, list(states)
         rows = len(states)
         self.inputs: dict[str, NDArray[Any]] = {
@@ -32,10 +32,12 @@ class BatchStep:
         }
         logits = np.zeros((rows, 1, states[0].description.vocab_size), np.float32)
         self._rows: NDArray[np.float32] = logits[:, 0]
+        self._precedence = new_precedence(states[0].description, rows, 1)
         self._binding = session.io_binding()
         for name, array in self.inputs.items():
             self._binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        self._binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
+        for name, array in {"logits": logits, **precedence_outputs(self._precedence)}.items():
+            self._binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
         for layer, parts in enumerate(memory[:, :, :rows]):
             for part, cache in zip(("key", "value"), parts, strict=True):
                 value = ort.OrtValue.ortvalue_from_numpy(cache)
@@ -51,7 +53,8 @@ class BatchStep:
         inputs["seqlens_k"][:] = positions
         inputs["total_sequence_length"][()] = max(positions) + 1
         self._session.run_with_iobinding(self._binding)
-        for state, ids in zip(self._states, inputs["input_ids"], strict=True):
+        for row, (state, ids) in enumerate(zip(self._states, inputs["input_ids"], strict=True)):
+            state.take_precedence(self._precedence[:, row])
             state.take_in(ids)
         return self._rows
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import OptionError, PackageError, StateError
 from .batch import Batch
 from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
-from .state import State
+from .state import State, new_precedence, precedence_outputs
 from .threads import SPIN_US, default_threads
 from .window import rank_precedence
 
@@ -46,7 +46,9 @@ class PlainStep:
         self.inputs = step_inputs(state, tokens=1, cached=0)
         logits = np.zeros((1, 1, state.description.vocab_size), np.float32)
         self._row: NDArray[np.float32] = logits[0]
-        self._binding = bind(session, self.inputs, {"logits": logits}, state)
+        self._precedence = new_precedence(state.description, 1, 1)
+        outputs = {"logits": logits, **precedence_outputs(self._precedence)}
+        self._binding = bind(session, self.inputs, outputs, state)
 
     def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
         """Feed one token; returns logits [1, vocab], overwritten by the next call."""
@@ -56,6 +58,7 @@ class PlainStep:
         inputs["seqlens_k"][0] = state.position
         inputs["total_sequence_length"][()] = state.position + 1
         self._session.run_with_iobinding(self._binding)
+        state.take_precedence(self._precedence[:, 0])
         state.take_in(inputs["input_ids"][0])
         return self._row
 
@@ -73,8 +76,10 @@ class DraftStep:
         }
         logits = np.zeros((1, DRAFT_TOKENS, state.description.vocab_size), np.float32)
         self._rows: NDArray[np.float32] = logits[0]
+        self._precedence = new_precedence(state.description, 1, DRAFT_TOKENS)
+        outputs = {"logits": logits, **precedence_outputs(self._precedence)}
         links = [f".{j}" for j in range(DRAFT_TOKENS - 1)]
-        self._binding = bind(session, self.inputs, {"logits": logits}, state, ["", *links])
+        self._binding = bind(session, self.inputs, outputs, state, ["", *links])
 
     def __call__(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Write the rows of int64 [n] tokens, n <= DRAFT_TOKENS; returns logits [n, vocab], the state stays put."""
@@ -84,6 +89,7 @@ class DraftStep:
         inputs["seqlens_k"][:] = inputs["position_ids"][0]
         inputs["total_sequence_length"][:] = inputs["position_ids"][0] + 1
         self._session.run_with_iobinding(self._binding)
+        state.take_precedence(self._precedence[:, 0])
         return self._rows[:count]
 
 
@@ -98,7 +104,9 @@ class RecurrentStep:
         self.inputs |= {"eviction_slots": np.zeros(shape, np.int64), "eviction_precedence": np.zeros(shape, np.float32)}
         logits = np.zeros((1, 1, d.vocab_size), np.float32)
         self._row: NDArray[np.float32] = logits[0]
-        self._binding = bind(session, self.inputs, {"logits": logits}, state)
+        self._precedence = new_precedence(state.description, 1, 1)
+        outputs = {"logits": logits, **precedence_outputs(self._precedence)}
+        self._binding = bind(session, self.inputs, outputs, state)
 
     def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
         """Feed one token and let one key per head go; returns logits [1, vocab], overwritten by the next call."""
@@ -110,6 +118,7 @@ class RecurrentStep:
         inputs["eviction_slots"][:] = slots
         inputs["eviction_precedence"][:] = rank_precedence(leaving)
         self._session.run_with_iobinding(self._binding)
+        state.take_precedence(self._precedence[:, 0])
         state.take_in(inputs["input_ids"][0], slots, leaving)
         return self._row
 
@@ -299,7 +308,10 @@ class Decoder:
     ) -> None:
         inputs = step_inputs(state, len(token_ids), cached=state.position)
         inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
-        self._plain.run_with_iobinding(bind(self._plain, inputs, {"logits": logits}, state))
+        precedence = new_precedence(self.description, 1, len(token_ids))
+        outputs = {"logits": logits, **precedence_outputs(precedence)}
+        self._plain.run_with_iobinding(bind(self._plain, inputs, outputs, state))
+        state.take_precedence(precedence[:, 0])
         state.take_in(token_ids)
 
     def _recurrent_chunk(
@@ -311,7 +323,10 @@ class Decoder:
         inputs = step_inputs(state, length, cached=self.keep_window_size)
         inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
         inputs |= {"eviction_slots": slots, "eviction_precedence": rank_precedence(leaving)}
-        session.run_with_iobinding(bind(session, inputs, {"logits": logits}, state))
+        precedence = new_precedence(self.description, 1, length)
+        outputs = {"logits": logits, **precedence_outputs(precedence)}
+        session.run_with_iobinding(bind(session, inputs, outputs, state))
+        state.take_precedence(precedence[:, 0])
         state.take_in(token_ids, slots, leaving)
 
     def _session(self, file: str) -> ort.InferenceSession:

@@ -17,7 +17,8 @@ DRAFT_FILE = "onnx/model_draft.onnx"
 DATA_FILE = "onnx/model.onnx_data"  # the weights of all
 DRAFT_TOKENS = 8  # that model_draft.onnx takes at once: the token to feed and up to seven guesses
 METADATA_KEY = "doge_export.decoder"
-FORMAT_VERSION = 2  # rises whenever a driver written for the older number would compute something else
+# By the numbers of the cache; rises whenever a driver written for the older number would compute something else.
+FORMAT_VERSIONS = {"float32": 2, "int8": 3}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class DecoderDescription:
         head_dim: channels of a key that are rotated, and of a value that are used.
         mask_channels: channels from head_dim on that hold dt in a key, and in a value its precedence, which grows with
             dt and decides what stays.
-        weights_sha256: of the data file; names the model a state belongs to.
+        weights_sha256: of the data file, then the scales of a cache in 8 bits; names the model a state belongs to.
+        cache_type: of the numbers in the cache, float32 or int8; the file of a float32 cache does not mention it.
     """
 
     format_version: int
@@ -46,10 +48,19 @@ class DecoderDescription:
     head_dim: int
     mask_channels: int
     weights_sha256: str
+    cache_type: str = "float32"
+
+    @property
+    def separate_precedence(self) -> bool:
+        """Whether the precedence of keys is no part of the cache, as 8 bits are not enough for it."""
+        return self.cache_type == "int8" and self.mask_channels > 0
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata entries of a decoder file."""
-        return {METADATA_KEY: json.dumps(dataclasses.asdict(self)), "doge_export.state": json.dumps(self.state_rules())}
+        values = dataclasses.asdict(self)
+        if self.cache_type == "float32":
+            del values["cache_type"]
+        return {METADATA_KEY: json.dumps(values), "doge_export.state": json.dumps(self.state_rules())}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> DecoderDescription:
@@ -60,12 +71,12 @@ class DecoderDescription:
         """
         if METADATA_KEY not in metadata:
             raise PackageError(f"{path} is not a decoder made by doge-export: its metadata has no {METADATA_KEY!r}")
-        values = json.loads(metadata[METADATA_KEY])
-        known = {field.name for field in dataclasses.fields(cls)}
-        if values.get("format_version") != FORMAT_VERSION or set(values) != known:
+        values = {"cache_type": "float32"} | json.loads(metadata[METADATA_KEY])
+        known, version = {field.name for field in dataclasses.fields(cls)}, FORMAT_VERSIONS.get(values["cache_type"])
+        if values.get("format_version") != version or set(values) != known:
             raise PackageError(
                 f"{path} has decoder format {values.get('format_version')!r} with other fields than this version's "
-                f"format {FORMAT_VERSION}; export the checkpoint again"
+                f"formats {' and '.join(map(str, FORMAT_VERSIONS.values()))}; export the checkpoint again"
             )
         return cls(**values)
 
@@ -95,7 +106,7 @@ class DecoderDescription:
                 "value": "indices into sequence_length of the tokens whose logits are computed",
             },
             f"past_key_values.{{0..{self.num_layers - 1}}}.{{key,value}}": {
-                "type": "float32",
+                "type": self.cache_type,
                 "shape": cache,
                 "initial_value": "zeros (never read: only rows before seqlens_k are)",
                 "slots": f"at least {self.keep_window_size}; in {RECURRENT_FILE} sequence_length more",

@@ -6,7 +6,7 @@ import math
 import mmap
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import ContextLengthError
 from .description import DecoderDescription
 from .state_file import StateFile
-from .window import FullWindow, Ranks, make_ranks
+from .window import FullWindow, Ranks, make_ranks, rank_precedence
 
 if TYPE_CHECKING:
     from .decoder import DraftStep, PlainStep, RecurrentStep
@@ -23,7 +23,8 @@ MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enou
 FULL_WINDOW_CHUNK = 128  # the same once keys are dropped: attention with a mask is fastest while its scores fit a cache
 NEVER = np.iinfo(np.int64).max
 
-Memory = tuple[NDArray[np.float32], FullWindow | None]  # the cache, and its bookkeeping once the window is full
+Cache = NDArray[Any]  # float32 or int8, as the decoder has it
+Memory = tuple[Cache, FullWindow | None]  # the cache, and its bookkeeping once the window is full
 
 
 class Arrival(NamedTuple):
@@ -47,16 +48,18 @@ class State:
     Attributes:
         description: of the decoder it belongs to.
         metadata: text by name that `save` writes and loading brings back; the program's own, copied by `copy`.
+        precedence: of the keys in slots, float32 [layers, num_recurrent_heads, slots]; None where the cache holds it.
         plain_step, draft_step, recurrent_step: the decoder's bindings to this very cache.
 
     An exception between any two instructions, Ctrl-C included, leaves a state that holds the first `position` tokens
     of those it was to be fed.
     """
 
-    def __init__(self, description: DecoderDescription, cache: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, description: DecoderDescription, cache: Cache | None = None) -> None:
         """cache: memory to live in, as `cache` describes it; its own by default."""
         self.description = description
         self.metadata: dict[str, str] = {}
+        self.precedence = empty_precedence(description) if description.separate_precedence else None
         self.plain_step: PlainStep | None = None
         self.draft_step: DraftStep | None = None
         self.recurrent_step: RecurrentStep | None = None
@@ -80,8 +83,8 @@ class State:
         self._position = position
 
     @property
-    def cache(self) -> NDArray[np.float32]:
-        """float32 [layers, 2 (key, value), heads, slots, channels].
+    def cache(self) -> Cache:
+        """float32 or int8 [layers, 2 (key, value), heads, slots, channels].
 
         While the stream is no longer than the window, slot i holds position i; once it is longer, the survivors stand
         in any order, each mask head with its own.
@@ -95,7 +98,8 @@ class State:
         Cache, order of the keys and seen tokens; the system hands the memory out as the stream fills its window.
         """
         d = self.description
-        cache = d.num_layers * 2 * d.num_recurrent_heads * (d.keep_window_size + MAX_CHUNK) * d.channels * 4
+        rows = d.num_layers * 2 * d.num_recurrent_heads * (d.keep_window_size + MAX_CHUNK)
+        cache = rows * d.channels * self.cache.itemsize + (0 if self.precedence is None else self.precedence.nbytes)
         return cache + d.num_layers * d.num_recurrent_heads * d.keep_window_size * 8 + self._first_seen.nbytes
 
     @property
@@ -120,7 +124,7 @@ class State:
         """The different tokens fed so far, those included whose keys are gone: int64 [n], in ascending order."""
         return np.flatnonzero(self._first_seen < self.position)
 
-    def copy(self, into: NDArray[np.float32] | None = None) -> State:
+    def copy(self, into: Cache | None = None) -> State:
         """An independent state at the same position: the way to branch, or to come back.
 
         into: memory to live in, of the shape of `cache`; its own by default.
@@ -130,6 +134,8 @@ class State:
         other = State(self.description, empty_cache(self.description, cache.shape[2]) if into is None else into)
         other._memory = (other.cache, None if window is None else FullWindow(window.ranks.copy()))
         other.cache[..., :used, :] = cache[..., :used, :]
+        if self.precedence is not None and other.precedence is not None:
+            other.precedence[..., :used] = self.precedence[..., :used]
         other._position, other._unfed = self._position, self._unfed
         other._first_seen = self._first_seen.copy()
         other.metadata = dict(self.metadata)
@@ -159,12 +165,16 @@ class State:
             StateError: the file exists and `overwrite` is False, or it cannot be written.
         """
         position, (cache, window) = self.position, self._memory
-        seen = self.seen_tokens()
+        seen, used = self.seen_tokens(), min(position, self.description.keep_window_size)
+        precedence = None
+        if self.precedence is not None:
+            precedence = self.precedence[..., :used] if window is None else rank_precedence(window.ranks)
         StateFile(
             position,
             self.unfed_token,
             self.metadata,
-            cache[..., : min(position, self.description.keep_window_size), :],
+            cache[..., :used, :],
+            precedence,
             None if window is None else window.positions(),
             seen,
             self._first_seen[seen],
@@ -182,6 +192,8 @@ class State:
         if file.key_positions is not None:
             state._memory = (empty_cache(description, description.num_recurrent_heads), None)
         state.cache[..., : file.cache.shape[3], :] = file.cache
+        if state.precedence is not None and file.precedence is not None:
+            state.precedence[..., : file.cache.shape[3]] = file.precedence
         if file.key_positions is not None:
             precedence = state._precedence(slice(0, description.keep_window_size))
             state._memory = (state.cache, FullWindow(make_ranks(precedence, file.key_positions)))
@@ -210,6 +222,15 @@ class State:
             self.plain_step = self.draft_step = None  # they are bound to the cache that was
             self._memory = (cache, window)
         return window
+
+    def take_precedence(self, rows: NDArray[np.float32]) -> None:
+        """Keep what a graph says beside the rows it has just written: float32 [layers, S, heads], before `take_in`.
+
+        Nothing to do where the cache itself holds it.
+        """
+        if self.precedence is not None:
+            start = self.description.keep_window_size if self.overflowed else self.position
+            self.precedence[..., start : start + rows.shape[1]] = rows.swapaxes(1, 2)
 
     def take_in(
         self, token_ids: NDArray[np.int64], slots: NDArray[np.int64] | None = None, leaving: Ranks | None = None
@@ -244,8 +265,10 @@ class State:
         start = self.description.keep_window_size
         return self._precedence(slice(start, start + count))
 
-    def _precedence(self, slots: slice, cache: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    def _precedence(self, slots: slice, cache: Cache | None = None) -> NDArray[np.float32]:
         """Of the keys in slots: [layers, heads, slots]; 0 for all in a model without mask."""
+        if self.precedence is not None:
+            return self.precedence[..., slots]
         d, values = self.description, (self.cache if cache is None else cache)[:, 1]
         if d.mask_channels == 0:
             return np.zeros(values[..., slots, 0].shape, np.float32)
@@ -253,7 +276,24 @@ class State:
         return np.stack([values[:, head, slots, d.head_dim + head % d.mask_channels] for head in heads], axis=1)
 
 
-def empty_cache(description: DecoderDescription, heads: int, rows: int | None = None) -> NDArray[np.float32]:
+def empty_precedence(description: DecoderDescription) -> NDArray[np.float32]:
+    """Zeros for the precedence of a state's keys: [layers, num_recurrent_heads, slots]."""
+    d = description
+    return np.zeros((d.num_layers, d.num_recurrent_heads, d.keep_window_size + MAX_CHUNK), np.float32)
+
+
+def new_precedence(description: DecoderDescription, rows: int, tokens: int) -> NDArray[np.float32]:
+    """Memory for what a graph says of new keys: [layers, rows, tokens, num_recurrent_heads], no layers if nothing."""
+    layers = description.num_layers if description.separate_precedence else 0
+    return np.zeros((layers, rows, tokens, description.num_recurrent_heads), np.float32)
+
+
+def precedence_outputs(memory: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """What to bind by name so that the graph writes into that memory."""
+    return {f"new_precedence.{layer}": rows for layer, rows in enumerate(memory)}
+
+
+def empty_cache(description: DecoderDescription, heads: int, rows: int | None = None) -> Cache:
     """Zeros for a state's cache, [layers, 2, heads, slots, channels], or for `rows` of them, [layers, 2, rows, ...].
 
     The system hands the memory out as it is written to, in small pages: with large ones, which numpy asks for, the
@@ -262,7 +302,8 @@ def empty_cache(description: DecoderDescription, heads: int, rows: int | None = 
     d = description
     batch = () if rows is None else (rows,)
     shape = (d.num_layers, 2, *batch, heads, d.keep_window_size + MAX_CHUNK, d.channels)
-    memory = mmap.mmap(-1, math.prod(shape) * 4)
+    dtype = np.dtype(d.cache_type)
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
     if sys.platform == "linux":
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.float32).reshape(shape)
+    return np.frombuffer(memory, dtype).reshape(shape)

@@ -28,6 +28,7 @@ FORMAT_VERSION = 1  # rises whenever a reader of the older number would make ano
 HEADER_KEY = "doge_export.state"
 CHECKSUM_KEY = "doge_export.sha256"
 POSITION_LIMIT = 2**32  # ranks of keys keep 32 bits for the position
+TENSOR_TYPES = {"float32": "F32", "int8": "I8"}  # safetensors' names
 HEADER_FIELDS = {"format_version", "weights_sha256", "keep_window_size", "position", "unfed_token", "metadata"}
 
 Tensors = dict[str, NDArray[Any]]
@@ -41,7 +42,8 @@ class StateFile:
         position: tokens fed.
         unfed_token: the token that comes next in the stream but is not fed yet, if there is one.
         metadata: text that whoever saved the state has put beside it.
-        cache: float32 [layers, 2 (key, value), heads, min(position, keep_window_size), channels].
+        cache: float32 or int8 [layers, 2 (key, value), heads, min(position, keep_window_size), channels].
+        precedence: float32 [layers, recurrent heads, the same slots], where the cache is too narrow for it, else None.
         key_positions: int64 [layers, recurrent heads, keep_window_size], the position of the key in every slot; None
             as long as slot i holds position i, which is until the window overflows.
         seen_tokens, first_positions: int64 [n], the different tokens of the stream and where each came first.
@@ -50,7 +52,8 @@ class StateFile:
     position: int
     unfed_token: int | None
     metadata: dict[str, str]
-    cache: NDArray[np.float32]
+    cache: NDArray[Any]
+    precedence: NDArray[np.float32] | None
     key_positions: NDArray[np.int64] | None
     seen_tokens: NDArray[np.int64]
     first_positions: NDArray[np.int64]
@@ -73,6 +76,8 @@ class StateFile:
         }
         tensors: Tensors = {"cache": self.cache, "seen_tokens": self.seen_tokens}
         tensors["first_positions"] = self.first_positions
+        if self.precedence is not None:
+            tensors["precedence"] = self.precedence
         if self.key_positions is not None:
             tensors["key_positions"] = self.key_positions
         # safetensors writes an array's memory as it lies there
@@ -112,6 +117,7 @@ class StateFile:
             header["unfed_token"],
             header["metadata"],
             tensors["cache"],
+            tensors.get("precedence"),
             tensors.get("key_positions"),
             tensors["seen_tokens"],
             tensors["first_positions"],
@@ -210,10 +216,12 @@ def _check_layout(
     heads = d.num_recurrent_heads if is_wide else d.num_kv_heads
     seen = slices["seen_tokens"].get_shape()[:1] if "seen_tokens" in slices else [0]
     expected = {
-        "cache": ("F32", [d.num_layers, 2, heads, min(position, d.keep_window_size), d.channels]),
+        "cache": (TENSOR_TYPES[d.cache_type], [d.num_layers, 2, heads, min(position, d.keep_window_size), d.channels]),
         "seen_tokens": ("I64", seen),
         "first_positions": ("I64", seen),
     }
+    if d.separate_precedence:
+        expected["precedence"] = ("F32", [d.num_layers, d.num_recurrent_heads, min(position, d.keep_window_size)])
     if is_wide:
         expected["key_positions"] = ("I64", [d.num_layers, d.num_recurrent_heads, d.keep_window_size])
     found = {name: (view.get_dtype(), list(view.get_shape())) for name, view in slices.items()}
@@ -225,7 +233,9 @@ def _check_values(path: Path, header: Mapping[str, Any], tensors: Tensors, descr
     """Numbers that no stream can have led to; the checksum finds accidents, this what somebody wrote by hand."""
     position, cache = header["position"], tensors["cache"]
     dt = cache[:, 0, ..., description.head_dim : description.head_dim + description.mask_channels]
-    if np.isnan(cache).any() or np.signbit(dt).any():
+    precedence = tensors.get("precedence", np.zeros(0, np.float32))
+    negative = np.signbit(dt).any() if description.cache_type == "float32" else False
+    if np.isnan(cache).any() or np.isnan(precedence).any() or negative:
         raise StateError(f"{path} is damaged: its cache holds numbers that are none, or a negative dt")
     tokens, first = tensors["seen_tokens"], tensors["first_positions"]
     if not (_all_different_below(description.vocab_size, tokens) and _all_different_below(position, first)):

@@ -6,6 +6,8 @@ precedence that grows with dt; a key's `rank` is one int64 that orders by preced
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,7 +56,7 @@ class FullWindow:
         """Ranks at int64 [layers, heads, count] slots."""
         return np.take_along_axis(self.ranks, slots, axis=-1)
 
-    def replace_one(self, cache: NDArray[np.float32], slots: NDArray[np.int64], rank: Ranks) -> None:
+    def replace_one(self, cache: NDArray[Any], slots: NDArray[np.int64], rank: Ranks) -> None:
         """One token came to the slot behind the window; keep it where it outranks the key in `slots`.
 
         cache [layers, 2, heads, slots, channels]; slots, the lowest of each head, and rank: [layers, heads]. Doing it
@@ -65,7 +67,7 @@ class FullWindow:
         cache[layers, :, heads, chosen] = cache[layers, :, heads, self.ranks.shape[-1]]
         self.ranks[layers, heads, chosen] = rank[layers, heads]
 
-    def replace_many(self, cache: NDArray[np.float32], slots: NDArray[np.int64], old: Ranks, new: Ranks) -> None:
+    def replace_many(self, cache: NDArray[Any], slots: NDArray[np.int64], old: Ranks, new: Ranks) -> None:
         """Several tokens came behind the window; the highest ranks of old and new stay.
 
         cache [layers, 2, heads, slots, channels]; slots [layers, heads, R]: the R lowest of each head, lowest first,

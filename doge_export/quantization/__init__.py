@@ -1,0 +1,1 @@
+"""How the numbers of large matrices are chosen and stored."""

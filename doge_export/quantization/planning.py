@@ -1,0 +1,107 @@
+"""From a model and options to the numbers that are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from doge_model import Checkpoint, DogeForCausalLM
+from doge_model.checkpoint import locate
+from doge_model.gguf import GgufFile
+
+from ..graph import DecoderLayout, Plan
+from ..options import ExportOptions
+from ..recipes import CALIBRATION_TOKENS, RECIPES
+from .calibrated import calibrated_plan
+from .calibration import BUILT_IN, calibration_sequences
+from .kept import kept_plan
+from .matrices import Matrix, planned_tensors
+from .plan import bits_per_weight, plan_bytes, simple_plan
+from .sensitivity import Rows, choose_wide, rounding_losses
+
+MEASURED_TOKENS = 2048  # of the calibration text, on which sensitivity is measured
+
+
+@dataclass(frozen=True)
+class WeightSummary:
+    """How the large matrices are stored, for the report.
+
+    Attributes:
+        bits_per_weight: mean over them, scales and padding included.
+        matrix_bytes: in the file.
+        wide: rows in 8 bits of an int4 file: "layers.3.mlp.down_proj down", ...
+        calibration: the text that int4 was rounded by; None for the other recipes.
+        calibration_tokens: of it that were used.
+    """
+
+    bits_per_weight: float
+    matrix_bytes: int
+    wide: tuple[str, ...] = ()
+    calibration: str | None = None
+    calibration_tokens: int = 0
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    layout: DecoderLayout,
+    matrices: Mapping[str, Matrix],
+    progress: Callable[[str], None],
+) -> tuple[Plan, WeightSummary]:
+    """What every matrix is stored as, by the recipe and its options.
+
+    Raises:
+        ExportError: the recipe does not fit the model.
+        OptionError: the calibration text cannot be had.
+    """
+    recipe = RECIPES[options.weights]
+    if recipe.rounding == "kept":
+        file = GgufFile(locate(options.model, None, None, local_files_only=True))
+        plan = kept_plan(file, layout, matrices)
+    elif recipe.rounding == "calibrated":
+        return calibrated(checkpoint, options, layout, matrices, progress)
+    else:
+        plan = simple_plan(matrices, recipe)
+    return plan, WeightSummary(bits_per_weight(plan, matrices), plan_bytes(plan))
+
+
+def calibrated(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    layout: DecoderLayout,
+    matrices: Mapping[str, Matrix],
+    progress: Callable[[str], None],
+) -> tuple[Plan, WeightSummary]:
+    """Choose the rows that need more bits, then round by the calibration text."""
+    tokens, seed = options.calibration_tokens or CALIBRATION_TOKENS, options.seed or 0
+    sequences = calibration_sequences(checkpoint, options.calibration, tokens, seed)
+    if options.wide is None:
+        progress("measuring which matrices need more bits")
+        measured = sequences[: max(1, MEASURED_TOKENS // sequences.shape[1])]
+        losses = rounding_losses(checkpoint.model, measured, seed)
+        wide = choose_wide(losses, matrices, options.mean_bits, layout.has_mask)
+    else:
+        wide = {Rows(storage, role) for storage, m in matrices.items() for role in m.roles if role in options.wide}
+    plan = calibrated_plan(checkpoint.model, layout, matrices, wide, sequences, progress)
+    return plan, WeightSummary(
+        bits_per_weight(plan, matrices),
+        plan_bytes(plan),
+        tuple(
+            f"{storage} {role}" for storage, m in matrices.items() for role in m.roles if Rows(storage, role) in wide
+        ),
+        options.calibration or BUILT_IN.name,
+        sequences.numel(),
+    )
+
+
+def give_stored_numbers(
+    model: DogeForCausalLM, layout: DecoderLayout, matrices: Mapping[str, Matrix], plan: Plan
+) -> None:
+    """Write the numbers that a plan stores into a PyTorch model.
+
+    The mask's own rows are not among its parameters; it stays the product of dt_proj and the values.
+    """
+    for name, values in planned_tensors(layout, matrices, plan).items():
+        model.get_parameter(name).data.copy_(torch.from_numpy(values))

@@ -1,0 +1,131 @@
+"""Which matrices need more bits: what rounding each of them alone to 4 bits changes in the model's predictions.
+
+Rounding a matrix moves its outputs by d. To second order that moves the distribution of the next token by a divergence
+of E[(g . d)^2] / 2, g being the gradient of the log-likelihood of a token drawn from the model itself (the Fisher
+information). So one pass backwards over a few sequences measures all matrices at once.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from doge_model import DogeForCausalLM
+
+from ..recipes import LEAST_BITS, MOST_BITS, WIDE_BITS
+from .blocks import choose_block_size
+from .gptq import nearest
+from .matrices import Matrix
+
+PROJECTIONS = {
+    "q_proj": "q",
+    "k_proj": "k",
+    "v_proj": "v",
+    "o_proj": "o",
+    "gate_proj": "gate_up",
+    "up_proj": "gate_up",
+    "down_proj": "down",
+}
+STORAGES = {"q": "self_attn.qkv_proj", "k": "self_attn.qkv_proj", "v": "self_attn.qkv_proj"} | {
+    "o": "self_attn.o_proj",
+    "gate_up": "mlp.gate_up_proj",
+    "down": "mlp.down_proj",
+}
+NARROW_BITS = 4
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a stored matrix that are rounded alike: its storage and what they do."""
+
+    storage: str
+    role: str
+
+
+def rounding_losses(model: DogeForCausalLM, sequences: Tensor, seed: int) -> dict[Rows, float]:
+    """Kullback-Leibler divergence, nats per token, that rounding rows to the nearest 4 bits is expected to cost.
+
+    sequences int64 [N, S]. An untied embedding is among the rows. The model's parameters keep no gradients.
+    """
+    losses: dict[Rows, float] = defaultdict(float)
+    model.requires_grad_(False)
+    hooks = []
+    for index, layer in enumerate(model.model.layers):
+        for name, module in layer.named_modules():
+            role = PROJECTIONS.get(name.rsplit(".", 1)[-1])
+            if role is not None:
+                rows = Rows(f"layers.{index}.{STORAGES[role]}", role)
+                hooks.append(module.register_forward_hook(watch(losses, rows)))
+    generator = torch.Generator().manual_seed(seed)
+    for ids in sequences:
+        embedded = model.model.embed_tokens(ids[None]).requires_grad_()
+        logits = model.lm_head(model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0])
+        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+        F.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]  # torch's
+        if not model.config.tie_word_embeddings:
+            assert embedded.grad is not None
+            change = rounding_error(embedded.detach()[0])
+            losses[Rows("embed_tokens", "embedding")] += half_square(change, embedded.grad[0])
+    for hook in hooks:
+        hook.remove()
+    return {rows: loss / sequences.numel() for rows, loss in losses.items()}
+
+
+def watch(losses: dict[Rows, float], rows: Rows) -> Callable[[Any, tuple[Tensor], Tensor], None]:
+    """A forward hook for a linear map, which adds what its rounding costs as soon as the gradient is known."""
+
+    def forward(module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        x = inputs[0].detach().float()
+
+        def backward(gradient: Tensor) -> None:
+            losses[rows] += half_square(x @ rounding_error(module.weight.detach().float()).T, gradient.float())
+
+        if output.requires_grad:
+            output.register_hook(backward)  # type: ignore[no-untyped-call]  # torch's
+
+    return forward
+
+
+def rounding_error(weight: Tensor) -> Tensor:
+    """What rounding to the nearest 4 bits changes: float32 [out, in]."""
+    block_size = choose_block_size(weight.shape[1], NARROW_BITS)
+    rounded = nearest(weight, NARROW_BITS, block_size, search=False).dequantize(weight.shape[1])
+    return torch.from_numpy(rounded) - weight
+
+
+def half_square(change: Tensor, gradient: Tensor) -> float:
+    """Sum over tokens of (gradient . change)^2 / 2: [..., n] each."""
+    return float((change * gradient).sum(-1).square().sum()) / 2
+
+
+def choose_wide(
+    losses: Mapping[Rows, float], matrices: Mapping[str, Matrix], mean_bits: float, has_mask: bool
+) -> set[Rows]:
+    """The rows that get WIDE_BITS: those that save the most loss by the byte, as many as a mean number of bits allows.
+
+    mean_bits: over all rows that have a loss, scales and zero points included. With a learned mask the values' rows
+    come first, whatever they save: theirs decide which keys stay.
+    """
+    weights = {
+        rows: matrices[rows.storage].roles[rows.role] * matrices[rows.storage].weight.shape[1] for rows in losses
+    }
+    room = sum(weights.values()) * (mean_bits - stored_bits(NARROW_BITS))
+    extra = stored_bits(WIDE_BITS) - stored_bits(NARROW_BITS)
+    wide = set()
+    for rows in sorted(losses, key=lambda rows: losses[rows] / weights[rows], reverse=True):
+        of_mask = has_mask and rows.role == "v"
+        if of_mask or weights[rows] * extra <= room:
+            room -= weights[rows] * extra
+            wide.add(rows)
+    return wide
+
+
+def stored_bits(bits: int) -> float:
+    """Of a weight with its share of a block's float16 scale and zero point, in blocks of the usual size."""
+    return LEAST_BITS if bits == NARROW_BITS else MOST_BITS

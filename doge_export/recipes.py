@@ -1,0 +1,53 @@
+"""How the numbers of a decoder can be stored: the recipes that `doge-export --help` lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Rounding = Literal["none", "nearest", "calibrated", "kept"]
+
+ROLES = ("q", "k", "v", "o", "gate_up", "down")  # what the rows of a layer's matrices do; the mask belongs to v
+WIDE_BITS = 8  # of rows that need more than 4
+LEAST_BITS, MOST_BITS = 4.625, 8.25  # a weight of an int4 file takes, with its share of scales and zero points
+DEFAULT_BITS = 5.4  # mean of those that --int4 chooses between
+CALIBRATION_TOKENS = 32768
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to store a decoder.
+
+    Attributes:
+        name: of the option, and of the folder's end.
+        summary: for --help.
+        layer_bits: of the layers' matrices, before any is widened; scales come on top.
+        table_bits: of embedding, output matrix and experts.
+        rounding: none (float numbers), nearest, calibrated (GPTQ on a text), or kept (a GGUF file's own numbers).
+    """
+
+    name: str
+    summary: str
+    layer_bits: int
+    table_bits: int
+    rounding: Rounding
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("int8", "Large matrices in 8 bits, rounded to the nearest (the default).", 8, 8, "nearest"),
+        Recipe(
+            "int4",
+            "Layers in 4 bits, rounded by a calibration text (GPTQ), 8 where it matters most; embedding and output in "
+            "8. Takes minutes.",
+            4,
+            8,
+            "calibrated",
+        ),
+        Recipe("fp16", "Large matrices in float16, which become float32 in memory.", 16, 16, "none"),
+        Recipe("fp32", "Everything in float32.", 32, 32, "none"),
+        Recipe("keep-grid", "The very numbers of a Q4_0, Q4_1 or Q8_0 GGUF file, nothing rounded again.", 4, 8, "kept"),
+    )
+}
+DEFAULT = next(iter(RECIPES))

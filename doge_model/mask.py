@@ -1,0 +1,80 @@
+"""The dynamic mask and attention with it: the full matrix, or one more channel of the keys. Shapes: modeling.py."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def surviving_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
+    """Which keys are among the keep_window_size largest dt that a query can see; equal dt: the most recent stays.
+
+    The last `num_queries` keys belong to the queries. Key j is gone for a query once keep_window_size of the keys up to
+    that query outrank it: count the keys before the chunk by one stable sort, those of the chunk by comparison.
+
+    precedence [B, M, K], any number that grows with dt -> bool [B, M, num_queries, K]; causality is not included.
+    """
+    num_keys = precedence.shape[-1]
+    num_past = num_keys - num_queries
+    order = precedence.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last: it ranks higher
+    is_past = (order < num_past).long()
+    past_above = is_past.flip(-1).cumsum(-1).flip(-1) - is_past
+    past_above = torch.empty_like(past_above).scatter_(-1, order, past_above)
+    index = torch.arange(num_keys, device=precedence.device)
+    newer = index[num_past:, None] > index
+    new, old = precedence[..., num_past:, None], precedence[..., None, :]
+    chunk_above = ((new > old) | ((new == old) & newer)).cumsum(-2, dtype=torch.int32)
+    return past_above[..., None, :] + chunk_above < keep_window_size
+
+
+def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
+    """The additive mask: dt where a key is visible and survives, else the smallest number of the dtype.
+
+    dt and precedence [B, M, K], -inf at padding, which so takes no place in the window -> [B, M, num_queries, K] in the
+    same dtype.
+    """
+    num_keys = dt.shape[-1]
+    index = torch.arange(num_keys, device=dt.device)
+    visible = (index <= index[num_keys - num_queries :, None]) & (dt[:, :, None, :] > -torch.inf)
+    if num_keys > keep_window_size:
+        visible = visible & surviving_keys(precedence, num_queries, keep_window_size)
+    return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
+
+
+def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor | None:
+    """attention_mask [B, K], 0 at padding -> bool [B, num_queries] of the new tokens, or None if none is padding.
+
+    What is cached needs no mask any more: the dt of padding is -inf.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() != 2:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; Doge takes [batch, keys], 0 at padding"
+        )
+    mask = attention_mask[:, -num_queries:].bool()
+    return None if bool(mask.all()) else mask
+
+
+def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+    """query [B, H, T, D], key, value [B, H, K, D], mask [B, H, T, K] -> [B, H, T, D] and the weights [B, H, T, K]."""
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + mask
+    weights = F.dropout(F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype), dropout)
+    return weights @ value, weights
+
+
+def key_channel_attention(query: Tensor, key: Tensor, value: Tensor, dt: Tensor, dropout: float) -> Tensor:
+    """Causal attention from which no key has dropped out, without a mask tensor: q k^T s + dt = [q, 1] [k, dt / s]^T s.
+
+    query, key and value [B, H, T, D], dt [B, H, T], -inf at padding -> [B, H, T, D].
+    """
+    head_dim = query.shape[-1]
+    extra = 8 - head_dim % 8  # CUDA's kernels want widths in multiples of 8, and values as wide as keys
+    # The softmax does not see the 1 taken off; bfloat16 has more digits for a dt near 0. What -3e4 makes of a score is
+    # out of reach of all others, and finite in float16.
+    channel = ((dt - 1.0) * head_dim**0.5).clamp(min=-3e4).to(key.dtype)[..., None]
+    query = F.pad(query, (0, extra), value=1.0)
+    key, value = F.pad(torch.cat((key, channel), dim=-1), (0, extra - 1)), F.pad(value, (0, extra))
+    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=head_dim**-0.5)
+    return out[..., :head_dim]
