@@ -3,8 +3,8 @@
     python benchmarks/block_products.py
 
 One matrix [3072, 576] with every number of bits, size of blocks and kind of zero point that MatMulNBits takes, with
-8-bit activations, on one thread: microseconds for 1 and for 37 rows, and whether 37 rows fed at once are to the last bit
-what they are one by one.
+8-bit activations, on one thread: microseconds for 1 and for 37 rows, and whether 37 rows fed at once are to the last
+bit what they are one by one.
 """
 
 from __future__ import annotations
