@@ -110,12 +110,10 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         progress(f"building the decoder with {options.weights} weights")
         write_decoder(checkpoint.model, options.weights, folder, scales, plan)
         write_companions(checkpoint, folder)
-        decoder, quality, speed = Decoder(folder, options.threads), None, None
-        if options.report_tokens:  # while the model still has its own numbers
-            quality = measure_quality(checkpoint, decoder, folder, options.report_tokens, progress)
-            progress("measuring the speed")
-            speed = measure_speed(decoder)
+        decoder = Decoder(folder, options.threads)
+        quality, speed = measure(checkpoint, decoder, folder, options.report_tokens, progress)
         progress("comparing it with PyTorch")
+        # from here on the model no longer is what the quality was measured against
         give_stored_numbers(checkpoint.model, layout, matrices, plan)
         verification = verify(checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
         verification.require()
@@ -158,3 +156,14 @@ def write_report(report: ExportReport, folder: Path) -> None:
     if report.quality is not None:
         page = render_page(report, measured_beside(report.folder, report.quality))
         (folder / PAGE_FILE).write_text(page, encoding="utf-8")
+
+
+def measure(
+    checkpoint: Checkpoint, decoder: Decoder, folder: Path, tokens: int, progress: Progress
+) -> tuple[Quality | None, Speed | None]:
+    """What the weights of the decoder in `folder` cost, and how fast it is; nothing on 0 tokens."""
+    if not tokens:
+        return None, None
+    quality = measure_quality(checkpoint, decoder, folder, tokens, progress)
+    progress("measuring the speed")
+    return quality, measure_speed(decoder)

@@ -22,4 +22,4 @@ def demo_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The demo exported with each kind of weights."""
     folder = tmp_path_factory.mktemp("demo")
     names = ("fp32", "int8")
-    return {w: export(ExportOptions("smollm2-135m", folder / w, w)).folder for w in names}
+    return {w: export(ExportOptions("smollm2-135m", folder / w, w, report_tokens=0)).folder for w in names}

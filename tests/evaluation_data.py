@@ -123,4 +123,4 @@ def save_talking_checkpoint(folder: Path) -> Path:
 
 def export_talking(checkpoint: Path, folder: Path) -> Path:
     """The checkpoint in fp32, so that it agrees with PyTorch to rounding."""
-    return export(ExportOptions(str(checkpoint), folder, "fp32", threads=1)).folder
+    return export(ExportOptions(str(checkpoint), folder, "fp32", threads=1, report_tokens=0)).folder
