@@ -42,7 +42,9 @@ def figures():
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     folder = tmp_path_factory.mktemp("doge-tiny")
-    return {weights: export(ExportOptions(str(FOLDER), folder / weights, weights)).folder for weights in ("fp32", "int8")}
+    return {
+        weights: export(ExportOptions(str(FOLDER), folder / weights, weights)).folder for weights in ("fp32", "int8")
+    }
 
 
 def stated(name: str) -> float:
