@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 
 Rows = list[dict[str, Any]]
 SIZES = ("20m", "60m", "160m", "320m", "smollm2-135m")
+LABELS = {"smollm2-135m": "SmolLM2"}
 COLOURS = {
     "doge-export": "tab:blue",
     "llama.cpp": "tab:orange",
@@ -37,8 +38,17 @@ def main() -> None:
 
 
 def read(folder: Path, pattern: str) -> Rows:
-    """The rows of all results of a name."""
-    return [row for path in sorted(folder.glob(pattern)) for row in json.loads(path.read_text())["rows"]]
+    """The rows of all results of a name; those of peers know what ours did beside them."""
+    rows: Rows = []
+    for path in sorted(folder.glob(pattern)):
+        found = json.loads(path.read_text())["rows"]
+        ours = {
+            (row["size"], row["threads"]): row
+            for row in found
+            if row.get("contender") == "doge-export" and "threads" in row
+        }
+        rows += [row | {"beside": ours.get((row["size"], row.get("threads")))} for row in found]
+    return rows
 
 
 def best_variants(rows: Rows) -> Rows:
@@ -56,14 +66,13 @@ def print_peers(rows: Rows) -> None:
     """A line for each size, number of threads and peer."""
     print("| model | threads | peer | ours / peer decode, tokens/s | ratio | quartiles | prefill of 512, ratio |")
     print("|---|---|---|---|---|---|---|")
-    ours = {(row["size"], row["threads"]): row for row in rows if row["kind"] == "doge-export"}
     for row in rows:
         if row["kind"] != "doge-export":
             low, high = row["decode_ratio_quartiles"]
             peer_speed = row["decode_tokens_per_s"]
             print(
                 f"| {row['size']} | {row['threads']} | {row['contender']} "
-                f"| {ours[row['size'], row['threads']]['decode_tokens_per_s']:.0f} / {peer_speed:.0f} "
+                f"| {row['beside']['decode_tokens_per_s']:.0f} / {peer_speed:.0f} "
                 f"| {row['decode_ratio']:.2f} | {low:.2f}-{high:.2f} | {row['prefill_ratio']:.2f} |"
             )
 
@@ -78,7 +87,12 @@ def draw_peers(rows: Rows, path: Path) -> None:
             found = [row for row in rows if row["threads"] == threads and row["kind"] == kind]
             at = [sizes.index(row["size"]) + (place - 2) * 0.16 for row in found]
             axis.bar(at, [row["decode_tokens_per_s"] for row in found], 0.16, label=kind, color=colour)
-        axis.set(title=f"{threads} thread(s)", yscale="log", xticks=range(len(sizes)), xticklabels=sizes)
+        axis.set(
+            title=f"{threads} thread(s)",
+            yscale="log",
+            xticks=range(len(sizes)),
+            xticklabels=[LABELS.get(size, size) for size in sizes],
+        )
         axis.grid(axis="y", alpha=0.3)
     panels[0][0].set_ylabel("decoding, tokens/s")
     panels[0][-1].legend(fontsize="small")
@@ -107,7 +121,11 @@ def draw_scaling(peers: Rows, batches: Rows, path: Path) -> None:
         gains = [speeds[kind, size, 2] / speeds[kind, size, 1] for size in sizes]
         at = [i + (place - 0.5) * 0.35 for i in range(len(sizes))]
         thread_axis.bar(at, gains, 0.35, label=kind, color=COLOURS[kind])
-    thread_axis.set(ylabel="decoding with 2 threads, to 1", xticks=range(len(sizes)), xticklabels=sizes)
+    thread_axis.set(
+        ylabel="decoding with 2 threads, to 1",
+        xticks=range(len(sizes)),
+        xticklabels=[LABELS.get(size, size) for size in sizes],
+    )
     thread_axis.axhline(1, color="gray", linewidth=1)
     for size, threads in dict.fromkeys((row["size"], row["threads"]) for row in batches):
         found = [row for row in batches if (row["size"], row["threads"]) == (size, threads)]
