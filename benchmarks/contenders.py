@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,7 @@ def has_llama() -> bool:
 
 def machine() -> dict[str, Any]:
     """What every result states: processor, cores, versions."""
-    llama = {}
-    if has_llama():
-        from importlib.metadata import version  # noqa: PLC0415
-
-        llama = {"llama-cpp-python": version("llama-cpp-python")}
+    llama = {"llama-cpp-python": version("llama-cpp-python")} if has_llama() else {}
     return {"cpu": cpu_name(), "cores": usable_cores(), **versions(), **llama}
 
 
