@@ -11,9 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from genai_peer import write_genai
 from llama_peer import write_demo, write_llama
 
 from doge_export.bench.machine import cpu_name, versions
@@ -23,6 +25,7 @@ from doge_export.options import ExportOptions
 from doge_export.runtime.threads import usable_cores
 
 OURS, SPINNING = "doge-export", "doge-export-spinning"
+GENAI = "onnxruntime-genai"
 LLAMAS = ("llama.cpp", "llama-cpp-python")
 TRANSFORMERS = tuple(f"transformers-{a}-{d}" for a in ("eager", "sdpa") for d in ("fp32", "bf16"))
 DEMO = "smollm2-135m"
@@ -108,12 +111,15 @@ class Models:
 
     def peer(self, kind: str, size: str) -> Contender:
         """A peer with its model of the same dimensions; transformers makes its own."""
-        if kind not in LLAMAS:
+        if kind not in (*LLAMAS, GENAI):
             return Contender(kind, size, size)
-        path = self._folder / f"{size}-q8_0.gguf"
+        path = self._folder / (f"{size}-genai" if kind == GENAI else f"{size}-q8_0.gguf")
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
-            write_demo(path) if size == DEMO else write_llama(size, path)
+            if size == DEMO:
+                write_demo(path)
+            else:
+                (write_genai if kind == GENAI else write_llama)(size, path)
         return Contender(kind, str(path), size)
 
 
@@ -134,11 +140,7 @@ def has_llama() -> bool:
 
 def machine() -> dict[str, Any]:
     """What every result states: processor, cores, versions."""
-    llama = {}
-    if has_llama():
-        from importlib.metadata import version  # noqa: PLC0415
-
-        llama = {"llama-cpp-python": version("llama-cpp-python")}
+    llama = {"llama-cpp-python": version("llama-cpp-python")} if has_llama() else {}
     return {"cpu": cpu_name(), "cores": usable_cores(), **versions(), **llama}
 
 

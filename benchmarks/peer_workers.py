@@ -3,7 +3,7 @@
 Loads, feeds a prompt of 64 tokens and says `first` at its first token; then answers lines on standard input: `P N` with
 the seconds of a prompt of P tokens and of N greedy tokens more, `memory` with its peak in MB. All are JSON.
 Kinds: doge-export, doge-export-spinning (as long as onnxruntime does by itself), llama.cpp (its C API),
-llama-cpp-python (Llama.generate), transformers-{eager,sdpa}-{fp32,bf16};
+llama-cpp-python (Llama.generate), onnxruntime-genai, transformers-{eager,sdpa}-{fp32,bf16};
 MODEL is a folder, a .gguf file, or for transformers a family size, such as 20m.
 """
 
@@ -115,6 +115,32 @@ def llama_python_worker(task: Task) -> tuple[int, Measure]:
     return llama.n_vocab(), measure
 
 
+def genai_worker(task: Task) -> tuple[int, Measure]:
+    """onnxruntime-genai's Generator, greedy."""
+    import onnxruntime_genai as og  # noqa: PLC0415 - the same
+
+    config = og.Config(task.model)
+    session_options = {"intra_op_num_threads": task.threads}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": session_options}}}))
+    model = og.Model(config)
+    params = og.GeneratorParams(model)
+
+    def measure(ids: list[int], new_tokens: int) -> tuple[float, float]:
+        total = len(ids) + new_tokens + 2
+        params.set_search_options(do_sample=False, max_length=total, min_length=total)  # min_length: no early end
+        generator = og.Generator(model, params)
+        start = time.perf_counter()
+        generator.append_tokens(np.array(ids, np.int32))
+        generator.generate_next_token()
+        first = time.perf_counter()
+        for _ in range(new_tokens):
+            generator.generate_next_token()
+        return first - start, time.perf_counter() - first
+
+    vocab_size = json.loads((Path(task.model) / "genai_config.json").read_text())["model"]["vocab_size"]
+    return vocab_size, measure
+
+
 def transformers_worker(task: Task) -> tuple[int, Measure]:
     """generate of transformers' own DogeForCausalLM; its decoding is what the new tokens add to a run with one."""
     import torch  # noqa: PLC0415 - the same
@@ -152,6 +178,7 @@ def open_worker(task: Task) -> tuple[int, Measure]:
         "doge-export-spinning": spinning_worker,
         "llama.cpp": llama_c_worker,
         "llama-cpp-python": llama_python_worker,
+        "onnxruntime-genai": genai_worker,
     }
     return plain[task.kind](task) if task.kind in plain else transformers_worker(task)
 

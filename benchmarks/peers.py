@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 import numpy as np
-from contenders import DEMO, LLAMAS, TRANSFORMERS, Contender, Models, Worker, finish, machine, models_in
+from contenders import DEMO, GENAI, LLAMAS, TRANSFORMERS, Contender, Models, Worker, finish, machine, models_in
 
-PACKAGES = dict.fromkeys(LLAMAS, "llama_cpp") | {"transformers": "transformers"}
+PACKAGES = dict.fromkeys(LLAMAS, "llama_cpp") | {"transformers": "transformers", GENAI: "onnxruntime_genai"}
 LONG_PROMPT = 512  # tokens
 
 
@@ -59,8 +59,8 @@ def available(peers: list[str]) -> list[str]:
 def contenders(size: str, peers: list[str], models: Models) -> list[Contender]:
     """Every contender with its model; ours is the first."""
     kinds = [kind for peer in peers for kind in (TRANSFORMERS if peer == "transformers" else (peer,))]
-    if size == DEMO:  # transformers knows it as a Llama in 16 bits only
-        kinds = [kind for kind in kinds if kind not in TRANSFORMERS]
+    if size == DEMO:  # on that very model only llama.cpp has the same bits
+        kinds = [kind for kind in kinds if kind in LLAMAS]
     return [models.ours(size), *(models.peer(kind, size) for kind in kinds)]
 
 

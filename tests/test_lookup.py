@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from doge_export.errors import OptionError
-from doge_export.runtime.lookup import COST, INCOME, NgramIndex, PromptLookup
+from doge_export.runtime.lookup import COST, FIRST_CREDIT, INCOME, NgramIndex, PromptLookup
 from doge_export.runtime.model import Model
 from doge_export.runtime.settings import GenerationOptions
 from tests.models import FORMS, exported, random_ids, tiny_model
 
-COPY = [*range(20), 3, 4, 5]  # ends in a run that stood there before
+COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before
 
 
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
@@ -67,10 +67,10 @@ def test_guesses_come_from_what_the_stream_said_before_too(tmp_path):
 
 def test_a_guess_is_what_followed_the_latest_equal_run():
     index = NgramIndex()
-    index.extend([1, 2, 3, 4, 9, 1, 2, 3, 5, 6, 1, 2])
+    index.extend([0, 1, 2, 3, 4, 9, 0, 1, 2, 3, 5, 6, 0, 1, 2])
     assert index.guess(4) == []
     index.extend([3])
-    assert index.guess(4) == [5, 6, 1, 2]
+    assert index.guess(4) == [5, 6, 0, 1]
     assert index.guess(1) == [5]
 
 
@@ -96,10 +96,10 @@ def test_wrong_guesses_may_cost_no_more_than_their_share():
     decoder = Wrong()
     lookup = PromptLookup(decoder, 7)
     for _ in range(200):
-        for token in (1, 2, 3, 4, 1, 2, 3, 5):  # after 1 2 3 comes the other one every time
+        for token in (0, 1, 2, 3, 4, 0, 1, 2, 3, 5):  # after 0 1 2 3 comes the other one every time
             lookup.next_logits(decoder, np.array([token]))
     gained = lookup.accepted_tokens
-    assert decoder.checks * COST <= gained + (decoder.steps + decoder.checks) * INCOME + COST
+    assert decoder.checks * COST <= gained + (decoder.steps + decoder.checks) * INCOME + COST + FIRST_CREDIT
 
 
 @pytest.mark.parametrize("count", [-1, 8, True, 1.5])

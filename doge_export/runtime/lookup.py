@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from .generation import StateT, TokenDecoder
 
-NGRAM = 3  # tokens that must agree; two agree by chance too often to pay
+NGRAM = 4  # tokens that must agree; fewer agree by chance too often to pay
+FIRST_CREDIT = 2.0  # so that one wrong check does not end the guessing of a whole answer
 COST = 2.0  # single steps that a check takes beyond the one it replaces, about (docs/benchmarks.md)
 INCOME = 1 / 64  # what a single step adds to the credit: wrong guesses may cost a 64th of the time
 MOST_CREDIT = 16.0  # so that a long copy does not pay for long stretches of wrong guesses
@@ -57,7 +58,7 @@ class PromptLookup(Generic[StateT]):
         self._index.extend(past_ids)
         self._checked: list[int] = []  # guesses that were checked and may still come
         self._rows: list[NDArray[np.float32]] = []  # logits after each of them
-        self._credit = 0.0
+        self._credit = FIRST_CREDIT
         self.drafted_tokens = self.accepted_tokens = 0
 
     def next_logits(self, state: StateT, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeGuard, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeGuard, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError, PackageError
 from .batch_generation import BatchGeneration
-from .chat_template import ChatTemplate, Message
 from .decoder import Decoder
 from .generation import Answer, LogitsSource, SingleSteps, StateT, TokenDecoder, generate_tokens
 from .lookup import PromptLookup
@@ -32,6 +31,9 @@ from .settings import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .state import State
 from .streaming import GenerationResult, TextStream
 from .tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from .chat_template import ChatTemplate, Message
 
 PLACEHOLDER = "\ue000"  # a private character, which no template writes of itself
 
@@ -228,6 +230,8 @@ class Model(Generic[StateT]):
                 f"The model {self.name!r} has the chat templates {sorted(templates)}, but none named 'default'; "
                 "write the one to use into the folder as chat_template.jinja."
             )
+        from .chat_template import ChatTemplate  # noqa: PLC0415 - jinja2 would be a tenth of a program's start
+
         return ChatTemplate(templates["default"], self.tokenizer.special_tokens)
 
     def options(self, **overrides: Unpack[GenerationOverrides]) -> GenerationOptions:
