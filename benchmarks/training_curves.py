@@ -1,6 +1,6 @@
 """The curves of doge-tiny's stages: python benchmarks/training_curves.py runs/doge-tiny --out docs/doge-tiny.png
 
-Reads what each stage's trainer logged (trainer_state.json in the folders decay, sft, sft-moe and dpo).
+Reads what each stage's trainer logged (trainer_state.json in the folders window, sft, sft-moe and dpo).
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import click
 import matplotlib.pyplot as plt
 
 PANELS = {  # title: (what is drawn of a stage: folder, logged figure, label)
-    "Pre-training, decay from step 2,200": (("decay", "loss", "training"), ("decay", "eval_loss", "held out")),
+    "Pre-training; simplest text and decay from step 2,200, a window of 256 from 2,400": (
+        ("window", "loss", "training"),
+        ("window", "eval_loss", "held out"),
+    ),
     "SFT: loss on answers": (
         ("sft", "loss", "dense, training"),
         ("sft", "eval_loss", "dense, held out"),
@@ -51,7 +54,8 @@ def main(runs: Path, out: Path) -> None:
             steps, values = curve(runs / folder, name)
             held_out = name.startswith("eval_")
             axis.plot(steps, values, label=label, marker="o" if held_out else None, markersize=3, linewidth=1.2)
-        axis.set(title=title, xlabel="step")
+        axis.set_title(title, fontsize=9)
+        axis.set(xlabel="step")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     figure.savefig(out, dpi=90)
