@@ -11,9 +11,13 @@ from typing import Any
 
 import click
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 PANELS = {  # title: (what is drawn of a stage: folder, logged figure, label)
-    "Pre-training, decay from step 2,200": (("decay", "loss", "training"), ("decay", "eval_loss", "held out")),
+    "Pre-training; the simplest text and the decay from step 2,200": (
+        ("decay", "loss", "training"),
+        ("decay", "eval_loss", "held out"),
+    ),
     "SFT: loss on answers": (
         ("sft", "loss", "dense, training"),
         ("sft", "eval_loss", "dense, held out"),
@@ -40,20 +44,36 @@ def curve(folder: Path, name: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in points], [value for _, value in points]
 
 
+def draw(axis: Axes, runs: Path, title: str, curves: tuple[tuple[str, str, str], ...]) -> None:
+    """One panel: what was logged over the steps."""
+    for folder, name, label in curves:
+        steps, values = curve(runs / folder, name)
+        marker = "o" if name.startswith("eval_") else None
+        axis.plot(steps, values, label=label, marker=marker, markersize=3, linewidth=1.2)
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel("step")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+
+
 @click.command()
 @click.argument("runs", type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="PNG to write.")
 def main(runs: Path, out: Path) -> None:
-    """Draw the curves of all stages."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
-    for axis, (title, curves) in zip(axes.flat, PANELS.items(), strict=True):
-        for folder, name, label in curves:
-            steps, values = curve(runs / folder, name)
-            held_out = name.startswith("eval_")
-            axis.plot(steps, values, label=label, marker="o" if held_out else None, markersize=3, linewidth=1.2)
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    """Draw the curves of the stages that were run."""
+    panels = {}
+    for title, curves in PANELS.items():
+        missing = {folder for folder, _, _ in curves if not (runs / folder / "trainer_state.json").is_file()}
+        if missing:
+            click.echo(f"not drawn: {title} (no trainer_state.json of {', '.join(sorted(missing))})")
+        else:
+            panels[title] = curves
+    rows = (len(panels) + 1) // 2
+    figure, axes = plt.subplots(rows, 2, figsize=(11, 3.5 * rows), layout="constrained", squeeze=False)
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        draw(axis, runs, title, curves)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     figure.savefig(out, dpi=90)
 
 

@@ -14,4 +14,3 @@ with tempfile.TemporaryDirectory() as folder:
     model = doge_export.load(export(ExportOptions(str(CHECKPOINT), Path(folder) / "int8", "int8")).folder)
     story = model.generate(sys.argv[1], max_new_tokens=150, temperature=0.8, top_p=0.9, seed=233)
     print(sys.argv[1] + story.text)
-    print(model.chat([{"role": "user", "content": "What is the opposite of happy?"}], temperature=0).text)

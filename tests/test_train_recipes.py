@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import accelerate.commands.config.config_args as accelerate_configs
@@ -117,15 +118,23 @@ def test_doge_tiny_fits_eight_megabytes_in_bfloat16(tmp_path):
     assert 2 * sum(parameter.numel() for parameter in model.parameters()) < 8e6
 
 
-def test_the_decay_of_doge_tiny_branches_from_a_stable_checkpoint_of_its_pre_training(tmp_path):
-    run, _, stable = read(RECIPES / "doge-tiny" / "pretrain.yaml", tmp_path)
-    branch, _, decay = read(RECIPES / "doge-tiny" / "pretrain-decay.yaml", tmp_path)
-    assert branch == run
-    start = int(decay.resume_from_checkpoint.split("-")[-1])
-    assert start % stable.save_steps == 0
-    assert decay.max_steps == start + decay.lr_scheduler_kwargs["num_decay_steps"]
-    for field in ("learning_rate", "batch_tokens", "max_length", "weight_decay", "adam_beta2", "seed"):
-        assert vars(decay)[field] == vars(stable)[field]
+def test_the_decay_of_doge_tiny_branches_from_its_stable_run_and_the_narrow_window_from_the_decay(tmp_path):
+    names = ("pretrain", "pretrain-decay", "pretrain-window")
+    models, _, stages = zip(*(read(RECIPES / "doge-tiny" / f"{name}.yaml", tmp_path) for name in names), strict=True)
+    assert models[1] == models[0]
+    assert models[2] == replace(models[0], keep_window_size=256)
+    stable, decay, window = stages
+    for before, branch in ((stable, decay), (decay, window)):
+        start = int(branch.resume_from_checkpoint.split("-")[-1])
+        assert start % before.save_steps == 0
+        assert rate(branch, start) == pytest.approx(rate(before, start), rel=1e-3)
+        for field in ("learning_rate", "batch_tokens", "max_length", "weight_decay", "adam_beta2", "seed"):
+            assert vars(branch)[field] == vars(before)[field]
+
+
+def rate(config, step: int) -> float:
+    """The learning rate before a step of a run that decays linearly to zero, as a share of the peak."""
+    return min(1.0, (config.max_steps - step) / config.lr_scheduler_kwargs["num_decay_steps"])
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=str)
