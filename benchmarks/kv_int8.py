@@ -2,7 +2,7 @@
 
 Exports a model with a float32 state and with states in 8 bits: with a scale per channel, as `--kv-int8` does it, with
 one per layer (quality and speed), and per channel with no room for the rotation (quality). Quality is measured on
-texts/alice.txt behind the tokens that the scales are made of, in streams of 1,024 tokens; the standard error is of the
+texts/alice.txt behind the tokens that the scales are made of, in several streams; the standard error is of the
 mean difference per token. Speed is of decoding steps behind so many tokens, and of prompts, in turn in one process.
 The last line is one JSON object.
 """
@@ -32,7 +32,7 @@ from doge_export.verification import kl_divergence, log_softmax
 from doge_export.window_cost import long_text
 from doge_model import Checkpoint, load_checkpoint
 
-STREAM, PIECE = 1024, 128  # tokens
+PIECE = 128  # tokens
 STEPS = 16
 PROMPTS = (512, 2000)  # tokens
 ROUNDED = ("per channel", "per layer")
@@ -43,13 +43,12 @@ Json = dict[str, object]
 @click.command()
 @click.argument("model", default="smollm2-135m")
 @click.option("--weights", default="int8", show_default=True)
-@click.option(
-    "--tokens", default=4 * STREAM, show_default=True, help="Of the text that quality is measured on; 0: none."
-)
+@click.option("--tokens", default=4096, show_default=True, help="Of the text that quality is measured on; 0: none.")
+@click.option("--stream", default=1024, show_default=True, help="Tokens of a stream of that text.")
 @click.option("--contexts", default="128,1024,2000", show_default=True, help="Tokens before the steps that are timed.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--rounds", default=9, show_default=True, help="Of the timings; 0: none.")
-def main(model: str, weights: str, tokens: int, contexts: str, threads: int, rounds: int) -> None:
+def main(model: str, weights: str, tokens: int, stream: int, contexts: str, threads: int, rounds: int) -> None:
     """Compare a state in 8 bits with one in float32."""
     click.echo(f"{cpu_name()}, onnxruntime {onnxruntime.__version__}, {threads} thread(s), {model} {weights}")
     checkpoint = load_checkpoint(model)
@@ -57,7 +56,7 @@ def main(model: str, weights: str, tokens: int, contexts: str, threads: int, rou
         decoders = {kind: Decoder(path, threads) for kind, path in write(checkpoint, weights, Path(name)).items()}
         result: Json = {"model": model, "weights": weights, "threads": threads, "memory": memory(decoders)}
         if tokens:
-            result["quality"] = quality(checkpoint, decoders, tokens)
+            result["quality"] = quality(checkpoint, decoders, tokens, stream)
         del decoders["per channel, no room to rotate"]
         if rounds:
             result["steps"] = {n: speed(decoders, int(n), rounds) for n in contexts.split(",")}
@@ -113,10 +112,9 @@ def memory(decoders: dict[str, Decoder]) -> Json:
     return found
 
 
-def quality(checkpoint: Checkpoint, decoders: dict[str, Decoder], tokens: int) -> Json:
+def quality(checkpoint: Checkpoint, decoders: dict[str, Decoder], tokens: int, length: int) -> Json:
     """Change of perplexity and KL divergence from the float32 state."""
     _, ids = long_text(checkpoint, TEXT_TOKENS + tokens)
-    length = min(STREAM, checkpoint.model.config.keep_window_size)
     streams = ids[TEXT_TOKENS:][: tokens // length * length].reshape(-1, length)
     losses: dict[str, list[NDArray[np.float64]]] = {kind: [] for kind in decoders}
     divergences: dict[str, list[NDArray[np.float64]]] = {kind: [] for kind in decoders}

@@ -41,10 +41,10 @@ def write_decoder(
     scales: for a state in 8 bits; None keeps it in float32.
     """
     source, pool = decoder_weights(model), ConstantPool()
-    plain = dataclasses.replace(plain_layout(model), kv_int8=scales is not None)
+    plain = plain_layout(model, kv_int8=scales is not None)
     recurrent = dataclasses.replace(plain, recurrent=True)
     drafts = dataclasses.replace(plain, draft_tokens=DRAFT_TOKENS)
-    stored = StoredWeights(simple_plan(matrices_of(model), RECIPES[weights]) if plan is None else plan)
+    stored = StoredWeights(simple_plan(graph_matrices(plain, source), RECIPES[weights]) if plan is None else plan)
     graphs = {
         DECODER_FILE: build_decoder(plain, source, stored, pool, scales),
         RECURRENT_FILE: build_decoder(recurrent, source, stored, pool, scales),
@@ -58,14 +58,14 @@ def write_decoder(
         graph.write(folder / name, metadata)
 
 
-def plain_layout(model: DogeForCausalLM) -> DecoderLayout:
+def plain_layout(model: DogeForCausalLM, kv_int8: bool = False) -> DecoderLayout:
     """The sizes of a model's plain decoder."""
-    return DecoderLayout.from_config(model.config, has_mask(model))
+    return DecoderLayout.from_config(model.config, has_mask(model), kv_int8)
 
 
-def matrices_of(model: DogeForCausalLM) -> dict[str, Matrix]:
+def matrices_of(model: DogeForCausalLM, kv_int8: bool = False) -> dict[str, Matrix]:
     """The large matrices of a model's decoders, by the names they are stored under."""
-    return graph_matrices(plain_layout(model), decoder_weights(model))
+    return graph_matrices(plain_layout(model, kv_int8), decoder_weights(model))
 
 
 def has_mask(model: DogeForCausalLM) -> bool:

@@ -105,7 +105,8 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         progress("measuring keys and values")
         scales = measure_scales(checkpoint.model, calibration_tokens(checkpoint))
     with atomic_folder(options.folder) as folder:
-        layout, matrices = plain_layout(checkpoint.model), matrices_of(checkpoint.model)
+        layout = plain_layout(checkpoint.model, options.kv_int8)
+        matrices = matrices_of(checkpoint.model, options.kv_int8)
         plan, storage = make_plan(checkpoint, options, layout, matrices, progress)
         progress(f"building the decoder with {options.weights} weights")
         write_decoder(checkpoint.model, options.weights, folder, scales, plan)

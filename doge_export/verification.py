@@ -157,7 +157,7 @@ class Verification:
 
 def verify(checkpoint: Checkpoint, decoder: Decoder, weights: str, kv_int8: bool = False) -> Verification:
     """Compare a decoder with the checkpoint it was made from, on built-in token sequences."""
-    limits = LIMITS["int8" if kv_int8 else weights]
+    limits = ROUNDED_ACTIVATIONS if kv_int8 else LIMITS[weights]
     sequences = token_sequences(checkpoint)
     reference = np.concatenate([torch_logits(checkpoint.model, ids) for ids in sequences])
     ways = {

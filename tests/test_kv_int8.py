@@ -12,8 +12,10 @@ from transformers.cache_utils import DynamicCache
 
 from doge_export.conversion import write_decoder
 from doge_export.errors import PackageError, StateError
+from doge_export.export import export
 from doge_export.graph import KeyValueScales
 from doge_export.kv_calibration import measure_scales
+from doge_export.options import ExportOptions
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DecoderDescription
 from doge_export.verification import Agreement
@@ -92,6 +94,14 @@ def test_prompts_chunks_single_tokens_and_drafts_are_equal_bit_by_bit(form, tmp_
         np.testing.assert_array_equal(state.cache[..., :WINDOW, :], states[0].cache[..., :WINDOW, :])
         if state.precedence is not None:
             np.testing.assert_array_equal(state.precedence[..., :WINDOW], states[0].precedence[..., :WINDOW])
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8", "fp16"])
+def test_any_weights_go_with_it_and_rows_as_wide_as_two_channels_of_dt_need(weights, tmp_path):
+    model = tiny_model(num_mask_heads=4, num_key_value_heads=1, head_dim=10, qk_norm=False)
+    model.save_pretrained(tmp_path / "tiny")
+    options = ExportOptions(str(tmp_path / "tiny"), tmp_path / "out", weights, threads=1, kv_int8=True)
+    assert Decoder(export(options).folder).description.channels == 24  # 10 + 2 * 4, then padding
 
 
 @pytest.mark.parametrize("form", ["native", "small-doge", "lifted Llama"])

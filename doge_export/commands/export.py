@@ -64,7 +64,9 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     help=f"With --int4: how many tokens of it.  [default: {CALIBRATION_TOKENS}]",
 )
 @click.option("--seed", type=int, metavar="N", help="With --int4: which pieces of the text are drawn.  [default: 0]")
-@click.option("--kv-int8", is_flag=True, help="The state's keys and values in 8 bits.")
+@click.option(
+    "--kv-int8", is_flag=True, help="Keys and values of the state in 8 bits: a quarter of the memory, slower prompts."
+)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option(
     "--keep-window",
