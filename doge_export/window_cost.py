@@ -85,7 +85,7 @@ def long_text(checkpoint: Checkpoint, length: int) -> tuple[str, NDArray[np.int6
     """A name and at most `length` token ids."""
     if checkpoint.tokenizer is None:
         return "random tokens", np.random.default_rng(0).integers(checkpoint.model.config.vocab_size, size=length)
-    ids = checkpoint.tokenizer(TEXT_FILE.read_text(encoding="utf-8"))["input_ids"]
+    ids = checkpoint.tokenizer(TEXT_FILE.read_text(encoding="utf-8"), verbose=False)["input_ids"]
     return TEXT_FILE.name, np.array(ids[:length], np.int64)
 
 
