@@ -82,8 +82,8 @@ def evaluate_tasks(
     """The scores, in the order of TASKS."""
     import lm_eval  # noqa: PLC0415  takes seconds, and perplexity needs no harness
 
-    from .journal import Journal, JournaledLM  # noqa: PLC0415
-    from .tasks import load_columns, require_room, spread_sample  # noqa: PLC0415
+    from .journal import Journal, JournaledLM  # noqa: PLC0415  imports the harness
+    from .tasks import load_columns, require_room, spread_sample  # noqa: PLC0415  the same
 
     progress("reading the tasks", 0, 0)
     names = [name for name in TASKS if name in options.tasks]
