@@ -132,6 +132,15 @@ def test_the_decay_of_doge_tiny_branches_from_its_stable_run_and_the_narrow_wind
             assert vars(branch)[field] == vars(before)[field]
 
 
+def test_every_recipe_of_doge_tiny_starts_from_a_model_that_is_there_or_that_another_one_makes():
+    recipes = [yaml.safe_load(path.read_text()) for path in (RECIPES / "doge-tiny").glob("*.yaml")]
+    made = {recipe["output_dir"] for recipe in recipes}
+    starts = {recipe["model_name_or_path"] for recipe in recipes if "model_name_or_path" in recipe}
+    assert starts
+    for start in starts:
+        assert start in made or (Path(start) / "config.json").is_file(), f"nothing makes {start}"
+
+
 def rate(config, step: int) -> float:
     """The learning rate before a step of a run that decays linearly to zero, as a share of the peak."""
     return min(1.0, (config.max_steps - step) / config.lr_scheduler_kwargs["num_decay_steps"])
