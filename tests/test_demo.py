@@ -14,7 +14,9 @@ pytestmark = pytest.mark.slow
 
 PROMPT = "def fibonacci(n):"
 GOLDEN = "\n    if n == 0:\n        return 1\n    return n * fibonacci(n - 1)\n\n# Test the function\nprint("
-GOLDEN_INT8 = "\n    if n == 0:\n        return 1\n    return max(fibonacci(n - 1) + 1, n)"
+# 8-bit products round by the processor (AVX2 and VNNI do not agree to the last digit), so here every token has to win
+# clearly, by 1.8 logits at least. The greedy text behind PROMPT has a token that wins by 0.2; processors part there.
+COUNTING, COUNTED = "1, 2, 3, 4, 5,", " 6, 7, 8, 9, 10, 11, 12, 13, "
 QUESTION = [{"role": "user", "content": "What is the capital of Germany?"}]
 
 
@@ -29,8 +31,8 @@ def test_onnx_fp32_writes_the_golden_text(demo_folders):
     assert doge_export.load(demo_folders["fp32"]).generate(PROMPT, max_new_tokens=32).text == GOLDEN
 
 
-def test_onnx_int8_writes_its_own_golden_text(demo_folders):
-    assert doge_export.load(demo_folders["int8"]).generate(PROMPT, max_new_tokens=29).text == GOLDEN_INT8
+def test_onnx_int8_goes_on_counting(demo_folders):
+    assert doge_export.load(demo_folders["int8"]).generate(COUNTING, max_new_tokens=29).text == COUNTED
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
