@@ -12,11 +12,19 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf import dequantize, quantize
 
+from benchmarks.block_products import product
 from doge_export.conversion import matrices_of, plain_layout, write_decoder
 from doge_export.errors import ExportError, OptionError
 from doge_export.export import export
 from doge_export.options import ExportOptions
-from doge_export.quantization.blocks import BlockQuantized, choose_block_size, packed, quantize_blocks, unpacked
+from doge_export.quantization.blocks import (
+    BLOCK_SIZES,
+    BlockQuantized,
+    choose_block_size,
+    packed,
+    quantize_blocks,
+    unpacked,
+)
 from doge_export.quantization.calibrated import calibrated_plan
 from doge_export.quantization.calibration import BUILT_IN, calibration_sequences
 from doge_export.quantization.gptq import gptq, nearest
@@ -68,6 +76,8 @@ def test_the_graph_of_int4_says_what_its_stored_numbers_say(form, tmp_path):
 
 
 def test_int4_checks_drafts_bit_by_bit_as_single_steps(tmp_path):
+    if not rows_are_alike_in_any_company(bits=4, block_size=32):
+        pytest.skip("this processor's kernel of 4 bits rounds one row and several differently: docs/quantization.md")
     model = tiny_model()
     write_decoder(model, "int4", tmp_path, plan=int4_plan(model))
     decoder, ids = Decoder(tmp_path, threads=1), random_ids(28)
@@ -76,6 +86,19 @@ def test_int4_checks_drafts_bit_by_bit_as_single_steps(tmp_path):
         decoder.forward(state, ids[:20])
     steps = [decoder.forward(single, ids[i : i + 1])[-1].copy() for i in range(20, 28)]
     np.testing.assert_array_equal(decoder.check_draft(drafted, ids[20:]), steps)
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES[8])
+def test_a_row_in_8_bits_is_alike_in_any_company_on_every_processor(block_size):
+    assert rows_are_alike_in_any_company(8, block_size)
+
+
+def rows_are_alike_in_any_company(bits: int, block_size: int) -> bool:
+    """Is a row's product, to the last bit, the same alone and beside others? onnxruntime has a kernel per processor."""
+    session = product(bits, block_size, "none")
+    x = np.random.default_rng(1).standard_normal((8, session.get_inputs()[0].shape[1])).astype(np.float32)
+    apart = np.concatenate([session.run(None, {"x": row[None]})[0] for row in x])
+    return np.array_equal(session.run(None, {"x": x})[0], apart)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
