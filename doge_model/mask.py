@@ -18,14 +18,24 @@ def surviving_keys(precedence: Tensor, num_queries: int, keep_window_size: int) 
     num_keys = precedence.shape[-1]
     num_past = num_keys - num_queries
     order = precedence.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last: it ranks higher
+    rank = torch.empty_like(order, dtype=torch.int32).scatter_(
+        -1, order, torch.arange(num_keys, dtype=torch.int32, device=order.device).expand_as(order)
+    )
     is_past = (order < num_past).long()
     past_above = is_past.flip(-1).cumsum(-1).flip(-1) - is_past
     past_above = torch.empty_like(past_above).scatter_(-1, order, past_above)
+    chunk_above = (rank[..., num_past:, None] > rank[..., None, :]).cumsum(-2, dtype=torch.int32)
+    return chunk_above < (keep_window_size - past_above)[..., None, :]
+
+
+def visible_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
+    """Which keys a query sees: those up to it that survive. precedence [B, M, K] -> bool [B, M, num_queries, K]."""
+    num_keys = precedence.shape[-1]
     index = torch.arange(num_keys, device=precedence.device)
-    newer = index[num_past:, None] > index
-    new, old = precedence[..., num_past:, None], precedence[..., None, :]
-    chunk_above = ((new > old) | ((new == old) & newer)).cumsum(-2, dtype=torch.int32)
-    return past_above[..., None, :] + chunk_above < keep_window_size
+    causal = index <= index[num_keys - num_queries :, None]
+    if num_keys <= keep_window_size:
+        return causal.expand(*precedence.shape[:2], -1, -1)
+    return surviving_keys(precedence, num_queries, keep_window_size) & causal
 
 
 def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
@@ -34,11 +44,7 @@ def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_s
     dt and precedence [B, M, K], -inf at padding, which so takes no place in the window -> [B, M, num_queries, K] in the
     same dtype.
     """
-    num_keys = dt.shape[-1]
-    index = torch.arange(num_keys, device=dt.device)
-    visible = (index <= index[num_keys - num_queries :, None]) & (dt[:, :, None, :] > -torch.inf)
-    if num_keys > keep_window_size:
-        visible = visible & surviving_keys(precedence, num_queries, keep_window_size)
+    visible = visible_keys(precedence, num_queries, keep_window_size) & (dt[:, :, None, :] > -torch.inf)
     return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
 
 
@@ -64,10 +70,16 @@ def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dro
     return weights @ value, weights
 
 
-def key_channel_attention(query: Tensor, key: Tensor, value: Tensor, dt: Tensor, dropout: float) -> Tensor:
-    """Causal attention from which no key has dropped out, without a mask tensor: q k^T s + dt = [q, 1] [k, dt / s]^T s.
+def key_channel_attention(
+    query: Tensor, key: Tensor, value: Tensor, dt: Tensor, visible: Tensor | None, dropout: float
+) -> Tensor:
+    """Attention of a whole sequence with dt as one more channel of the keys: q k^T s + dt = [q, 1] [k, dt / s]^T s.
 
-    query, key and value [B, H, T, D], dt [B, H, T], -inf at padding -> [B, H, T, D].
+    While no key has dropped out it is plain causal attention, and no mask tensor exists. Beyond, the mask is what is
+    visible, which has no gradient: that leaves torch its fused kernels.
+
+    query, key and value [B, H, T, D], dt [B, H, T], -inf at padding, visible bool [B, H, T, T] or None: all that came
+    before -> [B, H, T, D].
     """
     head_dim = query.shape[-1]
     extra = 8 - head_dim % 8  # CUDA's kernels want widths in multiples of 8, and values as wide as keys
@@ -76,5 +88,7 @@ def key_channel_attention(query: Tensor, key: Tensor, value: Tensor, dt: Tensor,
     channel = ((dt - 1.0) * head_dim**0.5).clamp(min=-3e4).to(key.dtype)[..., None]
     query = F.pad(query, (0, extra), value=1.0)
     key, value = F.pad(torch.cat((key, channel), dim=-1), (0, extra - 1)), F.pad(value, (0, extra))
-    out = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=head_dim**-0.5)
+    out = F.scaled_dot_product_attention(
+        query, key, value, visible, dropout, is_causal=visible is None, scale=head_dim**-0.5
+    )
     return out[..., :head_dim]

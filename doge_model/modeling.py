@@ -33,7 +33,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration import DogeConfig
-from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention
+from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention, visible_keys
 from .rotary import DogeRotaryEmbedding, apply_rotary
 from .routing import choose_experts, expert_load, load_balancing_loss
 
@@ -99,22 +99,26 @@ class DogeAttention(nn.Module):
             key, value = past_key_values.update(key, value, self.layer_idx)
             key, states = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
         dt, precedence = (x.transpose(2, 3).flatten(1, 2) for x in states.chunk(2, dim=-1))  # [B, M, K] each
-        backend, window = self.config._attn_implementation, self.config.keep_window_size
-        nothing_dropped = query.shape[2] == dt.shape[2] <= window
-        dropout = self.config.attention_dropout if self.training else 0.0
-        mask = (
-            dt
-            if backend == "sdpa" and nothing_dropped
-            else dynamic_mask(dt.to(key.dtype), precedence, query.shape[2], window)
-        )
-        key, value, mask = (repeat_heads(x, query.shape[1] // x.shape[1]) for x in (key, value, mask))
-        if backend == "eager":
-            out, weights = eager_attention(query, key, value, mask, dropout)
-        elif nothing_dropped:
-            out, weights = key_channel_attention(query, key, value, mask, dropout), None
-        else:
-            out, weights = F.scaled_dot_product_attention(query, key, value, mask, dropout), None
+        out, weights = self.attend(query, key, value, dt, precedence)
         return self.o_proj(out.transpose(1, 2).flatten(2)), weights
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, dt: Tensor, precedence: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """query [B, H, T, D], key, value [B, G, K, D], dt, precedence [B, M, K] -> [B, H, T, D], weights if eager."""
+        heads, num_queries, window = query.shape[1], query.shape[2], self.config.keep_window_size
+        backend, dropout = self.config._attn_implementation, self.config.attention_dropout if self.training else 0.0
+        key, value = (repeat_heads(x, heads // x.shape[1]) for x in (key, value))
+        times = heads // dt.shape[1]
+        if backend == "sdpa" and num_queries == dt.shape[2]:
+            visible = None
+            if num_queries > window:
+                visible = repeat_heads(visible_keys(precedence, num_queries, window), times)
+            return key_channel_attention(query, key, value, repeat_heads(dt, times), visible, dropout), None
+        mask = repeat_heads(dynamic_mask(dt.to(key.dtype), precedence, num_queries, window), times)
+        if backend == "eager":
+            return eager_attention(query, key, value, mask, dropout)
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout), None
 
     def dynamic_states(self, hidden_states: Tensor, value: Tensor) -> Tensor:
         """dt of every key, and its precedence: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, 2 M / G].

@@ -216,15 +216,16 @@ def both_forms(form: dict, **overrides):
     return models
 
 
+@pytest.mark.parametrize("window", [5, 64])
 @pytest.mark.parametrize("form", FORMS)
-def test_the_key_channel_form_has_the_values_and_gradients_of_the_full_matrix(form):
+def test_the_key_channel_form_has_the_values_and_gradients_of_the_full_matrix(form, window):
     ids = torch.from_numpy(random_ids(60).reshape(2, 30))
     mask = (torch.arange(30) >= torch.tensor([[0], [7]])).long()  # the second sequence is padded on the left
     labels = ids.masked_fill(
         torch.arange(30) <= torch.tensor([[0], [7]]), -100
     )  # what padding says of the next token is noise
     losses, gradients = [], []
-    for model in both_forms(FORMS[form]):
+    for model in both_forms(FORMS[form], keep_window_size=window):
         loss = model(ids, attention_mask=mask, labels=labels).loss
         loss.backward()
         losses.append(loss)

@@ -6,11 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from datasets import Dataset
 from trl import SFTTrainer
 
@@ -220,20 +218,15 @@ def test_tensorboard_has_the_curves(tokenizer, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(experts, tmp_path):
-    launch = yaml.safe_load(Path("train/recipes/accelerate/ddp.yaml").read_text())
-    launch |= {"num_processes": 2, "use_cpu": True, "mixed_precision": "no", "distributed_type": "MULTI_CPU"}
-    (tmp_path / "launch.yaml").write_text(yaml.safe_dump(launch))
     chats = write_jsonl(tmp_path / "chats.jsonl", conversations(48))
     options = TUNING | {"batch_tokens": 8 * 64, "max_steps": 4, "model_name_or_path": experts, "datasets": [chats]}
     run_stage("sft", **options, output_dir=tmp_path / "one")
-    words = [
-        "--config_file",
-        tmp_path / "launch.yaml",
-        "-m",
-        "train.sft",
-        *arguments(options | {"output_dir": tmp_path / "two"}),
-    ]
-    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *words], check=True, timeout=300)
+    options |= {"output_dir": tmp_path / "two", "save_strategy": "steps", "save_steps": 4}
+    launch = ["accelerate.commands.launch", "--config_file", "train/recipes/accelerate/ddp_cpu.yaml"]
+    words = [sys.executable, "-m", *launch, "-m", "train.sft", *arguments(options)]
+    subprocess.run(words, check=True, timeout=300)
+    ranks = (tmp_path / "two/checkpoint-4").glob("rng_state_*.pth")  # each process leaves its own
+    assert sorted(path.name for path in ranks) == ["rng_state_0.pth", "rng_state_1.pth"]
     for figure in ("loss", "aux_loss", "grad_norm", "num_tokens"):
         assert logged(tmp_path / "two", figure) == pytest.approx(logged(tmp_path / "one", figure), rel=1e-4), figure
     weights = [load_checkpoint(tmp_path / run).model.model.embed_tokens.weight for run in ("one", "two")]

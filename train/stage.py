@@ -138,6 +138,9 @@ def train(trainer: Trainer) -> None:
         raise OptionError(f"resume_from_checkpoint is {resume}, which is no complete checkpoint of a trainer")
     trainer.train(resume_from_checkpoint=resume)
     save(trainer)
+    # Until the first process has written. Without it gloo hangs now and then, too: the group's destructor, which holds
+    # the interpreter's lock, waits for a thread that wants it, to let go of the last gathered tensor (torch 2.13).
+    trainer.accelerator.wait_for_everyone()
     trainer.end()
 
 
