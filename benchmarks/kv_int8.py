@@ -2,7 +2,7 @@
 
 Exports a model with a float32 state and with states in 8 bits: with a scale per channel, as `--kv-int8` does it, with
 one per layer (quality and speed), and per channel with no room for the rotation (quality). Quality is measured on
-texts/alice.txt behind the tokens that the scales are made of, in several streams; the standard error is of the
+texts/alice.txt (the scales are made of texts/calibration.txt), in several streams; the standard error is of the
 mean difference per token. Speed is of decoding steps behind so many tokens, and of prompts, in turn in one process.
 The last line is one JSON object.
 """
@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 from doge_export.bench.machine import cpu_name
 from doge_export.conversion import write_decoder
 from doge_export.graph import KeyValueScales
-from doge_export.kv_calibration import TEXT_TOKENS, calibration_tokens, measure_scales
+from doge_export.kv_calibration import calibration_tokens, measure_scales
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE
 from doge_export.runtime.state import State
@@ -66,7 +66,7 @@ def main(model: str, weights: str, tokens: int, stream: int, contexts: str, thre
 
 def write(checkpoint: Checkpoint, weights: str, folder: Path) -> dict[str, Path]:
     """Folders with the decoders to compare, by what their states are."""
-    sequences = calibration_tokens(checkpoint)
+    sequences = calibration_tokens(checkpoint, None, seed=0)
     scales = measure_scales(checkpoint.model, sequences)
     tight = measure_scales(checkpoint.model, sequences, room_to_rotate=False)
     kinds = {
@@ -114,8 +114,8 @@ def memory(decoders: dict[str, Decoder]) -> Json:
 
 def quality(checkpoint: Checkpoint, decoders: dict[str, Decoder], tokens: int, length: int) -> Json:
     """Change of perplexity and KL divergence from the float32 state."""
-    _, ids = long_text(checkpoint, TEXT_TOKENS + tokens)
-    streams = ids[TEXT_TOKENS:][: tokens // length * length].reshape(-1, length)
+    _, ids = long_text(checkpoint, tokens)
+    streams = ids[: tokens // length * length].reshape(-1, length)
     losses: dict[str, list[NDArray[np.float64]]] = {kind: [] for kind in decoders}
     divergences: dict[str, list[NDArray[np.float64]]] = {kind: [] for kind in decoders}
     for stream in streams:

@@ -104,7 +104,8 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     scales = None
     if options.kv_int8:
         progress("measuring keys and values")
-        scales = measure_scales(checkpoint.model, calibration_tokens(checkpoint))
+        sequences = calibration_tokens(checkpoint, options.calibration, options.seed or 0)
+        scales = measure_scales(checkpoint.model, sequences)
     with atomic_folder(options.folder) as folder:
         layout = plain_layout(checkpoint.model, options.kv_int8)
         matrices = matrices_of(checkpoint.model, options.kv_int8)

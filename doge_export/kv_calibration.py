@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache
 
 from .graph import KeyValueScales
-from .window_cost import long_text
+from .quantization.calibration import calibration_sequences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,12 +22,18 @@ LARGEST = 127  # the code of the largest magnitude seen
 DT_ROOM = 8.0  # how much larger dt may get than any seen, where nothing bounds it
 
 
-def calibration_tokens(checkpoint: Checkpoint) -> list[NDArray[np.int64]]:
-    """The beginning of a long text, where there is a tokenizer, and random tokens: int64 [n] each."""
+def calibration_tokens(checkpoint: Checkpoint, source: str | None, seed: int) -> list[NDArray[np.int64]]:
+    """Pieces of a calibration text, where there is a tokenizer or a source, and random tokens: int64 [n] each.
+
+    Raises:
+        ExportError, OptionError: of `calibration_sequences`.
+    """
     config = checkpoint.model.config
-    random = np.random.default_rng(0).integers(config.vocab_size, size=min(RANDOM_TOKENS, config.keep_window_size))
-    _, text = long_text(checkpoint, min(TEXT_TOKENS, config.keep_window_size))
-    return [text, random]
+    rng = np.random.default_rng(seed)
+    random = rng.integers(config.vocab_size, size=min(RANDOM_TOKENS, config.keep_window_size))
+    if checkpoint.tokenizer is None and source is None:
+        return [random]
+    return [*calibration_sequences(checkpoint, source, TEXT_TOKENS, seed).numpy(), random]
 
 
 def measure_scales(

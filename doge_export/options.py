@@ -29,9 +29,10 @@ class ExportOptions:
         threads: of onnxruntime while the export is verified; None takes the runtime's default.
         bits: mean bits of a weight that int4 chooses between 4 and 8 for, scales included; None means DEFAULT_BITS.
         wide: what int4 stores in 8 bits, some of ROLES, instead of choosing by what is measured; None chooses.
-        calibration: the text that int4 is rounded by: a file, a dataset's name, or None for the built-in one.
+        calibration: the text that int4 is rounded by, and that gives kv_int8 its scales: a file, a dataset's name, or
+            None for the built-in one.
         calibration_tokens: of it that are used; None means CALIBRATION_TOKENS.
-        seed: of what int4 draws: pieces of the text, and tokens on which sensitivity is measured; None means 0.
+        seed: of what is drawn: pieces of the text, tokens on which int4 measures sensitivity; None means 0.
         report_tokens: of text on which the export is compared with PyTorch for the report; 0 leaves that out.
     """
 
@@ -83,9 +84,15 @@ class ExportOptions:
 
     def _check_rounding(self) -> None:
         recipe = RECIPES[self.weights]
-        for name in ("bits", "wide", "calibration", "calibration_tokens", "seed"):
-            if vars(self)[name] is not None and recipe.rounding != "calibrated":
+        by_text = recipe.rounding == "calibrated"
+        for name in ("bits", "wide", "calibration_tokens"):
+            if vars(self)[name] is not None and not by_text:
                 raise OptionError(f"{name} goes with int4, which rounds by a text; {self.weights} does not")
+        for name in ("calibration", "seed"):
+            if vars(self)[name] is not None and not by_text and not self.kv_int8:
+                raise OptionError(
+                    f"{name} goes with int4, which rounds by a text, and with kv_int8; {self.weights} needs no text"
+                )
         if self.bits is not None and self.wide is not None:
             raise OptionError("bits and wide exclude each other: one chooses what gets 8 bits, the other names it")
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:

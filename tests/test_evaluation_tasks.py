@@ -9,7 +9,8 @@ from lm_eval.tasks.hellaswag.utils import process_docs
 
 from doge_export.errors import EvaluationError, OptionError
 from doge_export.evaluation import local_data
-from doge_export.evaluation.journal import Journal, JournaledLM
+from doge_export.evaluation.journal import Journal
+from doge_export.evaluation.journaled_model import JournaledLM
 from doge_export.evaluation.options import TASKS, EvaluationOptions
 from doge_export.evaluation.tasks import (
     COLUMNS,

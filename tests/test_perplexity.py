@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
 
 from doge_export.errors import OptionError
+from doge_export.evaluation.journal import Journal, JournaledScorer
 from doge_export.evaluation.perplexity import DecoderScorer, perplexity, token_log_probs, windows
 from doge_export.evaluation.torch_model import TorchScorer
 from tests.fakes import BigramDecoder, random_table
@@ -124,3 +126,19 @@ def test_perplexity_and_the_command_need_neither_torch_nor_the_harness():
         "import doge_export.evaluation.evaluation, doge_export.evaluation.subject, doge_export.commands.eval"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path):
+    class Interrupted(EvenScorer):
+        def log_probs(self, token_ids, count):
+            if len(self.asked) == 2:
+                raise KeyboardInterrupt
+            return super().log_probs(token_ids, count)
+
+    first, second, whole = Interrupted(), EvenScorer(), EvenScorer()
+    with closing(Journal(tmp_path / "journal", "hash")) as journal, pytest.raises(KeyboardInterrupt):
+        perplexity(JournaledScorer(first, journal), range(41), window=10, stride=5)
+    with closing(Journal(tmp_path / "journal", "hash")) as journal:
+        found = perplexity(JournaledScorer(second, journal), range(41), window=10, stride=5)
+    assert found == perplexity(whole, range(41), window=10, stride=5)
+    assert first.asked + second.asked == whole.asked

@@ -16,6 +16,7 @@ from benchmarks.block_products import product
 from doge_export.conversion import matrices_of, plain_layout, write_decoder
 from doge_export.errors import ExportError, OptionError
 from doge_export.export import export
+from doge_export.kv_calibration import calibration_tokens
 from doge_export.options import ExportOptions
 from doge_export.quantization.blocks import (
     BLOCK_SIZES,
@@ -284,6 +285,16 @@ def test_pieces_of_a_text_are_drawn_by_a_seed(talker, tmp_path):
     assert first.shape == (512 // length, length)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+def test_a_state_in_8_bits_takes_its_scales_from_the_text_that_was_given(talker, tmp_path):
+    text = str(tmp_path / "text.txt")
+    given, built_in = (calibration_tokens(talker, source, 0) for source in (text, None))
+    vocabulary = {i for piece in given[:-1] for i in piece.tolist()}
+    assert vocabulary == set(talker.tokenizer((tmp_path / "text.txt").read_text(), add_special_tokens=False).input_ids)
+    assert np.array_equal(given[-1], built_in[-1])  # random tokens
+    assert not np.array_equal(given[0], built_in[0])
+    assert ExportOptions(talker.source, tmp_path / "out", "int8", kv_int8=True, calibration=text).calibration == text
 
 
 def test_the_built_in_text_is_not_the_one_that_exports_are_measured_on():

@@ -55,7 +55,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--calibration",
     metavar="TEXT",
-    help="With --int4: the text to round by, a UTF-8 file or the name of a dataset of the hub; one comes along.",
+    help="With --int4 or --kv-int8: the text to round by, a UTF-8 file or a dataset of the hub; one comes along.",
 )
 @click.option(
     "--calibration-tokens",
@@ -63,7 +63,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="N",
     help=f"With --int4: how many tokens of it.  [default: {CALIBRATION_TOKENS}]",
 )
-@click.option("--seed", type=int, metavar="N", help="With --int4: which pieces of the text are drawn.  [default: 0]")
+@click.option("--seed", type=int, metavar="N", help="Which pieces of that text are drawn.  [default: 0]")
 @click.option(
     "--kv-int8", is_flag=True, help="Keys and values of the state in 8 bits: a quarter of the memory, slower prompts."
 )

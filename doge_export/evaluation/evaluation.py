@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import EvaluationError, OptionError
+from .journal import Journal, JournaledScorer
 from .options import TASKS, EvaluationOptions
 from .perplexity import Perplexity, perplexity
 from .report import EvaluationReport, Score, Settings, average
@@ -82,7 +83,7 @@ def evaluate_tasks(
     """The scores, in the order of TASKS."""
     import lm_eval  # noqa: PLC0415  takes seconds, and perplexity needs no harness
 
-    from .journal import Journal, JournaledLM  # noqa: PLC0415  imports the harness
+    from .journaled_model import JournaledLM  # noqa: PLC0415  imports the harness
     from .tasks import load_columns, require_room, spread_sample  # noqa: PLC0415  the same
 
     progress("reading the tasks", 0, 0)
@@ -93,8 +94,7 @@ def evaluate_tasks(
     samples: dict[str, list[int]] = {}
     for column in columns:
         samples |= {name: chosen for name, chosen in spread_sample(lengths[column], options.limit).items() if chosen}
-    journal = Journal(journal_path(options.journal, subject), subject.model_hash)
-    try:
+    with closing(Journal(journal_path(options.journal, subject), subject.model_hash)) as journal:
         results = lm_eval.evaluate(
             JournaledLM(subject.harness(), journal, progress),
             {"tasks": {name: tasks[name] for name in samples}, "groups": {}, "group_map": {}},
@@ -103,8 +103,6 @@ def evaluate_tasks(
             apply_chat_template=chat_template,
             fewshot_as_multiturn=True,
         )
-    finally:
-        journal.close()
     return tuple(column_score(column, lengths[column], results) for column in columns)
 
 
@@ -161,11 +159,12 @@ def evaluate_perplexity(subject: Subject, options: EvaluationOptions, progress: 
         finished += tokens
         progress("perplexity", finished, len(ids) - 1)
 
-    return perplexity(
-        subject.scorer,
-        ids,
-        text_bytes=len(text.encode()),
-        window=options.window,
-        stride=options.stride,
-        progress=advance,
-    )
+    with closing(Journal(journal_path(options.journal, subject), subject.model_hash)) as journal:
+        return perplexity(
+            JournaledScorer(subject.scorer, journal),
+            ids,
+            text_bytes=len(text.encode()),
+            window=options.window,
+            stride=options.stride,
+            progress=advance,
+        )

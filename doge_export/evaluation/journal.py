@@ -2,20 +2,21 @@
 
 A journal is a file of JSON lines for one model: the first line says of which, every other one holds the key of a
 request and its result. The key is a hash over the kind of request, the whole prompt and its settings, so an answer is
-used again exactly where the same model is asked the same.
+used again exactly where the same model is asked the same. What the harness asks goes through `journaled_model`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM, CacheHook, hash_args
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import EvaluationError
+from .perplexity import Scorer
 
 FORMAT_VERSION = 1
 
@@ -75,66 +76,21 @@ class Journal:
                 file.truncate(len(complete))
 
 
-class JournalHook(CacheHook):
-    """What the harness's models call with every finished request."""
+class JournaledScorer:
+    """A scorer that is asked only what the journal does not know."""
 
-    def __init__(self, finished: Callable[[str, Any], object]) -> None:
-        super().__init__(None)
-        self._finished = finished
-
-    def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        """attr: the kind of request. req: its arguments. res: the result."""
-        self._finished(hash_args(attr, req), res)
-
-
-class JournaledLM(LM):
-    """A model of the harness that is asked only what the journal does not know."""
-
-    def __init__(self, lm: LM, journal: Journal, progress: Callable[[str, int, int], object]) -> None:
-        """progress: called with the kind of request, how many are finished and how many there are."""
-        super().__init__()
-        self.lm = lm
-        self._journal = journal
-        self._progress = progress
-        self._kind, self._finished, self._total = "", 0, 0
-        lm.set_cache_hook(JournalHook(self._add))
+    def __init__(self, scorer: Scorer, journal: Journal) -> None:
+        self._scorer, self._journal = scorer, journal
 
     @property
-    def tokenizer_name(self) -> str:
-        """The model's."""
-        return str(self.lm.tokenizer_name)
+    def longest(self) -> int:
+        """The scorer's."""
+        return self._scorer.longest
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The model's."""
-        return str(self.lm.apply_chat_template(chat_history, add_generation_prompt))
-
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """See the harness's LM."""
-        return [(total, greedy) for total, greedy in self._answers("loglikelihood", requests)]
-
-    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """See the harness's LM."""
-        return self._answers("loglikelihood_rolling", requests)
-
-    def generate_until(self, requests: list[Instance]) -> list[str]:
-        """See the harness's LM."""
-        return self._answers("generate_until", requests)
-
-    def _answers(self, kind: str, requests: list[Instance]) -> list[Any]:
-        keys = [hash_args(kind, request.args) for request in requests]
-        unknown = {
-            key: request for key, request in zip(keys, requests, strict=True) if key not in self._journal.results
-        }
-        self._kind, self._total = kind, len(set(keys))
-        self._finished = self._total - len(unknown)
-        self._progress(kind, self._finished, self._total)
-        if unknown:
-            answers = getattr(self.lm, kind)(list(unknown.values()), disable_tqdm=True)
-            for key, answer in zip(unknown, answers, strict=True):
-                self._journal.add(key, answer)  # a model that does not report every single one
-        return [self._journal.results[key] for key in keys]
-
-    def _add(self, key: str, result: Any) -> None:
-        self._journal.add(key, result)
-        self._finished += 1
-        self._progress(self._kind, self._finished, self._total)
+    def log_probs(self, token_ids: NDArray[np.int64], count: int) -> NDArray[np.float64]:
+        """See `Scorer`. JSON holds a float64 to its last digit."""
+        words = f"log_probs {count} {token_ids.tolist()}"
+        key = hashlib.sha256(words.encode()).hexdigest()
+        if key not in self._journal.results:
+            self._journal.add(key, self._scorer.log_probs(token_ids, count).tolist())
+        return np.array(self._journal.results[key], np.float64)

@@ -1,4 +1,4 @@
-"""The text that weights are rounded by: a file, a dataset, or the one that comes along."""
+"""The text that weights are rounded by and a state's scales are made of: a file, a dataset, or the one that is here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def calibration_sequences(checkpoint: Checkpoint, source: str | None, tokens: in
         OptionError: the text cannot be had, or is too short.
     """
     if checkpoint.tokenizer is None:
-        raise ExportError("rounding by a text needs a tokenizer, which the checkpoint does not have; use --int8")
+        raise ExportError(
+            "a calibration text needs a tokenizer, which the checkpoint has not; use --int8 without --calibration"
+        )
     name = BUILT_IN.name if source is None else source
     text = BUILT_IN.read_text(encoding="utf-8") if source is None else read_text(source, tokens * CHARACTERS)
     ids = np.array(checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
