@@ -73,12 +73,14 @@ def routed_experts(
     graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, tensors: Mapping[str, Array], fmt: WeightFormat
 ) -> str:
     """Sum over the token's experts of softmax(score) * act(down . x) * up: [B, S, hidden] -> [B, S, hidden]."""
-    (row,) = graph.op("Unsqueeze", [x, _integers(graph, "axis.before_last", [-2])], f"{name}.row")  # [B, S, 1, hidden]
-    scores, experts = choose_experts(graph, layout, name, x, tensors)  # [B, S, 1, k], [B, S, k]
+    (column,) = graph.op("Unsqueeze", [x, _integers(graph, "axis.last", [-1])], f"{name}.column")  # [B, S, hidden, 1]
+    scores, experts = choose_experts(graph, layout, name, column, tensors)
     (probability,) = graph.op("Softmax", [scores], f"{name}.router.softmax", axis=-1)
+    before_last = _integers(graph, "axis.before_last", [-2])
+    (probability,) = graph.op("Unsqueeze", [probability, before_last], f"{name}.router.weights")  # [B, S, 1, k]
     down = fmt.embedding(graph, f"{name}.down_embed", experts, tensors["mlp.down_embed.weight"])
     up = fmt.embedding(graph, f"{name}.up_embed", experts, tensors["mlp.up_embed.weight"])
-    (dot,) = graph.op("FusedMatMul", [row, down], f"{name}.experts.dot", domain=MICROSOFT, transB=1)
+    (dot,) = graph.op("FusedMatMul", [column, down], f"{name}.experts.dot", domain=MICROSOFT, transA=1, transB=1)
     neuron = activation(graph, layout, f"{name}.experts.act", dot)
     (neuron,) = graph.op("Mul", [neuron, probability], f"{name}.experts.weighted")
     (routed,) = graph.op("MatMul", [neuron, up], f"{name}.experts.sum")
@@ -87,51 +89,32 @@ def routed_experts(
 
 
 def choose_experts(
-    graph: GraphBuilder, layout: DecoderLayout, name: str, x: str, tensors: Mapping[str, Array]
+    graph: GraphBuilder, layout: DecoderLayout, name: str, column: str, tensors: Mapping[str, Array]
 ) -> tuple[str, str]:
-    """The best experts of x [B, S, hidden] by each token's own product keys.
+    """The best experts of each token [B, S, hidden, 1] by its own product keys: scores float32 and indices int64.
 
-    Returns scores float32 [B, S, 1, experts_per_tok] and indices int64 [B, S, experts_per_tok]. The router stays in
-    float32: it is small, and a rounded score can choose another expert.
+    Both are [B, S, experts_per_tok]. The router stays in float32: it is small, and a rounded score can choose another
+    expert. All num_keys^2 scores are added up and searched: the pairs of the best halves alone are fewer, and the nodes
+    that find them cost more than that saves (benchmarks/experts.py).
     """
     assert layout.num_experts is not None
-    num_keys, top_k = math.isqrt(layout.num_experts), layout.num_experts_per_tok
+    num_keys = math.isqrt(layout.num_experts)
     # The matrix on the left makes it a product per token; on the right, tokens would be multiplied together, in another
     # order than one by one.
-    (column,) = graph.op("Unsqueeze", [x, _integers(graph, "axis.last", [-1])], f"{name}.column")
-    router = graph.constant(f"{name}.router_gate.weight", tensors["mlp.router_gate.weight"])
-    (logits,) = graph.op("MatMul", [router, column], f"{name}.router_gate")  # [B, S, 2 * num_keys, 1]
-    if "mlp.router_gate.bias" in tensors:
-        bias = graph.constant(f"{name}.router_gate.bias", tensors["mlp.router_gate.bias"][:, None])
-        (logits,) = graph.op("Add", [logits, bias], f"{name}.router_gate.biased")
-    (halves,) = graph.op("Reshape", [logits, _integers(graph, "router.halves", [0, 0, 2, num_keys])], f"{name}.halves")
-    width = min(top_k, num_keys)
-    best, keys = graph.op("TopK", [halves, _integers(graph, "router.width", [width])], f"{name}.router.best", outputs=2)
-    strides = graph.constant("router.strides", np.array([[num_keys], [1]]))
-    (keys,) = graph.op("Mul", [keys, strides], f"{name}.router.strided")
-    scores = pair_sums(graph, f"{name}.router.scores", best, width, top_k)
-    indices = pair_sums(graph, f"{name}.router.indices", keys, width, top_k)
-    inputs = [scores, _integers(graph, "router.top_k", [top_k])]
-    top, place = graph.op("TopK", inputs, f"{name}.router.top", outputs=2, sorted=0)
-    (experts,) = graph.op("GatherElements", [indices, place], f"{name}.router.chosen", axis=-1)
-    (experts,) = graph.op("Squeeze", [experts, "axis.before_last"], f"{name}.router.experts")
+    halves = []
+    for half, rows in (("x", slice(num_keys)), ("y", slice(num_keys, None))):
+        weight = graph.constant(f"{name}.router_gate.{half}.weight", tensors["mlp.router_gate.weight"][rows])
+        (logits,) = graph.op("MatMul", [weight, column], f"{name}.router_gate.{half}")  # [B, S, num_keys, 1]
+        if "mlp.router_gate.bias" in tensors:
+            bias = graph.constant(f"{name}.router_gate.{half}.bias", tensors["mlp.router_gate.bias"][rows, None])
+            (logits,) = graph.op("Add", [logits, bias], f"{name}.router_gate.{half}.biased")
+        halves.append(logits)
+    (row,) = graph.op("Reshape", [halves[1], _integers(graph, "router.row", [0, 0, 1, num_keys])], f"{name}.router.y")
+    (grid,) = graph.op("Add", [halves[0], row], f"{name}.router.grid")  # expert x * num_keys + y
+    (scores,) = graph.op("Reshape", [grid, _integers(graph, "router.flat", [0, 0, num_keys**2])], f"{name}.router.all")
+    inputs = [scores, _integers(graph, "router.top_k", [layout.num_experts_per_tok])]
+    top, experts = graph.op("TopK", inputs, f"{name}.router.top", outputs=2, sorted=0)
     return top, experts
-
-
-def pair_sums(graph: GraphBuilder, name: str, halves: str, width: int, top_k: int) -> str:
-    """x_i + y_j of the pairs that can be among the top_k, halves [B, S, 2, width] in descending order: [B, S, 1, n].
-
-    Pair (i, j) has (i + 1) (j + 1) - 1 others at least as large, so beyond top_k of them it is out: 50 pairs of 256 are
-    left for 16 experts, 119 of 1024 for 32.
-    """
-    i, j = np.nonzero(np.multiply.outer(np.arange(1, width + 1), np.arange(1, width + 1)) <= top_k)
-    (row,) = graph.op("Reshape", [halves, _integers(graph, "router.row", [0, 0, 1, 2 * width])], f"{name}.row")
-    parts = [
-        graph.op("Gather", [row, _integers(graph, f"router.{half}", places)], f"{name}.{half}", axis=-1)[0]
-        for half, places in (("x", i), ("y", width + j))
-    ]
-    (sums,) = graph.op("Add", parts, name)
-    return sums
 
 
 def _integers(graph: GraphBuilder, name: str, values: list[int] | NDArray[np.int64]) -> str:
