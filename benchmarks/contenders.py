@@ -24,7 +24,7 @@ from doge_export.export import export
 from doge_export.options import ExportOptions
 from doge_export.runtime.threads import usable_cores
 
-OURS, SPINNING = "doge-export", "doge-export-spinning"
+OURS = "doge-export"
 GENAI = "onnxruntime-genai"
 LLAMAS = ("llama.cpp", "llama-cpp-python")
 TRANSFORMERS = tuple(f"transformers-{a}-{d}" for a in ("eager", "sdpa") for d in ("fp32", "bf16"))

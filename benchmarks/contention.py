@@ -1,8 +1,8 @@
 """What another busy process costs: python benchmarks/contention.py --sizes 20m,60m
 
-Decodes alone and beside as many processes as are asked for that compute without end, in turns: ours, ours with
-onnxruntime's own spinning in the place of SPIN_US, and llama.cpp where it is installed. --under puts all of them behind
-a command that limits them, such as --under "taskset -c 0". The last line is one JSON object.
+Decodes alone and beside as many processes as are asked for that compute without end, in turns: ours, ours with other
+times in the place of SPIN_US (-1: onnxruntime's own), and llama.cpp where it is installed. --under puts all of them
+behind a command that limits them, such as --under "taskset -c 0". The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from typing import Any
 
 import click
 import numpy as np
-from contenders import SPINNING, Contender, Worker, finish, has_llama, machine, models_in
+from contenders import OURS, Contender, Worker, finish, has_llama, machine, models_in
 
 
 @click.command()
 @click.option("--sizes", default="20m", show_default=True, help="Family members, separated by commas.")
 @click.option("--threads", default="1,2", show_default=True, help="0 means what each takes by itself.")
+@click.option("--spins", default="-1", show_default=True, help="Microseconds to compare with, separated by commas.")
 @click.option("--rounds", default=7, show_default=True)
 @click.option("--busy", default=1, show_default=True, help="Processes that compute beside.")
 @click.option("--under", default="", help="A command that limits whoever runs behind it.")
 @click.option("--models", type=click.Path(path_type=Path), help="A folder where the models are made, and stay.")
 @click.option("--json", "out", type=click.Path(path_type=Path), help="Write the result to a file too.")
-def main(sizes: str, threads: str, rounds: int, busy: int, under: str, models: Path | None, out: Path | None) -> None:
+def main(
+    sizes: str, threads: str, spins: str, rounds: int, busy: int, under: str, models: Path | None, out: Path | None
+) -> None:
     """Compare decoding alone and beside busy processes."""
     prefix = shlex.split(under)
     click.echo(json.dumps(machine()))
@@ -39,7 +42,7 @@ def main(sizes: str, threads: str, rounds: int, busy: int, under: str, models: P
     with models_in(models) as folder, competitors(busy, prefix) as others:
         for size in sizes.split(","):
             ours = folder.ours(size)
-            chosen = [ours, Contender(SPINNING, ours.model, size)]
+            chosen = [ours, *(Contender(f"{OURS}-spin-{us}", ours.model, size) for us in spins.split(","))]
             chosen += [folder.peer("llama.cpp", size)] if has_llama() else []
             for count in map(int, threads.split(",")):
                 rows += [

@@ -2,7 +2,7 @@
 
 Loads, feeds a prompt of 64 tokens and says `first` at its first token; then answers lines on standard input: `P N` with
 the seconds of a prompt of P tokens and of N greedy tokens more, `memory` with its peak in MB. All are JSON.
-Kinds: doge-export, doge-export-spinning (as long as onnxruntime does by itself), llama.cpp (its C API),
+Kinds: doge-export, doge-export-spin-US (so many microseconds, -1 as onnxruntime by itself), llama.cpp (its C API),
 llama-cpp-python (Llama.generate), onnxruntime-genai, transformers-{eager,sdpa}-{fp32,bf16};
 MODEL is a folder, a .gguf file, or for transformers a family size, such as 20m.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+SPIN = "doge-export-spin-"
 _keep: list[Any] = []  # callbacks that C code holds on to
 Measure = Callable[[list[int], int], tuple[float, float]]
 
@@ -53,10 +54,10 @@ def doge_export_worker(task: Task) -> tuple[int, Measure]:
 
 
 def spinning_worker(task: Task) -> tuple[int, Measure]:
-    """The same with the spinning that onnxruntime chooses."""
+    """The same with idle threads that look for work as long as the kind says."""
     import doge_export.runtime.decoder as module  # noqa: PLC0415 - the same
 
-    module.SPIN_US = -1
+    module.SPIN_US = int(task.kind.removeprefix(SPIN))
     return doge_export_worker(task)
 
 
@@ -175,11 +176,12 @@ def open_worker(task: Task) -> tuple[int, Measure]:
     """The contender's vocabulary and its measurement."""
     plain = {
         "doge-export": doge_export_worker,
-        "doge-export-spinning": spinning_worker,
         "llama.cpp": llama_c_worker,
         "llama-cpp-python": llama_python_worker,
         "onnxruntime-genai": genai_worker,
     }
+    if task.kind.startswith(SPIN):
+        return spinning_worker(task)
     return plain[task.kind](task) if task.kind in plain else transformers_worker(task)
 
 
