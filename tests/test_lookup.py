@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from doge_export.errors import OptionError
+from doge_export.runtime.decoder import DraftStep
 from doge_export.runtime.lookup import COST, FIRST_CREDIT, INCOME, NgramIndex, PromptLookup
 from doge_export.runtime.model import Model
 from doge_export.runtime.settings import GenerationOptions
@@ -43,6 +44,18 @@ def test_answers_are_the_same_with_prompt_lookup(options, weights, tmp_path):
         assert result.token_ids == plain.token_ids
         drafted += result.drafted_tokens
     assert drafted
+
+
+def test_where_drafts_differ_from_single_steps_there_is_one_and_a_warning(tmp_path, monkeypatch):
+    model = Model(exported(tiny_model(keep_window_size=256), tmp_path, "int8"))
+    plain = model.generate(COPY, max_new_tokens=80)
+    honest = DraftStep.__call__
+    monkeypatch.setattr(DraftStep, "__call__", lambda self, state, ids: -honest(self, state, ids))
+    with pytest.warns(UserWarning, match="prompt lookup is off: this processor"):
+        result = model.generate(COPY, max_new_tokens=80, prompt_lookup_num_tokens=7)
+    assert result.token_ids == plain.token_ids
+    assert result.drafted_tokens > 0
+    assert model.generate(COPY, max_new_tokens=80, prompt_lookup_num_tokens=7).drafted_tokens == 0
 
 
 def test_the_end_of_the_window_and_what_lies_beyond_go_by_single_steps(tmp_path):

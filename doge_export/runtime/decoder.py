@@ -9,6 +9,7 @@ recurrent one, which is opened when the first stream needs it.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -200,6 +201,7 @@ class Decoder:
         self._plain = open_session(folder / DECODER_FILE, self.threads)
         self._later: dict[str, ort.InferenceSession] = {}  # opened when first needed
         self._opening = threading.Lock()
+        self._drafts_are_exact: bool | None = None  # not known before the first draft
         metadata = self._plain.get_modelmeta().custom_metadata_map
         self.description = DecoderDescription.from_metadata(metadata, folder / DECODER_FILE)
         self.vocab_size = self.description.vocab_size
@@ -265,9 +267,13 @@ class Decoder:
         return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def room_for_draft(self, state: State) -> int:
-        """Guesses that `check_draft` can take behind the next token: none near the end of the window and beyond it."""
+        """Guesses that `check_draft` can take behind the next token.
+
+        None near the end of the window and beyond it, and none at all on a processor that computes several tokens
+        otherwise than one.
+        """
         fits = state.position + DRAFT_TOKENS <= self.keep_window_size
-        return DRAFT_TOKENS - 1 if fits else 0
+        return DRAFT_TOKENS - 1 if fits and self._drafts_are_exact is not False else 0
 
     def check_draft(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits after every one of some tokens, bit by bit those of feeding one after the other.
@@ -283,7 +289,28 @@ class Decoder:
         """
         if state.draft_step is None:
             state.draft_step = DraftStep(self._session(DRAFT_FILE), state)
-        return state.draft_step(state, token_ids)
+        rows = state.draft_step(state, token_ids)
+        return rows if self._drafts_are_exact else self._prove_draft(state, token_ids, rows)
+
+    def _prove_draft(
+        self, state: State, token_ids: NDArray[np.int64], rows: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Compute the first draft by single steps, too, and return their rows.
+
+        onnxruntime has kernels for each kind of processor, and not all of them multiply several rows as they multiply
+        one (docs/quantization.md).
+        """
+        position = state.position
+        steps = np.concatenate([self._step(state, int(token_id)).copy() for token_id in token_ids])
+        state.truncate(position)
+        self._drafts_are_exact = np.array_equal(rows, steps)
+        if not self._drafts_are_exact:
+            warnings.warn(
+                "prompt lookup is off: this processor computes several tokens at once otherwise than one by one, "
+                "so answers could change; --int8 may do better than --int4",
+                stacklevel=2,
+            )
+        return steps
 
     def _step(self, state: State, token_id: int) -> NDArray[np.float32]:
         if state.position < self.keep_window_size:

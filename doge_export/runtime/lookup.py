@@ -3,8 +3,8 @@
 The method of https://github.com/apoorvumang/prompt-lookup-decoding: where the last few tokens stand earlier in the
 stream, what followed them there is a good guess in summaries, edits and code. The decoder checks a draft bit by bit as
 single steps would (`Decoder.check_draft`), and a token is taken only if it is the one that is chosen anyhow, so greedy
-and sampled answers are the very ones that they would be without. In 4 bits that needs a processor on which onnxruntime
-multiplies one row as it does several (docs/quantization.md).
+and sampled answers are the very ones that they would be without. Not every processor's kernels multiply several rows
+as they multiply one: the first draft is computed both ways, and where they differ there are no more drafts.
 """
 
 from __future__ import annotations
