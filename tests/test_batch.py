@@ -7,6 +7,7 @@ import pytest
 
 from doge_export.errors import OptionError
 from doge_export.runtime import batch_generation
+from doge_export.runtime.batch import BatchStep
 from doge_export.runtime.model import Model
 from tests.models import FORMS, exported, random_ids, tiny_model
 
@@ -17,6 +18,7 @@ def prompts(lengths=LENGTHS):
     return [random_ids(length, seed).tolist() for seed, length in enumerate(lengths)]
 
 
+@pytest.mark.filterwarnings("error:.*one by one")
 @pytest.mark.parametrize("form", FORMS)
 def test_every_row_of_a_step_is_bit_by_bit_that_of_a_step_alone(form, tmp_path):
     decoder = exported(tiny_model(**FORMS[form]), tmp_path, "int8")
@@ -67,3 +69,19 @@ def test_a_list_of_prompts_refuses_what_belongs_to_one(tmp_path):
         model.generate(prompts(), prompt_lookup_num_tokens=3)
     with pytest.raises(OptionError, match="prompt is empty"):
         model.generate([[1, 2], []])
+
+
+def test_where_rows_differ_in_company_they_take_their_steps_one_by_one(tmp_path, monkeypatch):
+    model = Model(exported(tiny_model(), tmp_path, "int8"))
+    singles = [model.generate(prompt, max_new_tokens=9) for prompt in prompts()]
+    honest, calls = BatchStep.__call__, []
+
+    def different(self, token_ids):
+        calls.append(len(token_ids))
+        return -honest(self, token_ids)
+
+    monkeypatch.setattr(BatchStep, "__call__", different)
+    with pytest.warns(UserWarning, match="the rows of a batch are computed one by one: this processor"):
+        together = model.generate(prompts(), max_new_tokens=9)
+    assert [result.token_ids for result in together] == [result.token_ids for result in singles]
+    assert calls == [len(LENGTHS)]

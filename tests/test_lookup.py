@@ -15,6 +15,7 @@ from tests.models import FORMS, exported, random_ids, tiny_model
 COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before
 
 
+@pytest.mark.filterwarnings("error:prompt lookup is off")
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_draft_is_checked_bit_by_bit_as_single_steps_would(form, weights, tmp_path):

@@ -1,18 +1,20 @@
 """Several streams in one step: their rows are multiplied together, so weights are read once for all of them.
 
 A row is a state like any other, in a slice of memory that the batch shares; its prompt is fed by itself. Every operator
-of the graph treats a row the same whatever stands beside it, so each stream says what it would say alone.
+of the graph treats a row the same whatever stands beside it, so each stream says what it would say alone. Where a
+processor's kernels do not (`proof`), the rows take their steps one by one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from .proof import Proof
 from .state import Cache, State, empty_cache, new_precedence, precedence_outputs
 
 
@@ -66,9 +68,17 @@ class Batch:
         states: the streams, row by row.
     """
 
-    def __init__(self, session: ort.InferenceSession, prototype: State, size: int) -> None:
-        """prototype: any state of the decoder. size: most streams at a time."""
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        prototype: State,
+        size: int,
+        single_step: Callable[[State, int], NDArray[np.float32]],
+        proof: Proof,
+    ) -> None:
+        """prototype: any state of the decoder. size: most streams at a time. single_step: feeds a state one token."""
         self._session, self._description = session, prototype.description
+        self._single_step, self._proof = single_step, proof
         self._memory = empty_cache(self._description, self._description.num_kv_heads, size)
         self._step: BatchStep | None = None
         self.states: list[State] = []
@@ -88,6 +98,19 @@ class Batch:
 
     def forward(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Feed every stream its token: float32 [rows, vocab], valid until the next call."""
+        if len(self.states) == 1 or self._proof.exact is False:
+            return self._one_by_one(token_ids)
         if self._step is None:
             self._step = BatchStep(self._session, self.states, self._memory)
-        return self._step(token_ids)
+        rows = self._step(token_ids)
+        if self._proof.exact is None:
+            for state in self.states:
+                state.truncate(state.position - 1)
+            steps = self._one_by_one(token_ids)
+            self._proof.settle(rows, steps)
+            return steps
+        return rows
+
+    def _one_by_one(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        steps = [self._single_step(state, ids).copy() for state, ids in zip(self.states, token_ids, strict=True)]
+        return np.concatenate(steps)

@@ -9,7 +9,6 @@ recurrent one, which is opened when the first stream needs it.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ..errors import OptionError, PackageError, StateError
 from .batch import Batch
 from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
+from .proof import Proof
 from .state import State, new_precedence, precedence_outputs
 from .threads import SPIN_US, default_threads
 from .window import rank_precedence
@@ -201,7 +201,8 @@ class Decoder:
         self._plain = open_session(folder / DECODER_FILE, self.threads)
         self._later: dict[str, ort.InferenceSession] = {}  # opened when first needed
         self._opening = threading.Lock()
-        self._drafts_are_exact: bool | None = None  # not known before the first draft
+        self._drafts = Proof("prompt lookup is off")
+        self._batches = Proof("the rows of a batch are computed one by one")
         metadata = self._plain.get_modelmeta().custom_metadata_map
         self.description = DecoderDescription.from_metadata(metadata, folder / DECODER_FILE)
         self.vocab_size = self.description.vocab_size
@@ -213,7 +214,7 @@ class Decoder:
 
     def new_batch(self, size: int) -> Batch:
         """Room for `size` streams that take their steps together."""
-        return Batch(self._plain, self.new_state(), size)
+        return Batch(self._plain, self.new_state(), size, self._step, self._batches)
 
     def load_state(self, path: str | Path) -> State:
         """The stream that `State.save` wrote to a file.
@@ -273,7 +274,7 @@ class Decoder:
         otherwise than one.
         """
         fits = state.position + DRAFT_TOKENS <= self.keep_window_size
-        return DRAFT_TOKENS - 1 if fits and self._drafts_are_exact is not False else 0
+        return DRAFT_TOKENS - 1 if fits and self._drafts.exact is not False else 0
 
     def check_draft(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits after every one of some tokens, bit by bit those of feeding one after the other.
@@ -290,26 +291,12 @@ class Decoder:
         if state.draft_step is None:
             state.draft_step = DraftStep(self._session(DRAFT_FILE), state)
         rows = state.draft_step(state, token_ids)
-        return rows if self._drafts_are_exact else self._prove_draft(state, token_ids, rows)
-
-    def _prove_draft(
-        self, state: State, token_ids: NDArray[np.int64], rows: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """Compute the first draft by single steps, too, and return their rows.
-
-        onnxruntime has kernels for each kind of processor, and not all of them multiply several rows as they multiply
-        one (docs/quantization.md).
-        """
+        if self._drafts.exact:
+            return rows
         position = state.position
         steps = np.concatenate([self._step(state, int(token_id)).copy() for token_id in token_ids])
         state.truncate(position)
-        self._drafts_are_exact = np.array_equal(rows, steps)
-        if not self._drafts_are_exact:
-            warnings.warn(
-                "prompt lookup is off: this processor computes several tokens at once otherwise than one by one, "
-                "so answers could change; --int8 may do better than --int4",
-                stacklevel=2,
-            )
+        self._drafts.settle(rows, steps)
         return steps
 
     def _step(self, state: State, token_id: int) -> NDArray[np.float32]:
