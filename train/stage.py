@@ -47,6 +47,8 @@ class StageConfig:
             raise OptionError(f"gradient_checkpointing is {old} and activation_checkpointing is {new}; give the second")
         # without use_cpu bf16 is refused on a CPU
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]  # TRL's field
+        if self.ddp_find_unused_parameters is None:  # type: ignore[has-type]  # TRL's field
+            self.ddp_find_unused_parameters = False  # every parameter of a Doge has a gradient (tests/test_modeling.py)
         super().__post_init__()  # type: ignore[misc]  # TRL's class stands behind this one
         hold_batch(self)
 
