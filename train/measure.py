@@ -34,7 +34,7 @@ class MeasureArguments:
     max_records: int = field(default=200, metadata={"help": "Records to measure on, chosen by the seed."})
     max_length: int = field(default=1024, metadata={"help": "Tokens of a record that are read."})
     keep_window_sizes: list[int] = field(
-        default_factory=list, metadata={"help": "Narrower windows to measure perplexity with, too."}
+        default_factory=list, metadata={"help": "Other windows to measure perplexity with, too."}
     )
     prompts: list[str] = field(default_factory=list, metadata={"help": "Texts to go on with, or questions to answer."})
     max_new_tokens: int = field(default=100, metadata={"help": "Tokens of a sample."})
@@ -52,13 +52,15 @@ def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArgu
         result |= preferences(model, tokenizer, records, options.max_length)
     else:
         result |= perplexity(model, tokenizer, records, options.max_length)
+        result["perplexity_without_mask"] = without_mask(model, tokenizer, records, options.max_length)
         own = model.config.keep_window_size
         for window in options.keep_window_sizes:
             model.config.keep_window_size = window
             narrow = perplexity(model, tokenizer, records, options.max_length)
             result[f"perplexity_with_window_{window}"] = narrow["perplexity"]
+            plain = without_mask(model, tokenizer, records, options.max_length)
+            result[f"perplexity_with_window_{window}_without_mask"] = plain
         model.config.keep_window_size = own
-        result["perplexity_without_mask"] = without_mask(model, tokenizer, records, options.max_length)
         result |= mask_spread(model, tokenizer, records, options.max_length)
     set_seed(options.seed)
     result["samples"] = [sample(model, tokenizer, prompt, options) for prompt in options.prompts]
@@ -99,7 +101,7 @@ def perplexity(
 def without_mask(
     model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, records: list[dict[str, Any]], max_length: int
 ) -> float:
-    """Perplexity with A = 0, so that dt is 1 for every key, of the same weights otherwise."""
+    """Perplexity with A = 0, the same weights otherwise: dt is 1 for every key, and the most recent ones stay."""
     mask = [parameter for name, parameter in model.named_parameters() if name.endswith("self_attn.A")]
     learned = [parameter.clone() for parameter in mask]
     for parameter in mask:
