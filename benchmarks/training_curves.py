@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 PANELS = {  # title: (what is drawn of a stage: folder, logged figure, label)
-    "Pre-training; the simplest text and the decay from step 2,200": (
+    "Pre-training; the simplest text and the decay from step 3,200": (
         ("decay", "loss", "training"),
         ("decay", "eval_loss", "held out"),
     ),

@@ -31,7 +31,10 @@ def expert_load(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: T
     if attention_mask is not None:
         logits = logits[:, attention_mask.flatten().bool()]
     x, y = logits.softmax(-1).unbind(2)
-    probability = torch.einsum("lnx,lny->lxy", x, y).flatten(1) / logits.shape[1]  # softmax of a sum grid factorises
+    with torch.autocast(logits.device.type, enabled=False):  # a sum over all tokens is not one to round to bfloat16
+        probability = (
+            torch.einsum("lnx,lny->lxy", x, y).flatten(1) / logits.shape[1]
+        )  # softmax of a sum grid factorises
     experts = torch.stack([choose_experts(layer, top_k)[1].flatten() for layer in logits])
     share = torch.zeros_like(probability).scatter_add_(1, experts, torch.ones_like(experts, dtype=torch.float32))
     return share / logits.shape[1], probability

@@ -23,10 +23,8 @@ from train.stage import ModelArguments
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "checkpoints" / "doge-tiny"
 PROMPT = "Once upon a time"
-GOLDEN = ", there was a little girl called Lily. She loved to play with her toys and eat snacks. One day"
-GOLDEN_INT8 = (
-    ", there was a little girl called Molly. She was very excited and wanted to explore the world. She went to"
-)
+# every token wins by 0.46 logits at least
+GOLDEN = ", there was a little girl named Lily. She loved to play with her toys and eat snacks. One day"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def checkpoint():
 def figures():
     """As `python -m train.measure` gives them, in float32."""
     data = DataArguments(datasets=[{"path": "held_out.txt"}], data_folder=str(FOLDER))
-    options = MeasureArguments(max_length=512, keep_window_sizes=[64])
+    options = MeasureArguments(max_length=512, keep_window_sizes=[64, 512])
     return measure(ModelArguments(str(FOLDER)), data, options)
 
 
@@ -68,12 +66,15 @@ def test_its_perplexity_on_held_out_stories_is_the_one_stated(figures):
 
 def test_its_dynamic_mask_is_in_use(figures):
     low, _, high = torch.tensor(figures["dt_1_50_99_percent"]).flatten(0, 1).unbind(1)
-    assert (high - low).max() > 0.2
+    assert ((high - low) > 0.5).sum() >= 10  # of 12 mask heads
+    assert torch.tensor(figures["A"]).abs().min() > 0.1
     assert figures["perplexity_without_mask"] == pytest.approx(stated("perplexity with A = 0"), rel=0.01)
 
 
-def test_a_narrower_window_costs_what_is_stated(figures):
-    assert figures["perplexity_with_window_64"] == pytest.approx(stated("perplexity with a window of 64"), rel=0.01)
+@pytest.mark.parametrize("window", [64, 512])
+def test_another_window_costs_what_is_stated(figures, window):
+    found = figures[f"perplexity_with_window_{window}"]
+    assert found == pytest.approx(stated(f"perplexity with a window of {window}"), rel=0.01)
 
 
 def test_narrowing_the_window_changes_the_logits_from_the_first_dropped_key_on(checkpoint):
@@ -87,12 +88,12 @@ def test_narrowing_the_window_changes_the_logits_from_the_first_dropped_key_on(c
     assert changed[64:].any()
 
 
-def test_pytorch_and_each_export_write_their_golden_story(checkpoint, exported):
+def test_pytorch_and_each_export_write_the_same_story(checkpoint, exported):
     ids = checkpoint.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
     out = checkpoint.model.generate(ids, max_new_tokens=24, do_sample=False)
     assert checkpoint.tokenizer.decode(out[0, ids.shape[1] :]) == GOLDEN
-    for weights, golden in (("fp32", GOLDEN), ("int8", GOLDEN_INT8)):
-        assert doge_export.load(exported[weights]).generate(PROMPT, max_new_tokens=24, temperature=0).text == golden
+    for folder in exported.values():
+        assert doge_export.load(folder).generate(PROMPT, max_new_tokens=24, temperature=0).text == GOLDEN
 
 
 def test_the_example_tells_a_story():

@@ -185,6 +185,13 @@ def test_training_lowers_the_loss_and_reaches_every_parameter():
     assert losses[-1] < 0.7 * losses[0]
 
 
+def test_the_load_balancing_loss_is_not_rounded_by_bfloat16_autocast():
+    logits = tuple(torch.randn(50, 2, 4, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    exact = load_balancing_loss(*expert_load(logits, 3, None))
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(load_balancing_loss(*expert_load(logits, 3, None)), exact, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("num_mask_heads", 3), ("num_key_value_heads", 3), ("sliding_window", 8), ("hidden_size", 0)],
