@@ -2,9 +2,9 @@
 
 Loads, feeds a prompt of 64 tokens and says `first` at its first token; then answers lines on standard input: `P N` with
 the seconds of a prompt of P tokens and of N greedy tokens more, `memory` with its peak in MB. All are JSON.
-Kinds: doge-export, doge-export-spin-US (so many microseconds, -1 as onnxruntime by itself), llama.cpp (its C API),
-llama-cpp-python (Llama.generate), onnxruntime-genai, transformers-{eager,sdpa}-{fp32,bf16};
-MODEL is a folder, a .gguf file, or for transformers a family size, such as 20m.
+Kinds: doge-export, doge-export-spin-US (so many microseconds, -1 as onnxruntime by itself), doge-export-small-pages
+(weights where onnxruntime leaves them), llama.cpp (its C API), llama-cpp-python (Llama.generate), onnxruntime-genai,
+transformers-{eager,sdpa}-{fp32,bf16}; MODEL is a folder, a .gguf file, or for transformers a family size, such as 20m.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-SPIN = "doge-export-spin-"
+SPIN, SMALL_PAGES = "doge-export-spin-", "doge-export-small-pages"
 _keep: list[Any] = []  # callbacks that C code holds on to
 Measure = Callable[[list[int], int], tuple[float, float]]
 
@@ -58,6 +58,14 @@ def spinning_worker(task: Task) -> tuple[int, Measure]:
     import doge_export.runtime.decoder as module  # noqa: PLC0415 - the same
 
     module.SPIN_US = int(task.kind.removeprefix(SPIN))
+    return doge_export_worker(task)
+
+
+def small_pages_worker(task: Task) -> tuple[int, Measure]:
+    """The same with the weights in pages of the ordinary size."""
+    import doge_export.runtime.huge_pages as module  # noqa: PLC0415 - the same
+
+    module.available = lambda: False
     return doge_export_worker(task)
 
 
@@ -182,6 +190,8 @@ def open_worker(task: Task) -> tuple[int, Measure]:
     }
     if task.kind.startswith(SPIN):
         return spinning_worker(task)
+    if task.kind == SMALL_PAGES:
+        return small_pages_worker(task)
     return plain[task.kind](task) if task.kind in plain else transformers_worker(task)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..errors import OptionError, PackageError, StateError
 from .batch import Batch
 from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
+from .huge_pages import huge_pages
 from .proof import Proof
 from .state import State, new_precedence, precedence_outputs
 from .threads import SPIN_US, default_threads
@@ -175,7 +176,8 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
         if not file.is_file():
             raise PackageError(f"{file} is missing; give a folder that doge-export wrote, or export the model again")
     try:
-        return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
+        with huge_pages():
+            return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
     except ORT_ERRORS as error:
         raise PackageError(
             f"onnxruntime cannot open {path}, it may be damaged: {str(error).splitlines()[0]}"

@@ -1,0 +1,91 @@
+"""Large pages for the weights: what is read as a whole for every token should not need a page table entry per 4 KiB.
+
+onnxruntime packs the weights into ordinary memory. A step walks through all of it, far more than a processor's table
+of recent pages holds, and in a virtual machine a missing entry is looked up in two page tables. Linux puts the same
+bytes into pages of 2 MiB when asked (MADV_COLLAPSE, since 6.1, man 2 madvise); nothing but the time changes
+(`python benchmarks/huge_pages.py`). Where that cannot be asked for, nothing happens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+Ranges = list[tuple[int, int]]  # addresses, each from its first byte to behind its last one
+
+MAPS = Path("/proc/self/maps")
+SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
+MADV_COLLAPSE = 25  # include/uapi/asm-generic/mman-common.h; Python's mmap module does not name it
+HUGE_PAGE = 2 * 2**20  # on x86-64, and on ARM with pages of 4 KiB
+
+
+@contextmanager
+def huge_pages() -> Iterator[None]:
+    """Move what is allocated inside to huge pages, as far as it is in use at the end.
+
+    Copying takes about 2 milliseconds per MiB where a virtual machine's memory is new, so a thread does it while the
+    caller goes on. Its name is "huge-pages".
+    """
+    if not available():
+        yield
+        return
+    before = anonymous_ranges(MAPS.read_text())
+    yield
+    grown = subtract(anonymous_ranges(MAPS.read_text()), before)
+    threading.Thread(target=collapse, args=[grown], name="huge-pages", daemon=True).start()
+
+
+def available() -> bool:
+    """Whether this system has huge pages of the size meant here, and its owner has not turned them off."""
+    size, enabled = SETTINGS / "hpage_pmd_size", SETTINGS / "enabled"
+    if sys.platform != "linux" or not all(file.is_file() for file in (MAPS, size, enabled)):
+        return False
+    return int(size.read_text()) == HUGE_PAGE and "[never]" not in enabled.read_text()
+
+
+def anonymous_ranges(maps: str) -> Ranges:
+    """The private, writable memory that no file stands behind, from the text of /proc/self/maps, in ascending order."""
+    ranges = []
+    for line in maps.splitlines():
+        addresses, permissions, _, _, inode, *name = line.split(maxsplit=5)
+        if permissions.startswith("rw-p") and inode == "0" and name in ([], ["[heap]"]):
+            start, _, end = addresses.partition("-")
+            ranges.append((int(start, 16), int(end, 16)))
+    return ranges
+
+
+def subtract(ranges: Ranges, taken: Ranges) -> Ranges:
+    """What of `ranges` is in none of `taken`."""
+    left = ranges
+    for taken_start, taken_end in taken:
+        parts = [[(start, min(end, taken_start)), (max(start, taken_end), end)] for start, end in left]
+        left = [(start, end) for pair in parts for start, end in pair if start < end]
+    return left
+
+
+def collapse(ranges: Ranges) -> None:
+    """Move the huge pages' worth of memory that lies in the ranges and is in use whole. A refusal changes nothing."""
+    libc = ctypes.CDLL(None)
+    for start, end in used_blocks(libc, ranges):
+        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_COLLAPSE)
+
+
+def used_blocks(libc: ctypes.CDLL, ranges: Ranges) -> Ranges:
+    """The aligned blocks of a huge page inside the ranges of which every page is in memory.
+
+    A block in use only in part would take more memory as a huge page than it takes now.
+    """
+    blocks = []
+    for start, end in ranges:
+        first, last = -(-start // HUGE_PAGE) * HUGE_PAGE, end // HUGE_PAGE * HUGE_PAGE
+        for block in range(first, last, HUGE_PAGE):
+            resident = (ctypes.c_ubyte * (HUGE_PAGE // mmap.PAGESIZE))()
+            refused = libc.mincore(ctypes.c_void_p(block), ctypes.c_size_t(HUGE_PAGE), resident)
+            if not refused and all(state & 1 for state in resident):
+                blocks.append((block, block + HUGE_PAGE))
+    return blocks
