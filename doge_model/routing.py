@@ -32,9 +32,8 @@ def expert_load(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: T
         logits = logits[:, attention_mask.flatten().bool()]
     x, y = logits.softmax(-1).unbind(2)
     with torch.autocast(logits.device.type, enabled=False):  # a sum over all tokens is not one to round to bfloat16
-        probability = (
-            torch.einsum("lnx,lny->lxy", x, y).flatten(1) / logits.shape[1]
-        )  # softmax of a sum grid factorises
+        grid = torch.einsum("lnx,lny->lxy", x, y)  # the softmax of x + y is the product of both softmaxes
+    probability = grid.flatten(1) / logits.shape[1]
     experts = torch.stack([choose_experts(layer, top_k)[1].flatten() for layer in logits])
     share = torch.zeros_like(probability).scatter_add_(1, experts, torch.ones_like(experts, dtype=torch.float32))
     return share / logits.shape[1], probability

@@ -28,8 +28,8 @@ HUGE_PAGE = 2 * 2**20  # on x86-64, and on ARM with pages of 4 KiB
 def huge_pages() -> Iterator[None]:
     """Move what is allocated inside to huge pages, as far as it is in use at the end.
 
-    Copying takes about 2 milliseconds per MiB where a virtual machine's memory is new, so a thread does it while the
-    caller goes on. Its name is "huge-pages".
+    A thread named "huge-pages" copies while the caller goes on: new memory of a virtual machine takes time. What was
+    this process's before, and is used again inside, stays where it is.
     """
     if not available():
         yield
