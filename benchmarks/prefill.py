@@ -2,7 +2,8 @@
 
 Alternates prompts of 512 tokens, their continuation until the window is full, 1,024 tokens beyond it, and as many
 behind as many keys in a model whose window is a chunk larger, so that nothing is dropped. Prints medians and ratios of
-pairs as one JSON object in the last line.
+pairs as one JSON object in the last line; `bound_to_short` is what the ratio beyond the window could be at most, if
+dropping took no time and the products of attention ran at the speed of a large float32 product.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from pathlib import Path
 import click
 import numpy as np
 import onnxruntime
+from onnx import TensorProto, helper
 
 from doge_export.bench.machine import cpu_name
 from doge_export.bench.random_model import export_random
-from doge_export.runtime.decoder import Decoder
+from doge_export.runtime.decoder import Decoder, session_options
 from doge_export.runtime.state import MAX_CHUNK, State
+from doge_model import DogeConfig
 from doge_model.presets import preset_config
 
 SHORT, BEYOND = 512, 1024  # tokens
@@ -51,7 +54,38 @@ def main(size: str, weights: str, threads: int, rounds: int) -> None:
         "beyond_to_undropped": float(np.median(beyond / undropped)),
         "undropped_to_short": float(np.median(undropped / short)),
     }
+    speed = product_flops(threads)
+    result["product_gflops"] = speed / 1e9
+    result["bound_to_short"] = bound_to_short(preset_config(size), float(np.median(short)), speed)
     click.echo(json.dumps(result))
+
+
+def bound_to_short(config: DogeConfig, short: float, flops: float) -> float:
+    """The least that a token beyond the window costs more than one of a short prompt, as a ratio of their speeds.
+
+    short: tokens per second of the short prompt, whose tokens see SHORT / 2 keys on average; those beyond see them all.
+    """
+    more_keys = config.keep_window_size - SHORT / 2
+    channels = config.num_hidden_layers * config.num_attention_heads * (config.head_dim or 0)
+    more = 2 * 2 * more_keys * channels / flops  # seconds: q k and p v, 2 FLOP each
+    return 1 / (1 + short * more)
+
+
+def product_flops(threads: int, size: int = 1024) -> float:
+    """FLOP per second of a square float32 product in onnxruntime, the best of some runs."""
+    ends = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, size]) for name in "xyz"}
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "y"], ["z"])], "product", [ends["x"], ends["y"]], [ends["z"]]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(threads))
+    x = np.random.default_rng(0).standard_normal((size, size), np.float32)
+    times = []
+    for _ in range(30):
+        start = time.perf_counter()
+        session.run(None, {"x": x, "y": x})
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
 
 
 def measure(decoder: Decoder, keeping: Decoder, rounds: int) -> list[tuple[float, float, float, float]]:
