@@ -27,9 +27,11 @@ def main(threads: str, rounds: int, models: Path | None, out: Path | None) -> No
     rows = []
     with models_in(models) as folder:
         pairs = [[folder.ours(size) for size in pair] for pair in PAIRS]
-    workers = {count: [[Worker(c, count) for c in pair] for pair in pairs] for count in map(int, threads.split(","))}
-    for worker in (w for pairs_of_workers in workers.values() for pair in pairs_of_workers for w in pair):
-        worker.warm_up()
+        workers = {
+            count: [[Worker(c, count) for c in pair] for pair in pairs] for count in map(int, threads.split(","))
+        }
+        for worker in (w for pairs_of_workers in workers.values() for pair in pairs_of_workers for w in pair):
+            worker.warm_up()  # it has opened its model by then
     click.echo("measuring")
     for count, pairs_of_workers in workers.items():
         for sizes, pair in zip(PAIRS, pairs_of_workers, strict=True):
