@@ -6,10 +6,10 @@ FOLDER holds what the other scripts wrote with --json; a figure whose results ar
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import matplotlib.pyplot as plt
 
 Rows = list[dict[str, Any]]
@@ -24,9 +24,11 @@ COLOURS = {
 }
 
 
-def main() -> None:
-    """Print the table of peers and write the figures."""
-    folder, docs = Path(sys.argv[1]), Path(sys.argv[2])
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("docs", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(folder: Path, docs: Path) -> None:
+    """Print the table of peers from the results in FOLDER and write the figures to DOCS."""
     peers = best_variants(read(folder, "peers-*.json") + read(folder, "transformers-*.json"))
     print_peers(peers)
     draw_peers(peers, docs / "peers.png")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import click
 import matplotlib.pyplot as plt
 import torch
 
@@ -13,8 +13,10 @@ from doge_model.mask import surviving_keys
 TOKENS, WINDOW = 64, 16
 
 
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
 def main(path: Path) -> None:
-    """One mask head, random dt, a window of 16 keys, 64 tokens."""
+    """Draw to PATH: one mask head, random dt, a window of 16 keys, 64 tokens."""
     dt = torch.rand(1, 1, TOKENS, generator=torch.Generator().manual_seed(1)) + 0.5
     causal = torch.ones(TOKENS, TOKENS).tril().bool()
     survives = surviving_keys(dt, TOKENS, WINDOW)[0, 0] & causal
@@ -35,4 +37,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
