@@ -28,8 +28,8 @@ from doge_export.kv_calibration import calibration_tokens, measure_scales
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE
 from doge_export.runtime.state import State
+from doge_export.text_ids import long_text
 from doge_export.verification import kl_divergence, log_softmax
-from doge_export.window_cost import long_text
 from doge_model import Checkpoint, load_checkpoint
 
 PIECE = 128  # tokens

@@ -19,7 +19,7 @@ from contenders import DEMO, finish, machine, models_in
 import doge_export
 from doge_export.runtime import lookup, sampling, stopping, threads
 from doge_export.runtime.model import Model
-from doge_export.window_cost import TEXT_FILE
+from doge_export.text_ids import TEXT_FILE
 
 TASKS = {
     "summary": "Summarize the following text by quoting its most important sentences word for word.\n\n{}",

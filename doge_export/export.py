@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import torch
 import transformers
@@ -22,6 +23,7 @@ from .layer_errors import matrix_errors
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
 from .quality import Quality, Speed, measure_quality, measure_speed
+from .quantization.calibration import Calibration, describe_calibration
 from .quantization.planning import WeightSummary, give_stored_numbers, make_plan
 from .report_page import PAGE_FILE, render_page
 from .runtime.decoder import Decoder
@@ -43,6 +45,8 @@ class ExportReport:
         weights: how large matrices are stored, the name of the recipe.
         storage: what came of the recipe.
         kv_int8: whether the state keeps keys and values in 8 bits.
+        kv_calibration: what their scales were made of, random tokens included; None without kv_int8.
+        options: what was asked for, as given.
         parameters: of the PyTorch model, a tied matrix counted once.
         files: bytes by file name.
         verification: agreement with the PyTorch model that has the stored numbers (and the narrowed window, if any).
@@ -57,6 +61,8 @@ class ExportReport:
     weights: str
     storage: WeightSummary
     kv_int8: bool
+    kv_calibration: Calibration | None
+    options: ExportOptions
     parameters: int
     files: dict[str, int]
     verification: Verification
@@ -68,6 +74,7 @@ class ExportReport:
         """The report as it is written, with the versions that made it."""
         values = dataclasses.asdict(self)
         del values["folder"]
+        values["options"] |= {"out": str(self.folder)}
         values["verification"]["worst"] = dataclasses.asdict(self.verification.worst)
         values["versions"] = self.versions
         return values
@@ -101,11 +108,12 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     if options.keep_window is not None:
         progress("measuring what the narrower window costs")
         narrowed = narrow_window(checkpoint, options.keep_window)
-    scales = None
+    scales, kv_calibration = None, None
     if options.kv_int8:
         progress("measuring keys and values")
         sequences = calibration_tokens(checkpoint, options.calibration, options.seed or 0)
         scales = measure_scales(checkpoint.model, sequences)
+        kv_calibration = describe_calibration(options.calibration, np.concatenate(sequences))
     with atomic_folder(options.folder) as folder:
         layout = plain_layout(checkpoint.model, options.kv_int8)
         matrices = matrices_of(checkpoint.model, options.kv_int8)
@@ -125,7 +133,9 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         give_stored_numbers(checkpoint.model, layout, matrices, plan)
         verification = verify(checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
         verification.require()
-        report = make_report(options, checkpoint, folder, storage, verification, narrowed, quality, speed)
+        report = make_report(
+            options, checkpoint, folder, storage, kv_calibration, verification, narrowed, quality, speed
+        )
         write_report(report, folder)
     return report
 
@@ -135,6 +145,7 @@ def make_report(
     checkpoint: Checkpoint,
     folder: Path,
     storage: WeightSummary,
+    kv_calibration: Calibration | None,
     verification: Verification,
     narrowed: NarrowedWindow | None,
     quality: Quality | None,
@@ -148,6 +159,8 @@ def make_report(
         weights=options.weights,
         storage=storage,
         kv_int8=options.kv_int8,
+        kv_calibration=kv_calibration,
+        options=options,
         parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         files=folder_bytes(folder),
         verification=verification,

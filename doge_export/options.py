@@ -11,6 +11,9 @@ from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLE
 
 DEMO = "smollm2-135m"  # doge_model.gguf.DEMO; importing that takes seconds
 MIN_REPORT_TOKENS = 16
+DATASET_FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}  # and the builder in datasets
+TEXT_FILES = (".txt", ".md", ".text")
+SEEDS = 2**64  # what torch's generators take
 REPORT_FILE = "export_report.json"  # every exported folder has one; a folder without it is never overwritten
 
 
@@ -29,8 +32,8 @@ class ExportOptions:
         threads: of onnxruntime while the export is verified; None takes the runtime's default.
         bits: mean bits of a weight that int4 chooses between 4 and 8 for, scales included; None means DEFAULT_BITS.
         wide: what int4 stores in 8 bits, some of ROLES, instead of choosing by what is measured; None chooses.
-        calibration: the text that int4 is rounded by, and that gives kv_int8 its scales: a file, a dataset's name, or
-            None for the built-in one.
+        calibration: the text that int4 is rounded by, and that gives kv_int8 its scales: a text file, a dataset with a
+            column `text` (a file of DATASET_FILES, a folder, a name on the hub), or None for the built-in one.
         calibration_tokens: of it that are used; None means CALIBRATION_TOKENS.
         seed: of what is drawn: pieces of the text, tokens on which int4 measures sensitivity; None means 0.
         report_tokens: of text on which the export is compared with PyTorch for the report; 0 leaves that out.
@@ -102,8 +105,10 @@ class ExportOptions:
             raise OptionError(f"wide names {unknown[0]!r}; allowed are {', '.join(ROLES)}")
         if self.calibration_tokens is not None and self.calibration_tokens < 1:
             raise OptionError(f"calibration_tokens is {self.calibration_tokens}; it must be at least 1")
-        if self.seed is not None and self.seed < 0:
-            raise OptionError(f"seed is {self.seed}; it must be at least 0")
+        if self.seed is not None and not 0 <= self.seed < SEEDS:
+            raise OptionError(f"seed is {self.seed}; it must be from 0 to 2^64 - 1")
+        if self.calibration is not None:
+            check_calibration(self.calibration)
         if recipe.rounding == "kept" and self.model != DEMO and not self.model.lower().endswith(".gguf"):
             raise OptionError(f"{self.weights} keeps the numbers of a .gguf file, which {self.model!r} is not")
 
@@ -123,3 +128,23 @@ class ExportOptions:
                 f"{folder} holds something else than an export (no {REPORT_FILE}), so --overwrite leaves it alone; "
                 "give another OUT"
             )
+
+
+def check_calibration(source: str) -> None:
+    """OptionError for a file that is not there, or no text; whether there is such a dataset shows when it is read."""
+    path = Path(source)
+    if path.is_file() and path.suffix not in DATASET_FILES:
+        read_calibration_file(path)
+    elif not path.exists() and (path.suffix in (*DATASET_FILES, *TEXT_FILES) or source.startswith((".", "/", "~"))):
+        raise OptionError(f"there is no calibration text {source}; give a file, or the name of a dataset")
+
+
+def read_calibration_file(path: Path) -> str:
+    """A text file; OptionError where it cannot be read, is not UTF-8, or holds no words."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"calibration text {path} cannot be read: {error}; give a text file in UTF-8") from error
+    if not text.replace("\0", "").strip():
+        raise OptionError(f"calibration text {path} is empty; give a text like what the model will be asked for")
+    return text

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from .bench.measurement import generate
 from .layer_errors import layer_errors
 from .runtime.decoder import Decoder
+from .text_ids import long_text
 from .verification import kl_divergence, log_softmax, torch_logits
-from .window_cost import long_text
 
 if TYPE_CHECKING:
     from doge_model import Checkpoint, DogeForCausalLM

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +13,12 @@ from numpy.typing import NDArray
 from doge_model import KeepWindowCache
 
 from .errors import OptionError
+from .text_ids import long_text
 from .verification import kl_divergence, log_softmax
 
 if TYPE_CHECKING:
     from doge_model import Checkpoint, DogeForCausalLM
 
-TEXT_FILE = Path(__file__).parent / "texts" / "alice.txt"
 TOKENS_BEYOND = 1024  # tokens behind the narrowed window that are compared
 CHUNK = 128
 
@@ -79,14 +78,6 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int) -> NarrowedWindow:
         kl_mean=float(np.concatenate(divergences).mean()) if tokens else None,
         top1=float(np.concatenate(same).mean()) if tokens else None,
     )
-
-
-def long_text(checkpoint: Checkpoint, length: int) -> tuple[str, NDArray[np.int64]]:
-    """A name and at most `length` token ids."""
-    if checkpoint.tokenizer is None:
-        return "random tokens", np.random.default_rng(0).integers(checkpoint.model.config.vocab_size, size=length)
-    ids = checkpoint.tokenizer(TEXT_FILE.read_text(encoding="utf-8"), verbose=False)["input_ids"]
-    return TEXT_FILE.name, np.array(ids[:length], np.int64)
 
 
 def compare_windows(

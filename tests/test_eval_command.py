@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import lm_eval
 import pytest
@@ -12,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from doge_export.commands.eval import main
 from doge_export.evaluation import perplexity
 from doge_export.evaluation.harness_model import DogeLM
-from tests.evaluation_data import export_talking, save_talking_checkpoint, write_records
+from tests.evaluation_data import RECORDS, WINDOW, export_talking, save_talking_checkpoint, write_records
 
 TEXT = "The lighthouse keeper wrote a short letter to her brother every evening. " * 4
 
@@ -173,6 +174,27 @@ def test_perplexity_alone_needs_no_tasks(place):
     assert "windows" not in found["perplexity"]
 
 
+def test_a_text_is_known_by_its_bytes_and_counted_by_them(place):
+    for name, line in (("unix", b"One line.\n"), ("again", b"One line.\n"), ("windows", b"One line.\r\n")):
+        (place / f"{name}.txt").write_bytes(line * 9)
+        run(place / "export", "--perplexity", place / f"{name}.txt", "--out", place / f"{name}.json")
+    assert "equal" in run("--compare", place / "unix.json", place / "again.json").stdout
+    assert "different texts" in run("--compare", place / "unix.json", place / "windows.json").stderr
+    found = json.loads((place / "windows.json").read_text())["perplexity"]
+    bits = sum(window["negative_log_likelihood"] for window in found["windows"]) / math.log(2)
+    assert found["bits_per_byte"] == pytest.approx(bits / (11 * 9))
+
+
+def test_a_choice_longer_than_the_window_is_refused_before_anything_is_asked(place, tmp_path):
+    rows = [RECORDS["piqa"][0], RECORDS["piqa"][0] | {"sol2": "lid " * WINDOW}]
+    write_records(tmp_path / "data", {"piqa": rows})
+    for name in ("export", "checkpoint"):
+        options = ["--tasks", "piqa", "--data-dir", tmp_path / "data", "--journal", tmp_path / name]
+        result = run(place / name, *options, "--no-chat-template")
+        assert (result.exit_code, "piqa has a choice of" in result.stderr) == (1, True), result.stderr
+        assert len(next((tmp_path / name).iterdir()).read_text().splitlines()) == 1  # the journal's header
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -188,6 +210,7 @@ def test_perplexity_alone_needs_no_tasks(place):
         (["{export}", "--tasks", "piqa", "--out", "{place}/no/where.json"], 2, "does not exist"),
         (["{export}", "--tasks", "piqa", "--out", "{place}"], 2, "cannot be written"),
         (["--compare", "{place}/none.json", "{place}/none.json"], 2, "no file"),
+        (["--compare", "a.json", "b.json", "--limit", "0"], 2, "hold finished results, which --limit has no say in"),
         (["--compare", "{checkpoint}/config.json", "{checkpoint}/config.json"], 1, "no results of doge-eval"),
         (["{export}", "--tasks", "piqa", "--journal", "{place}/text.txt"], 1, "journal"),
     ],

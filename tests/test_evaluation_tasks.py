@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from datasets import Dataset
 from lm_eval.api.instance import Instance
@@ -12,6 +14,7 @@ from doge_export.evaluation import local_data
 from doge_export.evaluation.journal import Journal
 from doge_export.evaluation.journaled_model import JournaledLM
 from doge_export.evaluation.options import TASKS, EvaluationOptions
+from doge_export.evaluation.records import read_rows
 from doge_export.evaluation.tasks import (
     COLUMNS,
     build_tasks,
@@ -106,7 +109,7 @@ def test_a_sample_is_spread_over_all_tasks_of_a_column():
     [
         ("not json\n", "line 1 is not JSON"),
         ('{"goal": "a", "sol1": "b", "sol2": "c", "label": 0}\n[1]\n', "line 2 holds a list"),
-        ('{"goal": "a", "sol1": "b", "sol2": "c"}\n', "label is missing, but must be a int"),
+        ('{"goal": "a", "sol1": "b", "sol2": "c"}\n', "label is missing, but must be a whole number"),
         ('{"goal": 7, "sol1": "b", "sol2": "c", "label": 0}\n', "goal is 7"),
         ("", "is empty"),
     ],
@@ -115,6 +118,31 @@ def test_a_malformed_file_is_named_with_its_line(text, words, tmp_path):
     (tmp_path / "piqa.jsonl").write_text(text)
     with pytest.raises(EvaluationError, match=words):
         local_data.piqa(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("piqa", {"label": 2}, "label is 2, but must be from 0 to 1"),
+        ("piqa", {"label": True}, "label is True, but must be a whole number"),
+        ("arc_easy", {"gold": -1}, "gold is -1, but must be from 0 to 3"),
+        ("arc_easy", {"choices": []}, r"choices is \[\], but must be a list of texts"),
+        ("hellaswag", {"endings": ["a", 2]}, "must be a list of texts"),
+        ("hellaswag", {"label": 9}, "label is 9, but must be from 0 to 3"),
+        ("mmlu_test", {"answer": 7}, "answer is 7, but must be from 0 to 3"),
+        ("mmlu_test", {"choices": ["one", "two"]}, "choices has 2 texts, but must have 4"),
+        ("ifeval", {"kwargs": []}, "must be a list of objects"),
+        ("ifeval", {"kwargs": [{}, {}]}, "kwargs has 2 objects for 1 instructions"),
+        ("ifeval", {"instruction_id_list": ["cooking:no_salt"]}, "knows no instruction 'cooking:no_salt'"),
+        ("ifeval", {"kwargs": [{"salt": 1}]}, "no_comma cannot take the kwargs"),
+    ],
+)
+def test_a_record_that_could_not_be_scored_is_refused_before_anything_is_asked(name, change, words, tmp_path):
+    row = RECORDS[name][0] | change
+    (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(EvaluationError, match=words) as caught:
+        read_rows(tmp_path, name)
+    assert "line 1" in str(caught.value)
 
 
 def test_a_damaged_or_missing_file_is_named(tmp_path):

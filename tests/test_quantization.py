@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,6 +206,7 @@ def test_numbers_beyond_float16_are_refused():
         simple_plan(matrices_of(model), RECIPES["fp16"])
 
 
+NO_TEXT = str(Path(__file__).parents[1] / "checkpoints" / "doge-tiny" / "model.safetensors")
 REFUSED = {
     "bits of int8": ({"bits": 5.0}, "bits goes with int4"),
     "a text for fp32": ({"weights": "fp32", "calibration": "x"}, "calibration goes with int4"),
@@ -215,6 +217,9 @@ REFUSED = {
     "the grid of a folder": ({"weights": "keep-grid"}, "keeps the numbers of a .gguf file"),
     "no tokens": ({"weights": "int4", "calibration_tokens": 0}, "calibration_tokens is 0"),
     "a negative seed": ({"weights": "int4", "seed": -1}, "seed is -1"),
+    "a seed of 65 bits": ({"weights": "int4", "seed": 2**64}, "from 0 to 2\\^64 - 1"),
+    "a text that is not there": ({"weights": "int4", "calibration": "no.txt"}, "there is no calibration text no.txt"),
+    "a weight file as text": ({"weights": "int4", "calibration": NO_TEXT}, "calibration text .* cannot be read"),
 }
 
 
@@ -329,17 +334,39 @@ def test_a_dataset_in_a_folder_is_a_text(talker, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.jsonl").write_text('{"text": "Waves, and castles. "}\n' * 100)
     assert calibration_sequences(talker, str(tmp_path / "data"), 512, 0).numel() == 512
-    (tmp_path / "data" / "train.jsonl").write_text('{"words": "Waves"}\n')
-    with pytest.raises(OptionError, match="has the columns words; calibration needs one called text"):
-        calibration_sequences(talker, str(tmp_path / "data"), 512, 0)
+    assert calibration_sequences(talker, str(tmp_path / "data" / "train.jsonl"), 512, 0).numel() == 512
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('{"words": "Waves"}\n', "has the columns words; calibration needs one called text"),
+        ('{"text": "Waves"}\n{"text": null}\n', "row 2 of dataset .* has the text None"),
+        ('{"text": "Waves"}\n{"text": \n', "cannot be loaded: JSON parse error"),
+    ],
+)
+def test_a_dataset_that_cannot_be_used_is_named(rows, message, talker, tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "train.jsonl").write_text(rows)
+    with pytest.raises(OptionError, match=message):
+        calibration_sequences(talker, str(tmp_path / "train.jsonl"), 512, 0)
+
+
+def test_a_tokenizer_of_another_model_is_refused(talker):
+    talker.model.config.vocab_size = 80
+    with pytest.raises(ExportError, match=r"the tokenizer has a token .*, but the model embeds 80"):
+        calibration_sequences(talker, None, 512, 0)
 
 
 def test_an_export_in_4_bits_reports_what_it_did(talker, tmp_path):
     out = tmp_path / "out"
     options = ExportOptions(talker.source, out, "int4", bits=6.0, calibration=str(tmp_path / "text.txt"))
     storage = export(options).storage
-    assert storage.calibration_tokens > 256
+    assert storage.calibration.tokens > 256
     assert storage.wide
-    assert json.loads((out / "export_report.json").read_text())["storage"]["wide"] == list(storage.wide)
+    report = json.loads((out / "export_report.json").read_text())
+    assert report["storage"]["wide"] == list(storage.wide)
+    assert report["storage"]["calibration"] == dataclasses.asdict(storage.calibration)
+    assert (report["options"]["bits"], report["options"]["out"]) == (6.0, str(out))
     named = export(dataclasses.replace(options, overwrite=True, bits=None, wide=("v",))).storage
     assert {rows.split()[1] for rows in named.wide} == {"v"}

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -79,20 +79,20 @@ def main(
     if sources is None or (model is not None and compare is not None):
         raise OptionError("give either MODEL or --compare A B")
     check_out(out, compare)
-    options = partial(
-        EvaluationOptions,
-        tasks=tuple(name.strip() for name in tasks.split(",") if name.strip()),
-        settings=settings,
-        data_dir=data_dir,
-        limit=limit,
-        num_fewshot=num_fewshot,
-        chat_template=chat_template,
-        perplexity=perplexity,
-        window=window,
-        stride=stride,
-        journal=journal,
-        threads=threads,
-    )
+    given: dict[str, Any] = {
+        "tasks": tuple(name.strip() for name in tasks.split(",") if name.strip()),
+        "data_dir": data_dir,
+        "limit": limit,
+        "num_fewshot": num_fewshot,
+        "chat_template": chat_template,
+        "perplexity": perplexity,
+        "window": window,
+        "stride": stride,
+        "journal": journal,
+        "threads": threads,
+    }
+    check_measuring(sources, given)
+    options = partial(EvaluationOptions, settings=settings, **given)
     with terminated_like_interrupted(), Reporter() as reporter:
         reports = [read_or_evaluate(source, options, reporter) for source in sources]
     if out is not None:
@@ -111,6 +111,14 @@ def check_out(out: Path | None, compare: tuple[str, str] | None) -> None:
         raise OptionError(f"the folder {out.absolute().parent} does not exist; create it first")
     if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
         raise OptionError(f"{out} cannot be written; give another --out")
+
+
+def check_measuring(sources: Sequence[str], given: Mapping[str, object]) -> None:
+    """OptionError for options of a measurement where none is made, as all results are in files."""
+    unused = [name for name, value in given.items() if value not in (None, ())]
+    if unused and all(source.endswith(".json") for source in sources):
+        flag = "--" + unused[0].replace("_", "-")
+        raise OptionError(f"{' and '.join(sources)} hold finished results, which {flag} has no say in; leave it out")
 
 
 def read_or_evaluate(source: str, options: Callable[[], EvaluationOptions], reporter: Reporter) -> EvaluationReport:

@@ -45,13 +45,15 @@ class Difference:
     @property
     def verdict(self) -> str:
         """In words."""
-        if self.stderr is None:
-            return "error not known"
         if self.difference == 0:
             return "equal"
+        if self.stderr is None:
+            return "error not known"
         if not self.exceeds:
             return "within the standard error"
-        times = abs(self.difference) / self.stderr if self.stderr else math.inf
+        if self.stderr == 0:
+            return "the same everywhere"
+        times = abs(self.difference) / self.stderr
         return f"exceeds the standard error ({times:.1f} times)"
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing, redirect_stdout
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from .journal import Journal, JournaledScorer
 from .options import TASKS, EvaluationOptions
 from .perplexity import Perplexity, perplexity
 from .report import EvaluationReport, Score, Settings, average
-from .subject import Subject, files_hash, load_subject, speed_prompt
+from .subject import Subject, load_subject, speed_prompt
 
 if TYPE_CHECKING:
     from .tasks import Column
@@ -37,6 +39,7 @@ def evaluate(
         OptionError: an option that the model does not allow.
     """
     progress("reading the model", 0, 0)
+    text = None if options.perplexity is None else read_text(options.perplexity)
     subject = load_subject(source, options.threads)
     chat_template = uses_chat_template(options, subject)
     settings = Settings(
@@ -47,9 +50,9 @@ def evaluate(
         chat_template=chat_template,
         data="hub" if options.data_dir is None else str(options.data_dir),
         lm_eval=version("lm_eval") if options.tasks else None,
-        text=None if options.perplexity is None else files_hash([options.perplexity], ""),
+        text=None if text is None else hashlib.sha256(text.encode()).hexdigest(),
     )
-    text_score = None if options.perplexity is None else evaluate_perplexity(subject, options, progress)
+    text_score = None if text is None else evaluate_perplexity(subject, text, options, progress)
     scores: tuple[Score, ...] = ()
     speed = None
     if options.tasks:
@@ -84,7 +87,7 @@ def evaluate_tasks(
     import lm_eval  # noqa: PLC0415  takes seconds, and perplexity needs no harness
 
     from .journaled_model import JournaledLM  # noqa: PLC0415  imports the harness
-    from .tasks import load_columns, require_room, spread_sample  # noqa: PLC0415  the same
+    from .tasks import load_columns, require_room, require_room_for_choices, spread_sample  # noqa: PLC0415  the same
 
     progress("reading the tasks", 0, 0)
     names = [name for name in TASKS if name in options.tasks]
@@ -96,7 +99,7 @@ def evaluate_tasks(
         samples |= {name: chosen for name, chosen in spread_sample(lengths[column], options.limit).items() if chosen}
     with closing(Journal(journal_path(options.journal, subject), subject.model_hash)) as journal:
         results = lm_eval.evaluate(
-            JournaledLM(subject.harness(), journal, progress),
+            JournaledLM(subject.harness(), journal, progress, partial(require_room_for_choices, subject)),
             {"tasks": {name: tasks[name] for name in samples}, "groups": {}, "group_map": {}},
             samples={name: chosen for name, chosen in samples.items() if len(chosen) < len(tasks[name].eval_docs)},
             bootstrap_iters=0,
@@ -142,15 +145,16 @@ def task_details(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def evaluate_perplexity(subject: Subject, options: EvaluationOptions, progress: Progress) -> Perplexity:
-    """Perplexity of the options' text file."""
-    assert options.perplexity is not None
+def read_text(path: Path) -> str:
+    """A text as its bytes say, line endings included; EvaluationError where it is none."""
     try:
-        text = options.perplexity.read_text(encoding="utf-8")
+        return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(
-            f"{options.perplexity} cannot be read as UTF-8 text ({error}); give a text file"
-        ) from error
+        raise EvaluationError(f"{path} cannot be read as UTF-8 text ({error}); give a text file") from error
+
+
+def evaluate_perplexity(subject: Subject, text: str, options: EvaluationOptions, progress: Progress) -> Perplexity:
+    """Perplexity of a text."""
     ids = subject.encode(text)
     finished = 0
 

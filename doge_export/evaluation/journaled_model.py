@@ -26,12 +26,22 @@ class JournalHook(CacheHook):
 class JournaledLM(LM):
     """A model of the harness that is asked only what the journal does not know."""
 
-    def __init__(self, lm: LM, journal: Journal, progress: Callable[[str, int, int], object]) -> None:
-        """progress: called with the kind of request, how many are finished and how many there are."""
+    def __init__(
+        self,
+        lm: LM,
+        journal: Journal,
+        progress: Callable[[str, int, int], object],
+        check_choices: Callable[[list[Instance]], object] = lambda requests: None,
+    ) -> None:
+        """progress: called with the kind of request, how many are finished and how many there are.
+
+        check_choices: called with the requests of all tasks that choose, before the first is answered.
+        """
         super().__init__()
         self.lm = lm
         self._journal = journal
         self._progress = progress
+        self._check_choices = check_choices
         self._kind, self._finished, self._total = "", 0, 0
         lm.set_cache_hook(JournalHook(self._add))
 
@@ -46,6 +56,7 @@ class JournaledLM(LM):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """See the harness's LM."""
+        self._check_choices(requests)
         return [(total, greedy) for total, greedy in self._answers("loglikelihood", requests)]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:

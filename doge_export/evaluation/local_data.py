@@ -1,36 +1,17 @@
-"""Evaluation sets in local files, given to the harness in the columns its own tasks read from the hub.
-
-One JSON object a line, `NAME.jsonl` or `NAME.jsonl.xz`; `FIELDS` says which files and fields there are.
-"""
+"""Evaluation sets in local files, given to the harness in the columns its own tasks read from the hub."""
 
 from __future__ import annotations
 
-import json
-import lzma
 import re
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import datasets
 
-from ..errors import EvaluationError, OptionError
+from ..errors import EvaluationError
+from .records import Row, read_rows
 
-Row = dict[str, Any]
 Splits = dict[str, datasets.Dataset]
-
-# file: its fields and their types
-FIELDS: dict[str, dict[str, type]] = {
-    "ifeval": {"key": int, "prompt": str, "instruction_id_list": list, "kwargs": list},
-    "piqa": {"goal": str, "sol1": str, "sol2": str, "label": int},
-    "arc_easy": {"query": str, "choices": list, "gold": int},
-    "arc_challenge": {"query": str, "choices": list, "gold": int},
-    "hellaswag": {"ctx": str, "endings": list, "label": int},
-    "bbh": {"task": str, "input": str, "target": str},
-    "mmlu_test": {"subject": str, "question": str, "choices": list, "answer": int},
-    "mmlu_dev": {"subject": str, "question": str, "choices": list, "answer": int},
-}
 
 
 def ifeval(folder: Path, subset: str | None) -> Splits:
@@ -118,46 +99,3 @@ def of_subset(rows: list[Row], field: str, subset: str | None, path: Path) -> li
     if not found:
         raise EvaluationError(f"{path}.jsonl has no items of {field} {subset!r}; get a complete file")
     return found
-
-
-@cache
-def read_rows(folder: Path, name: str) -> list[Row]:
-    """The records of a file, checked against FIELDS.
-
-    Raises:
-        OptionError: there is no such file.
-        EvaluationError: it cannot be read, or a line is not what it should be.
-    """
-    path = find_file(folder, name)
-    try:
-        with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file:
-            rows = [checked_row(line, FIELDS[name], f"{path}, line {number}") for number, line in enumerate(file, 1)]
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path} cannot be read ({error}); get the file again") from error
-    if not rows:
-        raise EvaluationError(f"{path} is empty; get the file again")
-    return rows
-
-
-def find_file(folder: Path, name: str) -> Path:
-    """NAME.jsonl or NAME.jsonl.xz; OptionError where there is neither."""
-    for suffix in (".jsonl", ".jsonl.xz"):
-        path = folder / (name + suffix)
-        if path.is_file():
-            return path
-    raise OptionError(f"{folder} has neither {name}.jsonl nor {name}.jsonl.xz; put it there or leave out --data-dir")
-
-
-def checked_row(line: str, fields: Mapping[str, type], place: str) -> Row:
-    """The record in a line; EvaluationError where it is none, or lacks a field."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise EvaluationError(f"{place} is not JSON ({error}); every line holds one object") from error
-    if not isinstance(row, dict):
-        raise EvaluationError(f"{place} holds a {type(row).__name__}; every line holds one object")
-    for name, kind in fields.items():
-        if not isinstance(row.get(name), kind):
-            given = repr(row[name]) if name in row else "missing"
-            raise EvaluationError(f"{place}: {name} is {given}, but must be a {kind.__name__}")
-    return row

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import nltk
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
 from ..errors import EvaluationError, OptionError
 from .local_data import READERS, Splits
+from .subject import Subject
 
 MMLU_CLOZE = "mmlu_cloze"
 MMLU_CLOZE_TASK: dict[str, Any] = {
@@ -156,6 +158,19 @@ def require_room(tasks: Mapping[str, Task], window: int) -> None:
                 raise EvaluationError(
                     f"{name} asks for up to {longest} tokens, but the model sees {window} at once; leave that task out"
                 )
+
+
+def require_room_for_choices(subject: Subject, requests: Sequence[Instance]) -> None:
+    """EvaluationError for a task with a choice that leaves its question no room in the model's window."""
+    window = subject.scorer.longest
+    for request in requests:
+        choice = request.args[1]
+        # tokens are at most as many as bytes, so most need not be counted
+        if len(choice.encode()) >= window and (tokens := len(subject.encode(choice))) >= window:
+            raise EvaluationError(
+                f"{request.task_name} has a choice of {tokens} tokens, but the model sees {window} at once; "
+                "leave that task out"
+            )
 
 
 def prepare(task: Task, num_fewshot: int | None) -> None:

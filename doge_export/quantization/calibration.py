@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from doge_model import Checkpoint
 
 from ..errors import ExportError, OptionError
+from ..options import DATASET_FILES, read_calibration_file
+from ..text_ids import text_ids
 
 BUILT_IN = Path(__file__).parents[1] / "texts" / "calibration.txt"
 SEQUENCE = 1024  # tokens at once, where the window has room for them
@@ -19,17 +25,38 @@ LEAST_TOKENS = 256  # fewer say nothing about a model
 CHARACTERS = 16  # a token has hardly ever more; bounds what is read of a dataset
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What an export was calibrated with.
+
+    Attributes:
+        text: its name.
+        tokens: used.
+        sha256: over the token ids used, int64.
+    """
+
+    text: str
+    tokens: int
+    sha256: str
+
+
+def describe_calibration(source: str | None, ids: NDArray[np.int64]) -> Calibration:
+    """Of all the token ids that were used."""
+    name = BUILT_IN.name if source is None else source
+    return Calibration(name, ids.size, hashlib.sha256(ids.tobytes()).hexdigest())
+
+
 def calibration_sequences(checkpoint: Checkpoint, source: str | None, tokens: int, seed: int) -> Tensor:
     """Pieces of a text, drawn without repetition: int64 [N, S] of at most `tokens` tokens.
 
     Args:
         checkpoint: whose tokenizer is used, and whose window bounds S.
-        source: a UTF-8 file, the name of a dataset of the hub, or None for the built-in text.
+        source: as `ExportOptions.calibration`.
         tokens: wanted; a shorter text gives fewer.
         seed: of the draw.
 
     Raises:
-        ExportError: the checkpoint has no tokenizer.
+        ExportError: the checkpoint has no tokenizer, or not that of its model.
         OptionError: the text cannot be had, or is too short.
     """
     if checkpoint.tokenizer is None:
@@ -38,7 +65,7 @@ def calibration_sequences(checkpoint: Checkpoint, source: str | None, tokens: in
         )
     name = BUILT_IN.name if source is None else source
     text = BUILT_IN.read_text(encoding="utf-8") if source is None else read_text(source, tokens * CHARACTERS)
-    ids = np.array(checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+    ids = text_ids(checkpoint, text, add_special_tokens=False)
     if len(ids) < LEAST_TOKENS:
         raise OptionError(f"calibration text {name} has {len(ids)} tokens; give one of at least {LEAST_TOKENS}")
     length = min(SEQUENCE, checkpoint.model.config.keep_window_size, len(ids))
@@ -49,38 +76,45 @@ def calibration_sequences(checkpoint: Checkpoint, source: str | None, tokens: in
 
 
 def read_text(source: str, characters: int) -> str:
-    """A file, or the beginning of a dataset.
+    """A text file, or the beginning of a dataset.
 
     Raises:
         OptionError: it cannot be read.
     """
     path = Path(source)
-    if not path.is_file():
-        return "\n\n".join(dataset_texts(source, characters))
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"calibration text {source} cannot be read: {error}; give a text file in UTF-8") from error
+    if path.is_file() and path.suffix not in DATASET_FILES:
+        return read_calibration_file(path)
+    return "\n\n".join(dataset_texts(source, characters))
 
 
-def dataset_texts(name: str, characters: int) -> Iterator[str]:
-    """Texts of the train split of a dataset of the hub, or of a folder, which has a column `text`."""
-    try:
-        from datasets import load_dataset  # noqa: PLC0415 - takes seconds, and belongs to an extra
-    except ModuleNotFoundError as error:
-        raise OptionError(
-            f"there is no file {name}; for a dataset of that name: pip install 'doge-export[eval]'"
-        ) from error
-    try:
-        rows = iter(load_dataset(name, split="train", streaming=True))
-    except (OSError, ValueError) as error:  # datasets' own errors are of these kinds
-        reason = str(error).splitlines()[0]
-        raise OptionError(f"there is no file {name}, and no dataset that can be loaded: {reason}") from error
+def dataset_texts(source: str, characters: int) -> Iterator[str]:
+    """Texts of the train split of a dataset which has a column `text`, until there are so many characters."""
     read = 0
-    for row in rows:
-        if not isinstance(row.get("text"), str):
-            raise OptionError(f"dataset {name} has the columns {', '.join(row)}; calibration needs one called text")
+    for number, row in enumerate(dataset_rows(source), 1):
+        if "text" not in row:
+            raise OptionError(f"dataset {source} has the columns {', '.join(row)}; calibration needs one called text")
+        if not isinstance(row["text"], str):
+            raise OptionError(f"row {number} of dataset {source} has the text {row['text']!r}; give every row a text")
         read += len(row["text"])
         yield row["text"]
         if read > characters:
             return
+
+
+def dataset_rows(source: str) -> Iterator[dict[str, Any]]:
+    """Rows of a data file, of a folder of them, or of a dataset of the hub."""
+    try:
+        from datasets import load_dataset  # noqa: PLC0415 - takes seconds, and belongs to an extra
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            f"{source} is no text file; for a dataset of that name: pip install 'doge-export[eval]'"
+        ) from error
+    path = Path(source)
+    what = (DATASET_FILES[path.suffix], source) if path.is_file() else (source, None)
+    try:
+        yield from load_dataset(what[0], data_files=what[1], split="train", streaming=True)
+    except (OSError, ValueError) as error:  # the errors of datasets and pyarrow are of these kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OptionError(
+            f"dataset {source} cannot be loaded: {reason}; give a text file, or another dataset"
+        ) from error

@@ -15,7 +15,7 @@ from ..graph import DecoderLayout, Plan
 from ..options import ExportOptions
 from ..recipes import CALIBRATION_TOKENS, RECIPES
 from .calibrated import calibrated_plan
-from .calibration import BUILT_IN, calibration_sequences
+from .calibration import Calibration, calibration_sequences, describe_calibration
 from .kept import kept_plan
 from .matrices import Matrix, planned_tensors
 from .plan import bits_per_weight, plan_bytes, simple_plan
@@ -33,14 +33,12 @@ class WeightSummary:
         matrix_bytes: in the file.
         wide: rows in 8 bits of an int4 file: "layers.3.mlp.down_proj down", ...
         calibration: the text that int4 was rounded by; None for the other recipes.
-        calibration_tokens: of it that were used.
     """
 
     bits_per_weight: float
     matrix_bytes: int
     wide: tuple[str, ...] = ()
-    calibration: str | None = None
-    calibration_tokens: int = 0
+    calibration: Calibration | None = None
 
 
 def make_plan(
@@ -91,8 +89,7 @@ def calibrated(
         tuple(
             f"{storage} {role}" for storage, m in matrices.items() for role in m.roles if Rows(storage, role) in wide
         ),
-        options.calibration or BUILT_IN.name,
-        sequences.numel(),
+        describe_calibration(options.calibration, sequences.numpy()),
     )
 
 

@@ -1,0 +1,134 @@
+"""Records of evaluation sets in local files, each checked before anything is asked of a model.
+
+One JSON object a line, `NAME.jsonl` or `NAME.jsonl.xz`; `FIELDS` says which files and fields there are.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import EvaluationError, OptionError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field may hold: in words, and as a test."""
+
+    words: str
+    holds: Callable[[object], bool]
+
+
+def _is_list_of(value: object, kind: type) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, kind) for item in value)
+
+
+TEXT = Kind("a text", lambda value: isinstance(value, str))
+NUMBER = Kind("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+TEXTS = Kind("a list of texts", lambda value: _is_list_of(value, str))
+OBJECTS = Kind("a list of objects", lambda value: _is_list_of(value, dict))
+
+FIELDS: dict[str, dict[str, Kind]] = {
+    "ifeval": {"key": NUMBER, "prompt": TEXT, "instruction_id_list": TEXTS, "kwargs": OBJECTS},
+    "piqa": {"goal": TEXT, "sol1": TEXT, "sol2": TEXT, "label": NUMBER},
+    "arc_easy": {"query": TEXT, "choices": TEXTS, "gold": NUMBER},
+    "arc_challenge": {"query": TEXT, "choices": TEXTS, "gold": NUMBER},
+    "hellaswag": {"ctx": TEXT, "endings": TEXTS, "label": NUMBER},
+    "bbh": {"task": TEXT, "input": TEXT, "target": TEXT},
+    "mmlu_test": {"subject": TEXT, "question": TEXT, "choices": TEXTS, "answer": NUMBER},
+    "mmlu_dev": {"subject": TEXT, "question": TEXT, "choices": TEXTS, "answer": NUMBER},
+}
+# file: the field that says which choice is right, counted from 0, and the fields or the list that hold the choices
+ANSWERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "piqa": ("label", ("sol1", "sol2")),
+    "arc_easy": ("gold", ("choices",)),
+    "arc_challenge": ("gold", ("choices",)),
+    "hellaswag": ("label", ("endings",)),
+    "mmlu_test": ("answer", ("choices",)),
+    "mmlu_dev": ("answer", ("choices",)),
+}
+LETTERS = 4  # choices of an item of MMLU, which the harness's prompt and answers name A to D
+
+
+@cache
+def read_rows(folder: Path, name: str) -> list[Row]:
+    """The records of a file, checked.
+
+    Raises:
+        OptionError: there is no such file.
+        EvaluationError: it cannot be read, or a line is not what it should be.
+    """
+    path = find_file(folder, name)
+    try:
+        with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8") as file:
+            rows = [checked_row(line, name, f"{path}, line {number}") for number, line in enumerate(file, 1)]
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path} cannot be read ({error}); get the file again") from error
+    if not rows:
+        raise EvaluationError(f"{path} is empty; get the file again")
+    return rows
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """NAME.jsonl or NAME.jsonl.xz; OptionError where there is neither."""
+    for suffix in (".jsonl", ".jsonl.xz"):
+        path = folder / (name + suffix)
+        if path.is_file():
+            return path
+    raise OptionError(f"{folder} has neither {name}.jsonl nor {name}.jsonl.xz; put it there or leave out --data-dir")
+
+
+def checked_row(line: str, name: str, place: str) -> Row:
+    """The record in a line of the file `name`; EvaluationError where it is none, or a field is not what it must be."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise EvaluationError(f"{place} is not JSON ({error}); every line holds one object") from error
+    if not isinstance(row, dict):
+        raise EvaluationError(f"{place} holds a {type(row).__name__}; every line holds one object")
+    for field, kind in FIELDS[name].items():
+        if not kind.holds(row.get(field)):
+            given = repr(row[field]) if field in row else "missing"
+            raise EvaluationError(f"{place}: {field} is {given}, but must be {kind.words}")
+    if name in ANSWERS:
+        check_answer(row, name, place)
+    if name == "ifeval":
+        check_instructions(row, place)
+    return row
+
+
+def check_answer(row: Row, name: str, place: str) -> None:
+    """EvaluationError where the right choice is none of the choices, which would be scored as a wrong answer."""
+    field, holders = ANSWERS[name]
+    choices = len(row[holders[0]]) if len(holders) == 1 else len(holders)
+    if name.startswith("mmlu") and choices != LETTERS:
+        raise EvaluationError(f"{place}: choices has {choices} texts, but must have {LETTERS}")
+    if not 0 <= row[field] < choices:
+        raise EvaluationError(f"{place}: {field} is {row[field]}, but must be from 0 to {choices - 1}")
+
+
+def check_instructions(row: Row, place: str) -> None:
+    """EvaluationError for instructions that the harness could not check; it would find out after all the answers."""
+    ids: list[str] = row["instruction_id_list"]
+    arguments: list[Mapping[str, Any]] = row["kwargs"]
+    if len(ids) != len(arguments):
+        raise EvaluationError(
+            f"{place}: kwargs has {len(arguments)} objects for {len(ids)} instructions; give one each"
+        )
+    from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT  # noqa: PLC0415  needs NLTK's data
+
+    for instruction, given in zip(ids, arguments, strict=True):
+        if instruction not in INSTRUCTION_DICT:
+            raise EvaluationError(f"{place}: the harness knows no instruction {instruction!r}")
+        used = {name: value for name, value in given.items() if value}  # as the harness does
+        try:
+            INSTRUCTION_DICT[instruction](instruction).build_description(**used)
+        except (TypeError, ValueError, KeyError) as error:  # what its instructions raise
+            raise EvaluationError(f"{place}: {instruction} cannot take the kwargs {used} ({error})") from error
