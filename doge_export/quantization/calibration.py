@@ -115,6 +115,5 @@ def dataset_rows(source: str) -> Iterator[dict[str, Any]]:
         yield from load_dataset(what[0], data_files=what[1], split="train", streaming=True)
     except (OSError, ValueError) as error:  # the errors of datasets and pyarrow are of these kinds
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise OptionError(
-            f"dataset {source} cannot be loaded: {reason}; give a text file, or another dataset"
-        ) from error
+        found = f"dataset {source}" if path.exists() else f"there is no file {source}, and a dataset of that name"
+        raise OptionError(f"{found} cannot be loaded: {reason}; give a text file, or another dataset") from error
