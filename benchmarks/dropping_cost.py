@@ -42,6 +42,8 @@ def main(size: str, threads: int, rounds: int) -> None:
         process = multiprocessing.get_context("spawn").Process(target=write_bare, args=(size, bare))
         process.start()
         process.join()
+        assert process.exitcode == 0, "the graph without the lookup could not be written"
+        assert (whole / DECODER_FILE).read_bytes() != (bare / DECODER_FILE).read_bytes()
         decoders = [Decoder(path, threads) for path in (whole, bare)]
         times = np.array([[step_us(decoder) for decoder in decoders] for _ in range(rounds)])
     result = {
@@ -59,7 +61,10 @@ def write_bare(size: str, folder: Path) -> None:
     import torch  # noqa: PLC0415 - only in the process of its own
 
     from doge_export.conversion import decoder_weights, describe  # noqa: PLC0415 - imports torch
-    from doge_export.graph import WEIGHT_FORMATS, ConstantPool, DecoderLayout, build_decoder  # noqa: PLC0415 - the same
+    from doge_export.graph import ConstantPool, DecoderLayout, StoredWeights, build_decoder  # noqa: PLC0415 - the same
+    from doge_export.quantization.matrices import graph_matrices  # noqa: PLC0415 - the same
+    from doge_export.quantization.plan import simple_plan  # noqa: PLC0415 - the same
+    from doge_export.recipes import RECIPES  # noqa: PLC0415 - the same
     from doge_model import DogeForCausalLM, preset_config  # noqa: PLC0415 - the same
 
     torch.manual_seed(0)
@@ -67,10 +72,11 @@ def write_bare(size: str, folder: Path) -> None:
     for layer in model.model.layers:
         torch.nn.init.normal_(layer.self_attn.A, std=0.5)
     layout = dataclasses.replace(DecoderLayout.from_config(model.config, True), looks_up_first_layer=False)
-    pool = ConstantPool()
-    graph = build_decoder(layout, decoder_weights(model), WEIGHT_FORMATS["int8"](), pool)
+    pool, source = ConstantPool(), decoder_weights(model)
+    stored = StoredWeights(simple_plan(graph_matrices(layout, source), RECIPES["int8"]))
+    graph = build_decoder(layout, source, stored, pool)
     pool.write(folder / DATA_FILE)
-    metadata = describe(layout, layout, folder / DATA_FILE).to_metadata()
+    metadata = describe(layout, layout, source.rotary, folder / DATA_FILE).to_metadata()
     graph.write(folder / DECODER_FILE, metadata)
 
 

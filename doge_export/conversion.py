@@ -53,7 +53,7 @@ def write_decoder(
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
     pool.write(data)
-    metadata = describe(plain, recurrent, data, scales).to_metadata()
+    metadata = describe(plain, recurrent, source.rotary, data, scales).to_metadata()
     for name, graph in graphs.items():
         graph.write(folder / name, metadata)
 
@@ -85,11 +85,17 @@ def decoder_weights(model: DogeForCausalLM) -> DecoderWeights:
 
 
 def describe(
-    plain: DecoderLayout, recurrent: DecoderLayout, data: Path, scales: KeyValueScales | None = None
+    plain: DecoderLayout,
+    recurrent: DecoderLayout,
+    rotary: RotarySpec,
+    data: Path,
+    scales: KeyValueScales | None = None,
 ) -> DecoderDescription:
-    """What the runtime needs to know, with the hash of the weights."""
+    """What the runtime needs to know, with the hash of the weights and of what else makes a model another one."""
     with data.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
+    # a state says itself of which window it is
+    digest.update(repr((dataclasses.replace(plain, keep_window_size=0), rotary)).encode())
     if scales is not None:
         digest.update(scales.tobytes())
     cache_type = "float32" if scales is None else "int8"

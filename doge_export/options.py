@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .errors import OptionError
 from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLES
+from .runtime.threads import check_threads
 
 DEMO = "smollm2-135m"  # doge_model.gguf.DEMO; importing that takes seconds
 MIN_REPORT_TOKENS = 16
@@ -58,8 +59,7 @@ class ExportOptions:
         if self.weights not in RECIPES:
             raise OptionError(f"weights is {self.weights!r}; allowed are {', '.join(RECIPES)}")
         self._check_rounding()
-        if self.threads is not None and self.threads < 1:
-            raise OptionError(f"threads is {self.threads}; it must be at least 1")
+        check_threads(self.threads)
         if self.keep_window is not None and self.keep_window < 1:
             raise OptionError(f"keep_window is {self.keep_window}; it must be at least 1")
         if self.report_tokens != 0 and self.report_tokens < MIN_REPORT_TOKENS:

@@ -44,6 +44,8 @@ class NarrowedWindow:
 
     def summary(self) -> str:
         """For the user, in a line."""
+        if self.keep_window_size == self.original_keep_window_size:
+            return f"{self.keep_window_size} tokens, as the checkpoint has it"
         change = (
             f"{self.keep_window_size} tokens instead of {self.original_keep_window_size}: another model beyond that"
         )

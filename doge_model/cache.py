@@ -47,6 +47,19 @@ class KeepWindowLayer(DynamicLayer):
             )
         return keys, values
 
+    def crop(self, max_length: int) -> None:
+        """Forget all tokens from max_length on, or the last -max_length; ValueError once keys have dropped out."""
+        length = max(0, self.tokens_seen + max_length) if max_length < 0 else max_length
+        if length >= self.tokens_seen:
+            return
+        if self.tokens_seen > self.keep_window_size:
+            raise ValueError(
+                f"cannot crop to {length} tokens: {self.tokens_seen} were fed to a window of {self.keep_window_size}, "
+                "and what fell out is gone; keep a copy of the cache to return to"
+            )
+        self.keys, self.values = self.keys[..., :length, :], self.values[..., :length, :]
+        self.tokens_seen = length
+
     def get_seq_length(self) -> int:
         """Tokens fed so far, which is the position of the next one; not the number of keys held."""
         return self.tokens_seen
@@ -78,3 +91,13 @@ class KeepWindowCache(Cache):
         assert head_dim is not None
         layers = [KeepWindowLayer(config.keep_window_size, head_dim) for _ in range(config.num_hidden_layers)]
         super().__init__(layers=layers)
+        self.keep_window_size = config.keep_window_size
+
+    def check(self, config: DogeConfig) -> None:
+        """ValueError unless the cache is of the window and the layers of this model."""
+        made = self.keep_window_size, len(self.layers)
+        if made != (config.keep_window_size, config.num_hidden_layers):
+            raise ValueError(
+                f"the cache was made for a window of {made[0]} tokens and {made[1]} layers, but this model has "
+                f"{config.keep_window_size} and {config.num_hidden_layers}; make it by KeepWindowCache(model.config)"
+            )

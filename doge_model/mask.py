@@ -6,6 +6,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Added to a float32 below 256 in magnitude and taken away again, it leaves 14 binary places.
+ROUNDING = 1.5 * 2.0 ** (23 - 14)
+
+
+def precedence_units(dt_weight: Tensor, value_weight: Tensor) -> Tensor:
+    """The largest power of two that is no larger than v W_dt of every mask head is in the mean.
+
+    dt_weight [M, G * D] and value_weight [G * D, hidden], for random inputs whose mean square is 1 -> float32 [M]. 1
+    where there are no weights.
+    """
+    value_size = torch.linalg.vector_norm(value_weight.detach().float()) * len(value_weight) ** -0.5
+    size = torch.linalg.vector_norm(dt_weight.detach().float(), dim=1) * value_size
+    power = (size.view(torch.int32) & 0x7F800000).view(torch.float32)  # the exponent alone
+    return power.where(power > 0, 1.0)
+
+
+def comparable(precedence: Tensor) -> Tensor:
+    """Precedence float32 rounded to 14 binary places, to be compared by; it is given in units of `precedence_units`.
+
+    A window whose values are all equal, as a token that comes again and again makes it, gives the next layer values
+    that are equal in exact arithmetic only. Without this, the rounding of sums would decide between them, and chunks,
+    batches and machines would keep different keys. What sums leave open is of the size of their terms, so the places
+    are counted from there and not from the first digit of each number. Two operations that every program rounds alike.
+    """
+    return (precedence + ROUNDING) - ROUNDING
+
 
 def surviving_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
     """Which keys are among the keep_window_size largest dt that a query can see; equal dt: the most recent stays.

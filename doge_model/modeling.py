@@ -32,8 +32,17 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .cache import KeepWindowCache
 from .configuration import DogeConfig
-from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention, visible_keys
+from .mask import (
+    as_padding_mask,
+    comparable,
+    dynamic_mask,
+    eager_attention,
+    key_channel_attention,
+    precedence_units,
+    visible_keys,
+)
 from .rotary import DogeRotaryEmbedding, apply_rotary
 from .routing import choose_experts, expert_load, load_balancing_loss
 
@@ -124,17 +133,19 @@ class DogeAttention(nn.Module):
         """dt of every key, and its precedence: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, 2 M / G].
 
         dt = exp(A softplus(z)) with z = v W_dt. It decides which keys stay, so it is compared by sign(A) z, which grows
-        with dt and keeps the digits that exp loses: dt of an A near 0 is 1 to all seven of them.
+        with dt and keeps the digits that exp loses: dt of an A near 0 is 1 to all seven of them. Those count that
+        `comparable` leaves, and the dtype of the values, which a cache has. It is in units of `precedence_units`.
 
-        Equal tokens have equal values in the first layer, and there they must tie to the last bit. BLAS rounds a row
-        differently from call to call, so outside training the values are computed once more in float64.
+        BLAS rounds a row differently from call to call, so outside training the values are computed again in float64.
         """
         if self.training:
             z = self.dt_proj(value.transpose(1, 2).flatten(2)).float()
         else:
             z = in_float64(self.dt_proj, in_float64(self.v_proj, hidden_states)).float()
         a = self.A.float()
-        states = torch.stack((torch.exp(a * F.softplus(z)), torch.sign(a) * z), dim=2)  # [B, T, 2, M]
+        units = precedence_units(self.dt_proj.weight, self.v_proj.weight)
+        precedence = comparable(torch.sign(a) * z / units).to(value.dtype).float()
+        states = torch.stack((torch.exp(a * F.softplus(z)), precedence), dim=2)  # [B, T, 2, M]
         return states.unflatten(-1, (value.shape[1], -1)).permute(0, 3, 1, 2, 4).flatten(3)
 
 
@@ -280,6 +291,8 @@ class DogeModel(DogePreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         if isinstance(past_key_values, StaticCache):
             raise ValueError("a StaticCache holds empty slots that Doge's window would count; use a DynamicCache")
+        if isinstance(past_key_values, KeepWindowCache):
+            past_key_values.check(self.config)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:

@@ -107,7 +107,7 @@ def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder, monkeypatch)
         (["x", "--random", "20m"], "either the FOLDER"),
         (["--random", "20m", "--int8", "--fp32"], "exclude each other"),
         (["x", "--int8"], "go with --random"),
-        (["x", "--threads", "0"], "threads is 0; it must be at least 1"),
+        (["x", "--threads", "0"], "threads is 0"),
         (["x", "--prompt-tokens", "0"], "prompt-tokens is 0"),
         (["x", "--rounds", "-1"], "rounds is -1"),
         (["nowhere"], "nowhere/onnx/model.onnx is missing"),

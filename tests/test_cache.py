@@ -30,6 +30,25 @@ def test_a_stream_many_windows_long_equals_the_full_matrix(form, keep_window_siz
         assert all(layer.keys.shape[2] == keep_window_size for layer in cache.layers)
 
 
+def test_the_cache_goes_back_within_its_window_and_not_beyond():
+    model = tiny_model(keep_window_size=6)
+    ids = np.random.default_rng(0).integers(9, size=9)
+    _, cache = stream(model, ids[:5], [5])
+    cache.crop(-2)
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(ids[3:6])[None], past_key_values=cache).logits[0].numpy()
+    assert relative_difference(torch_logits(model, ids[:6])[3:], logits) < 1e-5
+    _, cache = stream(model, ids, [9])
+    with pytest.raises(ValueError, match="cannot crop to 4 tokens: 9 were fed to a window of 6"):
+        cache.crop(4)
+
+
+def test_a_cache_of_another_window_is_refused():
+    cache = KeepWindowCache(tiny_model(keep_window_size=5).config)
+    with pytest.raises(ValueError, match="made for a window of 5 tokens and 2 layers, but this model has 6 and 2"):
+        tiny_model(keep_window_size=6)(torch.tensor([[1, 2]]), past_key_values=cache)
+
+
 def test_generate_takes_the_cache_and_gives_the_same_tokens():
     model = tiny_model(keep_window_size=6)
     ids = torch.tensor([[5, 6, 5, 7]])

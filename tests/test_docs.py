@@ -49,7 +49,7 @@ def test_every_file_in_the_readme_s_tree_exists():
 def test_the_sizes_of_states_are_those_of_the_table(size):
     layout = DecoderLayout.from_config(preset_config(size), has_mask=True)
     description = DecoderDescription(
-        format_version=2,
+        format_version=4,
         vocab_size=layout.vocab_size,
         keep_window_size=layout.keep_window_size,
         num_layers=layout.num_layers,

@@ -16,8 +16,11 @@ from doge_export.graph.mask import (
     mask_exponents,
     mask_width,
     precedence_rows,
+    precedence_units,
 )
 from doge_export.quantization.blocks import choose_block_size, quantize_blocks
+from doge_export.runtime.window import comparable
+from doge_model import mask
 from tests.models import FORMS, tiny_model
 
 MASKED = ["native", "native, one kv head", "small-doge", "small-doge, one kv head", "biases", "head_dim of its own"]
@@ -46,8 +49,9 @@ def test_one_product_gives_queries_keys_values_and_mask_logits(form):
     padded = value.reshape(3, layout.num_kv_heads, layout.channels)
     np.testing.assert_allclose(padded[..., : layout.head_dim], v.reshape(3, layout.num_kv_heads, -1), atol=1e-5)
     precedence = padded[..., layout.head_dim : layout.head_dim + layout.mask_channels] / PRECEDENCE_SCALE
-    signs = np.sign(tensors["self_attn.A"]).reshape(layout.num_kv_heads, -1)
-    np.testing.assert_allclose(precedence, z.reshape(3, layout.num_kv_heads, -1) * signs, atol=1e-5)
+    factors = np.sign(tensors["self_attn.A"]) / precedence_units(tensors)
+    expected = (z * factors).reshape(3, layout.num_kv_heads, -1)
+    np.testing.assert_allclose(precedence, expected, atol=1e-5)
     assert not padded[..., layout.head_dim + layout.mask_channels :].any()
     np.testing.assert_allclose(mask[:, : layout.num_mask_heads], z, atol=1e-5)
     assert mask.shape[1] > layout.num_mask_heads
@@ -86,9 +90,21 @@ def test_rows_of_the_values_give_the_precedence_of_the_reference(form):
         heads = v.view(1, 5, layout.num_kv_heads, -1).transpose(1, 2)
         precedence = np.split(attention.dynamic_states(x, heads).numpy()[0], 2, axis=-1)[1]
         z = attention.dt_proj(v).numpy()[0]
-    rows = precedence_rows(layout, np.ascontiguousarray(z.T), tensors["self_attn.A"])  # [kv heads, extra, keys]
-    carried = rows[:, : layout.mask_channels].transpose(0, 2, 1) / PRECEDENCE_SCALE
-    np.testing.assert_allclose(carried, precedence, atol=1e-5)
+    rows = precedence_rows(layout, np.ascontiguousarray(z.T), tensors)  # [kv heads, extra, keys]
+    carried = rows[:, : layout.mask_channels].transpose(0, 2, 1)
+    np.testing.assert_allclose(comparable(carried) / PRECEDENCE_SCALE, precedence, atol=2.0**-14)
+
+
+@pytest.mark.parametrize("form", MASKED)
+def test_precedence_is_counted_in_powers_of_two_of_its_size(form):
+    attention, tensors, _ = parts(form)
+    units = mask.precedence_units(attention.dt_proj.weight, attention.v_proj.weight).numpy()
+    np.testing.assert_array_equal(units, precedence_units(tensors))
+    np.testing.assert_array_equal(np.frexp(units)[0], 0.5)
+    x = np.random.default_rng(0).standard_normal((1000, attention.v_proj.in_features), np.float32)
+    with torch.no_grad():
+        z = attention.dt_proj(attention.v_proj(torch.from_numpy(x))).numpy()
+    assert (np.abs(np.log2(z.std(axis=0) / units)) < 2).all()
 
 
 @pytest.mark.parametrize("form", MASKED)

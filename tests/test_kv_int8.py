@@ -198,7 +198,7 @@ def test_a_float32_file_says_nothing_of_it_and_an_older_driver_refuses_an_int8_o
     assert "cache_type" not in files["fp32"]["doge_export.decoder"]
     changed = {
         "doge_export.decoder": files["int8"]["doge_export.decoder"].replace(
-            '"format_version": 3', '"format_version": 2'
+            '"format_version": 5', '"format_version": 4'
         )
     }
     with pytest.raises(PackageError, match="export the checkpoint again"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -106,6 +107,14 @@ def test_seen_tokens_are_those_fed_and_a_truncated_one_is_forgotten(decoder):
     assert state.seen_tokens().tolist() == [1, 3]
     decoder.forward(state, random_ids(30) % 2 + 10)
     assert state.seen_tokens().tolist() == [1, 3, 10, 11]
+
+
+def test_copy_copy_shares_nothing(decoder):
+    state = fed(decoder, random_ids(4))
+    before, branch = state.cache.copy(), copy.copy(state)
+    decoder.forward(branch, np.array([7]))
+    assert (state.position, branch.position) == (4, 5)
+    np.testing.assert_array_equal(state.cache, before)
 
 
 def test_an_unfed_token_is_forgotten_when_the_position_changes(decoder):

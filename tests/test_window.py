@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doge_export.errors import ContextLengthError
+from doge_export.graph.mask import PRECEDENCE_SCALE
 from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
-from doge_export.runtime.window import FullWindow, make_ranks, rank_precedence
+from doge_export.runtime.window import FullWindow, comparable, make_ranks, rank_precedence
+from doge_model import mask
 from tests.models import FORMS, exported, relative_difference, repeated_ids, tiny_model, torch_logits
 
 
@@ -60,6 +63,16 @@ def test_any_window_and_any_chunking_equal_the_full_matrix(
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, np.diff(borders).tolist())) < 1e-5
 
 
+@pytest.mark.parametrize("window", [3, 8, 31])
+@pytest.mark.parametrize("alphabet", [1, 2, 5])
+def test_a_window_full_of_one_token_keeps_the_most_recent(alphabet, window, tmp_path):
+    model = tiny_model(**FORMS["native"], keep_window_size=window)
+    decoder, ids = exported(model, tmp_path), np.random.default_rng(1).integers(alphabet, size=window * 9)
+    expected = torch_logits(model, ids)
+    for lengths in ([len(ids)], [1] * len(ids), [window * 2, *[1] * window, window * 6]):
+        assert relative_difference(expected, feed(decoder, ids, lengths)) < 1e-5
+
+
 def test_equal_tokens_tie_however_they_are_fed(tmp_path):
     model = tiny_model(num_hidden_layers=1)
     decoder, ids = exported(model, tmp_path), np.array([5, 1, 5, 2, 5, 3, 4, 5, 5])
@@ -105,10 +118,20 @@ def test_the_plain_graph_decides_nothing_about_dropping(tmp_path):
 
 
 def test_ranks_order_by_precedence_then_by_recency():
-    precedence = np.array([0.5, -2.0, 0.5, -0.0, 0.0, -1.0, 1e-40], np.float32)
+    precedence = np.array([0.5, -2.0, 0.5, -0.0, 0.0, -1.0, 1e-6], np.float32) * np.float32(PRECEDENCE_SCALE)
     ranks = make_ranks(precedence, np.arange(7) + 2**31)
     assert np.argsort(ranks).tolist() == [1, 5, 3, 4, 6, 0, 2]
-    np.testing.assert_array_equal(rank_precedence(ranks), precedence)
+    np.testing.assert_array_equal(rank_precedence(ranks), comparable(precedence))
+
+
+@given(st.floats(-255, 255, width=32))
+def test_precedence_is_rounded_to_14_places_once_and_alike_in_torch(value):
+    precedence = np.array([value * PRECEDENCE_SCALE], np.float32)
+    rounded = comparable(precedence)
+    assert (rounded / PRECEDENCE_SCALE * 2**14) % 1 == 0
+    assert abs(rounded / PRECEDENCE_SCALE - value) <= 2.0**-15
+    np.testing.assert_array_equal(comparable(rounded), rounded)
+    assert mask.comparable(torch.tensor(value)).item() == rounded / PRECEDENCE_SCALE
 
 
 @pytest.mark.parametrize("spread", [1e-4, 0.016])

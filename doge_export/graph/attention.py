@@ -152,7 +152,7 @@ def _stack_rows(layout: DecoderLayout, tensors: Mapping[str, Array], first: bool
         return np.concatenate([q, k, pad_heads(layout, v)])
     mask = mask_rows(tensors, part).astype(np.float32)
     heads = v.reshape(layout.num_kv_heads, layout.head_dim, *v.shape[1:])
-    value = np.concatenate([heads, precedence_rows(layout, mask, tensors["self_attn.A"])], axis=1)
+    value = np.concatenate([heads, precedence_rows(layout, mask, tensors)], axis=1)
     return np.concatenate([q, k, pad_mask_rows(layout, mask), value.reshape(-1, *v.shape[1:])])
 
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from .builder import GraphBuilder
 from .layout import DecoderLayout
+from .mask import PRECEDENCE_SCALE
 
+ROUNDING = np.array(1.5 * 2.0 ** (23 - 14) * PRECEDENCE_SCALE, np.float32)  # `doge_model.mask.ROUNDING`
 NEVER = np.float32(-1e30)  # added to a score, leaves nothing of it; -inf would make 0 * inf possible
 
 
@@ -25,6 +27,8 @@ def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, preced
     key is gone.
     """
     name = f"layers.{index}.eviction"
+    if layout.has_mask:
+        precedence = comparable(graph, name, precedence)
     layer = graph.constant(f"{name}.layer", np.array(index))
     (slots,) = graph.op("Gather", ["eviction_slots", layer], f"{name}.slots", axis=0)
     (leaving,) = graph.op("Gather", ["eviction_precedence", layer], f"{name}.leaving", axis=0)
@@ -42,6 +46,14 @@ def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, preced
         )
     (bias,) = graph.op("Unsqueeze", [bias, graph.constant("axis.0", np.array([0]))], f"{name}.bias.batch")
     return bias
+
+
+def comparable(graph: GraphBuilder, name: str, precedence: str) -> str:
+    """As the function of that name in `doge_export.runtime.window`, whose rounded numbers these are compared with."""
+    rounding = graph.constant("eviction.rounding", ROUNDING)
+    (raised,) = graph.op("Add", [precedence, rounding], f"{name}.raised")
+    (rounded,) = graph.op("Sub", [raised, rounding], f"{name}.comparable")
+    return rounded
 
 
 def _gone_candidates(graph: GraphBuilder, name: str, outranked: str, slots: str) -> str:

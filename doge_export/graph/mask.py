@@ -4,6 +4,7 @@ A query head has sqrt(head_dim) at the channel of its mask head and 0 elsewhere;
 Their product, scaled by 1 / sqrt(head_dim) like the rest of the score, is dt. A value carries the precedence of its
 key in the channels that keys use for dt: sign(A) z grows with dt = exp(A softplus(z)) and keeps the digits that exp
 loses, so it decides which keys stay. It is linear in the layer's input, so rows of the fused projection compute it.
+`doge_model.mask.comparable` says how it is compared.
 """
 
 from __future__ import annotations
@@ -22,13 +23,20 @@ MINUS_LARGE = np.float32(-1000)  # exp(MINUS_LARGE * softplus(0)) is 0 in float3
 VECTOR = 16  # float32 numbers in the widest vectors of today's CPUs (AVX-512)
 # Attention averages precedence along with the values. o_proj multiplies that by 0, but 8-bit activations share a scale
 # with it: scaled by a power of two it keeps its digits and its order, and weighs nothing.
-PRECEDENCE_SCALE = np.float32(2.0**-40)
+PRECEDENCE_SCALE = 2.0**-40
 
 
 def mask_rows(tensors: Mapping[str, Array], part: str) -> NDArray[np.float64]:
     """The mask logits from the layer's input: dt_proj after v_proj, as one matrix [M, hidden] or bias [M]."""
     rows = tensors["self_attn.dt_proj.weight"].astype(np.float64) @ tensors[f"self_attn.v_proj.{part}"]
     return rows + tensors["self_attn.dt_proj.bias"] if part == "bias" else rows
+
+
+def precedence_units(tensors: Mapping[str, Array]) -> NDArray[np.float64]:
+    """The largest power of two that is no larger than mask logits are, [M]: `doge_model.mask.precedence_units`."""
+    rows, value = (tensors[f"self_attn.{name}_proj.weight"].astype(np.float64) for name in ("dt", "v"))
+    size = np.linalg.norm(rows, axis=1) * np.linalg.norm(value) * len(value) ** -0.5
+    return np.where(size > 0, np.exp2(np.frexp(size)[1] - 1), 1)
 
 
 def mask_width(layout: DecoderLayout) -> int:
@@ -48,18 +56,18 @@ def pad_mask_rows(layout: DecoderLayout, mask: Array) -> Array:
     return rows
 
 
-def precedence_signs(layout: DecoderLayout, a: NDArray[np.floating]) -> Array:
+def precedence_factors(layout: DecoderLayout, tensors: Mapping[str, Array]) -> Array:
     """What turns mask logits into precedence: float32 [kv heads, mask channels]."""
-    signs: Array = (np.sign(a) * PRECEDENCE_SCALE).astype(np.float32)
-    return signs.reshape(layout.num_kv_heads, layout.mask_channels)
+    factors = np.sign(tensors["self_attn.A"]) / precedence_units(tensors) * PRECEDENCE_SCALE
+    return factors.astype(np.float32).reshape(layout.num_kv_heads, layout.mask_channels)
 
 
-def precedence_rows(layout: DecoderLayout, mask: Array, a: NDArray[np.floating]) -> Array:
+def precedence_rows(layout: DecoderLayout, mask: Array, tensors: Mapping[str, Array]) -> Array:
     """Rows of the extra channels of every value: [M, ...] -> [kv heads, extra_channels, ...]."""
     rows = np.zeros((layout.num_kv_heads, layout.extra_channels, *mask.shape[1:]), np.float32)
     by_head = mask.reshape(layout.num_kv_heads, layout.mask_channels, *mask.shape[1:])
-    signs = precedence_signs(layout, a)
-    rows[:, : layout.mask_channels] = by_head * signs.reshape(*signs.shape, *[1] * (mask.ndim - 1))
+    factors = precedence_factors(layout, tensors)
+    rows[:, : layout.mask_channels] = by_head * factors.reshape(*factors.shape, *[1] * (mask.ndim - 1))
     return rows
 
 
@@ -149,8 +157,8 @@ def append_precedence(
     """The first layer's values, widened: [B, S, kv heads * head_dim] -> [B, S, kv heads * channels]."""
     shape = graph.constant("first_layer.shape", np.array([-1, layout.num_kv_heads, layout.mask_channels]))
     (by_head,) = graph.op("Reshape", [logits, shape], "first_layer.by_head")
-    signs = graph.constant("first_layer.signs", precedence_signs(layout, tensors["self_attn.A"]))
-    (precedence,) = graph.op("Mul", [by_head, signs], "first_layer.precedence")
+    factors = graph.constant("first_layer.factors", precedence_factors(layout, tensors))
+    (precedence,) = graph.op("Mul", [by_head, factors], "first_layer.precedence")
     heads = graph.constant("first_layer.value.shape", np.array([-1, layout.num_kv_heads, layout.head_dim]))
     (rows,) = graph.op("Reshape", [value, heads], "first_layer.value.rows")
     (used,) = graph.op("Concat", [rows, precedence], "first_layer.value.used", axis=-1)

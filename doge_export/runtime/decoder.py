@@ -24,7 +24,7 @@ from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECU
 from .huge_pages import huge_pages
 from .proof import Proof
 from .state import State, new_precedence, precedence_outputs
-from .threads import SPIN_US, default_threads
+from .threads import SPIN_US, check_threads, default_threads
 from .window import rank_precedence
 
 ORT_ERRORS = (  # what opening a file can raise; they share no base
@@ -196,7 +196,9 @@ class Decoder:
 
         Raises:
             PackageError: the decoder is missing, damaged or not one of ours.
+            OptionError: of `check_threads`.
         """
+        check_threads(threads)
         data = folder / DATA_FILE
         self.threads = threads or default_threads(data.stat().st_size if data.is_file() else 0)
         self._folder = folder

@@ -18,7 +18,7 @@ DATA_FILE = "onnx/model.onnx_data"  # the weights of all
 DRAFT_TOKENS = 8  # that model_draft.onnx takes at once: the token to feed and up to seven guesses
 METADATA_KEY = "doge_export.decoder"
 # By the numbers of the cache; rises whenever a driver written for the older number would compute something else.
-FORMAT_VERSIONS = {"float32": 2, "int8": 3}
+FORMAT_VERSIONS = {"float32": 4, "int8": 5}
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class DecoderDescription:
         head_dim: channels of a key that are rotated, and of a value that are used.
         mask_channels: channels from head_dim on that hold dt in a key, and in a value its precedence, which grows with
             dt and decides what stays.
-        weights_sha256: of the data file, then the scales of a cache in 8 bits; names the model a state belongs to.
+        weights_sha256: of the data file, the layout and the rotary embedding, then the scales of a cache in 8 bits;
+            names the model a state belongs to.
         cache_type: of the numbers in the cache, float32 or int8; the file of a float32 cache does not mention it.
     """
 
@@ -121,6 +122,7 @@ class DecoderDescription:
             "eviction_precedence": {
                 "type": "float32",
                 "shape": [self.num_layers, self.num_recurrent_heads, "candidates"],
-                "value": f"only in {RECURRENT_FILE}: precedence of the keys in eviction_slots",
+                "value": f"only in {RECURRENT_FILE}: precedence of the keys in eviction_slots, rounded to be "
+                "compared: (p + 768 * 2^-40) - 768 * 2^-40 in float32",
             },
         }

@@ -13,7 +13,7 @@ import mmap
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 Ranges = list[tuple[int, int]]  # addresses, each from its first byte to behind its last one
@@ -37,7 +37,8 @@ def huge_pages() -> Iterator[None]:
     before = anonymous_ranges(MAPS.read_text())
     yield
     grown = subtract(anonymous_ranges(MAPS.read_text()), before)
-    threading.Thread(target=collapse, args=[grown], name="huge-pages", daemon=True).start()
+    with suppress(RuntimeError):  # the system has no thread to spare
+        threading.Thread(target=collapse, args=[grown], name="huge-pages", daemon=True).start()
 
 
 def available() -> bool:

@@ -45,10 +45,8 @@ def load(folder: str | Path, threads: int | None = None) -> Model[State]:
     """Load an exported folder.
 
     threads: of the computation; None takes one for small models, else one per core. Raises PackageError when the folder
-    is not an export or a damaged one, OptionError for a thread number below 1.
+    is not an export or a damaged one, OptionError for an impossible number of threads.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise OptionError(f"threads is {threads!r}, but must be a whole number of at least 1, or None.")
     path = Path(folder)
     if not path.is_dir():
         raise PackageError(f"There is no folder {str(path)!r}; give the folder that doge-export wrote.")

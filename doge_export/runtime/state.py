@@ -141,6 +141,8 @@ class State:
         other.metadata = dict(self.metadata)
         return other
 
+    __copy__ = copy  # a shallow one would share the memory that both write to
+
     def truncate(self, position: int) -> None:
         """Forget every token from `position` on, an unfed one included.
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..errors import OptionError
+
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # how Linux limits a container's CPUs
 CPUINFO = Path("/proc/cpuinfo")
 MOST_THREADS = 8  # decoding reads every weight once a token, and fewer cores than these wait for memory already
@@ -14,6 +16,13 @@ ONE_THREAD_BYTES = 32 * 2**20  # weights up to here come from the cache so fast 
 # Microseconds that an idle thread looks for work before it sleeps. onnxruntime by itself looks longer, and then two
 # threads run at half the speed of one as soon as another process wants a core (benchmarks/contention.py).
 SPIN_US = 50
+
+
+def check_threads(threads: int | None) -> None:
+    """OptionError for a number of threads that cannot be: onnxruntime would try to start them."""
+    most = max(64, os.cpu_count() or 1)
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most):
+        raise OptionError(f"threads is {threads!r}, but must be a whole number from 1 to {most}, or None")
 
 
 def default_threads(weight_bytes: int) -> int:

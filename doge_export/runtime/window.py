@@ -12,16 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ranks = NDArray[np.int64]
+ROUNDING = np.float32(1.5 * 2.0 ** (23 - 14 - 40))  # a graph computes precedence times 2^-40
+
+
+def comparable(precedence: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Precedence rounded to 14 binary places: `doge_model.mask.comparable` says why. There is no -0 in it.
+
+    The graph does the same with those of new keys (`doge_export.graph.eviction`), to the last bit.
+    """
+    return (precedence + ROUNDING) - ROUNDING
 
 
 def make_ranks(precedence: NDArray[np.float32], positions: NDArray[np.int64]) -> Ranks:
     """precedence float32 and positions below 2**32, of one shape -> ranks of that shape."""
-    bits = np.ascontiguousarray(precedence + np.float32(0)).view(np.int32)  # + 0 turns -0 into 0, its equal
+    bits = np.ascontiguousarray(comparable(precedence)).view(np.int32)
     return (_sortable(bits).astype(np.int64) << 32) + positions
 
 
 def rank_precedence(ranks: Ranks) -> NDArray[np.float32]:
-    """The precedence in ranks."""
+    """The precedence in ranks, as it was rounded to be compared."""
     return _sortable((ranks >> 32).astype(np.int32)).view(np.float32)
 
 
