@@ -132,10 +132,14 @@ class ExportOptions:
 
 def check_calibration(source: str) -> None:
     """OptionError for a file that is not there, or no text; whether there is such a dataset shows when it is read."""
+    if not source.strip():
+        raise OptionError("calibration is empty; give a text file, or the name of a dataset")
     path = Path(source)
-    if path.is_file() and path.suffix not in DATASET_FILES:
+    if path.is_file() and path.suffix.lower() not in DATASET_FILES:
         read_calibration_file(path)
-    elif not path.exists() and (path.suffix in (*DATASET_FILES, *TEXT_FILES) or source.startswith((".", "/", "~"))):
+    elif not path.exists() and (
+        path.suffix.lower() in (*DATASET_FILES, *TEXT_FILES) or source.startswith((".", "/", "~"))
+    ):
         raise OptionError(f"there is no calibration text {source}; give a file, or the name of a dataset")
 
 

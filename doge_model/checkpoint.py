@@ -102,7 +102,7 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: there is no such checkpoint, or it does not fit; the sentence names the tensor or the field.
-        OptionError: dtype is not of floating point.
+        OptionError: dtype is not of floating point, or a revision of something that is not on the hub.
     """
     if not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype}; expected a floating-point type such as torch.float32 or torch.bfloat16")
@@ -124,7 +124,7 @@ def quiet_transformers() -> Iterator[None]:
 
 def locate(source: str | Path, revision: str | None, cache_dir: Path | None, local_files_only: bool) -> Path:
     """The folder or .gguf file that a source means, downloaded where it is a hub id."""
-    if source == DEMO:
+    if source == DEMO and not revision:
         return demo_gguf_path()
     path = Path(source)
     is_gguf = path.suffix.lower() == ".gguf"
@@ -132,6 +132,8 @@ def locate(source: str | Path, revision: str | None, cache_dir: Path | None, loc
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:
         raise CheckpointError(f"{str(source)[:200]} cannot be read: {error.strerror}") from error
+    if revision and (source == DEMO or is_folder or is_file):
+        raise OptionError(f"revision is {revision!r}, but {source} is no repository of the hub; leave it out")
     if source and (is_folder or (is_file and is_gguf)):
         return path
     if is_file:

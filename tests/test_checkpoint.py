@@ -308,3 +308,8 @@ def test_a_path_object_is_never_looked_for_on_the_hub():
 def test_a_name_that_no_file_system_takes_is_one_sentence():
     assert "File name too long" in refusal("x" * 5000)
     assert "there is no" in refusal("a\0b")
+
+
+def test_a_revision_of_a_local_folder_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="is no repository of the hub; leave it out"):
+        load_checkpoint(tmp_path, revision="main")

@@ -227,6 +227,27 @@ def test_what_cannot_be_is_refused_in_one_sentence(arguments, code, words, place
     assert words in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("pair", "options", "words"),
+    [
+        (("export", "none"), ["--tasks", "piqa"], "there is no"),
+        (("piqa.json", "export"), ["--tasks", "bbh"], "no measure in common"),
+        (("export.json", "export"), ["--tasks", "piqa", "--num-fewshot", "1"], "evaluate both in the same way"),
+        (("export", "checkpoint"), ["--perplexity", "text.txt", "--tasks", "piqa", "--data-dir", "export"], "neither"),
+    ],
+)
+def test_a_pair_that_could_not_be_compared_is_refused_before_anything_is_asked(pair, options, words, evaluated, place):
+    piqa = [score for score in evaluated["export"]["scores"] if score["task"] == "piqa"]
+    (place / "piqa.json").write_text(json.dumps(evaluated["export"] | {"scores": piqa, "perplexity": None}))
+    paths = {"text.txt": str(place / "text.txt"), "export": str(place / "export")}
+    options = [paths.get(option, option) for option in options]
+    if "--data-dir" not in options:
+        options += ["--data-dir", str(place / "data")]
+    result = run("--compare", *[place / name for name in pair], *options, "--journal", place / "unused")
+    assert (result.exit_code in (1, 2), words in result.stderr) == (True, True), result.stderr
+    assert not (place / "unused").exists()
+
+
 def test_results_that_differ_in_settings_are_not_compared(evaluated, place):
     other = dict(evaluated["export"], settings=dict(evaluated["export"]["settings"], chat_template=False))
     (place / "other.json").write_text(json.dumps(other))

@@ -112,6 +112,10 @@ def test_a_sample_is_spread_over_all_tasks_of_a_column():
         ('{"goal": "a", "sol1": "b", "sol2": "c"}\n', "label is missing, but must be a whole number"),
         ('{"goal": 7, "sol1": "b", "sol2": "c", "label": 0}\n', "goal is 7"),
         ("", "is empty"),
+        ("[" * 100_000 + "\n", "line 1 is not JSON"),
+        ('{"label": 1' + "0" * 5000 + "}\n", "line 1 is not JSON"),
+        ('{"goal": "a", "sol1": "b", "sol2": "", "label": 0}\n', "sol2 is '', but must be a text"),
+        ('{"goal": "\\ud800", "sol1": "b", "sol2": "c", "label": 0}\n', "goal is .*, but must be a text"),
     ],
 )
 def test_a_malformed_file_is_named_with_its_line(text, words, tmp_path):
@@ -126,8 +130,9 @@ def test_a_malformed_file_is_named_with_its_line(text, words, tmp_path):
         ("piqa", {"label": 2}, "label is 2, but must be from 0 to 1"),
         ("piqa", {"label": True}, "label is True, but must be a whole number"),
         ("arc_easy", {"gold": -1}, "gold is -1, but must be from 0 to 3"),
-        ("arc_easy", {"choices": []}, r"choices is \[\], but must be a list of texts"),
-        ("hellaswag", {"endings": ["a", 2]}, "must be a list of texts"),
+        ("arc_easy", {"choices": ["one"]}, "choices is .*, but must be a list of two or more texts"),
+        ("ifeval", {"key": 2**63}, "must be a whole number"),
+        ("hellaswag", {"endings": ["a", 2]}, "must be a list of two or more texts"),
         ("hellaswag", {"label": 9}, "label is 9, but must be from 0 to 3"),
         ("mmlu_test", {"answer": 7}, "answer is 7, but must be from 0 to 3"),
         ("mmlu_test", {"choices": ["one", "two"]}, "choices has 2 texts, but must have 4"),
@@ -233,3 +238,14 @@ def test_fields_that_only_some_records_have_are_none_in_the_others():
     rows = local_data.dataset([{"kwargs": [{"a": 1}]}, {"kwargs": [{}]}])
     assert isinstance(rows, Dataset)
     assert rows[1]["kwargs"] == [{"a": None}]
+
+
+def test_fields_that_no_task_reads_may_be_anything(tmp_path):
+    rows = [row | {"note": note} for row, note in zip(RECORDS["piqa"], (1, "two", None), strict=False)]
+    write_records(tmp_path, {"piqa": rows})
+    assert local_data.piqa(tmp_path, None)["validation"].column_names == ["goal", "sol1", "sol2", "label"]
+
+
+def test_records_whose_fields_differ_in_kind_are_refused():
+    with pytest.raises(EvaluationError, match="do not fit together"):
+        local_data.dataset([{"kwargs": [{"a": 1}]}, {"kwargs": [{"a": "one"}]}])

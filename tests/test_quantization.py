@@ -219,6 +219,7 @@ REFUSED = {
     "a negative seed": ({"weights": "int4", "seed": -1}, "seed is -1"),
     "a seed of 65 bits": ({"weights": "int4", "seed": 2**64}, "from 0 to 2\\^64 - 1"),
     "a text that is not there": ({"weights": "int4", "calibration": "no.txt"}, "there is no calibration text no.txt"),
+    "an empty name of a text": ({"weights": "int4", "calibration": " "}, "calibration is empty"),
     "a weight file as text": ({"weights": "int4", "calibration": NO_TEXT}, "calibration text .* cannot be read"),
 }
 
@@ -332,9 +333,11 @@ def test_a_text_that_cannot_be_used_is_named(text, message, talker, tmp_path):
 def test_a_dataset_in_a_folder_is_a_text(talker, tmp_path):
     pytest.importorskip("datasets")
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train.jsonl").write_text('{"text": "Waves, and castles. "}\n' * 100)
+    for name in ("train.jsonl", "TRAIN.JSONL"):
+        (tmp_path / "data" / name).write_text('{"text": "Waves, and castles. "}\n' * 100)
+        assert calibration_sequences(talker, str(tmp_path / "data" / name), 512, 0).numel() == 512
+    (tmp_path / "data" / "TRAIN.JSONL").unlink()
     assert calibration_sequences(talker, str(tmp_path / "data"), 512, 0).numel() == 512
-    assert calibration_sequences(talker, str(tmp_path / "data" / "train.jsonl"), 512, 0).numel() == 512
 
 
 @pytest.mark.parametrize(
@@ -343,6 +346,8 @@ def test_a_dataset_in_a_folder_is_a_text(talker, tmp_path):
         ('{"words": "Waves"}\n', "has the columns words; calibration needs one called text"),
         ('{"text": "Waves"}\n{"text": null}\n', "row 2 of dataset .* has the text None"),
         ('{"text": "Waves"}\n{"text": \n', "cannot be loaded: JSON parse error"),
+        ("", "cannot be loaded: it holds nothing; give"),
+        ('{"text": ""}\n' * 300, "has 0 tokens"),
     ],
 )
 def test_a_dataset_that_cannot_be_used_is_named(rows, message, talker, tmp_path):

@@ -61,6 +61,9 @@ def test_parquet_and_jsonl_give_the_same_records(tmp_path):
         (json.dumps({"messages": [USER, {"role": "bot", "content": "x"}]}).encode(), "role 'bot'; allowed are system"),
         (json.dumps({"messages": [USER, {"role": "assistant", "content": " "}]}).encode(), "must have text"),
         (b'"\xff"', "no valid JSON"),
+        (b'{"messages": "\\ud83d"}', "no valid JSON .*surrogates not allowed"),
+        (b"[" * 100_000, "no valid JSON"),
+        (b'{"id": 1' + b"0" * 5000 + b"}", "no valid JSON"),
     ],
 )
 def test_the_first_bad_record_is_named_by_file_and_line(bad, sentence, tmp_path):
@@ -72,9 +75,24 @@ def test_the_first_bad_record_is_named_by_file_and_line(bad, sentence, tmp_path)
 
 def test_bad_records_are_left_out_only_when_asked_and_are_counted(tmp_path, capsys):
     path = write_jsonl(tmp_path / "chats.jsonl", [*conversations(2), {"messages": []}])
+    path.write_text(path.read_text() + "{broken\n")
     records = load("conversation", {"path": str(path), "bad_records": "leave_out"})
     assert len(records) == 2
-    assert "1 records do not fit and are left out" in capsys.readouterr().out
+    assert "2 records do not fit and are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", '{"messages": []}\n'])
+def test_a_source_without_records_is_named(content, tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"chats\.jsonl holds no record that can be trained on"):
+        load("conversation", {"path": str(path), "bad_records": "leave_out"})
+
+
+def test_a_mixture_of_nothing_is_refused(tmp_path):
+    path = write_jsonl(tmp_path / "chats.jsonl", conversations(2))
+    with pytest.raises(DataError, match="no record is left to train on"):
+        load("conversation", {"path": str(path), "weight": 0.01})
 
 
 def test_a_text_that_is_no_utf_8_is_named_by_line(tmp_path):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -25,7 +23,6 @@ from tests.training import (
     logged,
     make_tokenizer,
     preferences,
-    pretrain_options,
     run_pretrain,
     run_stage,
     write_jsonl,
@@ -153,6 +150,17 @@ def test_a_step_sees_the_same_tokens_whatever_the_per_device_batch(tokenizer, tm
     assert logged(folder) == pytest.approx(logged(reference), rel=1e-5)
 
 
+def test_an_epoch_is_whole_batches_and_leaves_out_other_records_each_time(dense, tmp_path):
+    checkpoint, rows = load_checkpoint(dense), Dataset.from_list(conversations(10))
+    config = FineTuningConfig(str(tmp_path), batch_tokens=256, max_length=64, per_device_train_batch_size=2)
+    trainer = DogeSFTTrainer(
+        model=checkpoint.model, args=config, train_dataset=rows, processing_class=checkpoint.tokenizer
+    )
+    epochs = [list(trainer._get_train_sampler()) for _ in range(2)]
+    assert [len(set(epoch)) for epoch in epochs] == [8, 8]
+    assert set(epochs[0]) != set(epochs[1])
+
+
 def test_a_batch_that_does_not_divide_is_refused(tokenizer, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         run_pretrain(tokenizer, tmp_path, per_device_train_batch_size=3)
@@ -166,48 +174,47 @@ def test_two_names_of_one_option_must_not_differ(tokenizer, tmp_path, capsys):
     assert "gradient_checkpointing is True and activation_checkpointing is False" in capsys.readouterr().err
 
 
-WSD = {
-    "lr_scheduler_type": "warmup_stable_decay",
-    "lr_scheduler_kwargs": {"num_decay_steps": 2, "decay_type": "linear"},
-    "warmup_steps": 2,
-    "save_strategy": "steps",
-    "save_steps": 2,
+REFUSED = {
+    "a negative batch": ({"batch_tokens": -256}, "batch_tokens is -256; it must be at least max_length"),
+    "no batch": ({"batch_tokens": 0}, "batch_tokens is 0"),
+    "evaluation on nothing": ({"eval_strategy": "steps"}, "eval"),
+    "records held out to the last one": ({"eval_share": 0.999}, "no record is left to train on"),
 }
 
 
-def test_a_stable_checkpoint_can_be_branched_from(tokenizer, tmp_path):
-    run = run_pretrain(tokenizer, tmp_path / "run", **WSD, max_steps=8)
-    whole = run_pretrain(tokenizer, tmp_path / "whole", **WSD, max_steps=6)
-    branch = {"resume_from_checkpoint": run / "checkpoint-4", "max_steps": 6}
-    branched = run_pretrain(tokenizer, tmp_path / "branch", **WSD, **branch)
-    assert logged(branched, "learning_rate") == logged(whole, "learning_rate") == [0, 0.005, 0.01, 0.01, 0.01, 0.005]
-    assert logged(branched) == logged(whole)
-    assert logged(run, "learning_rate")[:6] == [0, 0.005, 0.01, 0.01, 0.01, 0.01]
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_train_is_refused_in_one_sentence(case, tokenizer, tmp_path, capsys):
+    options, words = REFUSED[case]
+    with pytest.raises(SystemExit) as stop:
+        run_pretrain(tokenizer, tmp_path / "run", **options)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert (stop.value.code, words in lines[-1]) in ((1, True), (2, True)), lines
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_it_had_not_been(tokenizer, tmp_path):
-    expected = run_pretrain(tokenizer, tmp_path / "whole", **WSD, max_steps=40)
-    options = pretrain_options(tokenizer, tmp_path / "killed", **WSD, max_steps=40)
-    process = subprocess.Popen([sys.executable, "-m", "train.pretrain", *arguments(options)], stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed" / "checkpoint-6").exists() and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    left = max(int(path.name.split("-")[1]) for path in (tmp_path / "killed").glob("checkpoint-*"))
-    assert left < 40
-    (tmp_path / "killed" / f"checkpoint-{left}" / "trainer_state.json").unlink(missing_ok=True)  # killed while saving
-    run_stage("pretrain", **options, resume_from_checkpoint="last")
-    assert logged(tmp_path / "killed") == logged(expected)
-    weights = [load_checkpoint(folder).model.state_dict() for folder in (expected, tmp_path / "killed")]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def test_without_a_complete_checkpoint_there_is_nothing_to_resume(tokenizer, tmp_path, capsys):
-    (tmp_path / "checkpoint-2").mkdir()
+def test_answers_beyond_max_length_leave_nothing_to_learn(dense, tmp_path, capsys):
+    chats = write_jsonl(tmp_path / "chats.jsonl", conversations(4))
     with pytest.raises(SystemExit):
-        run_pretrain(tokenizer, tmp_path, resume_from_checkpoint="last")
-    assert "no complete checkpoint to resume from" in capsys.readouterr().err
+        run_stage(
+            "sft", **TUNING | {"max_length": 4}, model_name_or_path=dense, datasets=[chats], output_dir=tmp_path / "out"
+        )
+    assert "no record has anything to learn within max_length (4)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_experts", -4), ("num_experts_per_tok", 99), ("router_aux_loss_coef", -1.0)]
+)
+def test_impossible_experts_are_refused(name, value, capsys):
+    with pytest.raises(SystemExit):
+        run_stage("upcycle", model_name_or_path="none", output_dir="none", **{"num_experts": 16, name: value})
+    assert f"{name} is {value}" in capsys.readouterr().err
+
+
+def test_values_of_a_recipe_are_held_to_their_choices_too(tokenizer, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("save_dtype: float16\n")
+    with pytest.raises(SystemExit):
+        run_pretrain(tokenizer, tmp_path / "run", config=recipe)
+    assert "save_dtype is 'float16'; allowed are float32, bfloat16" in capsys.readouterr().err
 
 
 def test_tensorboard_has_the_curves(tokenizer, tmp_path, monkeypatch):
@@ -218,7 +225,7 @@ def test_tensorboard_has_the_curves(tokenizer, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(experts, tmp_path):
-    chats = write_jsonl(tmp_path / "chats.jsonl", conversations(48))
+    chats = write_jsonl(tmp_path / "chats.jsonl", conversations(20))  # two batches and a half
     options = TUNING | {"batch_tokens": 8 * 64, "max_steps": 4, "model_name_or_path": experts, "datasets": [chats]}
     run_stage("sft", **options, output_dir=tmp_path / "one")
     options |= {"output_dir": tmp_path / "two", "save_strategy": "steps", "save_steps": 4}
@@ -227,7 +234,7 @@ def test_two_processes_have_the_losses_of_one(experts, tmp_path):
     subprocess.run(words, check=True, timeout=300)
     ranks = (tmp_path / "two/checkpoint-4").glob("rng_state_*.pth")  # each process leaves its own
     assert sorted(path.name for path in ranks) == ["rng_state_0.pth", "rng_state_1.pth"]
-    for figure in ("loss", "aux_loss", "grad_norm", "num_tokens"):
+    for figure in ("loss", "aux_loss", "grad_norm", "num_tokens", "experts_used", "experts_evenness"):
         assert logged(tmp_path / "two", figure) == pytest.approx(logged(tmp_path / "one", figure), rel=1e-4), figure
     weights = [load_checkpoint(tmp_path / run).model.model.embed_tokens.weight for run in ("one", "two")]
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)

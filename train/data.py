@@ -25,7 +25,7 @@ from accelerate import PartialState
 from doge_model.errors import OptionError
 
 from .errors import DataError
-from .files import SUFFIXES, is_data_file, read_file
+from .files import SUFFIXES, Unreadable, is_data_file, read_file
 from .records import KINDS
 
 
@@ -124,6 +124,8 @@ def load_mixture(arguments: DataArguments, kind: str, seed: int) -> tuple[Any, d
             parts.append(kept.select(taken))
             evaluated += [held_out] if len(held_out) else []
         train = datasets.concatenate_datasets(parts).shuffle(seed=seed)
+        if not len(train):
+            raise DataError("no record is left to train on; lower eval_share, or give a weight that takes more")
     return train, datasets.concatenate_datasets(evaluated) if evaluated else None
 
 
@@ -146,7 +148,7 @@ def load_source(source: Source, data_folder: str, kind: str) -> datasets.Dataset
         local = is_data_file(source.path)
         records = _from_file(source, data_folder, kind) if local else _from_hub(source, data_folder, kind, False)
     if not len(records):
-        raise DataError(f"{source.path} holds no record")
+        raise DataError(f"{source.path} holds no record that can be trained on; leave it out or give another")
     return records
 
 
@@ -155,11 +157,14 @@ def _from_file(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
     if not path.is_file():
         raise DataError(f"there is no file {path}; paths of local files are relative to data_folder")
     arguments = {"path": str(path.resolve()), "separator": source.separator, "kind": kind}
-    bad = 0
+    good = bad = 0
     for place, record in read_file(path, source.separator):  # `datasets` would hide the sentence in an error of its own
-        bad += not _fits(record, kind, f"{path}, {place}", source.bad_records)
+        fits = _fits(record, kind, f"{path}, {place}", source.bad_records)
+        good, bad = good + fits, bad + (not fits)
     if bad:
         _say(f"{source.path}: {bad} records do not fit and are left out")
+    if not good:
+        raise DataError(f"{path} holds no record that can be trained on; leave it out or give another file")
     stamp = path.stat()
     version = f"{stamp.st_size} {stamp.st_mtime_ns}"
     return datasets.Dataset.from_generator(_generate, gen_kwargs={**arguments, "version": version})
@@ -174,6 +179,8 @@ def _generate(path: str, separator: str, kind: str, version: str) -> Iterator[di
 
 def _fits(record: Any, kind: str, place: str, bad_records: str) -> bool:
     try:
+        if isinstance(record, Unreadable):
+            raise DataError(record.reason)
         KINDS[kind](record)
     except DataError as error:
         if bad_records == "refuse":

@@ -11,7 +11,7 @@ from transformers import set_seed
 from trl import DPOConfig
 
 from .data import DataArguments, load_mixture
-from .stage import ModelArguments, StageConfig, load_model, run, train
+from .stage import ModelArguments, StageConfig, load_model, make_trainer, run, train
 from .trainers import DogeDPOTrainer
 
 
@@ -26,7 +26,8 @@ def dpo(arguments: ModelArguments, data: DataArguments, config: PreferenceConfig
     model, tokenizer = load_model(arguments)
     reference, _ = load_model(arguments)  # TRL would load one by name, as transformers' own Doge
     train_dataset, eval_dataset = load_mixture(data, "preference", config.seed)
-    trainer = DogeDPOTrainer(
+    trainer = make_trainer(
+        DogeDPOTrainer,
         model=model,
         ref_model=None if config.precompute_ref_log_probs else reference,
         args=config,

@@ -10,6 +10,7 @@ import gzip
 import json
 import lzma
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,25 @@ from .errors import DataError
 SUFFIXES = (".jsonl", ".jsonl.xz", ".jsonl.gz", ".txt", ".txt.xz", ".txt.gz", ".parquet")
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a record that cannot be read, and says why."""
+
+    reason: str
+
+
 def is_data_file(path: str) -> bool:
     """Does the name end as that of a local data file?"""
     return path.endswith(SUFFIXES)
 
 
 def read_file(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
-    """Every record with its place, such as ("line 3", {...}).
+    """Every record with its place, such as ("line 3", {...}); a line that is no JSON is an `Unreadable`.
 
     separator: what stands between two documents of a text file.
 
     Raises:
-        DataError: the file cannot be read or decoded; a line is no JSON.
+        DataError: the file cannot be read or decoded.
     """
     try:
         if path.suffix == ".parquet":
@@ -59,10 +67,18 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            try:
-                yield f"line {number}", json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}, line {number}: no valid JSON ({error})") from error
+            yield f"line {number}", _json(line)
+
+
+def _json(line: bytes) -> Any:
+    """The value in a line, or what is wrong with it."""
+    try:
+        value = json.loads(line)
+        if b"\\u" in line:  # an escape may be half of a character, which no tokenizer takes
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # what JSON cannot be, and what Python does not read of it
+        return Unreadable(f"no valid JSON ({error})")
+    return value
 
 
 def _text(path: Path, separator: str) -> Iterator[tuple[str, Any]]:

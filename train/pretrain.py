@@ -19,7 +19,7 @@ from doge_model.errors import OptionError
 from doge_model.presets import PRESETS
 
 from .data import DataArguments, load_mixture
-from .stage import StageConfig, run, train
+from .stage import StageConfig, make_trainer, run, train
 from .trainers import DogeSFTTrainer
 
 
@@ -54,7 +54,8 @@ def pretrain(arguments: NewModelArguments, data: DataArguments, config: Pretrain
         raise OptionError(f"{arguments.tokenizer_name_or_path} has no tokenizer; python -m train.tokenizer makes one")
     model = build_model(arguments, tokenizer)
     train_dataset, eval_dataset = load_mixture(data, "text", config.seed)
-    trainer = DogeSFTTrainer(
+    trainer = make_trainer(
+        DogeSFTTrainer,
         model=model,
         args=config,
         train_dataset=train_dataset,

@@ -11,7 +11,7 @@ from transformers import set_seed
 from trl import SFTConfig
 
 from .data import DataArguments, load_mixture
-from .stage import ModelArguments, StageConfig, load_model, run, train
+from .stage import ModelArguments, StageConfig, load_model, make_trainer, run, train
 from .trainers import DogeSFTTrainer
 
 
@@ -27,7 +27,8 @@ def sft(arguments: ModelArguments, data: DataArguments, config: FineTuningConfig
     set_seed(config.seed)
     model, tokenizer = load_model(arguments)
     train_dataset, eval_dataset = load_mixture(data, "conversation", config.seed)
-    trainer = DogeSFTTrainer(
+    trainer = make_trainer(
+        DogeSFTTrainer,
         model=model,
         args=config,
         train_dataset=train_dataset,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -14,8 +15,10 @@ from transformers import PreTrainedTokenizerBase, Trainer, TrainerState
 from trl import TrlParser
 
 from doge_model import DogeForCausalLM, load_checkpoint
-from doge_model.errors import DogeError, OptionError
+from doge_model.errors import CheckpointError, DogeError, OptionError
+from doge_model.tensors import SafetensorsFolder
 
+TrainerT = TypeVar("TrainerT", bound=Trainer)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -61,8 +64,10 @@ def hold_batch(config: Any) -> None:
     """
     if config.batch_tokens is None:
         return
+    if config.batch_tokens < 1:
+        raise OptionError(f"batch_tokens is {config.batch_tokens}; it must be at least max_length")
     sequences, rest = divmod(config.batch_tokens, config.max_length)
-    if rest:
+    if rest or not sequences:
         raise OptionError(f"batch_tokens is {config.batch_tokens}, no multiple of max_length ({config.max_length})")
     at_once = config.train_batch_size * config.world_size
     steps, rest = divmod(sequences, at_once)
@@ -93,7 +98,18 @@ def _parse(parser: TrlParser, args: Sequence[str] | None) -> tuple[Any, ...]:
         if isinstance(error, DogeError):
             raise
         raise OptionError(" ".join(str(error).split())) from error
+    for arguments in parsed:
+        check_choices(arguments)
     return parsed
+
+
+def check_choices(arguments: Any) -> None:
+    """OptionError where a field's value is none of its choices; TRL's parser checks those of the command line alone."""
+    for described in fields(arguments):
+        choices, value = described.metadata.get("choices"), vars(arguments)[described.name]
+        if choices and value != described.default and value not in choices:
+            allowed = ", ".join(str(choice) for choice in choices)
+            raise OptionError(f"{described.name} is {value!r}; allowed are {allowed}")
 
 
 @dataclass
@@ -122,22 +138,32 @@ def load_model(arguments: ModelArguments) -> tuple[DogeForCausalLM, PreTrainedTo
         OptionError: it has no tokenizer.
     """
     path, revision = arguments.model_name_or_path, arguments.model_revision
-    local = Path(path).exists() or path.endswith(".gguf")
-    checkpoint = load_checkpoint(path, revision=None if local else revision, dtype=DTYPES[arguments.dtype])
+    named = None if revision == "main" else revision  # a default of TRL's, which a local folder has not
+    checkpoint = load_checkpoint(path, revision=named, dtype=DTYPES[arguments.dtype])
     if checkpoint.tokenizer is None:
         raise OptionError(f"{path} has no tokenizer; training needs the one that the model was trained with")
     checkpoint.model.set_attn_implementation(arguments.attn_implementation)
     return checkpoint.model, checkpoint.tokenizer
 
 
+def make_trainer(kind: type[TrainerT], **kwargs: Any) -> TrainerT:
+    """A trainer; OptionError with TRL's or transformers' own sentence where they refuse what was given."""
+    try:
+        return kind(**kwargs)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        if isinstance(error, DogeError):
+            raise
+        raise OptionError(" ".join(str(error).split())) from error
+
+
 def train(trainer: Trainer) -> None:
     """Train, from a checkpoint where resume_from_checkpoint says so, and save the final model."""
     config = trainer.args
-    resume = config.resume_from_checkpoint
+    resume, sharded = config.resume_from_checkpoint, trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if resume == "last":
-        resume = str(last_checkpoint(Path(config.output_dir)))
-    elif resume is not None and not is_complete(Path(resume)):
-        raise OptionError(f"resume_from_checkpoint is {resume}, which is no complete checkpoint of a trainer")
+        resume = str(last_checkpoint(Path(config.output_dir), sharded))
+    elif resume is not None and (lack := incomplete(Path(resume), sharded)):
+        raise OptionError(f"resume_from_checkpoint is {resume}, which cannot be gone on from: {lack}")
     trainer.train(resume_from_checkpoint=resume)
     save(trainer)
     # Until the first process has written. Without it gloo hangs now and then, too: the group's destructor, which holds
@@ -146,22 +172,43 @@ def train(trainer: Trainer) -> None:
     trainer.end()
 
 
-def last_checkpoint(output_dir: Path) -> Path:
+def last_checkpoint(output_dir: Path, sharded: bool = False) -> Path:
     """The newest complete checkpoint; a run that was killed while it saved leaves an incomplete one behind."""
     folders = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    complete = [path for path in folders if is_complete(path)]
+    lacks = {path: incomplete(path, sharded) for path in folders}
+    complete = [path for path, lack in lacks.items() if lack is None]
     if not complete:
-        raise OptionError(f"{output_dir} has no complete checkpoint to resume from; leave resume_from_checkpoint out")
+        seen = "".join(f"; {path.name}: {lack}" for path, lack in sorted(lacks.items()))
+        raise OptionError(
+            f"{output_dir} has no complete checkpoint to resume from; leave resume_from_checkpoint out{seen}"
+        )
     return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
-def is_complete(checkpoint: Path) -> bool:
-    """Was the checkpoint written to its end? The trainer writes trainer_state.json last."""
+def incomplete(checkpoint: Path, sharded: bool = False) -> str | None:
+    """What a checkpoint lacks to be gone on from exactly, or None.
+
+    The trainer would do without the optimizer's state, and follow another path in silence. Files are not loaded: of
+    those that torch has saved, which are archives, a cut one lacks its end. sharded: FSDP and DeepSpeed lay out weights
+    and optimizer in their own ways, so of theirs only the trainer's state is looked at, which is written last.
+    """
     try:
         TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     except (OSError, ValueError, TypeError):
-        return False
-    return True
+        return "trainer_state.json is missing or damaged"
+    if sharded:
+        return None
+    for name in ("optimizer.pt", "scheduler.pt"):
+        if not zipfile.is_zipfile(checkpoint / name):
+            return f"{name} is missing (save_only_model leaves it out) or damaged"
+    states = list(checkpoint.glob("rng_state*.pth"))
+    if not states or not all(map(zipfile.is_zipfile, states)):
+        return "rng_state.pth is missing or damaged"
+    try:
+        SafetensorsFolder(checkpoint)
+    except CheckpointError:
+        return "model.safetensors or a shard of it is missing or damaged"
+    return None
 
 
 def save(trainer: Trainer) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from torch import nn
-from transformers import Trainer
+from torch.utils.data import RandomSampler, Sampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer, SFTTrainer
 
 from doge_model import DogeForCausalLM
 from doge_model.routing import expert_load, load_balancing_loss
+
+from .errors import DataError
 
 
 class RouterLog:
@@ -38,16 +41,32 @@ class RouterLog:
             self.loss = load_balancing_loss(share, probability)
             self.share += share.detach().cpu()
 
-    def usage(self) -> dict[str, float]:
+    def usage(self, accelerator: Accelerator) -> dict[str, float]:
         """Since the last call, of the layer that is worst in it: the share of experts used at all, and their evenness.
 
-        Evenness is exp(entropy) / E: 1 where all experts of a layer serve alike, 1 / E where one serves alone.
+        Evenness is exp(entropy) / E: 1 where all experts of a layer serve alike, 1 / E where one serves alone. All
+        processes must call it: each has seen its own part of the batches.
         """
-        share = self.share / self.share.sum(dim=1, keepdim=True)
+        share = accelerator.reduce(self.share.to(accelerator.device), "sum").cpu()
+        share /= share.sum(dim=1, keepdim=True)
         evenness = torch.special.entr(share).sum(dim=1).exp() / share.shape[1]
         used = (share > 0).float().mean(dim=1)
         self.share.zero_()
         return {"experts_used": used.min().item(), "experts_evenness": evenness.min().item()}
+
+
+class GoOnCounting(TrainerCallback):
+    """After a resume num_tokens goes on from what was logged last; TRL begins at 0 again."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The state is that of the checkpoint already."""
+        counts = [logs["num_tokens"] for logs in state.log_history if "num_tokens" in logs]
+        self.trainer._total_train_tokens = counts[-1] if counts else 0
 
 
 class DogeTraining(Trainer):
@@ -61,6 +80,7 @@ class DogeTraining(Trainer):
         config.router_aux_loss_coef = coefficient
         self.router_log = RouterLog(model) if config.is_moe and coefficient else None
         self.balance = coefficient
+        self.add_callback(GoOnCounting(self))
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
         """TRL's preparation, which cuts at max_length and leaves out what then has nothing to learn: say how much."""
@@ -73,7 +93,23 @@ class DogeTraining(Trainer):
                     f"{rest[-1]} data: {lost} of {len(dataset)} records have nothing to learn within max_length "
                     f"({args.max_length}) and are left out; {cut} are cut there"
                 )
+        if isinstance(prepared, Dataset) and not len(prepared):
+            raise DataError(f"no record has anything to learn within max_length ({args.max_length}); raise it")
         return prepared
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        """With batch_tokens, of every epoch's order as many records as make whole batches.
+
+        The last step of an epoch would see fewer tokens, and with several processes other ones: where records run out
+        accelerate begins again, so that each process has as many (even_batches). What is left out changes from epoch
+        to epoch.
+        """
+        sampler, args = super()._get_train_sampler(train_dataset), self.args
+        if args.batch_tokens is None or not isinstance(sampler, RandomSampler):
+            return sampler
+        batch = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        whole = len(sampler) // batch * batch
+        return RandomSampler(sampler.data_source, num_samples=whole, generator=sampler.generator) if whole else sampler
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -90,9 +126,9 @@ class DogeTraining(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the usage of experts beside TRL's metrics."""
-        if self.router_log is not None and self.router_log.share.any():
-            logs |= self.router_log.usage()
+        """Log the usage of experts beside TRL's metrics of training steps."""
+        if self.router_log is not None and "loss" in logs:
+            logs |= self.router_log.usage(self.accelerator)
         super().log(logs, start_time)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

@@ -7,6 +7,7 @@ The experts' output rows (up_embed) start at zero, so until it is trained the mo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from transformers import set_seed
@@ -29,8 +30,12 @@ class UpcycleArguments:
     seed: int = field(default=233, metadata={"help": "Draws router and experts."})
 
     def __post_init__(self) -> None:
-        if int(self.num_experts**0.5) ** 2 != self.num_experts:
+        if self.num_experts < 1 or math.isqrt(self.num_experts) ** 2 != self.num_experts:
             raise OptionError(f"num_experts is {self.num_experts}; it must be a square: experts are pairs of keys")
+        if not 1 <= self.num_experts_per_tok <= self.num_experts:
+            raise OptionError(f"num_experts_per_tok is {self.num_experts_per_tok}; it must be from 1 to num_experts")
+        if self.router_aux_loss_coef < 0:
+            raise OptionError(f"router_aux_loss_coef is {self.router_aux_loss_coef}; it must be at least 0")
 
 
 def upcycle(arguments: ModelArguments, experts: UpcycleArguments) -> DogeForCausalLM:

@@ -26,6 +26,7 @@ from .export import terminated_like_interrupted
 
 if TYPE_CHECKING:
     from ..evaluation.comparison import Difference
+    from ..evaluation.evaluation import Evaluation
     from ..evaluation.report import EvaluationReport
 
 EVAL_PACKAGES = {"lm_eval", "datasets", "torch", "transformers", "gguf", "langdetect", "immutabledict", "nltk"}
@@ -94,7 +95,10 @@ def main(
     check_measuring(sources, given)
     options = partial(EvaluationOptions, settings=settings, **given)
     with terminated_like_interrupted(), Reporter() as reporter:
-        reports = [read_or_evaluate(source, options, reporter) for source in sources]
+        prepared = [read_or_prepare(source, options, reporter) for source in sources]
+        if compare is not None:
+            check_pair(prepared[0], prepared[1])
+        reports = [finish(found, reporter) for found in prepared]
     if out is not None:
         write(out, reports[0].to_json(with_items=True))
     if compare is None:
@@ -121,29 +125,45 @@ def check_measuring(sources: Sequence[str], given: Mapping[str, object]) -> None
         raise OptionError(f"{' and '.join(sources)} hold finished results, which {flag} has no say in; leave it out")
 
 
-def read_or_evaluate(source: str, options: Callable[[], EvaluationOptions], reporter: Reporter) -> EvaluationReport:
-    """The results in a .json file, or those of a model evaluated now."""
+def read_or_prepare(
+    source: str, options: Callable[[], EvaluationOptions], reporter: Reporter
+) -> EvaluationReport | Evaluation:
+    """The results in a .json file, or a model with all that it will be asked."""
     if source.endswith(".json"):
         from ..evaluation.report import EvaluationReport
 
         return EvaluationReport.from_file(Path(source))
-    return run_evaluation(source, options(), reporter)
+    return prepare_evaluation(source, options(), reporter)
 
 
-def run_evaluation(source: str, options: EvaluationOptions, reporter: Reporter) -> EvaluationReport:
-    """Import what an evaluation needs, which takes seconds and an extra, then evaluate."""
+def prepare_evaluation(source: str, options: EvaluationOptions, reporter: Reporter) -> Evaluation:
+    """Import what an evaluation needs, which takes seconds and an extra, then load all of it."""
     if options.data_dir is not None:
         os.environ["HF_DATASETS_OFFLINE"] = "1"  # before datasets is imported; the model may still come from the hub
     os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's bars; ours is one for all
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
-        from ..evaluation.evaluation import evaluate
+        from ..evaluation.evaluation import prepare
 
-        return evaluate(source, options, reporter.show)
+        return prepare(source, options, reporter.show)
     except ModuleNotFoundError as error:
         if error.name not in EVAL_PACKAGES:
             raise
         raise EvaluationError(f"evaluating needs {error.name}: pip install 'doge-export[eval]'") from error
+
+
+def check_pair(a: EvaluationReport | Evaluation, b: EvaluationReport | Evaluation) -> None:
+    """EvaluationError where two could not be compared in the end."""
+    from ..evaluation.comparison import check_comparable
+
+    check_comparable(a, b)
+
+
+def finish(found: EvaluationReport | Evaluation, reporter: Reporter) -> EvaluationReport:
+    """Finished results, or those of a model that is asked now."""
+    from ..evaluation.report import EvaluationReport
+
+    return found if isinstance(found, EvaluationReport) else found.run(reporter.show)
 
 
 def write(path: Path, text: str) -> None:

@@ -119,7 +119,7 @@ def main(
         threads,
         kv_int8,
         bits,
-        None if wide is None else tuple(wide.split(",")),
+        None if wide is None else tuple(role.strip() for role in wide.split(",")),
         calibration,
         calibration_tokens,
         seed,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..errors import EvaluationError
 from .perplexity import Perplexity, WindowScore, ratio_stderr
-from .report import TITLES, EvaluationReport, Score, add_errors, average
+from .report import TITLES, EvaluationReport, Score, Settings, add_errors, average
 
 
 @dataclass(frozen=True)
@@ -60,26 +61,48 @@ class Difference:
 def compare(a: EvaluationReport, b: EvaluationReport) -> tuple[Difference, ...]:
     """Every measure that both reports have.
 
-    Raises EvaluationError where there is none, or where the two were asked under other settings.
+    Raises EvaluationError as `check_comparable`.
     """
-    if a.scores and b.scores and prompts(a) != prompts(b):
-        raise EvaluationError(
-            f"{a.model} was evaluated with {prompts(a)} and {b.model} with {prompts(b)}; evaluate one of them again"
-        )
+    check_comparable(a, b)
     others = {score.task: score for score in b.scores}
     found = [compare_scores(score, others[score.task]) for score in a.scores if score.task in others]
     if a.perplexity is not None and b.perplexity is not None:
-        if a.settings.text != b.settings.text:
-            raise EvaluationError("the two perplexities are of different texts; measure one of them again")
         found.append(compare_perplexity(a.perplexity, b.perplexity))
-    if not found:
-        raise EvaluationError(f"{a.model} and {b.model} have no measure in common; evaluate both on the same tasks")
     return tuple(found)
 
 
-def prompts(report: EvaluationReport) -> str:
-    """What decides what a model was asked, in words."""
-    settings = report.settings
+class Measured(Protocol):
+    """What was measured or will be: an `EvaluationReport`, or an `Evaluation`."""
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+
+    @property
+    def settings(self) -> Settings:
+        """Under which it is asked."""
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """Names of the columns, and "perplexity"."""
+
+
+def check_comparable(a: Measured, b: Measured) -> None:
+    """EvaluationError where two have no measure in common, or were asked under other settings."""
+    common = a.measures & b.measures
+    asked = [prompts(settings) for settings in (a.settings, b.settings)]
+    if common - {"perplexity"} and asked[0] != asked[1]:
+        raise EvaluationError(
+            f"{a.model} is evaluated with {asked[0]} and {b.model} with {asked[1]}; evaluate both in the same way"
+        )
+    if "perplexity" in common and a.settings.text != b.settings.text:
+        raise EvaluationError("the two perplexities are of different texts; measure one of them again")
+    if not common:
+        raise EvaluationError(f"{a.model} and {b.model} have no measure in common; evaluate both on the same tasks")
+
+
+def prompts(settings: Settings) -> str:
+    """What decides what a model is asked, in words."""
     return (
         f"settings {settings.settings}, {'a' if settings.chat_template else 'no'} chat template and "
         f"{'the usual number of' if settings.num_fewshot is None else settings.num_fewshot} examples"

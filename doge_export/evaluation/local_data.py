@@ -89,8 +89,14 @@ READERS: dict[str, Callable[[Path, str | None], Splits]] = {
 
 
 def dataset(rows: list[Row]) -> datasets.Dataset:
-    """In memory; fields that only some rows have are None in the others."""
-    return datasets.Dataset.from_list(rows)
+    """In memory; fields that only some rows have are None in the others. EvaluationError where kinds differ."""
+    try:
+        return datasets.Dataset.from_list(rows)
+    except (ValueError, TypeError) as error:  # pyarrow's are of these kinds
+        reason = " ".join(str(error).split())
+        raise EvaluationError(
+            f"the records do not fit together ({reason}); give each field values of one kind"
+        ) from error
 
 
 def of_subset(rows: list[Row], field: str, subset: str | None, path: Path) -> list[Row]:

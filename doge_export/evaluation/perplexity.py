@@ -134,9 +134,7 @@ def perplexity(
         OptionError: a window or stride that is not allowed, or a text that is too short.
     """
     ids = np.asarray(token_ids, dtype=np.int64)
-    window, stride = checked_window(window, stride, scorer.longest)
-    if len(ids) < 2:
-        raise OptionError(f"the text has {len(ids)} tokens, but perplexity needs at least 2; give a longer one")
+    window, stride = check_text(ids, window, stride, scorer.longest)
     scores = []
     for start, stop, count in windows(len(ids), window, stride):
         nll = -float(scorer.log_probs(ids[start:stop], count).sum())
@@ -156,8 +154,10 @@ def perplexity(
     )
 
 
-def checked_window(window: int | None, stride: int | None, longest: int) -> tuple[int, int]:
-    """The window and stride to use; OptionError for those that are not allowed."""
+def check_text(token_ids: NDArray[np.int64], window: int | None, stride: int | None, longest: int) -> tuple[int, int]:
+    """The window and stride to use; OptionError for those that are not allowed, or a text that is too short."""
+    if len(token_ids) < 2:
+        raise OptionError(f"the text has {len(token_ids)} tokens, but perplexity needs at least 2; give a longer one")
     window = min(DEFAULT_WINDOW, longest) if window is None else window
     if not 2 <= window <= longest:
         raise OptionError(f"window is {window}, but must be from 2 to {longest}, which is what the model sees at once")

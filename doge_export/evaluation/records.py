@@ -26,24 +26,34 @@ class Kind:
     holds: Callable[[object], bool]
 
 
-def _is_list_of(value: object, kind: type) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, kind) for item in value)
+def _is_text(value: object) -> bool:
+    """Whether it can be asked: not empty, and no half of a character that JSON's escapes can write."""
+    return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
-TEXT = Kind("a text", lambda value: isinstance(value, str))
-NUMBER = Kind("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
-TEXTS = Kind("a list of texts", lambda value: _is_list_of(value, str))
-OBJECTS = Kind("a list of objects", lambda value: _is_list_of(value, dict))
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _is_list_of(value: object, least: int, holds: Callable[[object], bool]) -> bool:
+    return isinstance(value, list) and len(value) >= least and all(holds(item) for item in value)
+
+
+TEXT = Kind("a text", _is_text)
+NUMBER = Kind("a whole number", _is_number)
+TEXTS = Kind("a list of texts", lambda value: _is_list_of(value, 1, _is_text))
+CHOICES = Kind("a list of two or more texts", lambda value: _is_list_of(value, 2, _is_text))
+OBJECTS = Kind("a list of objects", lambda value: _is_list_of(value, 1, lambda item: isinstance(item, dict)))
 
 FIELDS: dict[str, dict[str, Kind]] = {
     "ifeval": {"key": NUMBER, "prompt": TEXT, "instruction_id_list": TEXTS, "kwargs": OBJECTS},
     "piqa": {"goal": TEXT, "sol1": TEXT, "sol2": TEXT, "label": NUMBER},
-    "arc_easy": {"query": TEXT, "choices": TEXTS, "gold": NUMBER},
-    "arc_challenge": {"query": TEXT, "choices": TEXTS, "gold": NUMBER},
-    "hellaswag": {"ctx": TEXT, "endings": TEXTS, "label": NUMBER},
+    "arc_easy": {"query": TEXT, "choices": CHOICES, "gold": NUMBER},
+    "arc_challenge": {"query": TEXT, "choices": CHOICES, "gold": NUMBER},
+    "hellaswag": {"ctx": TEXT, "endings": CHOICES, "label": NUMBER},
     "bbh": {"task": TEXT, "input": TEXT, "target": TEXT},
-    "mmlu_test": {"subject": TEXT, "question": TEXT, "choices": TEXTS, "answer": NUMBER},
-    "mmlu_dev": {"subject": TEXT, "question": TEXT, "choices": TEXTS, "answer": NUMBER},
+    "mmlu_test": {"subject": TEXT, "question": TEXT, "choices": CHOICES, "answer": NUMBER},
+    "mmlu_dev": {"subject": TEXT, "question": TEXT, "choices": CHOICES, "answer": NUMBER},
 }
 # file: the field that says which choice is right, counted from 0, and the fields or the list that hold the choices
 ANSWERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -86,10 +96,10 @@ def find_file(folder: Path, name: str) -> Path:
 
 
 def checked_row(line: str, name: str, place: str) -> Row:
-    """The record in a line of the file `name`; EvaluationError where it is none, or a field is not what it must be."""
+    """The fields of a line of the file `name`; EvaluationError where it has none, or one is not what it must be."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # what JSON cannot be, and what Python does not read of it
         raise EvaluationError(f"{place} is not JSON ({error}); every line holds one object") from error
     if not isinstance(row, dict):
         raise EvaluationError(f"{place} holds a {type(row).__name__}; every line holds one object")
@@ -101,7 +111,7 @@ def checked_row(line: str, name: str, place: str) -> Row:
         check_answer(row, name, place)
     if name == "ifeval":
         check_instructions(row, place)
-    return row
+    return {field: row[field] for field in FIELDS[name]}
 
 
 def check_answer(row: Row, name: str, place: str) -> None:

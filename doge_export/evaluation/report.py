@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -73,6 +73,11 @@ class Settings:
     text: str | None
 
 
+def measure_names(columns: Iterable[str], of_a_text: bool) -> frozenset[str]:
+    """Names of what is measured."""
+    return frozenset(columns) | ({"perplexity"} if of_a_text else set())
+
+
 @dataclass(frozen=True)
 class EvaluationReport:
     """One model.
@@ -94,6 +99,11 @@ class EvaluationReport:
     scores: tuple[Score, ...]
     perplexity: Perplexity | None
     decode_tokens_per_s: float | None
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """What it has: names of TASKS, and "perplexity"."""
+        return measure_names([score.task for score in self.scores], self.perplexity is not None)
 
     def to_json(self, with_items: bool) -> str:
         """A JSON object; with_items adds the answers and windows, which a comparison in pairs needs."""

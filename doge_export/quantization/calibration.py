@@ -82,7 +82,7 @@ def read_text(source: str, characters: int) -> str:
         OptionError: it cannot be read.
     """
     path = Path(source)
-    if path.is_file() and path.suffix not in DATASET_FILES:
+    if path.is_file() and path.suffix.lower() not in DATASET_FILES:
         return read_calibration_file(path)
     return "\n\n".join(dataset_texts(source, characters))
 
@@ -95,8 +95,9 @@ def dataset_texts(source: str, characters: int) -> Iterator[str]:
             raise OptionError(f"dataset {source} has the columns {', '.join(row)}; calibration needs one called text")
         if not isinstance(row["text"], str):
             raise OptionError(f"row {number} of dataset {source} has the text {row['text']!r}; give every row a text")
-        read += len(row["text"])
-        yield row["text"]
+        if row["text"].strip():
+            read += len(row["text"])
+            yield row["text"]
         if read > characters:
             return
 
@@ -110,10 +111,10 @@ def dataset_rows(source: str) -> Iterator[dict[str, Any]]:
             f"{source} is no text file; for a dataset of that name: pip install 'doge-export[eval]'"
         ) from error
     path = Path(source)
-    what = (DATASET_FILES[path.suffix], source) if path.is_file() else (source, None)
+    what = (DATASET_FILES[path.suffix.lower()], source) if path.is_file() else (source, None)
     try:
         yield from load_dataset(what[0], data_files=what[1], split="train", streaming=True)
-    except (OSError, ValueError) as error:  # the errors of datasets and pyarrow are of these kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except (OSError, ValueError, StopIteration) as error:  # those of datasets and pyarrow; the last of an empty file
+        reason = " ".join(str(error).split()).rstrip(".") or "it holds nothing"
         found = f"dataset {source}" if path.exists() else f"there is no file {source}, and a dataset of that name"
         raise OptionError(f"{found} cannot be loaded: {reason}; give a text file, or another dataset") from error
