@@ -232,7 +232,7 @@ def test_what_cannot_be_is_refused_in_one_sentence(arguments, code, words, place
     [
         (("export", "none"), ["--tasks", "piqa"], "there is no"),
         (("piqa.json", "export"), ["--tasks", "bbh"], "no measure in common"),
-        (("export.json", "export"), ["--tasks", "piqa", "--num-fewshot", "1"], "evaluate both in the same way"),
+        (("export.json", "export"), ["--tasks", "piqa", "--no-chat-template"], "evaluate both in the same way"),
         (("export", "checkpoint"), ["--perplexity", "text.txt", "--tasks", "piqa", "--data-dir", "export"], "neither"),
     ],
 )
