@@ -8,18 +8,19 @@ from torch import Tensor
 
 # Added to a float32 below 256 in magnitude and taken away again, it leaves 14 binary places.
 ROUNDING = 1.5 * 2.0 ** (23 - 14)
+LEAST_UNIT = 2.0**-40  # the squares of smaller weights are 0 in float32
 
 
 def precedence_units(dt_weight: Tensor, value_weight: Tensor) -> Tensor:
     """The largest power of two that is no larger than v W_dt of every mask head is in the mean.
 
     dt_weight [M, G * D] and value_weight [G * D, hidden], for random inputs whose mean square is 1 -> float32 [M]. 1
-    where there are no weights.
+    where they are next to nothing, so that all keys of such a head tie.
     """
     value_size = torch.linalg.vector_norm(value_weight.detach().float()) * len(value_weight) ** -0.5
     size = torch.linalg.vector_norm(dt_weight.detach().float(), dim=1) * value_size
     power = (size.view(torch.int32) & 0x7F800000).view(torch.float32)  # the exponent alone
-    return power.where(power > 0, 1.0)
+    return power.where(power > LEAST_UNIT, 1.0)
 
 
 def comparable(precedence: Tensor) -> Tensor:

@@ -73,6 +73,17 @@ def test_a_window_full_of_one_token_keeps_the_most_recent(alphabet, window, tmp_
         assert relative_difference(expected, feed(decoder, ids, lengths)) < 1e-5
 
 
+@pytest.mark.parametrize("scale", [0, 1e-42, 1e-30, 1e-11, 1e6])
+def test_mask_logits_of_any_size_order_keys_alike(scale, tmp_path):
+    model = tiny_model(keep_window_size=8)
+    for layer in model.model.layers:
+        layer.self_attn.dt_proj.weight.data.mul_(scale)
+        layer.self_attn.A.data.mul_(min(1, 1 / max(scale, 1)))  # dt itself stays finite
+    ids = repeated_ids(70, 3)
+    decoder = exported(model, tmp_path)
+    assert relative_difference(torch_logits(model, ids), feed(decoder, ids, [30, *[1] * 10, 30])) < 1e-5
+
+
 def test_equal_tokens_tie_however_they_are_fed(tmp_path):
     model = tiny_model(num_hidden_layers=1)
     decoder, ids = exported(model, tmp_path), np.array([5, 1, 5, 2, 5, 3, 4, 5, 5])

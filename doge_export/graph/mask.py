@@ -24,6 +24,7 @@ VECTOR = 16  # float32 numbers in the widest vectors of today's CPUs (AVX-512)
 # Attention averages precedence along with the values. o_proj multiplies that by 0, but 8-bit activations share a scale
 # with it: scaled by a power of two it keeps its digits and its order, and weighs nothing.
 PRECEDENCE_SCALE = 2.0**-40
+LEAST_UNIT = 2.0**-40  # `doge_model.mask.LEAST_UNIT`
 
 
 def mask_rows(tensors: Mapping[str, Array], part: str) -> NDArray[np.float64]:
@@ -36,7 +37,8 @@ def precedence_units(tensors: Mapping[str, Array]) -> NDArray[np.float64]:
     """The largest power of two that is no larger than mask logits are, [M]: `doge_model.mask.precedence_units`."""
     rows, value = (tensors[f"self_attn.{name}_proj.weight"].astype(np.float64) for name in ("dt", "v"))
     size = np.linalg.norm(rows, axis=1) * np.linalg.norm(value) * len(value) ** -0.5
-    return np.where(size > 0, np.exp2(np.frexp(size)[1] - 1), 1)
+    power = np.exp2(np.frexp(size)[1] - 1)
+    return np.where(power > LEAST_UNIT, power, 1)
 
 
 def mask_width(layout: DecoderLayout) -> int:
