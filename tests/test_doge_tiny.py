@@ -16,9 +16,9 @@ from doge_export.export import export
 from doge_export.options import ExportOptions
 from doge_model import load_checkpoint
 from tests.models import torch_logits
+from train.arguments import ModelArguments
 from train.data import DataArguments
 from train.measure import MeasureArguments, measure
-from train.stage import ModelArguments
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "checkpoints" / "doge-tiny"

@@ -9,9 +9,9 @@ import torch
 
 from doge_model import load_checkpoint
 from tests.training import ALICE, conversations, make_tokenizer, preferences, run_pretrain, write_jsonl
+from train.arguments import ModelArguments
 from train.data import DataArguments
 from train.measure import MeasureArguments, encode, measure
-from train.stage import ModelArguments
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from trl import TrlParser
 
 from doge_model import PRESETS, DogeForCausalLM
 from tests.training import STAGES
+from train.arguments import StageConfig
 from train.pretrain import new_config
-from train.stage import StageConfig
 
 RECIPES = Path("train/recipes")
 # The card's table: learning rates of SFT, DPO and pre-training; steps and tokens per step of pre-training.

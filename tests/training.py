@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from train.arguments import ModelArguments
 from train.data import DataArguments
 from train.dpo import PreferenceConfig, dpo
 from train.pretrain import NewModelArguments, PretrainConfig, pretrain
 from train.sft import FineTuningConfig, sft
-from train.stage import ModelArguments, run
+from train.stage import run
 from train.tokenizer import TokenizerArguments, train_tokenizer
 from train.upcycle import UpcycleArguments, upcycle
 

@@ -54,6 +54,8 @@ class Source:
     bad_records: str = "refuse"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.path, str) or not self.path:
+            raise OptionError(f"path of a source is {self.path!r}; give a file, a folder or a name on the hub")
         if not self.weight > 0:
             raise OptionError(f"weight of {self.path} is {self.weight}; it must be above 0")
         if not self.separator:

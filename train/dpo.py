@@ -10,14 +10,22 @@ from dataclasses import dataclass
 from transformers import set_seed
 from trl import DPOConfig
 
+from doge_model.errors import OptionError
+
+from .arguments import ModelArguments, StageConfig
 from .data import DataArguments, load_mixture
-from .stage import ModelArguments, StageConfig, load_model, make_trainer, run, train
+from .stage import load_model, make_trainer, run, train
 from .trainers import DogeDPOTrainer
 
 
 @dataclass
 class PreferenceConfig(StageConfig, DPOConfig):
     """DPOConfig; batch_tokens counts a pair of answers as one sequence."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta > 0:
+            raise OptionError(f"beta is {self.beta}; it must be above 0, or rejected answers are preferred")
 
 
 def dpo(arguments: ModelArguments, data: DataArguments, config: PreferenceConfig) -> None:

@@ -21,9 +21,10 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from doge_model import DogeForCausalLM
 from doge_model.errors import OptionError
 
+from .arguments import ModelArguments
 from .data import DataArguments, load_mixture
 from .records import KINDS
-from .stage import ModelArguments, load_model, run
+from .stage import load_model, run
 
 
 @dataclass
@@ -39,6 +40,10 @@ class MeasureArguments:
     prompts: list[str] = field(default_factory=list, metadata={"help": "Texts to go on with, or questions to answer."})
     max_new_tokens: int = field(default=100, metadata={"help": "Tokens of a sample."})
     seed: int = field(default=233, metadata={"help": "Chooses what is held out, what is measured and what is sampled."})
+
+    def __post_init__(self) -> None:
+        if any(window < 1 for window in self.keep_window_sizes):
+            raise OptionError(f"keep_window_sizes are {self.keep_window_sizes}; each must be at least 1")
 
 
 def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArguments) -> dict[str, Any]:
@@ -125,6 +130,8 @@ def preferences(
         if all(len(score) for score in scores):
             whole.append(scores[0].sum() > scores[1].sum())
             per_token.append(scores[0].mean() > scores[1].mean())
+    if not whole:
+        raise OptionError(f"no answer has anything to predict within max_length ({max_length}); raise it")
     share = [torch.stack(wins).float().mean().item() for wins in (whole, per_token)]
     return {"pairs": len(whole), "chosen_likelier": share[0], "chosen_likelier_per_token": share[1]}
 

@@ -18,8 +18,9 @@ from doge_model.checkpoint import load_tokenizer, locate
 from doge_model.errors import OptionError
 from doge_model.presets import PRESETS
 
+from .arguments import StageConfig
 from .data import DataArguments, load_mixture
-from .stage import StageConfig, make_trainer, run, train
+from .stage import make_trainer, run, train
 from .trainers import DogeSFTTrainer
 
 

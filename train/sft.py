@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 from trl import SFTConfig
 
+from .arguments import ModelArguments, StageConfig
 from .data import DataArguments, load_mixture
-from .stage import ModelArguments, StageConfig, load_model, make_trainer, run, train
+from .stage import load_model, make_trainer, run, train
 from .trainers import DogeSFTTrainer
 
 

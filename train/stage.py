@@ -1,88 +1,38 @@
-"""What all stages share: their arguments, read by TRL's parser, and how a run starts, goes on and ends."""
+"""What all stages share: how a run starts, goes on and ends."""
 
 from __future__ import annotations
 
+import inspect
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 import yaml
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerState
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from trl import TrlParser
 
 from doge_model import DogeForCausalLM, load_checkpoint
 from doge_model.errors import CheckpointError, DogeError, OptionError
 from doge_model.tensors import SafetensorsFolder
 
+from .arguments import DTYPES, ModelArguments, check_choices, check_folder, check_least
+
 TrainerT = TypeVar("TrainerT", bound=Trainer)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass
-class StageConfig:
-    """What a stage adds to TRL's arguments; mixed into SFTConfig and DPOConfig.
-
-    batch_tokens sets gradient_accumulation_steps, so that an optimizer step sees the same batch whatever the number of
-    devices and the per-device batch.
-    """
-
-    batch_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Tokens per optimizer step: sequences (pairs in dpo) times max_length, over all devices."},
-    )
-    save_dtype: str = field(
-        default="float32", metadata={"help": "Type of the final model's weights.", "choices": list(DTYPES)}
-    )
-    activation_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Compute the activations of each block again, in place of keeping them."}
-    )
-    gradient_checkpointing: bool | None = field(
-        default=None, metadata={"help": "The old name of activation_checkpointing."}
-    )
-
-    def __post_init__(self) -> None:
-        old, new = self.gradient_checkpointing, self.activation_checkpointing
-        if old is not None and new is not None and old != new:  # transformers would not say that it takes the second
-            raise OptionError(f"gradient_checkpointing is {old} and activation_checkpointing is {new}; give the second")
-        # without use_cpu bf16 is refused on a CPU
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]  # TRL's field
-        if self.ddp_find_unused_parameters is None:  # type: ignore[has-type]  # TRL's field
-            self.ddp_find_unused_parameters = False  # every parameter of a Doge has a gradient (tests/test_modeling.py)
-        super().__post_init__()  # type: ignore[misc]  # TRL's class stands behind this one
-        hold_batch(self)
-
-
-def hold_batch(config: Any) -> None:
-    """Set gradient_accumulation_steps such that a step sees exactly batch_tokens tokens.
-
-    Raises:
-        OptionError: the batch does not divide into sequences, devices and per-device batches.
-    """
-    if config.batch_tokens is None:
-        return
-    if config.batch_tokens < 1:
-        raise OptionError(f"batch_tokens is {config.batch_tokens}; it must be at least max_length")
-    sequences, rest = divmod(config.batch_tokens, config.max_length)
-    if rest or not sequences:
-        raise OptionError(f"batch_tokens is {config.batch_tokens}, no multiple of max_length ({config.max_length})")
-    at_once = config.train_batch_size * config.world_size
-    steps, rest = divmod(sequences, at_once)
-    if rest or not steps:
-        raise OptionError(
-            f"batch_tokens is {sequences} sequences, which {config.world_size} device(s) times "
-            f"per_device_train_batch_size {config.per_device_train_batch_size} ({at_once}) does not divide; "
-            f"choose a per-device batch that does"
-        )
-    config.gradient_accumulation_steps = steps
 
 
 def run(stage: Callable[..., Any], *argument_types: type, args: Sequence[str] | None = None) -> None:
     """Parse the command line into one object per type, run the stage; a user's mistake ends in one sentence."""
-    parser = TrlParser(argument_types, prog=f"python -m {stage.__module__}")
+    parser = TrlParser(argument_types, prog=f"python -m train.{Path(inspect.getfile(stage)).stem}")
     try:
         parsed = _parse(parser, args)
         stage(*parsed)
@@ -94,40 +44,15 @@ def run(stage: Callable[..., Any], *argument_types: type, args: Sequence[str] | 
 def _parse(parser: TrlParser, args: Sequence[str] | None) -> tuple[Any, ...]:
     try:
         parsed: tuple[Any, ...] = parser.parse_args_and_config(args)
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, ImportError, yaml.YAMLError) as error:
         if isinstance(error, DogeError):
             raise
         raise OptionError(" ".join(str(error).split())) from error
     for arguments in parsed:
         check_choices(arguments)
+        check_least(arguments)
+        check_folder(arguments)
     return parsed
-
-
-def check_choices(arguments: Any) -> None:
-    """OptionError where a field's value is none of its choices; TRL's parser checks those of the command line alone."""
-    for described in fields(arguments):
-        choices, value = described.metadata.get("choices"), vars(arguments)[described.name]
-        if choices and value != described.default and value not in choices:
-            allowed = ", ".join(str(choice) for choice in choices)
-            raise OptionError(f"{described.name} is {value!r}; allowed are {allowed}")
-
-
-@dataclass
-class ModelArguments:
-    """The checkpoint that a stage starts from; names as in TRL's ModelConfig."""
-
-    model_name_or_path: str = field(metadata={"help": "Folder, .gguf file or hub id, in any form that can be loaded."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a hub repository."})
-    dtype: str = field(
-        default="float32", metadata={"help": "Type of the weights while training; bf16 rounds products alone."}
-    )
-    attn_implementation: str = field(
-        default="sdpa", metadata={"help": "sdpa, or eager for the full matrix.", "choices": ["sdpa", "eager"]}
-    )
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise OptionError(f"dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}")
 
 
 def load_model(arguments: ModelArguments) -> tuple[DogeForCausalLM, PreTrainedTokenizerBase]:
@@ -148,11 +73,18 @@ def load_model(arguments: ModelArguments) -> tuple[DogeForCausalLM, PreTrainedTo
 
 def make_trainer(kind: type[TrainerT], **kwargs: Any) -> TrainerT:
     """A trainer; OptionError with TRL's or transformers' own sentence where they refuse what was given."""
-    try:
+    with refusals_in_a_sentence():
         return kind(**kwargs)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        if isinstance(error, DogeError):
-            raise
+
+
+@contextmanager
+def refusals_in_a_sentence() -> Iterator[None]:
+    """What TRL, transformers and torch say of options that they refuse, as an OptionError."""
+    try:
+        yield
+    except DogeError:
+        raise
+    except (ValueError, TypeError, NotImplementedError, ImportError, RuntimeError) as error:
         raise OptionError(" ".join(str(error).split())) from error
 
 
@@ -164,12 +96,34 @@ def train(trainer: Trainer) -> None:
         resume = str(last_checkpoint(Path(config.output_dir), sharded))
     elif resume is not None and (lack := incomplete(Path(resume), sharded)):
         raise OptionError(f"resume_from_checkpoint is {resume}, which cannot be gone on from: {lack}")
-    trainer.train(resume_from_checkpoint=resume)
+    start(trainer, resume)
     save(trainer)
     # Until the first process has written. Without it gloo hangs now and then, too: the group's destructor, which holds
     # the interpreter's lock, waits for a thread that wants it, to let go of the last gathered tensor (torch 2.13).
     trainer.accelerator.wait_for_everyone()
     trainer.end()
+
+
+def start(trainer: Trainer, resume: str | None) -> None:
+    """Train. Optimizer and schedule are made there, so what their options have wrong shows before the first step."""
+    first = FirstStep()
+    trainer.add_callback(first)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        if first.is_done or isinstance(error, DogeError):
+            raise
+        raise OptionError(" ".join(str(error).split())) from error
+
+
+class FirstStep(TrainerCallback):
+    """Whether a step has been taken."""
+
+    is_done = False
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """It has."""
+        self.is_done = True
 
 
 def last_checkpoint(output_dir: Path, sharded: bool = False) -> Path:

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from trl import DPOTrainer, SFTTrainer
 
 from doge_model import DogeForCausalLM
+from doge_model.errors import OptionError
 from doge_model.routing import expert_load, load_balancing_loss
 
 from .errors import DataError
@@ -168,6 +169,14 @@ class PlainHead(Trainer):
 
 class DogeSFTTrainer(DogeTraining, PlainHead, SFTTrainer):
     """TRL's SFTTrainer for a Doge."""
+
+    def __init__(self, model: DogeForCausalLM, args: Any, **kwargs: Any) -> None:
+        if args.padding_free or (args.packing and args.packing_strategy != "wrapped"):
+            raise OptionError(
+                f"packing is {args.packing} with packing_strategy {args.packing_strategy!r} and padding_free is "
+                f"{args.padding_free}; a Doge takes packing with 'wrapped' alone, as it sees all of a row"
+            )
+        super().__init__(model, args, **kwargs)
 
 
 class DogeDPOTrainer(DogeTraining, DPOTrainer):

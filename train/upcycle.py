@@ -16,7 +16,8 @@ from doge_model import DogeConfig, DogeForCausalLM
 from doge_model.errors import OptionError
 from doge_model.modeling import DogeCDMoE
 
-from .stage import ModelArguments, load_model, run
+from .arguments import ModelArguments
+from .stage import load_model, run
 
 
 @dataclass

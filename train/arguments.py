@@ -1,0 +1,131 @@
+"""The arguments that stages share, read by TRL's parser from command lines and recipes, and what is checked of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from doge_model.errors import OptionError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LEAST = {  # of numbers that TRL and transformers divide by or draw with before they look at them
+    "seed": 0,
+    "max_length": 1,
+    "batch_tokens": 1,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_records": 1,
+    "max_new_tokens": 1,
+    "model_max_length": 1,
+}
+
+
+@dataclass
+class StageConfig:
+    """What a stage adds to TRL's arguments; mixed into SFTConfig and DPOConfig.
+
+    batch_tokens sets gradient_accumulation_steps, so that an optimizer step sees the same batch whatever the number of
+    devices and the per-device batch.
+    """
+
+    batch_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Tokens per optimizer step: sequences (pairs in dpo) times max_length, over all devices."},
+    )
+    save_dtype: str = field(
+        default="float32", metadata={"help": "Type of the final model's weights.", "choices": list(DTYPES)}
+    )
+    activation_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Compute the activations of each block again, in place of keeping them."}
+    )
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "The old name of activation_checkpointing."}
+    )
+
+    def __post_init__(self) -> None:
+        check_least(self)
+        old, new = self.gradient_checkpointing, self.activation_checkpointing
+        if old is not None and new is not None and old != new:  # transformers would not say that it takes the second
+            raise OptionError(f"gradient_checkpointing is {old} and activation_checkpointing is {new}; give the second")
+        # without use_cpu bf16 is refused on a CPU
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]  # TRL's field
+        if self.ddp_find_unused_parameters is None:  # type: ignore[has-type]  # TRL's field
+            self.ddp_find_unused_parameters = False  # every parameter of a Doge has a gradient (tests/test_modeling.py)
+        super().__post_init__()  # type: ignore[misc]  # TRL's class stands behind this one
+        hold_batch(self)
+
+
+def hold_batch(config: Any) -> None:
+    """Set gradient_accumulation_steps such that a step sees exactly batch_tokens tokens.
+
+    Raises:
+        OptionError: the batch does not divide into sequences, devices and per-device batches.
+    """
+    if config.batch_tokens is None:
+        return
+    sequences, rest = divmod(config.batch_tokens, config.max_length)
+    if rest or not sequences:
+        raise OptionError(f"batch_tokens is {config.batch_tokens}, no multiple of max_length ({config.max_length})")
+    at_once = config.train_batch_size * config.world_size
+    steps, rest = divmod(sequences, at_once)
+    if rest or not steps:
+        raise OptionError(
+            f"batch_tokens is {sequences} sequences, which {config.world_size} device(s) times "
+            f"per_device_train_batch_size {config.per_device_train_batch_size} ({at_once}) does not divide; "
+            f"choose a per-device batch that does"
+        )
+    config.gradient_accumulation_steps = steps
+
+
+@dataclass
+class ModelArguments:
+    """The checkpoint that a stage starts from; names as in TRL's ModelConfig."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder, .gguf file or hub id, in any form that can be loaded."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a hub repository."})
+    dtype: str = field(
+        default="float32", metadata={"help": "Type of the weights while training; bf16 rounds products alone."}
+    )
+    attn_implementation: str = field(
+        default="sdpa", metadata={"help": "sdpa, or eager for the full matrix.", "choices": ["sdpa", "eager"]}
+    )
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise OptionError(f"dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}")
+
+
+def check_choices(arguments: Any) -> None:
+    """OptionError where a field's value is none of its choices; TRL's parser checks those of the command line alone."""
+    for described in fields(arguments):
+        choices, value = described.metadata.get("choices"), vars(arguments)[described.name]
+        if choices and value != described.default and value not in choices:
+            allowed = ", ".join(str(choice) for choice in choices)
+            raise OptionError(f"{described.name} is {value!r}; allowed are {allowed}")
+
+
+def check_least(arguments: Any) -> None:
+    """OptionError where a number is below what LEAST says, or there are no steps to train for."""
+    given = vars(arguments)
+    for name, least in LEAST.items():
+        if given.get(name) is not None and given[name] < least:
+            raise OptionError(f"{name} is {given[name]}; it must be at least {least}")
+    if given.get("seed", 0) >= 2**32:
+        raise OptionError(f"seed is {given['seed']}; it must be below 2^32")
+    if given.get("max_steps", 1) <= 0 and given.get("num_train_epochs", 1) <= 0:
+        raise OptionError(f"num_train_epochs is {given['num_train_epochs']}; it must be above 0, or give max_steps")
+
+
+def check_folder(arguments: Any) -> None:
+    """OptionError where output_dir is a file, or a folder that nothing can be written to."""
+    if (given := vars(arguments).get("output_dir")) is None:
+        return
+    folder = Path(given).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise OptionError(f"output_dir is {given}, but {nearest} is no folder that can be written to; give another")
