@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OptionError
+from ..runtime.threads import check_threads
 
 SETTINGS = ("card", "harness")  # the first one is the default
 TASKS = ("ifeval", "mmlu", "bbh", "arc", "piqa", "hellaswag")  # in the order of the Doge card's row
@@ -53,10 +54,9 @@ class EvaluationOptions:
             raise OptionError(
                 f"there is no folder {self.data_dir}; give --data-dir a folder of .jsonl or .jsonl.xz files"
             )
-        for name in ("limit", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name} is {value}; it must be at least 1")
+        check_threads(self.threads)
+        if self.limit is not None and self.limit < 1:
+            raise OptionError(f"limit is {self.limit}; it must be at least 1")
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise OptionError(f"num_fewshot is {self.num_fewshot}; it must be at least 0")
         if self.perplexity is not None and not self.perplexity.is_file():

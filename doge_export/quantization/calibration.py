@@ -64,7 +64,11 @@ def calibration_sequences(checkpoint: Checkpoint, source: str | None, tokens: in
             "a calibration text needs a tokenizer, which the checkpoint has not; use --int8 without --calibration"
         )
     name = BUILT_IN.name if source is None else source
-    text = BUILT_IN.read_text(encoding="utf-8") if source is None else read_text(source, tokens * CHARACTERS)
+    text = (
+        BUILT_IN.read_text(encoding="utf-8")
+        if source is None
+        else read_text(source, max(tokens, LEAST_TOKENS) * CHARACTERS)
+    )
     ids = text_ids(checkpoint, text, add_special_tokens=False)
     if len(ids) < LEAST_TOKENS:
         raise OptionError(f"calibration text {name} has {len(ids)} tokens; give one of at least {LEAST_TOKENS}")
