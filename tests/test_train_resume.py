@@ -99,6 +99,13 @@ def test_a_checkpoint_without_its_optimizer_is_not_gone_on_from(tokenizer, tmp_p
         assert "save_only_model leaves it out" in error
 
 
+def test_a_checkpoint_of_another_model_is_refused(stopped, tokenizer, tmp_path, capsys):
+    options = {"hidden_size": 64, "resume_from_checkpoint": stopped / "checkpoint-4"}
+    with pytest.raises(SystemExit):
+        run_pretrain(tokenizer, tmp_path / "run", **WSD, max_steps=6, **options)
+    assert "size mismatch" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_without_a_complete_checkpoint_there_is_nothing_to_resume(tokenizer, tmp_path, capsys):
     (tmp_path / "checkpoint-2").mkdir()
     with pytest.raises(SystemExit):

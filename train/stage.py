@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,15 +43,20 @@ def run(stage: Callable[..., Any], *argument_types: type, args: Sequence[str] | 
 def _parse(parser: TrlParser, args: Sequence[str] | None) -> tuple[Any, ...]:
     try:
         parsed: tuple[Any, ...] = parser.parse_args_and_config(args)
+    except DogeError:
+        raise
     except (OSError, TypeError, ValueError, ImportError, yaml.YAMLError) as error:
-        if isinstance(error, DogeError):
-            raise
-        raise OptionError(" ".join(str(error).split())) from error
+        raise refusal(error) from error
     for arguments in parsed:
         check_choices(arguments)
         check_least(arguments)
         check_folder(arguments)
     return parsed
+
+
+def refusal(error: Exception) -> OptionError:
+    """What TRL, transformers or torch say of an option, in one line."""
+    return OptionError(" ".join(str(error).split()))
 
 
 def load_model(arguments: ModelArguments) -> tuple[DogeForCausalLM, PreTrainedTokenizerBase]:
@@ -73,19 +77,12 @@ def load_model(arguments: ModelArguments) -> tuple[DogeForCausalLM, PreTrainedTo
 
 def make_trainer(kind: type[TrainerT], **kwargs: Any) -> TrainerT:
     """A trainer; OptionError with TRL's or transformers' own sentence where they refuse what was given."""
-    with refusals_in_a_sentence():
-        return kind(**kwargs)
-
-
-@contextmanager
-def refusals_in_a_sentence() -> Iterator[None]:
-    """What TRL, transformers and torch say of options that they refuse, as an OptionError."""
     try:
-        yield
+        return kind(**kwargs)
     except DogeError:
         raise
     except (ValueError, TypeError, NotImplementedError, ImportError, RuntimeError) as error:
-        raise OptionError(" ".join(str(error).split())) from error
+        raise refusal(error) from error
 
 
 def train(trainer: Trainer) -> None:
@@ -110,10 +107,12 @@ def start(trainer: Trainer, resume: str | None) -> None:
     trainer.add_callback(first)
     try:
         trainer.train(resume_from_checkpoint=resume)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        if first.is_done or isinstance(error, DogeError):
+    except DogeError:
+        raise
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        if first.is_done:
             raise
-        raise OptionError(" ".join(str(error).split())) from error
+        raise refusal(error) from error
 
 
 class FirstStep(TrainerCallback):
