@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .configuration import DogeConfig
+from .mask import tie_classes
 
 
 class KeepWindowLayer(DynamicLayer):
@@ -41,7 +42,8 @@ class KeepWindowLayer(DynamicLayer):
         self.tokens_seen += key_states.shape[2]
         keys, values = super().update(key_states, value_states)
         if keys.shape[2] > self.keep_window_size:
-            kept = keys[..., -1].argsort(dim=-1, stable=True)[..., -self.keep_window_size :].sort(dim=-1).values
+            order = tie_classes(keys[..., -1]).argsort(dim=-1, stable=True)  # of equals the most recent comes last
+            kept = order[..., -self.keep_window_size :].sort(dim=-1).values
             self.keys, self.values = (
                 x.gather(2, kept[..., None].expand(*kept.shape, x.shape[-1])) for x in (keys, values)
             )

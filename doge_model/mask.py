@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Added to a float32 below 256 in magnitude and taken away again, it leaves 14 binary places.
-ROUNDING = 1.5 * 2.0 ** (23 - 14)
+TIE = 2.0**-17  # precedence closer than this, in units of `precedence_units`, counts as equal
 LEAST_UNIT = 2.0**-40  # the squares of smaller weights are 0 in float32
 
 
@@ -23,15 +22,20 @@ def precedence_units(dt_weight: Tensor, value_weight: Tensor) -> Tensor:
     return power.where(power > LEAST_UNIT, 1.0)
 
 
-def comparable(precedence: Tensor) -> Tensor:
-    """Precedence float32 rounded to 14 binary places, to be compared by; it is given in units of `precedence_units`.
+def tie_classes(precedence: Tensor) -> Tensor:
+    """Precedence as whole numbers in its order, equal where it is closer than TIE: float [..., K] -> int64 [..., K].
 
     A window whose values are all equal, as a token that comes again and again makes it, gives the next layer values
     that are equal in exact arithmetic only. Without this, the rounding of sums would decide between them, and chunks,
-    batches and machines would keep different keys. What sums leave open is of the size of their terms, so the places
-    are counted from there and not from the first digit of each number. Two operations that every program rounds alike.
+    batches and machines would keep different keys. What sums leave open is of the size of their terms, so closeness is
+    counted in `precedence_units` and not from the first digit of each number. Rounding would not do: equal values are
+    apart again where a border of it runs through what the sums left open. Neighbours in order that are close are of one
+    class, whatever the two ends of it are apart.
     """
-    return (precedence + ROUNDING) - ROUNDING
+    ordered, order = precedence.float().sort(dim=-1)
+    apart = ordered.diff(dim=-1) > TIE  # false for two -inf, whose difference is nan
+    classes = F.pad(apart.cumsum(dim=-1), (1, 0))
+    return torch.empty_like(order).scatter_(-1, order, classes)
 
 
 def surviving_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
@@ -39,12 +43,14 @@ def surviving_keys(precedence: Tensor, num_queries: int, keep_window_size: int) 
 
     The last `num_queries` keys belong to the queries. Key j is gone for a query once keep_window_size of the keys up to
     that query outrank it: count the keys before the chunk by one stable sort, those of the chunk by comparison.
+    `tie_classes` says what is equal.
 
     precedence [B, M, K], any number that grows with dt -> bool [B, M, num_queries, K]; causality is not included.
     """
     num_keys = precedence.shape[-1]
     num_past = num_keys - num_queries
-    order = precedence.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last: it ranks higher
+    classes = tie_classes(precedence)
+    order = classes.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last: it ranks higher
     rank = torch.empty_like(order, dtype=torch.int32).scatter_(
         -1, order, torch.arange(num_keys, dtype=torch.int32, device=order.device).expand_as(order)
     )

@@ -36,7 +36,6 @@ from .cache import KeepWindowCache
 from .configuration import DogeConfig
 from .mask import (
     as_padding_mask,
-    comparable,
     dynamic_mask,
     eager_attention,
     key_channel_attention,
@@ -133,8 +132,8 @@ class DogeAttention(nn.Module):
         """dt of every key, and its precedence: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, 2 M / G].
 
         dt = exp(A softplus(z)) with z = v W_dt. It decides which keys stay, so it is compared by sign(A) z, which grows
-        with dt and keeps the digits that exp loses: dt of an A near 0 is 1 to all seven of them. Those count that
-        `comparable` leaves, and the dtype of the values, which a cache has. It is in units of `precedence_units`.
+        with dt and keeps the digits that exp loses: dt of an A near 0 is 1 to all seven of them. It is in units of
+        `precedence_units`, and has the digits of the values' dtype, which a cache has.
 
         BLAS rounds a row differently from call to call, so outside training the values are computed again in float64.
         """
@@ -144,7 +143,7 @@ class DogeAttention(nn.Module):
             z = in_float64(self.dt_proj, in_float64(self.v_proj, hidden_states)).float()
         a = self.A.float()
         units = precedence_units(self.dt_proj.weight, self.v_proj.weight)
-        precedence = comparable(torch.sign(a) * z / units).to(value.dtype).float()
+        precedence = (torch.sign(a) * z / units).to(value.dtype).float()
         states = torch.stack((torch.exp(a * F.softplus(z)), precedence), dim=2)  # [B, T, 2, M]
         return states.unflatten(-1, (value.shape[1], -1)).permute(0, 3, 1, 2, 4).flatten(3)
 

@@ -73,8 +73,8 @@ def random_ids(length: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> np.n
 def repeated_ids(length: int, times: int, seed: int = 0) -> np.ndarray:
     """int64 [length], no token more often than `times`.
 
-    A window filled by one token alone gives all later layers values that are equal but for the rounding of sums. That
-    falls on a border of `comparable` in one sequence of a hundred (docs/state.md), too often for random examples.
+    A window filled by few tokens alone gives later layers values that are nearly equal. In a sequence of some hundreds
+    two of them are as far apart as a tie may be (docs/state.md), too often for random examples.
     """
     tokens = np.repeat(np.arange(-(-length // times)) % VOCAB_SIZE, times)
     return np.random.default_rng(seed).permutation(tokens)[:length]

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doge_export.errors import ContextLengthError
+from doge_export.graph import eviction
 from doge_export.graph.mask import PRECEDENCE_SCALE
+from doge_export.runtime import window
 from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
-from doge_export.runtime.window import FullWindow, comparable, make_ranks, rank_precedence
+from doge_export.runtime.window import FullWindow, Keys
 from doge_model import mask
 from tests.models import FORMS, exported, relative_difference, repeated_ids, tiny_model, torch_logits
 
@@ -128,21 +130,33 @@ def test_the_plain_graph_decides_nothing_about_dropping(tmp_path):
     assert recurrent
 
 
-def test_ranks_order_by_precedence_then_by_recency():
-    precedence = np.array([0.5, -2.0, 0.5, -0.0, 0.0, -1.0, 1e-6], np.float32) * np.float32(PRECEDENCE_SCALE)
-    ranks = make_ranks(precedence, np.arange(7) + 2**31)
-    assert np.argsort(ranks).tolist() == [1, 5, 3, 4, 6, 0, 2]
-    np.testing.assert_array_equal(rank_precedence(ranks), comparable(precedence))
+def test_keys_leave_by_precedence_and_what_is_close_by_age():
+    precedence = np.array([0.5, -2.0, 0.5, 1e-6, -0.0, -1.0, 0.0, 1e-4], np.float32) * np.float32(PRECEDENCE_SCALE)
+    keys = Keys(precedence, np.arange(8) + 2**31)
+    assert keys.leaving_order().tolist() == [1, 5, 3, 4, 6, 7, 0, 2]
 
 
-@given(st.floats(-255, 255, width=32))
-def test_precedence_is_rounded_to_14_places_once_and_alike_in_torch(value):
-    precedence = np.array([value * PRECEDENCE_SCALE], np.float32)
-    rounded = comparable(precedence)
-    assert (rounded / PRECEDENCE_SCALE * 2**14) % 1 == 0
-    assert abs(rounded / PRECEDENCE_SCALE - value) <= 2.0**-15
-    np.testing.assert_array_equal(comparable(rounded), rounded)
-    assert mask.comparable(torch.tensor(value)).item() == rounded / PRECEDENCE_SCALE
+def test_graph_runtime_and_torch_have_one_width_of_ties():
+    assert eviction.TIE == window.TIE == np.float32(mask.TIE * PRECEDENCE_SCALE)
+
+
+@given(st.lists(st.floats(-8, 8, width=32) | st.sampled_from([0.0, 1e-6, 1.0, 1 + 1e-6]), min_size=2, max_size=9))
+def test_ties_are_alike_in_torch(values):
+    precedence = np.array(values, np.float32)
+    order = mask.tie_classes(torch.from_numpy(precedence)).argsort(stable=True).tolist()
+    assert Keys(precedence * np.float32(PRECEDENCE_SCALE), np.arange(len(values))).leaving_order().tolist() == order
+
+
+def test_padding_is_of_one_class_below_all_others():
+    precedence = torch.tensor([0.5, -torch.inf, -3.0, -torch.inf])
+    assert mask.tie_classes(precedence).tolist() == [2, 0, 1, 0]
+
+
+def test_the_first_to_leave_is_the_oldest_of_those_that_tie_with_the_lowest():
+    precedence = np.array([[[2e-6, 0.5, 0.0, 1e-6]]], np.float32) * np.float32(PRECEDENCE_SCALE)
+    window = FullWindow(Keys(precedence, np.array([[[7, 4, 5, 6]]])))
+    assert window.next_to_leave(1).tolist() == [[[2]]]
+    assert window.next_to_leave(3).tolist() == [[[2, 3, 0]]]
 
 
 @pytest.mark.parametrize("spread", [1e-4, 0.016])
@@ -157,10 +171,10 @@ def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread, tmp
 
 def test_the_lowest_rank_leaves_and_an_outranked_newcomer_is_not_kept():
     cache = np.arange(6, dtype=np.float32).reshape(1, 2, 1, 3, 1)  # two slots and the one behind them
-    window = FullWindow(make_ranks(np.array([[[1.0, 2.0]]], np.float32), np.arange(2)))
+    window = FullWindow(Keys(np.array([[[1.0, 2.0]]], np.float32), np.array([[[0, 1]]])))
     slots = window.next_to_leave(1)[..., 0]
     assert slots.tolist() == [[0]]
-    window.replace_one(cache, slots, make_ranks(np.array([[0.5]], np.float32), np.array(2)))
+    window.replace_one(cache, slots, Keys(np.array([[0.5]], np.float32), np.array([[2]])))
     assert cache.flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    window.replace_one(cache, slots, make_ranks(np.array([[1.0]], np.float32), np.array(2)))
+    window.replace_one(cache, slots, Keys(np.array([[1.0]], np.float32), np.array([[2]])))
     assert cache.flatten().tolist() == [2, 1, 2, 5, 4, 5]

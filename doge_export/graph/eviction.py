@@ -5,6 +5,8 @@ more key leaves, the one with the smallest dt, the oldest of equals; it may be t
 keep_window_size) cached keys can leave at all, and the driver names them in the order in which they would: candidate b
 is gone for query t once more than b of the tokens up to t have a dt at least as large. A newcomer is gone once as many
 newcomers that outrank it have come as there are candidates that it outranks. Counting needs no sort and no loop.
+
+Of two keys the later outranks the other unless its precedence is smaller by more than TIE.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from .builder import GraphBuilder
 from .layout import DecoderLayout
 from .mask import PRECEDENCE_SCALE
 
-ROUNDING = np.array(1.5 * 2.0 ** (23 - 14) * PRECEDENCE_SCALE, np.float32)  # `doge_model.mask.ROUNDING`
+TIE = np.float32(2.0**-17 * PRECEDENCE_SCALE)  # `doge_model.mask.TIE`
 NEVER = np.float32(-1e30)  # added to a score, leaves nothing of it; -inf would make 0 * inf possible
 
 
@@ -27,11 +29,9 @@ def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, preced
     key is gone.
     """
     name = f"layers.{index}.eviction"
-    if layout.has_mask:
-        precedence = comparable(graph, name, precedence)
     layer = graph.constant(f"{name}.layer", np.array(index))
     (slots,) = graph.op("Gather", ["eviction_slots", layer], f"{name}.slots", axis=0)
-    (leaving,) = graph.op("Gather", ["eviction_precedence", layer], f"{name}.leaving", axis=0)
+    (leaving,) = graph.op("Gather", ["eviction.least", layer], f"{name}.leaving", axis=0)
     (new,) = graph.op("Unsqueeze", [precedence, _axis(graph, -1)], f"{name}.new")  # [heads, S, 1]
     (old,) = graph.op("Unsqueeze", [leaving, _axis(graph, -2)], f"{name}.old")  # [heads, 1, R]
     (outranked,) = graph.op("GreaterOrEqual", [new, old], f"{name}.outranked")  # [heads, S, R]
@@ -46,14 +46,6 @@ def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, preced
         )
     (bias,) = graph.op("Unsqueeze", [bias, graph.constant("axis.0", np.array([0]))], f"{name}.bias.batch")
     return bias
-
-
-def comparable(graph: GraphBuilder, name: str, precedence: str) -> str:
-    """As the function of that name in `doge_export.runtime.window`, whose rounded numbers these are compared with."""
-    rounding = graph.constant("eviction.rounding", ROUNDING)
-    (raised,) = graph.op("Add", [precedence, rounding], f"{name}.raised")
-    (rounded,) = graph.op("Sub", [raised, rounding], f"{name}.comparable")
-    return rounded
 
 
 def _gone_candidates(graph: GraphBuilder, name: str, outranked: str, slots: str) -> str:
@@ -71,10 +63,8 @@ def _gone_candidates(graph: GraphBuilder, name: str, outranked: str, slots: str)
 def _gone_newcomers(graph: GraphBuilder, name: str, new: str, precedence: str, outranked: str) -> str:
     """Bias of the new keys: [heads, S, S], query by key."""
     (row,) = graph.op("Unsqueeze", [precedence, _axis(graph, -2)], f"{name}.newcomers.row")  # [heads, 1, S]
-    (larger,) = graph.op("Greater", [new, row], f"{name}.newcomers.larger")  # [heads, outranking, outranked]
-    (equal,) = graph.op("Equal", [new, row], f"{name}.newcomers.equal")
-    (tie,) = graph.op("And", [equal, "eviction.later"], f"{name}.newcomers.tie")
-    (above,) = graph.op("Or", [larger, tie], f"{name}.newcomers.above")
+    (lead,) = graph.op("Sub", [new, row], f"{name}.newcomers.lead")  # [heads, outranking, outranked]
+    (above,) = graph.op("Greater", [lead, "eviction.lead"], f"{name}.newcomers.above")
     (above,) = graph.op("Cast", [above], f"{name}.newcomers.above.count", to=_INT32)
     (count,) = graph.op("CumSum", [above, "eviction.axis"], f"{name}.newcomers.count")
     (below,) = graph.op("ReduceSum", [outranked, _axis(graph, -1)], f"{name}.newcomers.below", keepdims=0)
@@ -85,7 +75,11 @@ def _gone_newcomers(graph: GraphBuilder, name: str, new: str, precedence: str, o
 
 
 def declare_eviction(graph: GraphBuilder, layout: DecoderLayout) -> None:
-    """The two inputs, and what all layers share: the candidates' ranks, which token is later, zeros to scatter into."""
+    """The two inputs, and what all layers share.
+
+    `least` is the precedence that still outranks a candidate, `lead` [S, S] what a newcomer needs to outrank another;
+    further the candidates' ranks, and zeros to scatter into.
+    """
     for name, dtype in (("eviction_slots", np.int64), ("eviction_precedence", np.float32)):
         graph.input(name, dtype, [layout.num_layers, layout.cache_heads, "candidates"])
     graph.constant("eviction.axis", np.array(1))
@@ -98,7 +92,10 @@ def declare_eviction(graph: GraphBuilder, layout: DecoderLayout) -> None:
     (scalar,) = graph.op("Squeeze", [length], "eviction.length.scalar")
     (order,) = graph.op("Range", [zero, scalar, one], "eviction.order")
     (column,) = graph.op("Unsqueeze", [order, _axis(graph, -1)], "eviction.order.column")
-    graph.op("Greater", [column, order], "eviction.later")
+    (later,) = graph.op("Greater", [column, order], "eviction.later")
+    tie, behind = graph.constant("eviction.tie", np.array(TIE)), graph.constant("eviction.behind", np.array(-TIE))
+    graph.op("Where", [later, behind, tie], "eviction.lead")
+    graph.op("Sub", ["eviction_precedence", tie], "eviction.least")
     parts = [graph.constant("eviction.heads", np.array([layout.cache_heads])), length]
     window = graph.constant("eviction.window", np.array([layout.keep_window_size]))
     (full,) = graph.op("Concat", [*parts, window], "eviction.zeros.shape", axis=0)

@@ -4,7 +4,7 @@ A query head has sqrt(head_dim) at the channel of its mask head and 0 elsewhere;
 Their product, scaled by 1 / sqrt(head_dim) like the rest of the score, is dt. A value carries the precedence of its
 key in the channels that keys use for dt: sign(A) z grows with dt = exp(A softplus(z)) and keeps the digits that exp
 loses, so it decides which keys stay. It is linear in the layer's input, so rows of the fused projection compute it.
-`doge_model.mask.comparable` says how it is compared.
+`doge_model.mask.tie_classes` says how it is compared.
 """
 
 from __future__ import annotations

@@ -25,7 +25,6 @@ from .huge_pages import huge_pages
 from .proof import Proof
 from .state import State, new_precedence, precedence_outputs
 from .threads import SPIN_US, check_threads, default_threads
-from .window import rank_precedence
 
 ORT_ERRORS = (  # what opening a file can raise; they share no base
     ort_errors.Fail,
@@ -114,11 +113,11 @@ class RecurrentStep:
         """Feed one token and let one key per head go; returns logits [1, vocab], overwritten by the next call."""
         inputs, window = self.inputs, state.full_window()
         slots = window.next_to_leave(1)
-        leaving = window.ranks_of(slots)
+        leaving = window.keys.at(slots)
         inputs["input_ids"][0, 0] = token_id
         inputs["position_ids"][0, 0] = state.position
         inputs["eviction_slots"][:] = slots
-        inputs["eviction_precedence"][:] = rank_precedence(leaving)
+        inputs["eviction_precedence"][:] = leaving.precedence
         self._session.run_with_iobinding(self._binding)
         state.take_precedence(self._precedence[:, 0])
         state.take_in(inputs["input_ids"][0], slots, leaving)
@@ -337,10 +336,10 @@ class Decoder:
     ) -> None:
         length, window, session = len(token_ids), state.full_window(), self._session(RECURRENT_FILE)
         slots = window.next_to_leave(min(length, self.keep_window_size))
-        leaving = window.ranks_of(slots)
+        leaving = window.keys.at(slots)
         inputs = step_inputs(state, length, cached=self.keep_window_size)
         inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
-        inputs |= {"eviction_slots": slots, "eviction_precedence": rank_precedence(leaving)}
+        inputs |= {"eviction_slots": slots, "eviction_precedence": leaving.precedence}
         precedence = new_precedence(self.description, 1, length)
         outputs = {"logits": logits, **precedence_outputs(precedence)}
         session.run_with_iobinding(bind(session, inputs, outputs, state))

@@ -18,7 +18,7 @@ DATA_FILE = "onnx/model.onnx_data"  # the weights of all
 DRAFT_TOKENS = 8  # that model_draft.onnx takes at once: the token to feed and up to seven guesses
 METADATA_KEY = "doge_export.decoder"
 # By the numbers of the cache; rises whenever a driver written for the older number would compute something else.
-FORMAT_VERSIONS = {"float32": 4, "int8": 5}
+FORMAT_VERSIONS = {"float32": 6, "int8": 7}
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,6 @@ class DecoderDescription:
             "eviction_precedence": {
                 "type": "float32",
                 "shape": [self.num_layers, self.num_recurrent_heads, "candidates"],
-                "value": f"only in {RECURRENT_FILE}: precedence of the keys in eviction_slots, rounded to be "
-                "compared: (p + 768 * 2^-40) - 768 * 2^-40 in float32",
+                "value": f"only in {RECURRENT_FILE}: precedence of the keys in eviction_slots",
             },
         }

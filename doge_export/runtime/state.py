@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import ContextLengthError
 from .description import DecoderDescription
 from .state_file import StateFile
-from .window import FullWindow, Ranks, make_ranks, rank_precedence
+from .window import FullWindow, Keys
 
 if TYPE_CHECKING:
     from .decoder import DraftStep, PlainStep, RecurrentStep
@@ -30,16 +30,16 @@ Memory = tuple[Cache, FullWindow | None]  # the cache, and its bookkeeping once 
 class Arrival(NamedTuple):
     """Tokens whose rows a graph has written; the bookkeeping of them can be done once or again, with one result.
 
-    token_ids: int64 [S]. position: of the first. slots, leaving, ranks: None in a window that is not full, else the
-    slots that may be taken and the ranks of their keys, [layers, heads, min(S, keep_window_size)], and the ranks of the
-    new keys, [layers, heads, S].
+    token_ids: int64 [S]. position: of the first. slots, leaving, new: None in a window that is not full, else the
+    slots that may be taken and the keys in them, [layers, heads, min(S, keep_window_size)], and the new keys, [layers,
+    heads, S].
     """
 
     token_ids: NDArray[np.int64]
     position: int
     slots: NDArray[np.int64] | None
-    leaving: Ranks | None
-    ranks: Ranks | None
+    leaving: Keys | None
+    new: Keys | None
 
 
 class State:
@@ -100,7 +100,7 @@ class State:
         d = self.description
         rows = d.num_layers * 2 * d.num_recurrent_heads * (d.keep_window_size + MAX_CHUNK)
         cache = rows * d.channels * self.cache.itemsize + (0 if self.precedence is None else self.precedence.nbytes)
-        return cache + d.num_layers * d.num_recurrent_heads * d.keep_window_size * 8 + self._first_seen.nbytes
+        return cache + d.num_layers * d.num_recurrent_heads * d.keep_window_size * 12 + self._first_seen.nbytes
 
     @property
     def overflowed(self) -> bool:
@@ -132,7 +132,7 @@ class State:
         used = min(self.position, self.description.keep_window_size)
         cache, window = self._memory
         other = State(self.description, empty_cache(self.description, cache.shape[2]) if into is None else into)
-        other._memory = (other.cache, None if window is None else FullWindow(window.ranks.copy()))
+        other._memory = (other.cache, None if window is None else window.copy())
         other.cache[..., :used, :] = cache[..., :used, :]
         if self.precedence is not None and other.precedence is not None:
             other.precedence[..., :used] = self.precedence[..., :used]
@@ -170,14 +170,14 @@ class State:
         seen, used = self.seen_tokens(), min(position, self.description.keep_window_size)
         precedence = None
         if self.precedence is not None:
-            precedence = self.precedence[..., :used] if window is None else rank_precedence(window.ranks)
+            precedence = self.precedence[..., :used] if window is None else window.keys.precedence
         StateFile(
             position,
             self.unfed_token,
             self.metadata,
             cache[..., :used, :],
             precedence,
-            None if window is None else window.positions(),
+            None if window is None else window.keys.positions,
             seen,
             self._first_seen[seen],
         ).write(path, self.description, overwrite)
@@ -198,7 +198,7 @@ class State:
             state.precedence[..., : file.cache.shape[3]] = file.precedence
         if file.key_positions is not None:
             precedence = state._precedence(slice(0, description.keep_window_size))
-            state._memory = (state.cache, FullWindow(make_ranks(precedence, file.key_positions)))
+            state._memory = (state.cache, FullWindow(Keys(precedence.copy(), file.key_positions.copy())))
         state._position = file.position
         state._unfed = (file.position, file.unfed_token)
         state._first_seen[file.seen_tokens] = file.first_positions
@@ -219,8 +219,9 @@ class State:
                 per_kv_head, cache = cache, empty_cache(d, d.num_recurrent_heads)
                 groups = cache.reshape(d.num_layers, 2, d.num_kv_heads, -1, *cache.shape[3:])
                 groups[:] = per_kv_head[:, :, :, None]
-            precedence = self._precedence(slice(0, d.keep_window_size), cache)
-            window = FullWindow(make_ranks(precedence, np.arange(d.keep_window_size)))
+            precedence = self._precedence(slice(0, d.keep_window_size), cache).copy()
+            positions = np.broadcast_to(np.arange(d.keep_window_size), precedence.shape).copy()
+            window = FullWindow(Keys(precedence, positions))
             self.plain_step = self.draft_step = None  # they are bound to the cache that was
             self._memory = (cache, window)
         return window
@@ -235,29 +236,30 @@ class State:
             self.precedence[..., start : start + rows.shape[1]] = rows.swapaxes(1, 2)
 
     def take_in(
-        self, token_ids: NDArray[np.int64], slots: NDArray[np.int64] | None = None, leaving: Ranks | None = None
+        self, token_ids: NDArray[np.int64], slots: NDArray[np.int64] | None = None, leaving: Keys | None = None
     ) -> None:
         """Note that a graph has written the rows of int64 [S] tokens: the position moves on.
 
         In a full window the rows stand behind it, and those that outrank the keys in `slots` take their places;
-        slots and leaving, the ranks there: [layers, heads, min(S, keep_window_size)], lowest rank first.
+        slots and leaving, the keys there: [layers, heads, min(S, keep_window_size)], in the order in which they leave.
         """
-        position, ranks = self._position, None
+        position, new = self._position, None
         if slots is not None:
+            precedence = self._precedence_behind_window(len(token_ids))
             positions = np.arange(position, position + len(token_ids))
-            ranks = make_ranks(self._precedence_behind_window(len(token_ids)), positions)
-        self._arrival = Arrival(token_ids, position, slots, leaving, ranks)
+            new = Keys(precedence, np.broadcast_to(positions, precedence.shape))
+        self._arrival = Arrival(token_ids, position, slots, leaving, new)
         self._finish()
 
     def _finish(self) -> None:
         """Do the bookkeeping of the last arrival; after an exception in the midst of it `position` does it again."""
         assert self._arrival is not None
-        token_ids, position, slots, leaving, ranks = self._arrival
-        if slots is not None and leaving is not None and ranks is not None:
+        token_ids, position, slots, leaving, new = self._arrival
+        if slots is not None and leaving is not None and new is not None:
             if len(token_ids) == 1:
-                self.full_window().replace_one(self.cache, slots[..., 0], ranks[..., 0])
+                self.full_window().replace_one(self.cache, slots[..., 0], new.take((..., 0)))
             else:
-                self.full_window().replace_many(self.cache, slots, leaving, ranks)
+                self.full_window().replace_many(self.cache, slots, leaving, new)
         np.minimum.at(self._first_seen, token_ids, np.arange(position, position + len(token_ids)))
         self._position = position + len(token_ids)
         self._arrival = None

@@ -1,95 +1,110 @@
 """Bookkeeping of a full window: which keys leave next, and moving the stayers into their slots.
 
 Rule: of all keys of a mask head the keep_window_size largest dt stay, and of equal dt the most recent. Keys carry a
-precedence that grows with dt; a key's `rank` is one int64 that orders by precedence, then by position in the stream.
+precedence that grows with dt; what is closer than TIE is equal (`doge_model.mask.tie_classes` says why).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ranks = NDArray[np.int64]
-ROUNDING = np.float32(1.5 * 2.0 ** (23 - 14 - 40))  # a graph computes precedence times 2^-40
+TIE = np.float32(2.0 ** (-17 - 40))  # `doge_model.mask.TIE`; a graph computes precedence times 2^-40
+NO_POSITION = np.int64(2**63 - 1)
+
+Index = tuple[Any, ...]
 
 
-def comparable(precedence: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Precedence rounded to 14 binary places: `doge_model.mask.comparable` says why. There is no -0 in it.
+class Keys(NamedTuple):
+    """What orders keys, two arrays of one shape.
 
-    The graph does the same with those of new keys (`doge_export.graph.eviction`), to the last bit.
+    precedence: float32. positions: int64, in the stream.
     """
-    return (precedence + ROUNDING) - ROUNDING
 
+    precedence: NDArray[np.float32]
+    positions: NDArray[np.int64]
 
-def make_ranks(precedence: NDArray[np.float32], positions: NDArray[np.int64]) -> Ranks:
-    """precedence float32 and positions below 2**32, of one shape -> ranks of that shape."""
-    bits = np.ascontiguousarray(comparable(precedence)).view(np.int32)
-    return (_sortable(bits).astype(np.int64) << 32) + positions
+    def at(self, index: NDArray[np.int64]) -> Keys:
+        """Those at int64 indices of the last axis."""
+        return Keys(
+            np.take_along_axis(self.precedence, index, axis=-1), np.take_along_axis(self.positions, index, axis=-1)
+        )
 
+    def take(self, index: Index) -> Keys:
+        """Those that numpy's indexing names."""
+        return Keys(self.precedence[index], self.positions[index])
 
-def rank_precedence(ranks: Ranks) -> NDArray[np.float32]:
-    """The precedence in ranks, as it was rounded to be compared."""
-    return _sortable((ranks >> 32).astype(np.int32)).view(np.float32)
+    def put(self, index: Index, keys: Keys) -> None:
+        """Overwrite those that numpy's indexing names."""
+        self.precedence[index], self.positions[index] = keys
 
-
-def _sortable(bits: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Bits of a float32 <-> an int32 that sorts like it: below zero a larger magnitude comes first."""
-    return np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
+    def leaving_order(self) -> NDArray[np.int64]:
+        """Indices of the last axis in the order in which keys leave: the smallest first, the oldest of equals."""
+        order = self.precedence.argsort(axis=-1)
+        ordered = self.at(order)
+        classes = np.zeros_like(order)
+        (np.diff(ordered.precedence, axis=-1) > TIE).cumsum(axis=-1, out=classes[..., 1:])
+        by_age = ((classes << 32) + ordered.positions).argsort(
+            axis=-1, kind="stable"
+        )  # fast for what is nearly in order
+        return np.take_along_axis(order, by_age, axis=-1)
 
 
 class FullWindow:
-    """The ranks of a state's keys, per layer and mask head; slot i of the cache holds the key of ranks[..., i].
+    """The keys of a state, per layer and mask head; slot i of the cache holds the key at [..., i].
 
     Attributes:
-        ranks: int64 [layers, heads, keep_window_size].
+        keys: [layers, heads, keep_window_size].
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
-        self._layer, self._head = np.ogrid[: ranks.shape[0], : ranks.shape[1]]
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self._layer, self._head = np.ogrid[tuple(map(slice, keys.positions.shape[:2]))]
 
-    def positions(self) -> NDArray[np.int64]:
-        """Position in the stream of the key in every slot: int64 [layers, heads, keep_window_size]."""
-        return self.ranks & 0xFFFFFFFF
+    def copy(self) -> FullWindow:
+        """The same keys in memory of its own."""
+        return FullWindow(Keys(self.keys.precedence.copy(), self.keys.positions.copy()))
 
     def next_to_leave(self, count: int) -> NDArray[np.int64]:
-        """Slots of the `count` keys with the lowest ranks, lowest first: int64 [layers, heads, count]."""
-        if count == 1:
-            lowest: NDArray[np.int64] = self.ranks.argmin(axis=-1, keepdims=True)
-            return lowest
-        return self.ranks.argsort(axis=-1)[..., :count]
+        """Slots of the `count` keys that leave first, in that order: int64 [layers, heads, count]."""
+        if count > 1:
+            return self.keys.leaving_order()[..., :count]
+        least = self.keys.precedence.min(axis=-1, keepdims=True)
+        tied = self.keys.precedence <= least + TIE
+        oldest: NDArray[np.int64] = np.where(tied, self.keys.positions, NO_POSITION).argmin(axis=-1, keepdims=True)
+        return oldest
 
-    def ranks_of(self, slots: NDArray[np.int64]) -> Ranks:
-        """Ranks at int64 [layers, heads, count] slots."""
-        return np.take_along_axis(self.ranks, slots, axis=-1)
-
-    def replace_one(self, cache: NDArray[Any], slots: NDArray[np.int64], rank: Ranks) -> None:
+    def replace_one(self, cache: NDArray[Any], slots: NDArray[np.int64], new: Keys) -> None:
         """One token came to the slot behind the window; keep it where it outranks the key in `slots`.
 
-        cache [layers, 2, heads, slots, channels]; slots, the lowest of each head, and rank: [layers, heads]. Doing it
-        twice is as doing it once.
+        cache [layers, 2, heads, slots, channels]; slots, the first to leave of each head, and new: [layers, heads].
+        Doing it twice is as doing it once.
         """
-        layers, heads = np.nonzero(rank > self.ranks[self._layer, self._head, slots])
+        window = self.keys.positions.shape[-1]
+        layers, heads = np.nonzero(new.precedence >= self.keys.precedence[self._layer, self._head, slots] - TIE)
         chosen = slots[layers, heads]
-        cache[layers, :, heads, chosen] = cache[layers, :, heads, self.ranks.shape[-1]]
-        self.ranks[layers, heads, chosen] = rank[layers, heads]
+        cache[layers, :, heads, chosen] = cache[layers, :, heads, window]
+        self.keys.put((layers, heads, chosen), new.take((layers, heads)))
 
-    def replace_many(self, cache: NDArray[Any], slots: NDArray[np.int64], old: Ranks, new: Ranks) -> None:
-        """Several tokens came behind the window; the highest ranks of old and new stay.
+    def replace_many(self, cache: NDArray[Any], slots: NDArray[np.int64], leaving: Keys, new: Keys) -> None:
+        """Several tokens came behind the window; of old and new keys those stay that leave last.
 
-        cache [layers, 2, heads, slots, channels]; slots [layers, heads, R]: the R lowest of each head, lowest first,
-        R = min(S, keep_window_size); old, the ranks there before; new [layers, heads, S]. Doing it twice is as doing it
-        once.
+        cache [layers, 2, heads, slots, channels]; slots [layers, heads, R]: the R that leave first of each head, in
+        that order, R = min(S, keep_window_size); leaving, the keys there before; new [layers, heads, S]. Doing it twice
+        is as doing it once.
         """
-        window = self.ranks.shape[-1]
-        for layer, head in np.ndindex(self.ranks.shape[:2]):
-            lowest = slots[layer, head]
-            both = np.concatenate([old[layer, head], new[layer, head]])
-            stays = np.zeros(len(both), bool)
-            stays[np.argsort(both)[-len(lowest) :]] = True
-            free = lowest[~stays[: len(lowest)]]
-            chosen = np.flatnonzero(stays[len(lowest) :])
+        window, count = self.keys.positions.shape[-1], slots.shape[-1]
+        both = Keys(
+            np.concatenate([leaving.precedence, new.precedence], axis=-1),
+            np.concatenate([leaving.positions, new.positions], axis=-1),
+        )
+        order = both.leaving_order()
+        stays = np.ones(order.shape, bool)
+        np.put_along_axis(stays, order[..., :-count], False, axis=-1)
+        for layer, head in np.ndindex(order.shape[:2]):
+            free = slots[layer, head, ~stays[layer, head, :count]]
+            chosen = np.flatnonzero(stays[layer, head, count:])
             cache[layer, :, head, free] = cache[layer, :, head, window + chosen]
-            self.ranks[layer, head, free] = new[layer, head, chosen]
+            self.keys.put((layer, head, free), new.take((layer, head, chosen)))
