@@ -24,7 +24,7 @@ from onnx import helper, numpy_helper
 from doge_export.bench.machine import cpu_name
 from doge_export.conversion import write_decoder
 from doge_export.graph import KeyValueScales
-from doge_export.kv_calibration import calibration_tokens, measure_scales
+from doge_export.kv_calibration import measure_scales, scale_sequences
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE
 from doge_export.runtime.state import State
@@ -66,7 +66,7 @@ def main(model: str, weights: str, tokens: int, stream: int, contexts: str, thre
 
 def write(checkpoint: Checkpoint, weights: str, folder: Path) -> dict[str, Path]:
     """Folders with the decoders to compare, by what their states are."""
-    sequences = calibration_tokens(checkpoint, None, seed=0)
+    sequences = scale_sequences(checkpoint, None, seed=0)
     scales = measure_scales(checkpoint.model, sequences)
     tight = measure_scales(checkpoint.model, sequences, room_to_rotate=False)
     kinds = {

@@ -18,13 +18,14 @@ from doge_model import Checkpoint, load_checkpoint
 
 from . import __version__
 from .conversion import matrices_of, plain_layout, write_decoder
-from .kv_calibration import calibration_tokens, measure_scales
+from .kv_calibration import measure_scales, scale_sequences
 from .layer_errors import matrix_errors
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
 from .quality import Quality, Speed, measure_quality, measure_speed
+from .quantization.calibrated import give_stored_numbers
 from .quantization.calibration import Calibration, describe_calibration
-from .quantization.planning import WeightSummary, give_stored_numbers, make_plan
+from .quantization.planning import WeightSummary, make_plan
 from .report_page import PAGE_FILE, render_page
 from .runtime.decoder import Decoder
 from .siblings import measured_beside
@@ -99,6 +100,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
 
     Raises:
         CheckpointError: the checkpoint does not fit.
+        OptionError: an option does not fit the checkpoint, or the calibration text cannot be had.
         VerificationError: the written decoder disagrees with the PyTorch model; nothing is left at `options.folder`.
         ExportError: the export could not be made or written.
     """
@@ -111,7 +113,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     scales, kv_calibration = None, None
     if options.kv_int8:
         progress("measuring keys and values")
-        sequences = calibration_tokens(checkpoint, options.calibration, options.seed or 0)
+        sequences = scale_sequences(checkpoint, options.calibration, options.seed or 0)
         scales = measure_scales(checkpoint.model, sequences)
         kv_calibration = describe_calibration(options.calibration, np.concatenate(sequences))
     with atomic_folder(options.folder) as folder:

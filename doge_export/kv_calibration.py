@@ -22,7 +22,7 @@ LARGEST = 127  # the code of the largest magnitude seen
 DT_ROOM = 8.0  # how much larger dt may get than any seen, where nothing bounds it
 
 
-def calibration_tokens(checkpoint: Checkpoint, source: str | None, seed: int) -> list[NDArray[np.int64]]:
+def scale_sequences(checkpoint: Checkpoint, source: str | None, seed: int) -> list[NDArray[np.int64]]:
     """Pieces of a calibration text, where there is a tokenizer or a source, and random tokens: int64 [n] each.
 
     Raises:

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from .quantization.matrices import Matrix, stored_values
-from .runtime.decoder import Decoder, bind, step_inputs
+from .runtime.decoder import Decoder, open_changed
 from .runtime.description import DECODER_FILE
+from .runtime.steps import bind, step_inputs
 
 if TYPE_CHECKING:
     from doge_model import DogeForCausalLM
@@ -78,7 +79,7 @@ def decoder_hidden(decoder: Decoder, folder: Path, ids: NDArray[np.int64]) -> li
     inputs = step_inputs(state, len(ids), cached=0) | {"input_ids": np.ascontiguousarray(ids[None])}
     outputs = {name: np.empty((1, len(ids), width), np.float32) for name in names}
     logits = np.empty((1, 1, decoder.vocab_size), np.float32)
-    session.run_with_iobinding(bind(session, inputs, outputs | {"logits": logits}, state))
+    session.run_with_iobinding(bind(session, inputs, outputs | {"logits": logits}, state.rows()))
     return [outputs[name][0] for name in names]
 
 
@@ -90,8 +91,4 @@ def session_with_outputs(path: Path, names: list[str], threads: int) -> tuple[or
     for name in names:
         shape = ["batch_size", "sequence_length", width]
         model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]), width
+    return open_changed(model.SerializeToString(), path.parent, threads), width

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .bench.measurement import generate
+from .bench.measurement import time_greedy
 from .layer_errors import layer_errors
 from .runtime.decoder import Decoder
 from .text_ids import long_text
@@ -211,7 +211,7 @@ def greedy(decoder: Decoder, prompt: NDArray[np.int64], new_tokens: int) -> NDAr
 def measure_speed(decoder: Decoder) -> Speed:
     """Time a decoder."""
     ids = np.random.default_rng(0).integers(decoder.vocab_size, size=SPEED_PROMPT)
-    rounds = [generate(decoder, ids, SPEED_TOKENS) for _ in range(SPEED_ROUNDS + 1)][1:]  # the first one warms up
+    rounds = [time_greedy(decoder, ids, SPEED_TOKENS) for _ in range(SPEED_ROUNDS + 1)][1:]  # the first one warms up
     _, prefill, decode = np.median(np.array(rounds), axis=0)
     return Speed(
         prefill_tokens_per_s=float(SPEED_PROMPT / prefill),

@@ -21,33 +21,27 @@ class Recipe:
     Attributes:
         name: of the option, and of the folder's end.
         summary: for --help.
-        layer_bits: of the layers' matrices, before any is widened; scales come on top.
-        table_bits: of embedding, output matrix and experts.
         rounding: none (float numbers), nearest, calibrated (GPTQ on a text), or kept (a GGUF file's own numbers).
     """
 
     name: str
     summary: str
-    layer_bits: int
-    table_bits: int
     rounding: Rounding
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("int8", "Large matrices in 8 bits, rounded to the nearest (the default).", 8, 8, "nearest"),
+        Recipe("int8", "Large matrices in 8 bits, rounded to the nearest (the default).", "nearest"),
         Recipe(
             "int4",
             "Layers in 4 bits, rounded by a calibration text (GPTQ), 8 where it matters most; embedding and output in "
             "8. Takes minutes.",
-            4,
-            8,
             "calibrated",
         ),
-        Recipe("fp16", "Large matrices in float16, which become float32 in memory.", 16, 16, "none"),
-        Recipe("fp32", "Everything in float32.", 32, 32, "none"),
-        Recipe("keep-grid", "The very numbers of a Q4_0, Q4_1 or Q8_0 GGUF file, nothing rounded again.", 4, 8, "kept"),
+        Recipe("fp16", "Large matrices in float16, which become float32 in memory.", "none"),
+        Recipe("fp32", "Everything in float32.", "none"),
+        Recipe("keep-grid", "The very numbers of a Q4_0, Q4_1 or Q8_0 GGUF file, nothing rounded again.", "kept"),
     )
 }
 DEFAULT = next(iter(RECIPES))

@@ -84,7 +84,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Limits:
-    """The worst agreement that counts as a success. Only `greedy_tokens` is not a field of Agreement."""
+    """The worst agreement that counts as a success. Only `same_greedy_tokens` is not a field of Agreement."""
 
     logit_difference: float | None = None
     centered_rms_error: float | None = None

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from .extras import needs_extra
+
 if TYPE_CHECKING:
     from .cache import KeepWindowCache
     from .checkpoint import Checkpoint, load_checkpoint
@@ -43,12 +45,8 @@ def __getattr__(name: str) -> object:
     """Import a public name from its module on first use (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
+    with needs_extra("export", f"doge_model.{name}", ImportError):
         return vars(importlib.import_module(f".{_HOME[name]}", __name__))[name]
-    except ModuleNotFoundError as error:
-        if error.name not in {"torch", "transformers", "safetensors", "huggingface_hub"}:
-            raise
-        raise ImportError(f"doge_model.{name} needs {error.name}: pip install 'doge-export[export]'") from error
 
 
 def __dir__() -> list[str]:

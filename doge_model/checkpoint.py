@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from .configuration import DogeConfig
-from .errors import CheckpointError, OptionError
+from .errors import CheckpointError, OptionError, one_line
 from .forms import doge_config, recognise, to_native
 from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_config, gguf_generation_config, gguf_name
 from .gguf_tokenizer import gguf_tokenizer
@@ -292,7 +292,7 @@ def load_generation_config(folder: Path, config: DogeConfig) -> GenerationConfig
     try:
         return GenerationConfig.from_dict(fields)
     except (ValueError, TypeError, AttributeError) as error:  # what it makes of nested settings of the wrong kind
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{path}: {one_line(error)}") from error
 
 
 def is_token_id(value: Any) -> bool:
@@ -320,5 +320,5 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:
     try:
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise CheckpointError(f"{folder / 'tokenizer.json'} is not a tokenizer: {reason}") from error

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 
 from .configuration import DogeConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, one_line
 from .rotary import DogeRotaryEmbedding
 
 # What of config.json describes the model, and the kind of its value. The rest (auto_map, return_dict, ...) is not
@@ -65,7 +65,7 @@ def make_config(fields: dict[str, Any]) -> DogeConfig:
     try:
         config = DogeConfig(**fields)
     except (StrictDataclassError, TypeError, ValueError, KeyError, ArithmeticError) as error:
-        raise CheckpointError(f"the configuration describes no Doge: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"the configuration describes no Doge: {one_line(error)}") from error
     config.check()
     check_numbers(config)
     config.architectures = ["DogeForCausalLM"]
@@ -167,7 +167,7 @@ def check_rope(config: DogeConfig) -> None:
     try:
         rotary = DogeRotaryEmbedding(config)
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise CheckpointError(f"config field rope_parameters is {rope}; no rotation comes of it: {reason}") from error
     if not all(is_positive(number) for number in (*rotary.inv_freq, rotary.attention_scaling)):
         raise CheckpointError(f"config field rope_parameters is {rope}; expected positive numbers to rotate by")

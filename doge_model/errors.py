@@ -8,7 +8,8 @@
     ├── EvaluationError        an evaluation that could not be made
     ├── PackageError           an exported folder that cannot be run
     ├── ContextLengthError     a way back that a state no longer has
-    └── StateError             a saved state that cannot be read, written or used
+    ├── StateError             a saved state that cannot be read, written or used
+    └── DataError              a training record that does not fit (in `train`)
 
 Catch `DogeError` to catch them all. The branches that concern exported folders live in `doge_export.errors`.
 """
@@ -26,3 +27,8 @@ class CheckpointError(DogeError):
 
 class OptionError(DogeError, ValueError):
     """An option lies outside its allowed values."""
+
+
+def one_line(error: Exception) -> str:
+    """What another library's error says, in one line without a full stop; its type's name where it says nothing."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

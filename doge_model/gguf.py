@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GenerationConfig
 
-from .errors import CheckpointError
+from .errors import CheckpointError, one_line
 from .llama import FILLS
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -83,7 +83,7 @@ class GgufFile:
         try:
             self._reader = GGUFReader(path)
         except (ValueError, IndexError, KeyError, OSError, OverflowError, MemoryError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise CheckpointError(f"{path} is not a whole GGUF file, but cut off or damaged: {reason}") from error
         architecture = self.field("general.architecture")
         if architecture != "llama":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from .errors import CheckpointError
+from .errors import CheckpointError, one_line
 
 if TYPE_CHECKING:
     from .gguf import GgufFile
@@ -39,10 +39,12 @@ PRE_TOKENIZERS = (
     PreTokenizer("smollm starcoder refact command-r codeshell exaone minerva-7b", (r"\p{N}",), gpt2=True),
     PreTokenizer("default", (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     PreTokenizer("falcon", (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
-    PreTokenizer("llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0", (_LLAMA3,), False, True, True),
+    PreTokenizer(
+        "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0", (_LLAMA3,), ignore_merges=True, adds_bos=True
+    ),
     PreTokenizer("dbrx smaug-bpe chatglm-bpe glm4", (_LLAMA3,)),
     PreTokenizer("qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan", (_QWEN2,)),
-    PreTokenizer("tekken", (_TEKKEN,), False, True, True),
+    PreTokenizer("tekken", (_TEKKEN,), ignore_merges=True, adds_bos=True),
     PreTokenizer("deepseek-coder", ("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
 )
 
@@ -68,7 +70,7 @@ def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast | None:
         add_tokens(backend, tokens, file.field("tokenizer.ggml.token_type", [1] * len(tokens)))
         backend.post_processor = post_processor(file, backend, special, pre is None or pre.adds_bos)
     except Exception as error:  # what the tokenizers library raises for merges of unknown tokens
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise CheckpointError(f"{file.path}: the tokenizer is damaged: {type(error).__name__} {reason}") from error
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
     template = file.field("tokenizer.chat_template")

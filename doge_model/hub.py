@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx, validate_repo_id
 
-from .errors import CheckpointError
+from .errors import CheckpointError, one_line
 
 # what a checkpoint needs; no pickles, no code
 FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
@@ -67,5 +67,5 @@ def download(repo_id: str, revision: str | None, cache_dir: Path | None, local_f
         asked = "is not asked (offline)" if local_files_only or is_offline_mode() else "cannot be reached"
         raise CheckpointError(f"{repo_id}{at} is {found} in the local cache and the hub {asked}") from error
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # HTTP errors are of these too
-        raise CheckpointError(f"{repo_id}{at} could not be downloaded: {' '.join(str(error).split())}") from error
+        raise CheckpointError(f"{repo_id}{at} could not be downloaded: {one_line(error)}") from error
     return Path(folder)

@@ -7,8 +7,8 @@ import pytest
 
 from doge_export.errors import OptionError
 from doge_export.runtime import batch_generation
-from doge_export.runtime.batch import BatchStep
 from doge_export.runtime.model import Model
+from doge_export.runtime.steps import BatchStep
 from tests.models import FORMS, exported, random_ids, tiny_model
 
 LENGTHS = [5, 1, 30, 12, 3, 20]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from doge_export.graph import DecoderLayout
+from doge_export.graph import ConstantPool, DecoderLayout
 from doge_export.graph.attention import fused_projection, pad_output
+from doge_export.graph.blocks import choose_block_size, quantize_blocks
 from doge_export.graph.builder import GraphBuilder
 from doge_export.graph.decoder import scaled
 from doge_export.graph.mask import (
@@ -18,7 +19,6 @@ from doge_export.graph.mask import (
     precedence_rows,
     precedence_units,
 )
-from doge_export.quantization.blocks import choose_block_size, quantize_blocks
 from doge_model import mask
 from tests.models import FORMS, tiny_model
 
@@ -127,7 +127,7 @@ def test_the_padded_output_projection_ignores_padding(form):
 
 
 def test_a_residual_factor_of_ones_adds_no_node():
-    graph = GraphBuilder()
+    graph = GraphBuilder(ConstantPool())
     assert scaled(graph, "r", "x", np.ones(4, np.float32)) == "x"
     assert not graph.nodes
     assert scaled(graph, "r", "x", np.array([1, 1, 1, 0.5], np.float32)) == "r"

@@ -219,7 +219,7 @@ def test_what_the_hub_does_not_give_is_one_sentence(label, sentence, online):
         ("http://127.0.0.1:9", "doge/tiny is not in the local cache and the hub cannot be reached"),
         (
             "hub.example",
-            "doge/tiny could not be downloaded: Request URL is missing an 'http://' or 'https://' protocol.",
+            "doge/tiny could not be downloaded: Request URL is missing an 'http://' or 'https://' protocol",
         ),
     ],
 )

@@ -111,7 +111,7 @@ def test_beyond_the_window_chunks_drop_what_single_tokens_drop(form, tmp_path):
     expected = singles(decoder, state, ids)
     logits = np.concatenate([decoder.forward(other, piece, "all").copy() for piece in np.split(ids, [16, 23, 60])])
     assert relative_difference(expected, logits) < 1e-5
-    positions = [np.sort(x.full_window().positions()) for x in (state, other)]
+    positions = [np.sort(x.full_window().keys.positions) for x in (state, other)]
     np.testing.assert_array_equal(*positions)
 
 
@@ -121,7 +121,7 @@ def test_what_the_first_layer_drops_is_what_a_float32_state_drops(tmp_path):
     for decoder in (narrow(model, tmp_path / "int8")[0], exported(model, tmp_path / "float32")):
         states.append(decoder.new_state())
         decoder.forward(states[-1], ids)
-    narrow_kept, kept = (np.sort(state.full_window().positions()[0]) for state in states)
+    narrow_kept, kept = (np.sort(state.full_window().keys.positions[0]) for state in states)
     np.testing.assert_array_equal(narrow_kept, kept)
 
 
@@ -198,7 +198,7 @@ def test_a_float32_file_says_nothing_of_it_and_an_older_driver_refuses_an_int8_o
     assert "cache_type" not in files["fp32"]["doge_export.decoder"]
     changed = {
         "doge_export.decoder": files["int8"]["doge_export.decoder"].replace(
-            '"format_version": 5', '"format_version": 4'
+            '"format_version": 7', '"format_version": 6'
         )
     }
     with pytest.raises(PackageError, match="export the checkpoint again"):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from doge_export.errors import OptionError
-from doge_export.runtime.decoder import DraftStep
 from doge_export.runtime.lookup import COST, FIRST_CREDIT, INCOME, NgramIndex, PromptLookup
 from doge_export.runtime.model import Model
 from doge_export.runtime.settings import GenerationOptions
+from doge_export.runtime.steps import DraftStep
 from tests.models import FORMS, exported, random_ids, tiny_model
 
 COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before

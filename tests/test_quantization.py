@@ -17,9 +17,7 @@ from benchmarks.block_products import product
 from doge_export.conversion import matrices_of, plain_layout, write_decoder
 from doge_export.errors import ExportError, OptionError
 from doge_export.export import export
-from doge_export.kv_calibration import calibration_tokens
-from doge_export.options import ExportOptions
-from doge_export.quantization.blocks import (
+from doge_export.graph.blocks import (
     BLOCK_SIZES,
     BlockQuantized,
     choose_block_size,
@@ -27,13 +25,14 @@ from doge_export.quantization.blocks import (
     quantize_blocks,
     unpacked,
 )
-from doge_export.quantization.calibrated import calibrated_plan
+from doge_export.kv_calibration import scale_sequences
+from doge_export.options import ExportOptions
+from doge_export.quantization.calibrated import calibrated_plan, give_stored_numbers
 from doge_export.quantization.calibration import BUILT_IN, calibration_sequences
 from doge_export.quantization.gptq import gptq, nearest
 from doge_export.quantization.kept import kept_blocks, kept_plan
 from doge_export.quantization.matrices import Matrix, stored_values
 from doge_export.quantization.plan import plan_bytes, simple_plan
-from doge_export.quantization.planning import give_stored_numbers
 from doge_export.quantization.sensitivity import Rows, choose_wide, rounding_losses
 from doge_export.recipes import RECIPES
 from doge_export.runtime.decoder import Decoder
@@ -298,7 +297,7 @@ def test_pieces_of_a_text_are_drawn_by_a_seed(talker, tmp_path):
 
 def test_a_state_in_8_bits_takes_its_scales_from_the_text_that_was_given(talker, tmp_path):
     text = str(tmp_path / "text.txt")
-    given, built_in = (calibration_tokens(talker, source, 0) for source in (text, None))
+    given, built_in = (scale_sequences(talker, source, 0) for source in (text, None))
     vocabulary = {i for piece in given[:-1] for i in piece.tolist()}
     assert vocabulary == set(talker.tokenizer((tmp_path / "text.txt").read_text(), add_special_tokens=False).input_ids)
     assert np.array_equal(given[-1], built_in[-1])  # random tokens

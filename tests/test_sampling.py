@@ -35,6 +35,11 @@ def by_transformers(processor, logits, token_ids=(0,)):
     return processor(torch.tensor([list(token_ids)]), torch.from_numpy(logits.copy())[None])[0].numpy()
 
 
+def probabilities(logits):
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    return weights / weights.sum()
+
+
 def assume_clear_of_threshold(quantities, threshold):
     """Sums in another order or precision may fall on the other side of a threshold that they touch."""
     assume(not np.any(np.abs(np.asarray(quantities, np.float64) - threshold) < 1e-5))
@@ -56,32 +61,28 @@ def test_temperature_divides():
 
 
 def test_top_k_keeps_the_largest_and_their_equals():
-    np.testing.assert_array_equal(sampling.apply_top_k(array(3, 1, 2, 2), 2), array(3, -INF, 2, 2))
+    assert sampling.top_k(array(3, 1, 2, 2), 2).tolist() == [0, 2, 3]
 
 
 @pytest.mark.parametrize("top_k", [0, 4, 9])
 def test_top_k_of_nothing_or_everything_keeps_all(top_k):
-    np.testing.assert_array_equal(sampling.apply_top_k(array(3, 1, 2, 2), top_k), array(3, 1, 2, 2))
+    assert sampling.top_k(array(3, 1, 2, 2), top_k).tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
     ("top_p", "kept"), [(0.4, [0]), (0.6, [0, 1]), (0.8, [0, 1, 2]), (0.9, [0, 1, 2, 3]), (1.0, [0, 1, 2, 3])]
 )
 def test_top_p_keeps_the_fewest_that_reach_the_sum(top_p, kept):
-    assert np.flatnonzero(np.isfinite(sampling.apply_top_p(HALVES, top_p))).tolist() == kept
+    assert sampling.top_p(HALVES, top_p).tolist() == kept
 
 
 def test_top_p_near_zero_still_keeps_the_best():
-    assert np.flatnonzero(np.isfinite(sampling.apply_top_p(array(1, 2, 9, 3), 1e-9))).tolist() == [2]
+    assert sampling.top_p(array(1, 2, 9, 3), 1e-9).tolist() == [2]
 
 
 @pytest.mark.parametrize(("min_p", "kept"), [(0.0, 4), (0.2, 4), (0.3, 2), (0.6, 1), (1.0, 1)])
 def test_min_p_is_a_share_of_the_best_probability(min_p, kept):
-    assert np.isfinite(sampling.apply_min_p(HALVES, min_p)).sum() == kept
-
-
-def test_softmax_of_powers_of_two():
-    np.testing.assert_allclose(sampling.softmax(HALVES), [0.5, 0.25, 0.125, 0.125], rtol=1e-6)
+    assert len(sampling.min_p(HALVES, min_p)) == kept
 
 
 def test_greedy_takes_the_first_of_equals():
@@ -136,29 +137,31 @@ def test_temperature_is_that_of_transformers(logits, temperature):
 @many
 @given(st.one_of(logit_arrays, few_valued_arrays), st.integers(1, 70))
 def test_top_k_is_that_of_transformers(logits, top_k):
-    np.testing.assert_array_equal(sampling.apply_top_k(logits, top_k), by_transformers(TopKLogitsWarper(top_k), logits))
+    theirs = by_transformers(TopKLogitsWarper(top_k), logits)
+    np.testing.assert_array_equal(sampling.top_k(logits, top_k), np.flatnonzero(np.isfinite(theirs)))
 
 
 @many
 @given(st.one_of(logit_arrays, few_valued_arrays), st.floats(0.01, 0.99))
 def test_top_p_is_that_of_transformers_which_leaves_the_order_of_equals_open(logits, top_p):
-    cumulative = np.cumsum(np.sort(sampling.softmax(logits)), dtype=np.float64)
-    assume_clear_of_threshold(cumulative, 1 - top_p)
-    ours, theirs = sampling.apply_top_p(logits, top_p), by_transformers(TopPLogitsWarper(top_p), logits)
-    np.testing.assert_array_equal(np.sort(ours), np.sort(theirs))
+    assume_clear_of_threshold(np.cumsum(np.sort(probabilities(logits))), 1 - top_p)
+    ours = sampling.top_p(logits, top_p)
+    theirs = np.flatnonzero(np.isfinite(by_transformers(TopPLogitsWarper(top_p), logits)))
+    np.testing.assert_array_equal(np.sort(logits[ours]), np.sort(logits[theirs]))
     if len(np.unique(logits)) == len(logits):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_top_p_keeps_the_lower_ids_of_equals():
-    assert np.flatnonzero(np.isfinite(sampling.apply_top_p(array(*[1.0] * 40), 0.49))).tolist() == list(range(20))
+    assert sampling.top_p(array(*[1.0] * 40), 0.49).tolist() == list(range(20))
 
 
 @many
 @given(st.one_of(logit_arrays, few_valued_arrays), st.floats(0.001, 1))
 def test_min_p_is_that_of_transformers(logits, min_p):
     assume_clear_of_threshold(np.exp(logits - logits.max())[logits < logits.max()], min_p)
-    np.testing.assert_array_equal(sampling.apply_min_p(logits, min_p), by_transformers(MinPLogitsWarper(min_p), logits))
+    theirs = by_transformers(MinPLogitsWarper(min_p), logits)
+    np.testing.assert_array_equal(sampling.min_p(logits, min_p), np.flatnonzero(np.isfinite(theirs)))
 
 
 @many
@@ -171,15 +174,15 @@ def test_min_p_is_that_of_transformers(logits, min_p):
 )
 def test_candidates_are_what_the_filters_of_transformers_leave_one_after_the_other(logits, t, top_k, top_p, min_p):
     chain = LogitsProcessorList([TemperatureLogitsWarper(t)])
-    expected = [sampling.apply_temperature(logits, t)]
-    expected.append(sampling.apply_top_k(expected[-1], top_k))
-    assume_clear_of_threshold(np.cumsum(np.sort(sampling.softmax(expected[-1]))), 1 - top_p)
-    expected.append(sampling.apply_top_p(expected[-1], top_p))
-    assume_clear_of_threshold(sampling.softmax(expected[-1]) / sampling.softmax(expected[-1]).max(), min_p)
+    scaled = rest = sampling.apply_temperature(logits, t)
+    rest = rest[sampling.top_k(rest, top_k)]
+    assume_clear_of_threshold(np.cumsum(np.sort(probabilities(rest))), 1 - top_p)
+    rest = rest[sampling.top_p(rest, top_p)]
+    assume_clear_of_threshold(np.exp(rest - rest.max()), min_p)
     chain += [TopKLogitsWarper(top_k)] if top_k else []
     chain += [TopPLogitsWarper(top_p)] if top_p < 1 else []
     chain += [MinPLogitsWarper(min_p)] if min_p else []
     theirs = by_transformers(chain, logits)
     ids, kept = sampling.candidates(logits, GenerationOptions(temperature=t, top_k=top_k, top_p=top_p, min_p=min_p))
     np.testing.assert_allclose(np.sort(kept), np.sort(theirs[np.isfinite(theirs)]), rtol=1e-6)
-    np.testing.assert_array_equal(kept, expected[0][ids])
+    np.testing.assert_array_equal(kept, scaled[ids])

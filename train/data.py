@@ -22,7 +22,7 @@ from typing import Any
 import datasets
 from accelerate import PartialState
 
-from doge_model.errors import OptionError
+from doge_model.errors import OptionError, one_line
 
 from .errors import DataError
 from .files import SUFFIXES, Unreadable, is_data_file, read_file
@@ -200,7 +200,7 @@ def _from_hub(source: Source, data_folder: str, kind: str, streaming: bool) -> A
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         known = f"a local file ends in one of {', '.join(SUFFIXES)}; anything else is a folder or a data set of the hub"
-        raise DataError(f"data set {source.path} cannot be loaded ({_one_line(error)}); {known}") from error
+        raise DataError(f"data set {source.path} cannot be loaded ({one_line(error)[:300]}); {known}") from error
 
     def fits(record: dict[str, Any], row: int) -> bool:
         place = f"{source.path}, split {source.split}, row {row + 1}"
@@ -227,7 +227,3 @@ def _streamed(arguments: DataArguments, kind: str, seed: int) -> datasets.Iterab
 
 def _say(line: str) -> None:
     PartialState().print(line)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

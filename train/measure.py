@@ -57,13 +57,13 @@ def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArgu
         result |= preferences(model, tokenizer, records, options.max_length)
     else:
         result |= perplexity(model, tokenizer, records, options.max_length)
-        result["perplexity_without_mask"] = without_mask(model, tokenizer, records, options.max_length)
+        result["perplexity_without_mask"] = perplexity_without_mask(model, tokenizer, records, options.max_length)
         own = model.config.keep_window_size
         for window in options.keep_window_sizes:
             model.config.keep_window_size = window
             narrow = perplexity(model, tokenizer, records, options.max_length)
             result[f"perplexity_with_window_{window}"] = narrow["perplexity"]
-            plain = without_mask(model, tokenizer, records, options.max_length)
+            plain = perplexity_without_mask(model, tokenizer, records, options.max_length)
             result[f"perplexity_with_window_{window}_without_mask"] = plain
         model.config.keep_window_size = own
         result |= mask_spread(model, tokenizer, records, options.max_length)
@@ -103,7 +103,7 @@ def perplexity(
 
 
 @torch.no_grad()
-def without_mask(
+def perplexity_without_mask(
     model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, records: list[dict[str, Any]], max_length: int
 ) -> float:
     """Perplexity with A = 0, the same weights otherwise: dt is 1 for every key, and the most recent ones stay."""

@@ -21,7 +21,7 @@ from transformers import (
 from trl import TrlParser
 
 from doge_model import DogeForCausalLM, load_checkpoint
-from doge_model.errors import CheckpointError, DogeError, OptionError
+from doge_model.errors import CheckpointError, DogeError, OptionError, one_line
 from doge_model.tensors import SafetensorsFolder
 
 from .arguments import DTYPES, ModelArguments, check_choices, check_folder, check_least
@@ -56,7 +56,7 @@ def _parse(parser: TrlParser, args: Sequence[str] | None) -> tuple[Any, ...]:
 
 def refusal(error: Exception) -> OptionError:
     """What TRL, transformers or torch say of an option, in one line."""
-    return OptionError(" ".join(str(error).split()))
+    return OptionError(one_line(error))
 
 
 def load_model(arguments: ModelArguments) -> tuple[DogeForCausalLM, PreTrainedTokenizerBase]:

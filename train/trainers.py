@@ -86,12 +86,13 @@ class DogeTraining(Trainer):
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
         """TRL's preparation, which cuts at max_length and leaves out what then has nothing to learn: say how much."""
         prepared = super()._prepare_dataset(dataset, processing_class, args, *rest)
-        packing = rest[0] is True
+        *packs, dataset_name = rest  # SFT: packing, formatting_func, dataset_name; DPO has the last one alone
+        packing = bool(packs) and packs[0]
         if isinstance(prepared, Dataset) and not packing and args.max_length is not None:
             lost, cut = len(dataset) - len(prepared), sum(_length(row) > args.max_length for row in prepared)
             if lost or cut:
                 PartialState().print(
-                    f"{rest[-1]} data: {lost} of {len(dataset)} records have nothing to learn within max_length "
+                    f"{dataset_name} data: {lost} of {len(dataset)} records have nothing to learn within max_length "
                     f"({args.max_length}) and are left out; {cut} are cut there"
                 )
         if isinstance(prepared, Dataset) and not len(prepared):

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from ..errors import PackageError
-from ..runtime.decoder import session_options
+from ..runtime.decoder import open_changed
 from ..runtime.description import DECODER_FILE
 
 PRODUCTS = ("MatMulNBits", "FusedMatMul", "MatMul")
@@ -32,10 +32,7 @@ class Products:
             PackageError: the decoder has none.
         """
         model, inputs, outputs = products_graph(folder / DECODER_FILE)
-        options = session_options(threads)
-        data = str((folder / DECODER_FILE).parent)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", data)
-        self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._session = open_changed(model.SerializeToString(), (folder / DECODER_FILE).parent, threads)
         self._binding = self._session.io_binding()
         rng = np.random.default_rng(0)
         self._arrays = {name: rng.standard_normal((1, 1, width), np.float32) for name, width in inputs.items()}

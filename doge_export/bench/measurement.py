@@ -50,7 +50,20 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Medians over the rounds; `spread` has the first and third quartile of each by its name."""
+    """Medians over the rounds.
+
+    Attributes:
+        prefill_tokens_per_s, decode_tokens_per_s: of the prompt, and of the new tokens behind it.
+        ttft_ms: from an open model to the first token of an answer.
+        ceiling_tokens_per_s: of the weight matrices' products alone; None without the package onnx.
+        share_of_ceiling: decoding's of it.
+        start_ms: from the start of a process to its first token.
+        peak_rss_mb: of that process at its end.
+        weight_file_mb: the data file.
+        state_mb: keys and values of a full window.
+        threads, prompt_tokens, new_tokens, rounds: what it was measured with.
+        spread: the first and the third quartile of each measured field by its name.
+    """
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
@@ -90,10 +103,10 @@ class Bench:
         """Warm up, measure round by round (`on_round` is called after each), then start processes of their own."""
         options, decoder = self.options, self.decoder
         ids = np.random.default_rng(0).integers(decoder.vocab_size, size=options.prompt_tokens)
-        generate(decoder, ids, min(16, options.new_tokens))
+        time_greedy(decoder, ids, min(16, options.new_tokens))
         samples: dict[str, list[float]] = {}
         for _ in range(options.rounds):
-            first, prefill, decode = generate(decoder, ids, options.new_tokens)
+            first, prefill, decode = time_greedy(decoder, ids, options.new_tokens)
             add(samples, "prefill_tokens_per_s", len(ids) / prefill)
             add(samples, "decode_tokens_per_s", options.new_tokens / decode)
             add(samples, "ttft_ms", 1e3 * first)
@@ -139,7 +152,7 @@ def open_products(folder: Path, threads: int) -> Products | None:
     return Products(folder, threads)
 
 
-def generate(decoder: Decoder, ids: NDArray[np.int64], new_tokens: int) -> tuple[float, float, float]:
+def time_greedy(decoder: Decoder, ids: NDArray[np.int64], new_tokens: int) -> tuple[float, float, float]:
     """Greedy from a fresh state: seconds to the first token, of the prompt alone, and of `new_tokens` more steps."""
     start = time.perf_counter()
     state = decoder.new_state()

@@ -1,4 +1,4 @@
-"""A random member of the family, written without a download: python -m doge_export.bench.random_model 20m int8 OUT"""
+"""A random member of the family, without a download: python -m doge_export.bench.random_model 20m int8 OUT [WINDOW]"""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
+from doge_model.extras import needs_extra
 
-from ..commands import Command
-from ..errors import ExportError, OptionError
-
-EXTRA = ("torch", "transformers", "onnx", "safetensors", "huggingface_hub", "gguf")  # what the export extra brings
+from ..errors import DogeError, ExportError, OptionError
 
 
 def export_random(size: str, weights: str, folder: Path, keep_window: int | None = None) -> None:
@@ -29,31 +26,22 @@ def export_random(size: str, weights: str, folder: Path, keep_window: int | None
     """
     command = [sys.executable, "-m", "doge_export.bench.random_model", size, weights, str(folder)]
     if keep_window is not None:
-        command += ["--keep-window", str(keep_window)]
+        command.append(str(keep_window))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return
     last = (done.stderr.strip().splitlines() or [f"exporting a random {size} ended with code {done.returncode}"])[-1]
-    raise (OptionError if done.returncode == 2 else ExportError)(last.removeprefix("Error: "))
+    raise (OptionError if done.returncode == 2 else ExportError)(last)
 
 
-@click.command(cls=Command)
-@click.argument("size")
-@click.argument("weights", type=click.Choice(["int8", "fp32"]))
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--keep-window", type=click.IntRange(min=1), help="Tokens; the family's by default.")
-def main(size: str, weights: str, folder: Path, keep_window: int | None) -> None:
-    """Write the decoder of a random model of SIZE to FOLDER."""
-    try:
+def write_random(size: str, weights: str, folder: Path, keep_window: int | None) -> None:
+    """The same in this process."""
+    with needs_extra("export", "a random model", ExportError):
         import torch  # noqa: PLC0415 - only in the process of its own
 
         from doge_model import DogeForCausalLM, preset_config  # noqa: PLC0415 - imports torch
 
         from ..conversion import write_decoder  # noqa: PLC0415 - the same
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
-            raise
-        raise ExportError(f"a random model needs {error.name}: pip install 'doge-export[export]'") from error
     torch.manual_seed(0)
     config = preset_config(size)
     config.keep_window_size = keep_window or config.keep_window_size
@@ -63,5 +51,14 @@ def main(size: str, weights: str, folder: Path, keep_window: int | None) -> None
     write_decoder(model, weights, folder)
 
 
+def main(size: str, weights: str, folder: str, keep_window: str | None = None) -> None:
+    """The process of its own: an error is the last line on stderr, and 2 its exit code where an option is wrong."""
+    try:
+        write_random(size, weights, Path(folder), None if keep_window is None else int(keep_window))
+    except DogeError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, OptionError) else 1) from error
+
+
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

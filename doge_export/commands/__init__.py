@@ -5,6 +5,8 @@ Exit code 2 tells wrong usage (an option, a missing file), 1 a run that failed.
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,3 +42,21 @@ class Command(click.Command):
         """Run the command within `user_errors`."""
         with user_errors():
             return super().invoke(ctx)
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Let a termination signal unwind the program like Ctrl-C does, so that half-written folders are removed.
+
+    A closing terminal counts too, where the system has that signal and nohup does not hold it off.
+    """
+    stops = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGHUP")]
+    previous = {number: signal.getsignal(number) for number in stops}
+    for number, handler in previous.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda received, frame: sys.exit(128 + received))
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -74,7 +74,7 @@ def main(
     weights = "fp32" if fp32 else "int8"
     with folder_to_time(folder, random_size, weights, console) as path:
         name = str(folder) if folder is not None else f"random {random_size} {weights}"
-        time_model(BenchOptions(path, *list(asdict(options).values())[1:]), name, as_json, console)
+        time_model(replace(options, folder=path), name, as_json, console)
 
 
 @contextmanager

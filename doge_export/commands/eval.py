@@ -7,6 +7,8 @@ doge-eval --compare smollm2-135m-fp32 smollm2-135m-int8 --tasks piqa
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import os
 import time
@@ -19,17 +21,17 @@ import click
 from rich.console import Console
 from rich.status import Status
 
+from doge_model.extras import needs_extra
+
 from ..errors import EvaluationError, OptionError
+from ..evaluation.comparison import Difference, check_comparable, compare
 from ..evaluation.options import SETTINGS, TASKS, EvaluationOptions
-from . import Command
-from .export import terminated_like_interrupted
+from ..evaluation.report import CARD_HEADER, EvaluationReport
+from . import Command, terminated_like_interrupted
 
 if TYPE_CHECKING:
-    from ..evaluation.comparison import Difference
     from ..evaluation.evaluation import Evaluation
-    from ..evaluation.report import EvaluationReport
 
-EVAL_PACKAGES = {"lm_eval", "datasets", "torch", "transformers", "gguf", "langdetect", "immutabledict", "nltk"}
 SECONDS_BETWEEN_LINES = 60  # of progress, where there is no terminal
 
 
@@ -97,7 +99,7 @@ def main(
     with terminated_like_interrupted(), Reporter() as reporter:
         prepared = [read_or_prepare(source, options, reporter) for source in sources]
         if compare is not None:
-            check_pair(prepared[0], prepared[1])
+            check_comparable(prepared[0], prepared[1])
         reports = [finish(found, reporter) for found in prepared]
     if out is not None:
         write(out, reports[0].to_json(with_items=True))
@@ -130,8 +132,6 @@ def read_or_prepare(
 ) -> EvaluationReport | Evaluation:
     """The results in a .json file, or a model with all that it will be asked."""
     if source.endswith(".json"):
-        from ..evaluation.report import EvaluationReport
-
         return EvaluationReport.from_file(Path(source))
     return prepare_evaluation(source, options(), reporter)
 
@@ -142,27 +142,14 @@ def prepare_evaluation(source: str, options: EvaluationOptions, reporter: Report
         os.environ["HF_DATASETS_OFFLINE"] = "1"  # before datasets is imported; the model may still come from the hub
     os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's bars; ours is one for all
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    try:
+    with needs_extra("eval", "evaluating", EvaluationError):
         from ..evaluation.evaluation import prepare
 
         return prepare(source, options, reporter.show)
-    except ModuleNotFoundError as error:
-        if error.name not in EVAL_PACKAGES:
-            raise
-        raise EvaluationError(f"evaluating needs {error.name}: pip install 'doge-export[eval]'") from error
-
-
-def check_pair(a: EvaluationReport | Evaluation, b: EvaluationReport | Evaluation) -> None:
-    """EvaluationError where two could not be compared in the end."""
-    from ..evaluation.comparison import check_comparable
-
-    check_comparable(a, b)
 
 
 def finish(found: EvaluationReport | Evaluation, reporter: Reporter) -> EvaluationReport:
     """Finished results, or those of a model that is asked now."""
-    from ..evaluation.report import EvaluationReport
-
     return found if isinstance(found, EvaluationReport) else found.run(reporter.show)
 
 
@@ -178,8 +165,6 @@ def write(path: Path, text: str) -> None:
 
 def print_report(report: EvaluationReport, as_json: bool) -> None:
     """The results on stdout."""
-    from ..evaluation.report import CARD_HEADER
-
     if as_json:
         click.echo(report.to_json(with_items=False))
         return
@@ -192,11 +177,6 @@ def print_report(report: EvaluationReport, as_json: bool) -> None:
 
 def print_comparison(a: EvaluationReport, b: EvaluationReport, as_json: bool) -> None:
     """The differences of B from A on stdout."""
-    import dataclasses
-    import json
-
-    from ..evaluation.comparison import compare
-
     differences = compare(a, b)
     if as_json:
         values = [dataclasses.asdict(found) | {"exceeds": found.exceeds} for found in differences]

@@ -8,25 +8,22 @@ doge-export ./my-checkpoint --overwrite
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
+from doge_model.extras import needs_extra
+
 from ..errors import ExportError, OptionError
 from ..options import ExportOptions
 from ..recipes import CALIBRATION_TOKENS, DEFAULT, DEFAULT_BITS, RECIPES, ROLES
-from . import Command
+from . import Command, terminated_like_interrupted
 
 if TYPE_CHECKING:
     from ..export import ExportReport
-
-EXPORT_PACKAGES = {"torch", "transformers", "onnx", "safetensors", "huggingface_hub", "gguf", "matplotlib"}
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -110,20 +107,20 @@ def main(
     export_report.html.
     """
     options = ExportOptions(
-        model,
-        out,
-        chosen_recipe(recipes),
-        revision,
-        keep_window,
-        overwrite,
-        threads,
-        kv_int8,
-        bits,
-        None if wide is None else tuple(role.strip() for role in wide.split(",")),
-        calibration,
-        calibration_tokens,
-        seed,
-        report_tokens,
+        model=model,
+        out=out,
+        weights=chosen_recipe(recipes),
+        revision=revision,
+        keep_window=keep_window,
+        overwrite=overwrite,
+        threads=threads,
+        kv_int8=kv_int8,
+        bits=bits,
+        wide=None if wide is None else tuple(role.strip() for role in wide.split(",")),
+        calibration=calibration,
+        calibration_tokens=calibration_tokens,
+        seed=seed,
+        report_tokens=report_tokens,
     )
     console = Console(stderr=True)
     with terminated_like_interrupted(), console.status("starting") as status:
@@ -150,33 +147,11 @@ def chosen_recipe(flags: Mapping[str, bool]) -> str:
     return chosen[0] if chosen else DEFAULT
 
 
-def run_export(options: ExportOptions, progress: object) -> ExportReport:
+def run_export(options: ExportOptions, progress: Callable[[str], None]) -> ExportReport:
     """Import what an export needs, which takes seconds and an extra, then export."""
-    try:
+    with needs_extra("export", "exporting", ExportError):
         from ..export import export
-    except ModuleNotFoundError as error:
-        if error.name not in EXPORT_PACKAGES:
-            raise
-        raise ExportError(f"exporting needs {error.name}: pip install 'doge-export[export]'") from error
-    return export(options, progress)  # type: ignore[arg-type]  # Progress is defined in the module imported late
-
-
-@contextmanager
-def terminated_like_interrupted() -> Iterator[None]:
-    """Let a termination signal unwind the program like Ctrl-C does, so that half-written folders are removed.
-
-    A closing terminal counts too, where the system has that signal and nohup does not hold it off.
-    """
-    stops = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGHUP")]
-    previous = {number: signal.getsignal(number) for number in stops}
-    for number, handler in previous.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, lambda received, frame: sys.exit(128 + received))
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return export(options, progress)
 
 
 def report_rows(report: ExportReport) -> dict[str, str]:

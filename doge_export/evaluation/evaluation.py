@@ -96,11 +96,6 @@ class Evaluation:
         )
 
 
-def evaluate(source: str, options: EvaluationOptions, progress: Progress = silent) -> EvaluationReport:
-    """Evaluate an exported folder or a PyTorch checkpoint: `prepare`, then `Evaluation.run`."""
-    return prepare(source, options, progress).run(progress)
-
-
 def prepare(source: str, options: EvaluationOptions, progress: Progress = silent) -> Evaluation:
     """Load a model and all that it is to be asked, and check that it can be.
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import datasets
 
+from doge_model.errors import one_line
+
 from ..errors import EvaluationError
 from .records import Row, read_rows
 
@@ -93,7 +95,7 @@ def dataset(rows: list[Row]) -> datasets.Dataset:
     try:
         return datasets.Dataset.from_list(rows)
     except (ValueError, TypeError) as error:  # pyarrow's are of these kinds
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise EvaluationError(
             f"the records do not fit together ({reason}); give each field values of one kind"
         ) from error

@@ -23,6 +23,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
+from doge_model.errors import one_line
+
 from ..errors import EvaluationError, OptionError
 from .local_data import READERS, Splits
 from .subject import Subject
@@ -106,11 +108,11 @@ def load_columns(
         tasks = build_tasks(manager, configs)
     except OSError as error:  # what datasets and huggingface_hub raise for want of a network derives from it
         raise EvaluationError(
-            f"the records cannot be had from the hub ({' '.join(str(error).split())}); "
+            f"the records cannot be had from the hub ({one_line(error)}); "
             "go online once, or give --data-dir with local files"
         ) from error
     for task in tasks.values():
-        prepare(task, num_fewshot)
+        set_examples(task, num_fewshot)
     return tasks, leaves
 
 
@@ -173,7 +175,7 @@ def require_room_for_choices(subject: Subject, requests: Sequence[Instance]) -> 
             )
 
 
-def prepare(task: Task, num_fewshot: int | None) -> None:
+def set_examples(task: Task, num_fewshot: int | None) -> None:
     """What the harness's simple_evaluate does before it evaluates: a number of examples, a seed."""
     if num_fewshot is not None or task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=num_fewshot or 0)

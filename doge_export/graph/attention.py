@@ -69,7 +69,7 @@ def attend(graph: GraphBuilder, layout: DecoderLayout, index: int, query_key_val
         key = per_cache_head(graph, layout, f"{name}.key", key)
         value = per_cache_head(graph, layout, f"{name}.value", value)
         query_key_value, optional = [query, key, value], ["", "", "", eviction_bias(graph, layout, index, precedence)]
-    elif layout.has_mask and not layout.keeps_precedence:
+    elif layout.separate_precedence:
         gather_precedence(graph, layout, index, query_key_value[2])
     past = [f"past_key_values.{index}.{part}" for part in ("key", "value")]
     if layout.draft_tokens:

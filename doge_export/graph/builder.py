@@ -54,11 +54,11 @@ class ConstantPool:
 class GraphBuilder:
     """Collects one graph. Values are known by their ONNX names, which `op` returns."""
 
-    def __init__(self, pool: ConstantPool | None = None) -> None:
+    def __init__(self, pool: ConstantPool) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
-        self.pool = pool or ConstantPool()
+        self.pool = pool
         self._constants: dict[str, None] = {}  # names in use, in order
         self._widened: set[str] = set()
 
@@ -99,15 +99,13 @@ class GraphBuilder:
             self._widened.add(name)
         return name
 
-    def input(self, name: str, dtype: Any, shape: list[int | str]) -> str:
+    def input(self, name: str, dtype: Any, shape: list[int | str]) -> None:
         """Declare a graph input; strings in `shape` are symbolic dimensions."""
         self.inputs.append(_value_info(name, dtype, shape))
-        return name
 
-    def output(self, name: str, dtype: Any, shape: list[int | str]) -> str:
+    def output(self, name: str, dtype: Any, shape: list[int | str]) -> None:
         """Declare a value of the graph as an output."""
         self.outputs.append(_value_info(name, dtype, shape))
-        return name
 
     def write(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the model file, after the pool's data file beside it."""

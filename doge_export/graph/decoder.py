@@ -52,7 +52,7 @@ def build_decoder(
     scales: of the cache, where the layout keeps it in 8 bits.
     """
     graph = GraphBuilder(pool)
-    declare_inputs(graph, layout)
+    declare_interface(graph, layout)
     if scales is not None:
         declare_scales(graph, layout, scales)
     rotary_table(graph, weights.rotary, rotary_positions(graph, layout))
@@ -101,7 +101,7 @@ def rotary_positions(graph: GraphBuilder, layout: DecoderLayout) -> str:
     return positions
 
 
-def declare_inputs(graph: GraphBuilder, layout: DecoderLayout) -> None:
+def declare_interface(graph: GraphBuilder, layout: DecoderLayout) -> None:
     """Declare tokens, positions, lengths and the past of every layer, and the present as outputs."""
     drafted = layout.draft_tokens
     rows: list[int | str] = [1, drafted] if drafted else ["batch_size", "sequence_length"]
@@ -121,7 +121,7 @@ def declare_inputs(graph: GraphBuilder, layout: DecoderLayout) -> None:
             for j in range(drafted - 1):
                 graph.output(f"present.{index}.{part}.{j}", number, shape)
             graph.output(f"present.{index}.{part}", number, shape)
-        if layout.has_mask and not layout.keeps_precedence:
+        if layout.separate_precedence:
             graph.output(f"new_precedence.{index}", np.float32, [*rows, layout.num_mask_heads])
     if layout.recurrent:
         declare_eviction(graph, layout)

@@ -12,6 +12,7 @@ Of two keys the later outranks the other unless its precedence is smaller by mor
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from .builder import GraphBuilder
 from .layout import DecoderLayout
@@ -35,7 +36,7 @@ def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, preced
     (new,) = graph.op("Unsqueeze", [precedence, _axis(graph, -1)], f"{name}.new")  # [heads, S, 1]
     (old,) = graph.op("Unsqueeze", [leaving, _axis(graph, -2)], f"{name}.old")  # [heads, 1, R]
     (outranked,) = graph.op("GreaterOrEqual", [new, old], f"{name}.outranked")  # [heads, S, R]
-    (outranked,) = graph.op("Cast", [outranked], f"{name}.outranked.count", to=_INT32)
+    (outranked,) = graph.op("Cast", [outranked], f"{name}.outranked.count", to=TensorProto.INT32)
     past = _gone_candidates(graph, name, outranked, slots)
     newcomers = _gone_newcomers(graph, name, new, precedence, outranked)
     (bias,) = graph.op("Concat", [past, newcomers], f"{name}.bias", axis=-1)
@@ -65,7 +66,7 @@ def _gone_newcomers(graph: GraphBuilder, name: str, new: str, precedence: str, o
     (row,) = graph.op("Unsqueeze", [precedence, _axis(graph, -2)], f"{name}.newcomers.row")  # [heads, 1, S]
     (lead,) = graph.op("Sub", [new, row], f"{name}.newcomers.lead")  # [heads, outranking, outranked]
     (above,) = graph.op("Greater", [lead, "eviction.lead"], f"{name}.newcomers.above")
-    (above,) = graph.op("Cast", [above], f"{name}.newcomers.above.count", to=_INT32)
+    (above,) = graph.op("Cast", [above], f"{name}.newcomers.above.count", to=TensorProto.INT32)
     (count,) = graph.op("CumSum", [above, "eviction.axis"], f"{name}.newcomers.count")
     (below,) = graph.op("ReduceSum", [outranked, _axis(graph, -1)], f"{name}.newcomers.below", keepdims=0)
     (below,) = graph.op("Unsqueeze", [below, _axis(graph, -2)], f"{name}.newcomers.below.row")
@@ -87,7 +88,7 @@ def declare_eviction(graph: GraphBuilder, layout: DecoderLayout) -> None:
     zero, one = graph.constant("int.0", np.array(0)), graph.constant("int.1", np.array(1))
     (candidates,) = graph.op("Squeeze", [shape], "eviction.candidates")
     (rank,) = graph.op("Range", [zero, candidates, one], "eviction.rank.long")
-    graph.op("Cast", [rank], "eviction.rank", to=_INT32)
+    graph.op("Cast", [rank], "eviction.rank", to=TensorProto.INT32)
     (length,) = graph.op("Shape", ["input_ids"], "eviction.length", start=1)
     (scalar,) = graph.op("Squeeze", [length], "eviction.length.scalar")
     (order,) = graph.op("Range", [zero, scalar, one], "eviction.order")
@@ -112,6 +113,3 @@ def _never(graph: GraphBuilder) -> str:
 
 def _zero(graph: GraphBuilder) -> str:
     return graph.constant("eviction.zero", np.array(0, np.float32))
-
-
-_INT32 = 6  # onnx.TensorProto.INT32

@@ -76,9 +76,9 @@ class DecoderLayout:
         return self.num_mask_heads // self.num_kv_heads if self.has_mask else 0
 
     @property
-    def keeps_precedence(self) -> bool:
-        """Whether the cache holds precedence; it has the digits for it only in float32."""
-        return self.has_mask and not self.kv_int8
+    def separate_precedence(self) -> bool:
+        """Whether the precedence of keys is no part of the cache, as 8 bits are not enough for it."""
+        return self.has_mask and self.kv_int8
 
     @property
     def dt_digits(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto
 
 from .builder import GraphBuilder
 
@@ -31,19 +32,20 @@ class RotarySpec:
     dynamic_factor: float | None
 
 
-def rotary_table(graph: GraphBuilder, spec: RotarySpec, positions: str) -> tuple[str, str]:
-    """positions int64 [N] -> cos and sin float32 [N, head_dim / 2]."""
-    (double,) = graph.op("Cast", [positions], "rotary.positions", to=_DOUBLE)
+def rotary_table(graph: GraphBuilder, spec: RotarySpec, positions: str) -> None:
+    """Declare `rotary.cos` and `rotary.sin`, float32 [N, head_dim / 2], of positions int64 [N]."""
+    (double,) = graph.op("Cast", [positions], "rotary.positions", to=TensorProto.DOUBLE)
     (column,) = graph.op("Unsqueeze", [double, graph.constant("rotary.axis", np.array([-1]))], "rotary.column")
     (angles,) = graph.op("Mul", [column, graph.constant("rotary.inv_freq", np.array(spec.inv_freq))], "rotary.angles")
-    (single,) = graph.op("Cast", [angles], "rotary.angles.single", to=_FLOAT)
-    (trained,) = graph.op("Cast", [single], "rotary.angles.trained", to=_DOUBLE)
+    (single,) = graph.op("Cast", [angles], "rotary.angles.single", to=TensorProto.FLOAT)
+    (trained,) = graph.op("Cast", [single], "rotary.angles.trained", to=TensorProto.DOUBLE)
     last = graph.constant("rotary.max_position", np.array(spec.max_position - 1.0))
     (beyond,) = graph.op("Greater", [column, last], "rotary.beyond")
     if spec.dynamic_factor is not None:
         angles = _dynamic_angles(graph, spec, column)
     (angles,) = graph.op("Where", [beyond, angles, trained], "rotary.angles.chosen")
-    return _scaled(graph, spec, "Cos", angles), _scaled(graph, spec, "Sin", angles)
+    for op_type in ("Cos", "Sin"):
+        _scaled(graph, spec, op_type, angles)
 
 
 def _dynamic_angles(graph: GraphBuilder, spec: RotarySpec, column: str) -> str:
@@ -68,14 +70,10 @@ def _dynamic_angles(graph: GraphBuilder, spec: RotarySpec, column: str) -> str:
     return angles
 
 
-def _scaled(graph: GraphBuilder, spec: RotarySpec, op_type: str, angles: str) -> str:
+def _scaled(graph: GraphBuilder, spec: RotarySpec, op_type: str, angles: str) -> None:
     name = f"rotary.{op_type.lower()}"
     (value,) = graph.op(op_type, [angles], f"{name}.double")
     if spec.attention_scaling != 1:
         scaling = graph.constant("rotary.attention_scaling", np.array(spec.attention_scaling))
         (value,) = graph.op("Mul", [value, scaling], f"{name}.scaled")
-    (single,) = graph.op("Cast", [value], name, to=_FLOAT)
-    return single
-
-
-_FLOAT, _DOUBLE = 1, 11  # onnx.TensorProto's numbers of the two types
+    graph.op("Cast", [value], name, to=TensorProto.FLOAT)

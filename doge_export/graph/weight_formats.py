@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..quantization.blocks import BlockQuantized
+from .blocks import BlockQuantized
 from .builder import MICROSOFT, GraphBuilder
 
 Array = NDArray[np.float32]

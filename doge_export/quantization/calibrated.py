@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -14,15 +15,14 @@ from doge_model import DogeForCausalLM
 from doge_model.modeling import DogeDecoderLayer
 
 from ..graph import DecoderLayout, Part, Plan
+from ..graph.blocks import choose_block_size, quantize_blocks
 from ..recipes import WIDE_BITS
-from .blocks import choose_block_size, quantize_blocks
 from .gptq import gptq, nearest
 from .matrices import Matrix, native_tensors, stored_values
 from .plan import rows_by_role
 from .sensitivity import NARROW_BITS, Rows
 
 Rotary = tuple[Tensor, Tensor]
-ROWS_AT_ONCE = 4096  # of a table: bounds the memory of the search for scales
 
 
 def attention_half(layer: DogeDecoderLayer, hidden: Tensor, rotary: Rotary) -> Tensor:
@@ -67,7 +67,7 @@ def calibrated_plan(
     """
     model = copy.deepcopy(model)
     plan = {storage: table_parts(storage, matrix, wide) for storage, matrix in matrices.items() if is_table(matrix)}
-    load_rounded(model, layout, matrices, plan)
+    give_stored_numbers(model, layout, matrices, plan)
     hidden = [model.model.embed_tokens(ids[None]) for ids in sequences]
     rotary = model.model.rotary_emb(torch.arange(sequences.shape[1])[None])
     for index, layer in enumerate(model.model.layers):
@@ -81,7 +81,7 @@ def calibrated_plan(
                 )
                 for name in half.inputs
             }
-            load_rounded(model, layout, matrices, rounded)
+            give_stored_numbers(model, layout, matrices, rounded)
             plan |= rounded
             hidden = [half.run(layer, x, rotary) for x in hidden]
     return plan
@@ -134,20 +134,20 @@ def widened(layout: DecoderLayout, name: str, moments: Tensor) -> Tensor:
 
 def gptq_parts(storage: str, matrices: Mapping[str, Matrix], moments: Tensor, wide: set[Rows]) -> tuple[Part, ...]:
     """A matrix in one part for each run of rows with the same bits."""
-    runs: list[tuple[int, list[np.ndarray]]] = []
-    for role, rows in rows_by_role(matrices[storage]).items():
-        bits = WIDE_BITS if Rows(storage, role) in wide else NARROW_BITS
-        if runs and runs[-1][0] == bits:
-            runs[-1][1].append(rows)
-        else:
-            runs.append((bits, [rows]))
+    width = matrices[storage].weight.shape[1]
+    runs = groupby(
+        rows_by_role(matrices[storage]).items(),
+        lambda item: WIDE_BITS if Rows(storage, item[0]) in wide else NARROW_BITS,
+    )
     return tuple(
-        gptq(torch.from_numpy(np.concatenate(rows)), moments, bits, choose_block_size(rows[0].shape[1], bits))
-        for bits, rows in runs
+        gptq(torch.from_numpy(np.concatenate([rows for _, rows in run])), moments, bits, choose_block_size(width, bits))
+        for bits, run in runs
     )
 
 
-def load_rounded(model: DogeForCausalLM, layout: DecoderLayout, matrices: Mapping[str, Matrix], plan: Plan) -> None:
+def give_stored_numbers(
+    model: DogeForCausalLM, layout: DecoderLayout, matrices: Mapping[str, Matrix], plan: Plan
+) -> None:
     """Give a PyTorch model the numbers that a plan stores for some of its matrices."""
     for storage, parts in plan.items():
         values = stored_values(parts, matrices[storage].weight.shape[1])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from doge_model import Checkpoint
+from doge_model.errors import one_line
 
 from ..errors import ExportError, OptionError
 from ..options import DATASET_FILES, read_calibration_file
@@ -119,6 +120,6 @@ def dataset_rows(source: str) -> Iterator[dict[str, Any]]:
     try:
         yield from load_dataset(what[0], data_files=what[1], split="train", streaming=True)
     except (OSError, ValueError, StopIteration) as error:  # those of datasets and pyarrow; the last of an empty file
-        reason = " ".join(str(error).split()).rstrip(".") or "it holds nothing"
+        reason = "it holds nothing" if isinstance(error, StopIteration) else one_line(error)
         found = f"dataset {source}" if path.exists() else f"there is no file {source}, and a dataset of that name"
         raise OptionError(f"{found} cannot be loaded: {reason}; give a text file, or another dataset") from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .blocks import BlockQuantized, fits_half, packed
+from ..graph.blocks import BlockQuantized, fits_half, packed
 
 SHRINKS = torch.linspace(1.0, 0.7, 13)  # shares of a block's range that are tried for its scale
 LAZY = 128  # columns whose errors are gathered before the rest of the matrix sees them

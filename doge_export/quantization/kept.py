@@ -7,6 +7,7 @@ Query and key rows come in another order, and matrices are stacked, which moves 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from doge_model.gguf import GgufFile
 
 from ..errors import ExportError
 from ..graph import DecoderLayout, Plan
-from .blocks import BlockQuantized, packed
+from ..graph.blocks import BlockQuantized, packed
 from .matrices import Matrix
 
 BLOCK = 32
@@ -41,18 +42,14 @@ def kept_plan(file: GgufFile, layout: DecoderLayout, matrices: Mapping[str, Matr
 
 def kept_parts(file: GgufFile, storage: str) -> tuple[BlockQuantized, ...]:
     """A matrix of the graph, one part for each run of the file's matrices that have the same type."""
-    runs: list[tuple[str, list[NDArray[np.uint8]]]] = []
-    for name in source_names(storage):
-        kind, rows = file.stored(name)
+    stored = {name: file.stored(name) for name in source_names(storage)}
+    for name, (kind, _) in stored.items():
         if kind not in KINDS or (kind == "Q4_1" and storage == "embed_tokens"):
             raise ExportError(
                 f"--keep-grid keeps {', '.join(KINDS)} (an embedding not in Q4_1), but {name} is {kind}; use --int8"
             )
-        if runs and runs[-1][0] == kind:
-            runs[-1][1].append(rows)
-        else:
-            runs.append((kind, [rows]))
-    return tuple(kept_blocks(kind, np.concatenate(rows)) for kind, rows in runs)
+    runs = groupby(stored.values(), key=lambda pair: pair[0])
+    return tuple(kept_blocks(kind, np.concatenate([rows for _, rows in run])) for kind, run in runs)
 
 
 def source_names(storage: str) -> list[str]:

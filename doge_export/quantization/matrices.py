@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..graph import ConstantPool, DecoderLayout, DecoderWeights, Part, Plan, build_decoder
+from ..graph import ConstantPool, DecoderLayout, DecoderWeights, Part, build_decoder
+from ..graph.blocks import BlockQuantized
 from ..graph.builder import GraphBuilder
-from .blocks import BlockQuantized
 
 Array = NDArray[np.float32]
 
@@ -106,11 +105,3 @@ def stored_values(parts: tuple[Part, ...], in_features: int) -> Array:
         for part in parts
     ]
     return values[0] if len(values) == 1 else np.concatenate(values)
-
-
-def planned_tensors(layout: DecoderLayout, matrices: Mapping[str, Matrix], plan: Plan) -> dict[str, Array]:
-    """The PyTorch model's tensors with the numbers that a plan stores."""
-    tensors: dict[str, Array] = {}
-    for storage, matrix in matrices.items():
-        tensors |= native_tensors(layout, storage, stored_values(plan[storage], matrix.weight.shape[1]))
-    return tensors

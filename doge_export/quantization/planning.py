@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
-
-from doge_model import Checkpoint, DogeForCausalLM
+from doge_model import Checkpoint
 from doge_model.checkpoint import locate
 from doge_model.gguf import GgufFile
 
@@ -17,7 +15,7 @@ from ..recipes import CALIBRATION_TOKENS, RECIPES
 from .calibrated import calibrated_plan
 from .calibration import Calibration, calibration_sequences, describe_calibration
 from .kept import kept_plan
-from .matrices import Matrix, planned_tensors
+from .matrices import Matrix
 from .plan import bits_per_weight, plan_bytes, simple_plan
 from .sensitivity import Rows, choose_wide, rounding_losses
 
@@ -91,14 +89,3 @@ def calibrated(
         ),
         describe_calibration(options.calibration, sequences.numpy()),
     )
-
-
-def give_stored_numbers(
-    model: DogeForCausalLM, layout: DecoderLayout, matrices: Mapping[str, Matrix], plan: Plan
-) -> None:
-    """Write the numbers that a plan stores into a PyTorch model.
-
-    The mask's own rows are not among its parameters; it stays the product of dt_proj and the values.
-    """
-    for name, values in planned_tensors(layout, matrices, plan).items():
-        model.get_parameter(name).data.copy_(torch.from_numpy(values))

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from doge_model import DogeForCausalLM
 
+from ..graph.blocks import choose_block_size
 from ..recipes import LEAST_BITS, MOST_BITS, WIDE_BITS
-from .blocks import choose_block_size
 from .gptq import nearest
 from .matrices import Matrix
 

@@ -18,6 +18,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from doge_model.errors import one_line
+
 from ..errors import OptionError, PackageError
 
 Message = Mapping[str, Any]
@@ -42,7 +44,7 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
-            raise PackageError(f"The chat template of the model is not valid Jinja: {_one_line(error)}.") from error
+            raise PackageError(f"The chat template of the model is not valid Jinja: {one_line(error)}.") from error
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The text of a conversation; with `add_generation_prompt` it ends where the assistant's answer begins.
@@ -55,7 +57,7 @@ class ChatTemplate:
         try:
             return self._template.render(messages=plain, add_generation_prompt=add_generation_prompt, **variables)
         except (jinja2.TemplateError, *_EXPRESSION_ERRORS) as error:
-            raise OptionError(f"The chat template does not accept these messages: {_one_line(error)}.") from error
+            raise OptionError(f"The chat template does not accept these messages: {one_line(error)}.") from error
 
 
 def check_messages(messages: object) -> None:
@@ -140,7 +142,3 @@ def _raise_exception(message: str) -> None:
 
 def _strftime_now(pattern: str) -> str:
     return datetime.now().strftime(pattern)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,17 +1,14 @@
 """The decoder graphs on onnxruntime: feed tokens, get logits, keep the state.
 
-A `Decoder` holds the sessions and can be shared; a `State` is one stream of tokens. State lives in a numpy array that
-is bound as past input and present output at once, so GroupQueryAttention writes the new rows in place, and a decoding
-step neither allocates nor binds anything. Up to keep_window_size tokens the plain graph runs; from then on the
-recurrent one, which is opened when the first stream needs it.
+A `Decoder` holds the sessions and can be shared; a `State` is one stream of tokens. Up to keep_window_size tokens the
+plain graph runs; from then on the recurrent one, which is opened when the first stream needs it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -24,6 +21,7 @@ from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECU
 from .huge_pages import huge_pages
 from .proof import Proof
 from .state import State, new_precedence, precedence_outputs
+from .steps import DraftStep, PlainStep, RecurrentStep, bind, step_inputs
 from .threads import SPIN_US, check_threads, default_threads
 
 ORT_ERRORS = (  # what opening a file can raise; they share no base
@@ -35,125 +33,6 @@ ORT_ERRORS = (  # what opening a file can raise; they share no base
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
-
-Arrays = dict[str, NDArray[Any]]
-
-
-class PlainStep:
-    """One decoding step while the window is not full, bound once per state."""
-
-    def __init__(self, session: ort.InferenceSession, state: State) -> None:
-        self._session = session
-        self.inputs = step_inputs(state, tokens=1, cached=0)
-        logits = np.zeros((1, 1, state.description.vocab_size), np.float32)
-        self._row: NDArray[np.float32] = logits[0]
-        self._precedence = new_precedence(state.description, 1, 1)
-        outputs = {"logits": logits, **precedence_outputs(self._precedence)}
-        self._binding = bind(session, self.inputs, outputs, state)
-
-    def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
-        """Feed one token; returns logits [1, vocab], overwritten by the next call."""
-        inputs = self.inputs
-        inputs["input_ids"][0, 0] = token_id
-        inputs["position_ids"][0, 0] = state.position
-        inputs["seqlens_k"][0] = state.position
-        inputs["total_sequence_length"][()] = state.position + 1
-        self._session.run_with_iobinding(self._binding)
-        state.take_precedence(self._precedence[:, 0])
-        state.take_in(inputs["input_ids"][0])
-        return self._row
-
-
-class DraftStep:
-    """Several tokens at once while the window is not full, each computed as a step of its own; bound once per state."""
-
-    def __init__(self, session: ort.InferenceSession, state: State) -> None:
-        self._session = session
-        self.inputs = step_inputs(state, tokens=DRAFT_TOKENS, cached=0)
-        self.inputs |= {
-            "seqlens_k": np.zeros(DRAFT_TOKENS, np.int32),
-            "total_sequence_length": np.zeros(DRAFT_TOKENS, np.int32),
-            "logits_to_keep": np.arange(DRAFT_TOKENS),
-        }
-        logits = np.zeros((1, DRAFT_TOKENS, state.description.vocab_size), np.float32)
-        self._rows: NDArray[np.float32] = logits[0]
-        self._precedence = new_precedence(state.description, 1, DRAFT_TOKENS)
-        outputs = {"logits": logits, **precedence_outputs(self._precedence)}
-        links = [f".{j}" for j in range(DRAFT_TOKENS - 1)]
-        self._binding = bind(session, self.inputs, outputs, state, ["", *links])
-
-    def __call__(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Write the rows of int64 [n] tokens, n <= DRAFT_TOKENS; returns logits [n, vocab], the state stays put."""
-        inputs, count = self.inputs, len(token_ids)
-        inputs["input_ids"][0, :count] = token_ids  # what follows them is computed for nothing, and never looked at
-        inputs["position_ids"][0] = np.arange(state.position, state.position + DRAFT_TOKENS)
-        inputs["seqlens_k"][:] = inputs["position_ids"][0]
-        inputs["total_sequence_length"][:] = inputs["position_ids"][0] + 1
-        self._session.run_with_iobinding(self._binding)
-        state.take_precedence(self._precedence[:, 0])
-        return self._rows[:count]
-
-
-class RecurrentStep:
-    """One decoding step over a full window, bound once per state."""
-
-    def __init__(self, session: ort.InferenceSession, state: State) -> None:
-        self._session = session
-        d = state.description
-        shape = (d.num_layers, d.num_recurrent_heads, 1)
-        self.inputs = step_inputs(state, tokens=1, cached=d.keep_window_size)
-        self.inputs |= {"eviction_slots": np.zeros(shape, np.int64), "eviction_precedence": np.zeros(shape, np.float32)}
-        logits = np.zeros((1, 1, d.vocab_size), np.float32)
-        self._row: NDArray[np.float32] = logits[0]
-        self._precedence = new_precedence(state.description, 1, 1)
-        outputs = {"logits": logits, **precedence_outputs(self._precedence)}
-        self._binding = bind(session, self.inputs, outputs, state)
-
-    def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
-        """Feed one token and let one key per head go; returns logits [1, vocab], overwritten by the next call."""
-        inputs, window = self.inputs, state.full_window()
-        slots = window.next_to_leave(1)
-        leaving = window.keys.at(slots)
-        inputs["input_ids"][0, 0] = token_id
-        inputs["position_ids"][0, 0] = state.position
-        inputs["eviction_slots"][:] = slots
-        inputs["eviction_precedence"][:] = leaving.precedence
-        self._session.run_with_iobinding(self._binding)
-        state.take_precedence(self._precedence[:, 0])
-        state.take_in(inputs["input_ids"][0], slots, leaving)
-        return self._row
-
-
-def step_inputs(state: State, tokens: int, cached: int) -> Arrays:
-    """New input arrays for `tokens` tokens at the state's position, `cached` keys before them; the ids are zero."""
-    return {
-        "input_ids": np.zeros((1, tokens), np.int64),
-        "position_ids": np.arange(state.position, state.position + tokens)[None],
-        "seqlens_k": np.array([cached + tokens - 1], np.int32),
-        "total_sequence_length": np.array(cached + tokens, np.int32),
-        "logits_to_keep": np.array([tokens - 1]),
-    }
-
-
-def bind(
-    session: ort.InferenceSession, inputs: Arrays, outputs: Arrays, state: State, presents: Sequence[str] = ("",)
-) -> ort.IOBinding:
-    """Bind arrays by name, and the state's cache as past and present alike. The binding holds on to all of them.
-
-    presents: endings of the names of a layer's presents, where a graph has several.
-    """
-    binding = session.io_binding()
-    for name, array in inputs.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-    for name, array in outputs.items():
-        binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-    for layer, parts in enumerate(state.cache):
-        for part, rows in zip(("key", "value"), parts, strict=True):
-            value = ort.OrtValue.ortvalue_from_numpy(rows[None])
-            binding.bind_ortvalue_input(f"past_key_values.{layer}.{part}", value)
-            for ending in presents:
-                binding.bind_ortvalue_output(f"present.{layer}.{part}{ending}", value)
-    return binding
 
 
 def session_options(threads: int) -> ort.SessionOptions:
@@ -181,6 +60,13 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
         raise PackageError(
             f"onnxruntime cannot open {path}, it may be damaged: {str(error).splitlines()[0]}"
         ) from error
+
+
+def open_changed(model: bytes, folder: Path, threads: int) -> ort.InferenceSession:
+    """A session on a model that was made of a decoder file, over the data file that lies in `folder`."""
+    options = session_options(threads)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class Decoder:
@@ -327,7 +213,7 @@ class Decoder:
         inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
         precedence = new_precedence(self.description, 1, len(token_ids))
         outputs = {"logits": logits, **precedence_outputs(precedence)}
-        self._plain.run_with_iobinding(bind(self._plain, inputs, outputs, state))
+        self._plain.run_with_iobinding(bind(self._plain, inputs, outputs, state.rows()))
         state.take_precedence(precedence[:, 0])
         state.take_in(token_ids)
 
@@ -342,7 +228,7 @@ class Decoder:
         inputs |= {"eviction_slots": slots, "eviction_precedence": leaving.precedence}
         precedence = new_precedence(self.description, 1, length)
         outputs = {"logits": logits, **precedence_outputs(precedence)}
-        session.run_with_iobinding(bind(session, inputs, outputs, state))
+        session.run_with_iobinding(bind(session, inputs, outputs, state.rows()))
         state.take_precedence(precedence[:, 0])
         state.take_in(token_ids, slots, leaving)
 

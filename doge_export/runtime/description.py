@@ -68,7 +68,7 @@ class DecoderDescription:
         """Read the description of a decoder file.
 
         Raises:
-            PackageError: there is none, or one of a newer format.
+            PackageError: there is none, or one of another format.
         """
         if METADATA_KEY not in metadata:
             raise PackageError(f"{path} is not a decoder made by doge-export: its metadata has no {METADATA_KEY!r}")

@@ -96,7 +96,7 @@ class TokenDecoder(Protocol[StateT]):
     def forward(
         self, state: StateT, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
     ) -> NDArray[np.float32]:
-        """Feed int64 [S], S >= 1; float32 [1, S or logits_to_keep, vocab], valid until the next call."""
+        """Feed int64 [S], S >= 1; float32 [1 or S or logits_to_keep, vocab], valid until the next call."""
 
     def room_for_draft(self, state: StateT) -> int:
         """Guesses that `check_draft` can take behind the next token."""

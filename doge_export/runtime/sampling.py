@@ -1,8 +1,8 @@
 """From logits to a token: the filters of transformers' `generate` as small pure functions on 1-D float32 arrays.
 
-Order, as in transformers: repetition penalty, temperature, top-k, top-p, min-p. Each `apply_*` returns a new array of
-the shape it was given, with -inf for what it removes. `candidates` runs the same filters but hands only the survivors
-from one to the next, so that after the first one hardly any of the vocabulary is touched again.
+Order, as in transformers: repetition penalty, temperature, top-k, top-p, min-p. The last three return the indices of
+what they keep, and `candidates` hands only those from one to the next, so that after the first one hardly any of the
+vocabulary is touched again.
 """
 
 from __future__ import annotations
@@ -38,29 +38,36 @@ def apply_temperature(logits: Logits, temperature: float) -> Logits:
     return logits / np.float32(temperature)
 
 
-def apply_top_k(logits: Logits, top_k: int) -> Logits:
-    """Keep the `top_k` largest of float32 [vocab], and every one that equals the smallest of them; 0 keeps all."""
-    return _masked(logits, _select_top_k(logits, top_k))
+def top_k(logits: Logits, k: int) -> Indices:
+    """The k largest of float32 [n], and every one that equals the smallest of them; 0 keeps all. Ascending indices."""
+    if k == 0 or k >= len(logits):
+        return np.arange(len(logits))
+    smallest_kept = np.partition(logits, -k)[-k]
+    return np.flatnonzero(logits >= smallest_kept)
 
 
-def apply_top_p(logits: Logits, top_p: float) -> Logits:
-    """Keep the fewest best of float32 [vocab] whose probabilities add up to `top_p`, at least one; 1 keeps all.
+def top_p(logits: Logits, p: float) -> Indices:
+    """The fewest best of float32 [n] whose probabilities add up to p, at least one; 1 keeps all. Ascending indices.
 
     Among equal logits the lower token id is kept first, as in `greedy`; transformers leaves that to its sort.
     """
-    return _masked(logits, _select_top_p(logits, top_p))
+    if p >= 1:
+        return np.arange(len(logits))
+    weights = _weights(logits)
+    wanted = p * float(weights.sum())
+    for floor in FLOORS:
+        contenders = np.flatnonzero(weights >= floor)
+        if weights[contenders].sum() >= wanted:
+            break  # whatever is below the floor comes after enough of the others
+    best_first = contenders[np.argsort(-logits[contenders], kind="stable")]
+    sorted_weights = weights[best_first].astype(np.float64)
+    weight_of_better = np.cumsum(sorted_weights) - sorted_weights
+    return np.sort(best_first[weight_of_better < wanted])
 
 
-def apply_min_p(logits: Logits, min_p: float) -> Logits:
-    """Keep those of float32 [vocab] with at least `min_p` times the probability of the best; 0 keeps all."""
-    return _masked(logits, _select_min_p(logits, min_p))
-
-
-def softmax(logits: Logits) -> NDArray[np.float32]:
-    """Probabilities, float32 [vocab], of float32 [vocab] with at least one finite value."""
-    probabilities = _weights(logits)
-    probabilities /= probabilities.sum()
-    return probabilities
+def min_p(logits: Logits, p: float) -> Indices:
+    """Those of float32 [n] with at least p times the probability of the best; 0 keeps all. Ascending indices."""
+    return np.flatnonzero(_weights(logits) >= np.float32(p))
 
 
 def greedy(logits: Logits) -> int:
@@ -89,9 +96,9 @@ def candidates(logits: Logits, options: GenerationOptions) -> tuple[Indices, Log
     kept = apply_temperature(logits, options.temperature)
     ids = _all_ids(len(logits))
     filters: tuple[tuple[bool, Callable[[Logits], Indices]], ...] = (
-        (options.top_k > 0, lambda rest: _select_top_k(rest, options.top_k)),
-        (options.top_p < 1, lambda rest: _select_top_p(rest, options.top_p)),
-        (options.min_p > 0, lambda rest: _select_min_p(rest, options.min_p)),
+        (options.top_k > 0, lambda rest: top_k(rest, options.top_k)),
+        (options.top_p < 1, lambda rest: top_p(rest, options.top_p)),
+        (options.min_p > 0, lambda rest: min_p(rest, options.min_p)),
     )
     for in_use, select in filters:
         if in_use:
@@ -118,38 +125,3 @@ def _weights(logits: Logits) -> NDArray[np.float32]:
     """Probabilities up to their common factor, the largest 1: a new float32 [n]."""
     weights: NDArray[np.float32] = logits - logits.max()
     return np.exp(weights, out=weights)
-
-
-def _masked(logits: Logits, kept: Indices) -> Logits:
-    masked = np.full_like(logits, -np.inf)
-    masked[kept] = logits[kept]
-    return masked
-
-
-# The three selections take float32 [n] and return the indices that stay, ascending.
-
-
-def _select_top_k(logits: Logits, top_k: int) -> Indices:
-    if top_k == 0 or top_k >= len(logits):
-        return np.arange(len(logits))
-    smallest_kept = np.partition(logits, -top_k)[-top_k]
-    return np.flatnonzero(logits >= smallest_kept)
-
-
-def _select_top_p(logits: Logits, top_p: float) -> Indices:
-    if top_p >= 1:
-        return np.arange(len(logits))
-    weights = _weights(logits)
-    wanted = top_p * float(weights.sum())
-    for floor in FLOORS:
-        contenders = np.flatnonzero(weights >= floor)
-        if weights[contenders].sum() >= wanted:
-            break  # whatever is below the floor comes after enough of the others
-    best_first = contenders[np.argsort(-logits[contenders], kind="stable")]
-    sorted_weights = weights[best_first].astype(np.float64)
-    weight_of_better = np.cumsum(sorted_weights) - sorted_weights
-    return np.sort(best_first[weight_of_better < wanted])
-
-
-def _select_min_p(logits: Logits, min_p: float) -> Indices:
-    return np.flatnonzero(_weights(logits) >= np.float32(min_p))

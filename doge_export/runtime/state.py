@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import mmap
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,14 @@ from .description import DecoderDescription
 from .state_file import StateFile
 from .window import FullWindow, Keys
 
-if TYPE_CHECKING:
-    from .decoder import DraftStep, PlainStep, RecurrentStep
-
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
 FULL_WINDOW_CHUNK = 128  # the same once keys are dropped: attention with a mask is fastest while its scores fit a cache
 NEVER = np.iinfo(np.int64).max
 
 Cache = NDArray[Any]  # float32 or int8, as the decoder has it
 Memory = tuple[Cache, FullWindow | None]  # the cache, and its bookkeeping once the window is full
+Step = Callable[["State", int], NDArray[np.float32]]  # feeds one token
+Draft = Callable[["State", NDArray[np.int64]], NDArray[np.float32]]  # looks at several
 
 
 class Arrival(NamedTuple):
@@ -60,9 +60,9 @@ class State:
         self.description = description
         self.metadata: dict[str, str] = {}
         self.precedence = empty_precedence(description) if description.separate_precedence else None
-        self.plain_step: PlainStep | None = None
-        self.draft_step: DraftStep | None = None
-        self.recurrent_step: RecurrentStep | None = None
+        self.plain_step: Step | None = None
+        self.draft_step: Draft | None = None
+        self.recurrent_step: Step | None = None
         # One attribute, so that no exception can come between a wider cache and its bookkeeping.
         self._memory: Memory = (empty_cache(description, description.num_kv_heads) if cache is None else cache, None)
         self._position = 0
@@ -90,6 +90,10 @@ class State:
         in any order, each mask head with its own.
         """
         return self._memory[0]
+
+    def rows(self) -> Cache:
+        """The cache as a batch of this one stream: [layers, 2, 1, heads, slots, channels]."""
+        return self.cache[:, :, None]
 
     @property
     def nbytes(self) -> int:
@@ -172,14 +176,14 @@ class State:
         if self.precedence is not None:
             precedence = self.precedence[..., :used] if window is None else window.keys.precedence
         StateFile(
-            position,
-            self.unfed_token,
-            self.metadata,
-            cache[..., :used, :],
-            precedence,
-            None if window is None else window.keys.positions,
-            seen,
-            self._first_seen[seen],
+            position=position,
+            unfed_token=self.unfed_token,
+            metadata=self.metadata,
+            cache=cache[..., :used, :],
+            precedence=precedence,
+            key_positions=None if window is None else window.keys.positions,
+            seen_tokens=seen,
+            first_positions=self._first_seen[seen],
         ).write(path, self.description, overwrite)
 
     @classmethod

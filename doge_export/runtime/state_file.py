@@ -113,14 +113,14 @@ class StateFile:
             raise StateError(f"{path} is damaged: its content does not have the checksum that was saved with it")
         _check_values(path, header, tensors, description)
         return cls(
-            header["position"],
-            header["unfed_token"],
-            header["metadata"],
-            tensors["cache"],
-            tensors.get("precedence"),
-            tensors.get("key_positions"),
-            tensors["seen_tokens"],
-            tensors["first_positions"],
+            position=header["position"],
+            unfed_token=header["unfed_token"],
+            metadata=header["metadata"],
+            cache=tensors["cache"],
+            precedence=tensors.get("precedence"),
+            key_positions=tensors.get("key_positions"),
+            seen_tokens=tensors["seen_tokens"],
+            first_positions=tensors["first_positions"],
         )
 
 
