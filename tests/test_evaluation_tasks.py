@@ -19,9 +19,9 @@ from doge_export.evaluation.tasks import (
     COLUMNS,
     build_tasks,
     leaf_tasks,
-    prepare,
     require_examples,
     require_room,
+    set_examples,
     spread_sample,
     task_config,
     task_manager,
@@ -67,7 +67,7 @@ def test_examples_that_there_are_not_are_refused(name, settings, data):
 
 def test_the_examples_of_mmlu_are_of_the_item_s_subject(manager, data):
     tasks = build_tasks(manager, {"mmlu_anatomy": task_config(manager, "mmlu_anatomy", data)})
-    prepare(tasks["mmlu_anatomy"], 1)
+    set_examples(tasks["mmlu_anatomy"], 1)
     tasks["mmlu_anatomy"].build_all_requests()
     contexts = {request.args[0] for request in tasks["mmlu_anatomy"].instances}
     assert len(contexts) == 2
