@@ -174,7 +174,7 @@ def test_the_lowest_rank_leaves_and_an_outranked_newcomer_is_not_kept():
     window = FullWindow(Keys(np.array([[[1.0, 2.0]]], np.float32), np.array([[[0, 1]]])))
     slots = window.next_to_leave(1)[..., 0]
     assert slots.tolist() == [[0]]
-    window.replace_one(cache, slots, Keys(np.array([[0.5]], np.float32), np.array([[2]])))
+    window.replace_one(cache, slots, np.array([[0.5]], np.float32), 2)
     assert cache.flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    window.replace_one(cache, slots, Keys(np.array([[1.0]], np.float32), np.array([[2]])))
+    window.replace_one(cache, slots, np.array([[1.0]], np.float32), 2)
     assert cache.flatten().tolist() == [2, 1, 2, 5, 4, 5]

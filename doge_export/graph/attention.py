@@ -22,7 +22,6 @@ from .mask import (
     mask_channels,
     mask_rows,
     mask_width,
-    new_precedence,
     pad_logits,
     pad_mask_rows,
     precedence_rows,
@@ -65,10 +64,10 @@ def attend(graph: GraphBuilder, layout: DecoderLayout, index: int, query_key_val
         optional = ["rotary.cos", "rotary.sin"]
     if layout.recurrent:
         query, key, value = query_key_value
-        precedence = new_precedence(graph, layout, index, f"{name}.precedence", value)
+        bias = eviction_bias(graph, layout, index, value)
         key = per_cache_head(graph, layout, f"{name}.key", key)
         value = per_cache_head(graph, layout, f"{name}.value", value)
-        query_key_value, optional = [query, key, value], ["", "", "", eviction_bias(graph, layout, index, precedence)]
+        query_key_value, optional = [query, key, value], ["", "", "", bias]
     elif layout.separate_precedence:
         gather_precedence(graph, layout, index, query_key_value[2])
     past = [f"past_key_values.{index}.{part}" for part in ("key", "value")]

@@ -16,55 +16,46 @@ from onnx import TensorProto
 
 from .builder import GraphBuilder
 from .layout import DecoderLayout
-from .mask import PRECEDENCE_SCALE
+from .mask import PRECEDENCE_SCALE, new_precedence
 
 TIE = np.float32(2.0**-17 * PRECEDENCE_SCALE)  # `doge_model.mask.TIE`
+SLOTS, LEAST = "eviction.slots", "eviction.least"
+EQUAL = ("eviction.equal", "eviction.equal.row")  # precedence of new keys in a model without mask, as new_precedence's
 NEVER = np.float32(-1e30)  # added to a score, leaves nothing of it; -inf would make 0 * inf possible
 
 
-def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, precedence: str) -> str:
+def eviction_bias(graph: GraphBuilder, layout: DecoderLayout, index: int, value: str) -> str:
     """The additive mask of a full window.
 
-    precedence: float32 [heads, S] of the new tokens, per mask head. Reads eviction_slots int64 and eviction_precedence
-    float32, both [layers, heads, R]. Returns float32 [1, 1 or num_heads, S, keep_window_size + S] with NEVER where a
-    key is gone.
+    value: the new values [1, S, kv heads * channels], which carry precedence. Returns float32 [1, 1 or num_heads, S,
+    keep_window_size + S] with NEVER where a key is gone.
     """
     name = f"layers.{index}.eviction"
-    layer = graph.constant(f"{name}.layer", np.array(index))
-    (slots,) = graph.op("Gather", ["eviction_slots", layer], f"{name}.slots", axis=0)
-    (leaving,) = graph.op("Gather", ["eviction.least", layer], f"{name}.leaving", axis=0)
-    (new,) = graph.op("Unsqueeze", [precedence, _axis(graph, -1)], f"{name}.new")  # [heads, S, 1]
-    (old,) = graph.op("Unsqueeze", [leaving, _axis(graph, -2)], f"{name}.old")  # [heads, 1, R]
-    (outranked,) = graph.op("GreaterOrEqual", [new, old], f"{name}.outranked")  # [heads, S, R]
+    new, row = new_precedence(graph, layout, index, f"{name}.new", value) if layout.has_mask else EQUAL
+    (outranked,) = graph.op("GreaterOrEqual", [new, _of_layer(LEAST, index)], f"{name}.outranked")  # [1, heads, S, R]
     (outranked,) = graph.op("Cast", [outranked], f"{name}.outranked.count", to=TensorProto.INT32)
-    past = _gone_candidates(graph, name, outranked, slots)
-    newcomers = _gone_newcomers(graph, name, new, precedence, outranked)
+    past = _gone_candidates(graph, name, outranked, _of_layer(SLOTS, index))
+    newcomers = _gone_newcomers(graph, name, new, row, outranked)
     (bias,) = graph.op("Concat", [past, newcomers], f"{name}.bias", axis=-1)
     if layout.cache_heads not in (1, layout.num_heads):  # the attention takes one mask for all heads, or one for each
         order = np.arange(layout.cache_heads).repeat(layout.num_heads // layout.cache_heads)
-        (bias,) = graph.op(
-            "Gather", [bias, graph.constant("eviction.order_of_heads", order)], f"{name}.bias.heads", axis=0
-        )
-    (bias,) = graph.op("Unsqueeze", [bias, graph.constant("axis.0", np.array([0]))], f"{name}.bias.batch")
+        heads = graph.constant("eviction.order_of_heads", order)
+        (bias,) = graph.op("Gather", [bias, heads], f"{name}.bias.heads", axis=1)
     return bias
 
 
 def _gone_candidates(graph: GraphBuilder, name: str, outranked: str, slots: str) -> str:
-    """Bias of the cached keys: outranked int32 [heads, S, R], slots [heads, R] -> [heads, S, keep_window_size]."""
+    """Bias of the cached keys: outranked int32 and slots, both [1, heads, S, R] -> [1, heads, S, keep_window_size]."""
     (count,) = graph.op("CumSum", [outranked, "eviction.axis"], f"{name}.candidates.count")
     (gone,) = graph.op("Greater", [count, "eviction.rank"], f"{name}.candidates.gone")
     (updates,) = graph.op("Where", [gone, _never(graph), _zero(graph)], f"{name}.candidates.bias")
-    (rows,) = graph.op("Unsqueeze", [slots, _axis(graph, -2)], f"{name}.candidates.slots")
-    (shape,) = graph.op("Shape", [updates], f"{name}.candidates.shape")
-    (indices,) = graph.op("Expand", [rows, shape], f"{name}.candidates.indices")
-    (bias,) = graph.op("ScatterElements", ["eviction.zeros", indices, updates], f"{name}.candidates", axis=-1)
+    (bias,) = graph.op("ScatterElements", ["eviction.zeros", slots, updates], f"{name}.candidates", axis=-1)
     return bias
 
 
-def _gone_newcomers(graph: GraphBuilder, name: str, new: str, precedence: str, outranked: str) -> str:
-    """Bias of the new keys: [heads, S, S], query by key."""
-    (row,) = graph.op("Unsqueeze", [precedence, _axis(graph, -2)], f"{name}.newcomers.row")  # [heads, 1, S]
-    (lead,) = graph.op("Sub", [new, row], f"{name}.newcomers.lead")  # [heads, outranking, outranked]
+def _gone_newcomers(graph: GraphBuilder, name: str, new: str, row: str, outranked: str) -> str:
+    """Bias of the new keys: [1, heads, S, S], query by key."""
+    (lead,) = graph.op("Sub", [new, row], f"{name}.newcomers.lead")  # [1, heads, outranking, outranked]
     (above,) = graph.op("Greater", [lead, "eviction.lead"], f"{name}.newcomers.above")
     (above,) = graph.op("Cast", [above], f"{name}.newcomers.above.count", to=TensorProto.INT32)
     (count,) = graph.op("CumSum", [above, "eviction.axis"], f"{name}.newcomers.count")
@@ -76,31 +67,65 @@ def _gone_newcomers(graph: GraphBuilder, name: str, new: str, precedence: str, o
 
 
 def declare_eviction(graph: GraphBuilder, layout: DecoderLayout) -> None:
-    """The two inputs, and what all layers share.
+    """The two inputs, and what need not be made in each layer.
 
-    `least` is the precedence that still outranks a candidate, `lead` [S, S] what a newcomer needs to outrank another;
-    further the candidates' ranks, and zeros to scatter into.
+    SLOTS of a layer [1, heads, S, R]; LEAST [1, heads, 1, R], the precedence that still outranks a candidate; lead
+    [S, S], what a newcomer needs to outrank another; the candidates' ranks; zeros to scatter into.
     """
     for name, dtype in (("eviction_slots", np.int64), ("eviction_precedence", np.float32)):
         graph.input(name, dtype, [layout.num_layers, layout.cache_heads, "candidates"])
-    graph.constant("eviction.axis", np.array(1))
-    (shape,) = graph.op("Shape", ["eviction_precedence"], "eviction.shape", start=2)
-    zero, one = graph.constant("int.0", np.array(0)), graph.constant("int.1", np.array(1))
-    (candidates,) = graph.op("Squeeze", [shape], "eviction.candidates")
-    (rank,) = graph.op("Range", [zero, candidates, one], "eviction.rank.long")
-    graph.op("Cast", [rank], "eviction.rank", to=TensorProto.INT32)
+    graph.constant("eviction.axis", np.array(2))
     (length,) = graph.op("Shape", ["input_ids"], "eviction.length", start=1)
-    (scalar,) = graph.op("Squeeze", [length], "eviction.length.scalar")
-    (order,) = graph.op("Range", [zero, scalar, one], "eviction.order")
+    _declare_candidates(graph, layout, length)
+    _declare_lead(graph, length)
+    window = graph.constant("eviction.window", np.array([layout.keep_window_size]))
+    _zeros(graph, layout, "eviction.zeros", [length, window])
+    if not layout.has_mask:
+        one = graph.constant("eviction.one", np.array([1]))
+        _zeros(graph, layout, EQUAL[0], [length, one])
+        _zeros(graph, layout, EQUAL[1], [one, length])
+
+
+def _declare_candidates(graph: GraphBuilder, layout: DecoderLayout, length: str) -> None:
+    """SLOTS and LEAST of every layer, and the ranks 0 to R - 1 that candidates have in all of them."""
+    tie, one = graph.constant("eviction.tie", np.array(TIE)), graph.constant("eviction.one", np.array([1]))
+    (least,) = graph.op("Sub", ["eviction_precedence", tie], f"{LEAST}.flat")
+    (least,) = graph.op("Unsqueeze", [least, _axis(graph, -2)], f"{LEAST}.of_layers")
+    graph.op("Split", [least], LEAST, outputs=layout.num_layers, axis=0, num_outputs=layout.num_layers)
+    (shape,) = graph.op("Concat", [length, one], "eviction.queries.shape", axis=0)
+    (slots,) = graph.op("Unsqueeze", ["eviction_slots", _axis(graph, -2)], f"{SLOTS}.row")
+    (slots,) = graph.op("Expand", [slots, shape], f"{SLOTS}.of_layers")
+    graph.op("Split", [slots], SLOTS, outputs=layout.num_layers, axis=0, num_outputs=layout.num_layers)
+    (shape,) = graph.op("Shape", ["eviction_precedence"], "eviction.shape", start=2)
+    (rank,) = graph.op("Range", _bounds(graph, "candidates", shape), "eviction.rank.long")
+    graph.op("Cast", [rank], "eviction.rank", to=TensorProto.INT32)
+
+
+def _declare_lead(graph: GraphBuilder, length: str) -> None:
+    """[S, S]: more than -TIE where the row's token is the later one, else more than TIE."""
+    tie, behind = graph.constant("eviction.tie", np.array(TIE)), graph.constant("eviction.behind", np.array(-TIE))
+    (order,) = graph.op("Range", _bounds(graph, "length", length), "eviction.order")
     (column,) = graph.op("Unsqueeze", [order, _axis(graph, -1)], "eviction.order.column")
     (later,) = graph.op("Greater", [column, order], "eviction.later")
-    tie, behind = graph.constant("eviction.tie", np.array(TIE)), graph.constant("eviction.behind", np.array(-TIE))
     graph.op("Where", [later, behind, tie], "eviction.lead")
-    graph.op("Sub", ["eviction_precedence", tie], "eviction.least")
-    parts = [graph.constant("eviction.heads", np.array([layout.cache_heads])), length]
-    window = graph.constant("eviction.window", np.array([layout.keep_window_size]))
-    (full,) = graph.op("Concat", [*parts, window], "eviction.zeros.shape", axis=0)
-    graph.op("Expand", [_zero(graph), full], "eviction.zeros")
+
+
+def _bounds(graph: GraphBuilder, name: str, shape: str) -> list[str]:
+    """What Range takes for 0, 1, ... below the one number of a shape."""
+    (limit,) = graph.op("Squeeze", [shape], f"eviction.{name}.scalar")
+    return [graph.constant("int.0", np.array(0)), limit, graph.constant("int.1", np.array(1))]
+
+
+def _zeros(graph: GraphBuilder, layout: DecoderLayout, name: str, last: list[str]) -> None:
+    """float32 [1, heads, ...] with the last two dimensions given, each a shape of one number."""
+    first = graph.constant("eviction.heads", np.array([1, layout.cache_heads]))
+    (shape,) = graph.op("Concat", [first, *last], f"{name}.shape", axis=0)
+    graph.op("Expand", [_zero(graph), shape], name)
+
+
+def _of_layer(name: str, index: int) -> str:
+    """The output of a Split over the layers."""
+    return f"{name}.{index}" if index else name
 
 
 def _axis(graph: GraphBuilder, axis: int) -> str:

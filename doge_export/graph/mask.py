@@ -183,18 +183,13 @@ def gather_precedence(graph: GraphBuilder, layout: DecoderLayout, index: int, va
     return rows
 
 
-def new_precedence(graph: GraphBuilder, layout: DecoderLayout, index: int, name: str, value: str) -> str:
-    """Of the new keys per cache head: values [1, S, kv heads * channels] -> [cache heads, S].
+def new_precedence(graph: GraphBuilder, layout: DecoderLayout, index: int, name: str, value: str) -> tuple[str, str]:
+    """Of the new keys per cache head, as a column and as a row.
 
-    Without a mask all are equal, 0.
+    values [1, S, kv heads * channels] -> [1, cache heads, S, 1] and [1, cache heads, 1, S].
     """
-    if not layout.has_mask:
-        heads = graph.constant("eviction.heads", np.array([layout.cache_heads]))
-        (shape,) = graph.op("Concat", [heads, "eviction.length"], f"{name}.shape", axis=0)
-        zero = graph.constant("eviction.zero", np.array(0, np.float32))
-        (zeros,) = graph.op("Expand", [zero, shape], name)
-        return zeros
     rows = gather_precedence(graph, layout, index, value)
-    (columns,) = graph.op("Transpose", [rows], f"{name}.columns", perm=[0, 2, 1])
-    (by_head,) = graph.op("Squeeze", [columns, graph.constant("axis.0", np.array([0]))], name)
-    return by_head
+    (by_head,) = graph.op("Transpose", [rows], name, perm=[0, 2, 1])
+    (column,) = graph.op("Unsqueeze", [by_head, graph.constant("axis.last", np.array([-1]))], f"{name}.column")
+    (row,) = graph.op("Unsqueeze", [by_head, graph.constant("axis.before_last", np.array([-2]))], f"{name}.row")
+    return column, row

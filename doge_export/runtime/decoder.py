@@ -222,7 +222,7 @@ class Decoder:
     ) -> None:
         length, window, session = len(token_ids), state.full_window(), self._session(RECURRENT_FILE)
         slots = window.next_to_leave(min(length, self.keep_window_size))
-        leaving = window.keys.at(slots)
+        leaving = window.keys_at(slots)
         inputs = step_inputs(state, length, cached=self.keep_window_size)
         inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
         inputs |= {"eviction_slots": slots, "eviction_precedence": leaving.precedence}

@@ -30,16 +30,16 @@ Draft = Callable[["State", NDArray[np.int64]], NDArray[np.float32]]  # looks at 
 class Arrival(NamedTuple):
     """Tokens whose rows a graph has written; the bookkeeping of them can be done once or again, with one result.
 
-    token_ids: int64 [S]. position: of the first. slots, leaving, new: None in a window that is not full, else the
-    slots that may be taken and the keys in them, [layers, heads, min(S, keep_window_size)], and the new keys, [layers,
-    heads, S].
+    token_ids: int64 [S]. position: of the first. slots, leaving, precedence: None in a window that is not full, else
+    the slots that may be taken and the keys in them, [layers, heads, min(S, keep_window_size)], and the precedence of
+    the new keys, [layers, heads, S].
     """
 
     token_ids: NDArray[np.int64]
     position: int
     slots: NDArray[np.int64] | None
     leaving: Keys | None
-    new: Keys | None
+    precedence: NDArray[np.float32] | None
 
 
 class State:
@@ -247,24 +247,22 @@ class State:
         In a full window the rows stand behind it, and those that outrank the keys in `slots` take their places;
         slots and leaving, the keys there: [layers, heads, min(S, keep_window_size)], in the order in which they leave.
         """
-        position, new = self._position, None
-        if slots is not None:
-            precedence = self._precedence_behind_window(len(token_ids))
-            positions = np.arange(position, position + len(token_ids))
-            new = Keys(precedence, np.broadcast_to(positions, precedence.shape))
-        self._arrival = Arrival(token_ids, position, slots, leaving, new)
+        precedence = None if slots is None else self._precedence_behind_window(len(token_ids))
+        self._arrival = Arrival(token_ids, self._position, slots, leaving, precedence)
         self._finish()
 
     def _finish(self) -> None:
         """Do the bookkeeping of the last arrival; after an exception in the midst of it `position` does it again."""
         assert self._arrival is not None
-        token_ids, position, slots, leaving, new = self._arrival
-        if slots is not None and leaving is not None and new is not None:
+        token_ids, position, slots, leaving, precedence = self._arrival
+        positions = np.arange(position, position + len(token_ids))
+        if slots is not None and leaving is not None and precedence is not None:
             if len(token_ids) == 1:
-                self.full_window().replace_one(self.cache, slots[..., 0], new.take((..., 0)))
+                self.full_window().replace_one(self.cache, slots[..., 0], precedence[..., 0], position)
             else:
+                new = Keys(precedence, np.broadcast_to(positions, precedence.shape))
                 self.full_window().replace_many(self.cache, slots, leaving, new)
-        np.minimum.at(self._first_seen, token_ids, np.arange(position, position + len(token_ids)))
+        np.minimum.at(self._first_seen, token_ids, positions)
         self._position = position + len(token_ids)
         self._arrival = None
 
@@ -280,8 +278,9 @@ class State:
         d, values = self.description, (self.cache if cache is None else cache)[:, 1]
         if d.mask_channels == 0:
             return np.zeros(values[..., slots, 0].shape, np.float32)
-        heads = range(d.num_recurrent_heads)
-        return np.stack([values[:, head, slots, d.head_dim + head % d.mask_channels] for head in heads], axis=1)
+        heads = np.arange(d.num_recurrent_heads)
+        by_head: NDArray[np.float32] = values[:, heads, slots, d.head_dim + heads % d.mask_channels]
+        return by_head.swapaxes(0, 1)  # numpy puts what several index arrays choose in front
 
 
 def empty_precedence(description: DecoderDescription) -> NDArray[np.float32]:

@@ -126,7 +126,7 @@ class RecurrentStep:
         """Feed one token and let one key per head go; returns logits [1, vocab], overwritten by the next call."""
         inputs, window = self.inputs, state.full_window()
         slots = window.next_to_leave(1)
-        leaving = window.keys.at(slots)
+        leaving = window.keys_at(slots)
         inputs["input_ids"][0, 0] = token_id
         inputs["position_ids"][0, 0] = state.position
         inputs["eviction_slots"][:] = slots

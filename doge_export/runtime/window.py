@@ -36,10 +36,6 @@ class Keys(NamedTuple):
         """Those that numpy's indexing names."""
         return Keys(self.precedence[index], self.positions[index])
 
-    def put(self, index: Index, keys: Keys) -> None:
-        """Overwrite those that numpy's indexing names."""
-        self.precedence[index], self.positions[index] = keys
-
     def leaving_order(self) -> NDArray[np.int64]:
         """Indices of the last axis in the order in which keys leave: the smallest first, the oldest of equals."""
         order = self.precedence.argsort(axis=-1)
@@ -63,6 +59,10 @@ class FullWindow:
         self.keys = keys
         self._layer, self._head = np.ogrid[tuple(map(slice, keys.positions.shape[:2]))]
 
+    def keys_at(self, slots: NDArray[np.int64]) -> Keys:
+        """Those in int64 [layers, heads, n] slots."""
+        return self.keys.take((self._layer[..., None], self._head[..., None], slots))
+
     def copy(self) -> FullWindow:
         """The same keys in memory of its own."""
         return FullWindow(Keys(self.keys.precedence.copy(), self.keys.positions.copy()))
@@ -76,17 +76,20 @@ class FullWindow:
         oldest: NDArray[np.int64] = np.where(tied, self.keys.positions, NO_POSITION).argmin(axis=-1, keepdims=True)
         return oldest
 
-    def replace_one(self, cache: NDArray[Any], slots: NDArray[np.int64], new: Keys) -> None:
+    def replace_one(
+        self, cache: NDArray[Any], slots: NDArray[np.int64], precedence: NDArray[np.float32], position: int
+    ) -> None:
         """One token came to the slot behind the window; keep it where it outranks the key in `slots`.
 
-        cache [layers, 2, heads, slots, channels]; slots, the first to leave of each head, and new: [layers, heads].
-        Doing it twice is as doing it once.
+        cache [layers, 2, heads, slots, channels]; slots, the first to leave of each head, and precedence of the new
+        key: [layers, heads]. Doing it twice is as doing it once.
         """
-        window = self.keys.positions.shape[-1]
-        layers, heads = np.nonzero(new.precedence >= self.keys.precedence[self._layer, self._head, slots] - TIE)
+        keys, window = self.keys, self.keys.positions.shape[-1]
+        layers, heads = np.nonzero(precedence >= keys.precedence[self._layer, self._head, slots] - TIE)
         chosen = slots[layers, heads]
         cache[layers, :, heads, chosen] = cache[layers, :, heads, window]
-        self.keys.put((layers, heads, chosen), new.take((layers, heads)))
+        keys.precedence[layers, heads, chosen] = precedence[layers, heads]
+        keys.positions[layers, heads, chosen] = position
 
     def replace_many(self, cache: NDArray[Any], slots: NDArray[np.int64], leaving: Keys, new: Keys) -> None:
         """Several tokens came behind the window; of old and new keys those stay that leave last.
@@ -107,4 +110,5 @@ class FullWindow:
             free = slots[layer, head, ~stays[layer, head, :count]]
             chosen = np.flatnonzero(stays[layer, head, count:])
             cache[layer, :, head, free] = cache[layer, :, head, window + chosen]
-            self.keys.put((layer, head, free), new.take((layer, head, chosen)))
+            self.keys.precedence[layer, head, free] = new.precedence[layer, head, chosen]
+            self.keys.positions[layer, head, free] = new.positions[layer, head, chosen]
