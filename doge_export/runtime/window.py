@@ -20,7 +20,7 @@ Index = tuple[Any, ...]
 class Keys(NamedTuple):
     """What orders keys, two arrays of one shape.
 
-    precedence: float32. positions: int64, in the stream.
+    precedence: float32. positions: int64 below 2**32, in the stream.
     """
 
     precedence: NDArray[np.float32]
@@ -42,9 +42,8 @@ class Keys(NamedTuple):
         ordered = self.at(order)
         classes = np.zeros_like(order)
         (np.diff(ordered.precedence, axis=-1) > TIE).cumsum(axis=-1, out=classes[..., 1:])
-        by_age = ((classes << 32) + ordered.positions).argsort(
-            axis=-1, kind="stable"
-        )  # fast for what is nearly in order
+        ages = (classes << 32) + ordered.positions
+        by_age = ages.argsort(axis=-1, kind="stable")  # fast for what is nearly in order
         return np.take_along_axis(order, by_age, axis=-1)
 
 
