@@ -1,7 +1,8 @@
 """Training speed against transformers' own Doge: python benchmarks/training.py --size 20m --length 2048
 
 Full steps (forward, backward, clipping, fused AdamW) of both models with the same weights on the same tokens, in turn;
-prints medians and the ratio of pairs as one JSON object in the last line. --attention eager measures our full matrix.
+prints medians and the ratio of pairs as one JSON object in the last line. --attention eager measures our full matrix;
+--compile compiles the blocks of both, as torch_compile does in train/.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ EXTENSIONS = {"qk_norm", "num_mask_heads", "head_dim", "router_bias"}
 class Training:
     """A model with its optimizer."""
 
-    def __init__(self, model: PreTrainedModel, bf16: bool, fused_head: bool, device: str) -> None:
+    def __init__(self, model: PreTrainedModel, bf16: bool, fused_head: bool, compiled: bool, device: str) -> None:
         self.model, self.bf16, self.device = model.to(device).train(), bf16, device
+        if compiled:
+            for layer in model.model.layers:
+                layer.compile()
         self.head: dict[str, bool] = {}
         if fused_head:
             add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))  # as SFTTrainer does
@@ -68,6 +72,7 @@ def build(size: str, attention: str, theirs: str, length: int, **options: Any) -
 @click.option("--attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", show_default=True)
 @click.option("--their-attention", type=click.Choice(["sdpa", "eager"]), default="sdpa", show_default=True)
 @click.option("--fused-head", is_flag=True, help="Give both TRL's fused output matrix, as its trainers do.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the blocks of both.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--device", default="cpu", show_default=True)
@@ -79,6 +84,7 @@ def main(
     attention: str,
     their_attention: str,
     fused_head: bool,
+    compiled: bool,
     threads: int,
     rounds: int,
     device: str,
@@ -87,7 +93,8 @@ def main(
     torch.set_num_threads(threads)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     click.echo(f"{cpu_name()}, {device}, {versions}, {threads} thread(s), {size}, {batch_size} x {length}")
-    ours, theirs = build(size, attention, their_attention, length, bf16=bf16, fused_head=fused_head, device=device)
+    options = {"bf16": bf16, "fused_head": fused_head, "compiled": compiled, "device": device}
+    ours, theirs = build(size, attention, their_attention, length, **options)
     ids = torch.randint(32768, (batch_size, length), generator=torch.Generator().manual_seed(0)).to(device)
     (_, first), (_, their_first) = ours.step(ids), theirs.step(ids)  # warm-up
     pairs = np.array([(ours.step(ids)[0], theirs.step(ids)[0]) for _ in range(rounds)])
@@ -97,6 +104,7 @@ def main(
         "length": length,
         "precision": "bf16" if bf16 else "fp32",
         "fused_head": fused_head,
+        "compiled": compiled,
         "tokens_per_s": float(np.median(tokens / pairs[:, 0])),
         "transformers_tokens_per_s": float(np.median(tokens / pairs[:, 1])),
         "ratio": float(np.median(pairs[:, 1] / pairs[:, 0])),

@@ -1,6 +1,6 @@
-"""The curves of doge-tiny's stages: python benchmarks/training_curves.py runs/doge-tiny --out docs/doge-tiny.png
+"""The curves of a model's stages: python benchmarks/training_curves.py runs/doge-tiny --out docs/doge-tiny.png
 
-Reads what each stage's trainer logged (trainer_state.json in the folders decay, sft, sft-moe and dpo).
+Reads what each stage's trainer logged (trainer_state.json in the folders pretrain or decay, sft, sft-moe and dpo).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 PANELS = {  # title: (what is drawn of a stage: folder, logged figure, label)
+    "Pre-training": (("pretrain", "loss", "training"),),
     "Pre-training; the simplest text and the decay from step 3,200": (
         ("decay", "loss", "training"),
         ("decay", "eval_loss", "held out"),

@@ -62,6 +62,7 @@ def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
     if checkpoint.tokenizer is None:
         return
     checkpoint.tokenizer.save_pretrained(folder)
+    checkpoint.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)  # half the size
     path = folder / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     # transformers 5 writes a class name that onnxruntime-genai and transformers 4 do not know; this one all of them do

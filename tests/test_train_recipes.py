@@ -135,8 +135,9 @@ def test_doge_tiny_learns_which_keys_stay(tmp_path):
     assert model.keep_window_size < config.max_length
 
 
-def test_every_recipe_of_doge_tiny_starts_from_a_model_that_is_there_or_that_another_one_makes():
-    recipes = [yaml.safe_load(path.read_text()) for path in (RECIPES / "doge-tiny").glob("*.yaml")]
+@pytest.mark.parametrize("model", ["doge-tiny", "doge-20m-10min"])
+def test_every_recipe_of_a_real_run_starts_from_a_model_that_is_there_or_that_another_one_makes(model):
+    recipes = [yaml.safe_load(path.read_text()) for path in (RECIPES / model).glob("*.yaml")]
     made = {recipe["output_dir"] for recipe in recipes}
     starts = {recipe["model_name_or_path"] for recipe in recipes if "model_name_or_path" in recipe}
     assert starts

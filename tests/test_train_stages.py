@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from datasets import Dataset
+from torch._dynamo.utils import counters
 from trl import SFTTrainer
 
 import doge_export
@@ -140,6 +141,16 @@ def test_bfloat16_and_activation_checkpointing_train_to_nearly_the_same_losses(t
     assert rounded != plain
     size = (tmp_path / "plain" / "model.safetensors").stat().st_size
     assert (tmp_path / "rounded" / "model.safetensors").stat().st_size == pytest.approx(size / 2, rel=0.05)
+
+
+def test_torch_compile_makes_one_graph_of_all_blocks_and_takes_the_same_steps(tokenizer, tmp_path):
+    plain = logged(run_pretrain(tokenizer, tmp_path / "plain"))
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = run_pretrain(tokenizer, tmp_path / "compiled", torch_compile_backend="eager")
+    assert logged(compiled) == plain
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
 
 
 @pytest.mark.parametrize(("per_device", "accumulation"), [(1, 4), (2, 2), (4, 1)])

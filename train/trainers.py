@@ -77,6 +77,7 @@ class DogeTraining(Trainer):
         config = model.config
         coefficient = config.router_aux_loss_coef if args.router_aux_loss_coef is None else args.router_aux_loss_coef
         args.router_aux_loss_coef = 0.0  # TRL's own loss stays off: see RouterLog; a dense Doge would crash it
+        compile_blocks(model, args)
         super().__init__(model=model, args=args, **kwargs)
         config.router_aux_loss_coef = coefficient
         self.router_log = RouterLog(model) if config.is_moe and coefficient else None
@@ -136,6 +137,19 @@ class DogeTraining(Trainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weight decay is for matrices; norms, residual scales, biases and A keep their values."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+
+def compile_blocks(model: DogeForCausalLM, args: Any) -> None:
+    """torch_compile: each block is compiled in place, all with one piece of code, in seconds.
+
+    accelerate would compile the model whole: minutes, and Python between the blocks breaks it. Its regional compilation
+    makes another model of compiled parts, which the forward that TRL has bound to this one does not call.
+    """
+    if not args.torch_compile:
+        return
+    for layer in model.model.layers:
+        layer.compile(backend=args.torch_compile_backend, mode=args.torch_compile_mode)
+    args.torch_compile, args.torch_compile_backend, args.torch_compile_mode = False, None, None
 
 
 def _length(row: dict[str, Any]) -> int:
