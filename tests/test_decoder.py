@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from doge_export.errors import PackageError
 from doge_export.runtime.decoder import Decoder
-from doge_export.runtime.description import DECODER_FILE
+from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
 from doge_export.verification import Agreement
 from tests.models import FORMS, exported, random_ids, relative_difference, tiny_model, torch_logits
 
@@ -91,6 +91,16 @@ def test_the_tied_matrix_is_stored_once(tmp_path):
         exported(tiny_model(tie_word_embeddings=tied, vocab_size=1000), tmp_path / str(tied), "int8")
         sizes[tied] = (tmp_path / str(tied) / f"{DECODER_FILE}_data").stat().st_size
     assert sizes[False] - sizes[True] == pytest.approx(1000 * (32 + 4), abs=200)
+
+
+@pytest.mark.parametrize("max_position", [63, 64])
+def test_angles_beyond_the_training_are_computed_only_where_a_position_can_get_there(max_position, tmp_path):
+    model = tiny_model(**FORMS["dynamic rope"], max_position_embeddings=max_position)
+    decoder, ids = exported(model, tmp_path), random_ids(100)
+    assert relative_difference(torch_logits(model, ids), feed(decoder, ids, [50, 14, 36])) < 5e-6
+    plain, recurrent = (onnx.load(tmp_path / file, load_external_data=False) for file in (DECODER_FILE, RECURRENT_FILE))
+    assert ("Pow" in {node.op_type for node in plain.graph.node}) == (max_position < 64)
+    assert "Pow" in {node.op_type for node in recurrent.graph.node}
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])

@@ -55,7 +55,8 @@ def build_decoder(
     declare_interface(graph, layout)
     if scales is not None:
         declare_scales(graph, layout, scales)
-    rotary_table(graph, weights.rotary, rotary_positions(graph, layout))
+    limit = None if layout.recurrent else layout.keep_window_size
+    rotary_table(graph, weights.rotary, rotary_positions(graph, layout), limit)
     declare_row_shape(graph)
     if layout.has_mask and layout.looks_up_first_layer:
         embedding = weights.tensors["model.embed_tokens.weight"]

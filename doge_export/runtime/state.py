@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ..errors import ContextLengthError
 from .description import DecoderDescription
-from .state_file import StateFile
 from .window import FullWindow, Keys
 
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
@@ -170,6 +169,8 @@ class State:
         Raises:
             StateError: the file exists and `overwrite` is False, or it cannot be written.
         """
+        from .state_file import StateFile  # noqa: PLC0415  # safetensors and hashlib: 10 ms of each start
+
         position, (cache, window) = self.position, self._memory
         seen, used = self.seen_tokens(), min(position, self.description.keep_window_size)
         precedence = None
@@ -193,6 +194,8 @@ class State:
         Raises:
             StateError: the file is missing, damaged, of another format version, or from another model.
         """
+        from .state_file import StateFile  # noqa: PLC0415  # as in save
+
         file = StateFile.read(path, description)
         state = cls(description)
         if file.key_positions is not None:
