@@ -140,10 +140,10 @@ class DogeTraining(Trainer):
 
 
 def compile_blocks(model: DogeForCausalLM, args: Any) -> None:
-    """torch_compile: each block is compiled in place, all with one piece of code, in seconds.
+    """torch_compile: each block is compiled in place, all with one graph.
 
-    accelerate would compile the model whole: minutes, and Python between the blocks breaks it. Its regional compilation
-    makes another model of compiled parts, which the forward that TRL has bound to this one does not call.
+    accelerate's regional compilation makes a second model of compiled blocks, and the forward that TRL keeps from
+    before its fused output matrix is still bound to the first: on a CPU nothing compiled would be called.
     """
     if not args.torch_compile:
         return
