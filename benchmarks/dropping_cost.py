@@ -63,7 +63,7 @@ def write_bare(size: str, folder: Path) -> None:
     from doge_export.conversion import decoder_weights, describe  # noqa: PLC0415 - imports torch
     from doge_export.graph import ConstantPool, DecoderLayout, StoredWeights, build_decoder  # noqa: PLC0415 - the same
     from doge_export.quantization.matrices import graph_matrices  # noqa: PLC0415 - the same
-    from doge_export.quantization.plan import simple_plan  # noqa: PLC0415 - the same
+    from doge_export.quantization.rounding import simple_plan  # noqa: PLC0415 - the same
     from doge_export.recipes import RECIPES  # noqa: PLC0415 - the same
     from doge_model import DogeForCausalLM, preset_config  # noqa: PLC0415 - the same
 

@@ -19,7 +19,7 @@ from .graph import (
     build_decoder,
 )
 from .quantization.matrices import Matrix, graph_matrices
-from .quantization.plan import simple_plan
+from .quantization.rounding import simple_plan
 from .recipes import RECIPES
 from .runtime.description import (
     DATA_FILE,

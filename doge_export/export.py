@@ -23,9 +23,9 @@ from .layer_errors import matrix_errors
 from .options import REPORT_FILE, ExportOptions
 from .package import atomic_folder, folder_bytes, write_companions
 from .quality import Quality, Speed, measure_quality, measure_speed
-from .quantization.calibrated import give_stored_numbers
 from .quantization.calibration import Calibration, describe_calibration
-from .quantization.planning import WeightSummary, make_plan
+from .quantization.layerwise import give_stored_numbers
+from .quantization.plan import WeightSummary, make_plan
 from .report_page import PAGE_FILE, render_page
 from .runtime.decoder import Decoder
 from .siblings import measured_beside

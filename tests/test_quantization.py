@@ -27,12 +27,12 @@ from doge_export.graph.blocks import (
 )
 from doge_export.kv_calibration import scale_sequences
 from doge_export.options import ExportOptions
-from doge_export.quantization.calibrated import calibrated_plan, give_stored_numbers
 from doge_export.quantization.calibration import BUILT_IN, calibration_sequences
 from doge_export.quantization.gptq import gptq, nearest
 from doge_export.quantization.kept import kept_blocks, kept_plan
+from doge_export.quantization.layerwise import calibrated_plan, give_stored_numbers
 from doge_export.quantization.matrices import Matrix, stored_values
-from doge_export.quantization.plan import plan_bytes, simple_plan
+from doge_export.quantization.rounding import plan_bytes, simple_plan
 from doge_export.quantization.sensitivity import Rows, choose_wide, rounding_losses
 from doge_export.recipes import RECIPES
 from doge_export.runtime.decoder import Decoder

@@ -1,64 +1,91 @@
-"""What every matrix of a decoder is stored as, for recipes that look at nothing but the matrix itself."""
+"""From a model and options to the numbers that are stored."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
+from doge_model import Checkpoint
+from doge_model.checkpoint import locate
+from doge_model.gguf import GgufFile
 
-from ..errors import ExportError
-from ..graph import Part, Plan
-from ..graph.blocks import quantize_blocks
-from ..recipes import Recipe
+from ..graph import DecoderLayout, Plan
+from ..options import ExportOptions
+from ..recipes import CALIBRATION_TOKENS, RECIPES
+from .calibration import Calibration, calibration_sequences, describe_calibration
+from .kept import kept_plan
+from .layerwise import calibrated_plan
 from .matrices import Matrix
+from .rounding import bits_per_weight, plan_bytes, simple_plan
+from .sensitivity import Rows, choose_wide, rounding_losses
 
-HALF_ROW = 2.0**-10  # a row whose numbers are all smaller than this would lose digits in float16
+MEASURED_TOKENS = 2048  # of the calibration text, on which sensitivity is measured
 
 
-def simple_plan(matrices: Mapping[str, Matrix], recipe: Recipe) -> Plan:
-    """The plan of a recipe that rounds to the nearest, or not at all.
+@dataclass(frozen=True)
+class WeightSummary:
+    """How the large matrices are stored, for the report.
+
+    Attributes:
+        bits_per_weight: mean over them, scales and padding included.
+        matrix_bytes: in the file.
+        wide: rows in 8 bits of an int4 file: "layers.3.mlp.down_proj down", ...
+        calibration: the text that int4 was rounded by; None for the other recipes.
+    """
+
+    bits_per_weight: float
+    matrix_bytes: int
+    wide: tuple[str, ...] = ()
+    calibration: Calibration | None = None
+
+
+def make_plan(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    layout: DecoderLayout,
+    matrices: Mapping[str, Matrix],
+    progress: Callable[[str], None],
+) -> tuple[Plan, WeightSummary]:
+    """What every matrix is stored as, by the recipe and its options.
 
     Raises:
-        ExportError: a number is too large for the recipe.
+        ExportError: the recipe does not fit the model.
+        OptionError: the calibration text cannot be had.
     """
-    if recipe.name == "int8":
-        return {storage: (quantize_blocks(matrix.weight),) for storage, matrix in matrices.items()}
-    if recipe.name == "fp16":
-        return {storage: half_parts(storage, matrix) for storage, matrix in matrices.items()}
-    assert recipe.name == "fp32", f"{recipe.name} needs more than the matrices"
-    return {storage: (matrix.weight,) for storage, matrix in matrices.items()}
+    recipe = RECIPES[options.weights]
+    if recipe.rounding == "kept":
+        file = GgufFile(locate(options.model, None, None, local_files_only=True))
+        plan = kept_plan(file, layout, matrices)
+    elif recipe.rounding == "calibrated":
+        return calibrated(checkpoint, options, layout, matrices, progress)
+    else:
+        plan = simple_plan(matrices, recipe)
+    return plan, WeightSummary(bits_per_weight(plan, matrices), plan_bytes(plan))
 
 
-def half_parts(storage: str, matrix: Matrix) -> tuple[Part, ...]:
-    """A matrix in float16; roles with rows of tiny numbers (the precedence of values) stay in float32."""
-    if np.abs(matrix.weight).max(initial=0.0) > np.finfo(np.float16).max:
-        raise ExportError(
-            f"{storage} has numbers beyond 65504, the largest of float16; --int8 has a scale for every block"
-        )
-    parts = [half_or_not(rows) for rows in rows_by_role(matrix).values()]
-    if all(part.dtype == np.float16 for part in parts):
-        return (matrix.weight.astype(np.float16),)
-    return tuple(parts)
-
-
-def half_or_not(rows: NDArray[np.float32]) -> NDArray[np.float16] | NDArray[np.float32]:
-    """Rows in float16 if that has their digits."""
-    largest = np.abs(rows).max(axis=1)
-    return rows if np.any((largest > 0) & (largest < HALF_ROW)) else rows.astype(np.float16)
-
-
-def rows_by_role(matrix: Matrix) -> dict[str, NDArray[np.float32]]:
-    """The rows of a matrix, a view for each role."""
-    ends = np.cumsum(list(matrix.roles.values()))
-    return dict(zip(matrix.roles, np.split(matrix.weight, ends[:-1]), strict=True))
-
-
-def plan_bytes(plan: Plan) -> int:
-    """Bytes of all matrices in the file."""
-    return sum(part.nbytes for parts in plan.values() for part in parts)
-
-
-def bits_per_weight(plan: Plan, matrices: Mapping[str, Matrix]) -> float:
-    """Mean over all matrices, scales and padding included."""
-    return 8 * plan_bytes(plan) / sum(matrix.weight.size for matrix in matrices.values())
+def calibrated(
+    checkpoint: Checkpoint,
+    options: ExportOptions,
+    layout: DecoderLayout,
+    matrices: Mapping[str, Matrix],
+    progress: Callable[[str], None],
+) -> tuple[Plan, WeightSummary]:
+    """Choose the rows that need more bits, then round by the calibration text."""
+    tokens, seed = options.calibration_tokens or CALIBRATION_TOKENS, options.seed or 0
+    sequences = calibration_sequences(checkpoint, options.calibration, tokens, seed)
+    if options.wide is None:
+        progress("measuring which matrices need more bits")
+        measured = sequences[: max(1, MEASURED_TOKENS // sequences.shape[1])]
+        losses = rounding_losses(checkpoint.model, measured, seed)
+        wide = choose_wide(losses, matrices, options.mean_bits, layout.has_mask)
+    else:
+        wide = {Rows(storage, role) for storage, m in matrices.items() for role in m.roles if role in options.wide}
+    plan = calibrated_plan(checkpoint.model, layout, matrices, wide, sequences, progress)
+    return plan, WeightSummary(
+        bits_per_weight(plan, matrices),
+        plan_bytes(plan),
+        tuple(
+            f"{storage} {role}" for storage, m in matrices.items() for role in m.roles if Rows(storage, role) in wide
+        ),
+        describe_calibration(options.calibration, sequences.numpy()),
+    )

@@ -19,7 +19,7 @@ from ..graph.blocks import choose_block_size, quantize_blocks
 from ..recipes import WIDE_BITS
 from .gptq import gptq, nearest
 from .matrices import Matrix, native_tensors, stored_values
-from .plan import rows_by_role
+from .rounding import rows_by_role
 from .sensitivity import NARROW_BITS, Rows
 
 Rotary = tuple[Tensor, Tensor]
