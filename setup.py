@@ -52,7 +52,7 @@ setup(
     packages=find_packages(include=["doge_model*", "doge_export*", "train*"]),
     package_data={
         "doge_model": ["py.typed"],
-        "doge_export": ["py.typed", "texts/*", "pages/*"],
+        "doge_export": ["py.typed", "texts/*", "report/*.jinja"],
         "train": ["py.typed", "chat_template.jinja", "recipes/*/*.yaml"],
     },
     install_requires=RUNTIME,

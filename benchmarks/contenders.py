@@ -19,8 +19,8 @@ from genai_peer import write_genai
 from llama_peer import write_demo, write_llama
 
 from doge_export.bench.machine import cpu_name, versions
-from doge_export.bench.random_model import export_random
-from doge_export.export import export
+from doge_export.export.pipeline import export
+from doge_export.export.random_model import export_random
 from doge_export.options import ExportOptions
 from doge_export.runtime.threads import usable_cores
 

@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.bench.machine import cpu_name
-from doge_export.bench.random_model import export_random
+from doge_export.export.random_model import export_random
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DATA_FILE, DECODER_FILE
 
@@ -60,9 +60,9 @@ def write_bare(size: str, folder: Path) -> None:
     """Replace the plain graph and the data file of a folder by those without the lookup; its other graphs break."""
     import torch  # noqa: PLC0415 - only in the process of its own
 
-    from doge_export.conversion import decoder_weights, describe  # noqa: PLC0415 - imports torch
+    from doge_export.export.decoder_files import decoder_weights, describe  # noqa: PLC0415 - imports torch
     from doge_export.graph import ConstantPool, DecoderLayout, StoredWeights, build_decoder  # noqa: PLC0415 - the same
-    from doge_export.quantization.matrices import graph_matrices  # noqa: PLC0415 - the same
+    from doge_export.graph.folding import graph_matrices  # noqa: PLC0415 - the same
     from doge_export.quantization.rounding import simple_plan  # noqa: PLC0415 - the same
     from doge_export.recipes import RECIPES  # noqa: PLC0415 - the same
     from doge_model import DogeForCausalLM, preset_config  # noqa: PLC0415 - the same

@@ -31,7 +31,7 @@ from doge_export.evaluation.perplexity import (
     ratio_stderr,
     token_log_probs,
 )
-from doge_export.export import export
+from doge_export.export.pipeline import export
 from doge_export.options import ExportOptions
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.tokenizer import Tokenizer

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from doge_export.bench.machine import cpu_name
-from doge_export.conversion import write_decoder
+from doge_export.export.decoder_files import write_decoder
 from doge_export.graph import KeyValueScales
-from doge_export.kv_calibration import measure_scales, scale_sequences
+from doge_export.measure.agreement import kl_divergence, log_softmax
+from doge_export.quantization.state_scales import measure_scales, scale_sequences
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE
 from doge_export.runtime.state import State
-from doge_export.text_ids import long_text
-from doge_export.verification import kl_divergence, log_softmax
+from doge_export.texts.token_ids import long_text
 from doge_model import Checkpoint, load_checkpoint
 
 PIECE = 128  # tokens

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from doge_export.evaluation.perplexity import perplexity, token_log_probs
-from doge_export.text_ids import TEXT_FILE
+from doge_export.texts.token_ids import TEXT_FILE
 from doge_model import load_checkpoint
 from doge_model.gguf import DEMO, demo_gguf_path
 

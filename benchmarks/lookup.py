@@ -17,9 +17,10 @@ import numpy as np
 from contenders import DEMO, finish, machine, models_in
 
 import doge_export
-from doge_export.runtime import lookup, sampling, stopping, threads
+from doge_export.runtime import prompt_lookup as lookup
+from doge_export.runtime import sampling, stopping, threads
 from doge_export.runtime.model import Model
-from doge_export.text_ids import TEXT_FILE
+from doge_export.texts.token_ids import TEXT_FILE
 
 TASKS = {
     "summary": "Summarize the following text by quoting its most important sentences word for word.\n\n{}",

@@ -19,7 +19,7 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from doge_export.bench.machine import cpu_name
-from doge_export.bench.random_model import export_random
+from doge_export.export.random_model import export_random
 from doge_export.runtime.decoder import Decoder, session_options
 from doge_export.runtime.state import MAX_CHUNK, State
 from doge_model import DogeConfig

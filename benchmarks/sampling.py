@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from doge_export.runtime.generation import token_chooser
-from doge_export.runtime.settings import GenerationOptions
+from doge_export.runtime.generation_options import GenerationOptions
 
 SETTINGS = {
     "greedy": GenerationOptions(),

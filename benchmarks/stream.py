@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 
 from doge_export.bench.machine import cpu_name
-from doge_export.bench.random_model import export_random
+from doge_export.export.random_model import export_random
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.state import State
 

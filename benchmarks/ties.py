@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from doge_model import DogeForCausalLM, KeepWindowCache
-from tests.models import FORMS, VOCAB_SIZE, exported, relative_difference, tiny_model, torch_logits
+from tests.helpers.models import FORMS, VOCAB_SIZE, exported, relative_difference, tiny_model, torch_logits
 
 WINDOWS, ALPHABETS, LIMIT = (3, 4, 5, 8, 16, 31, 64), (2, 3, 5, 20), 1e-4
 Ids = NDArray[np.int64]

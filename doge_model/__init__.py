@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from .extras import needs_extra
-
 if TYPE_CHECKING:
     from .cache import KeepWindowCache
     from .checkpoint import Checkpoint, load_checkpoint
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from .modeling import DogeForCausalLM, DogeModel
     from .presets import PRESETS, preset_config
 
+PACKAGES = ("torch", "transformers", "huggingface_hub", "gguf")  # which an extra brings: programs may do without
 _HOME = {
     "Checkpoint": "checkpoint",
     "load_checkpoint": "checkpoint",
@@ -45,8 +44,12 @@ def __getattr__(name: str) -> object:
     """Import a public name from its module on first use (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with needs_extra("export", f"doge_model.{name}", ImportError):
+    try:
         return vars(importlib.import_module(f".{_HOME[name]}", __name__))[name]
+    except ModuleNotFoundError as error:
+        if error.name not in PACKAGES:
+            raise
+        raise ImportError(f"doge_model.{name} needs {error.name}: pip install 'doge-export[export]'") from error
 
 
 def __dir__() -> list[str]:

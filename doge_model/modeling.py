@@ -34,14 +34,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .cache import KeepWindowCache
 from .configuration import DogeConfig
-from .mask import (
-    as_padding_mask,
-    dynamic_mask,
-    eager_attention,
-    key_channel_attention,
-    precedence_units,
-    visible_keys,
-)
+from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention, precedence_units, visible_keys
 from .rotary import DogeRotaryEmbedding, apply_rotary
 from .routing import choose_experts, expert_load, load_balancing_loss
 

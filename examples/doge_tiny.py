@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import doge_export
-from doge_export.export import export
+from doge_export.export.pipeline import export
 from doge_export.options import ExportOptions
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "doge-tiny"

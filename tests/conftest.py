@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from doge_export.export import export
+from doge_export.export.pipeline import export
 from doge_export.options import ExportOptions
 from doge_model import Checkpoint, load_checkpoint
 

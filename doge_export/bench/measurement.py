@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import OptionError
+from ..measure.speed import time_greedy
 from ..runtime.decoder import Decoder
 from ..runtime.description import DATA_FILE
 from . import probe
@@ -150,20 +149,6 @@ def open_products(folder: Path, threads: int) -> Products | None:
             raise
         return None
     return Products(folder, threads)
-
-
-def time_greedy(decoder: Decoder, ids: NDArray[np.int64], new_tokens: int) -> tuple[float, float, float]:
-    """Greedy from a fresh state: seconds to the first token, of the prompt alone, and of `new_tokens` more steps."""
-    start = time.perf_counter()
-    state = decoder.new_state()
-    before = time.perf_counter()
-    logits = decoder.forward(state, ids)
-    prompt_done = time.perf_counter()
-    token = np.array([logits[0].argmax()])
-    first = time.perf_counter()
-    for _ in range(new_tokens):
-        token[0] = decoder.forward(state, token)[0].argmax()
-    return first - start, prompt_done - before, time.perf_counter() - first
 
 
 def add(samples: dict[str, list[float]], name: str, value: float) -> None:

@@ -19,8 +19,8 @@ from rich.progress import Progress
 
 from ..bench.machine import cpu_name, versions
 from ..bench.measurement import Bench, BenchOptions, BenchResult
-from ..bench.random_model import export_random
 from ..errors import OptionError
+from ..export.random_model import export_random
 from ..runtime.threads import usable_cores
 from . import Command
 

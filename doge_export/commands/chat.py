@@ -27,8 +27,8 @@ import click
 
 from ..errors import DogeError, OptionError, StateError
 from ..runtime.conversation import Conversation
+from ..runtime.generation_options import GenerationOptions, GenerationOverrides
 from ..runtime.model import Model, load
-from ..runtime.settings import GenerationOptions, GenerationOverrides
 from . import Command
 
 with suppress(ImportError):

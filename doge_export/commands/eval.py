@@ -21,7 +21,7 @@ import click
 from rich.console import Console
 from rich.status import Status
 
-from doge_model.extras import needs_extra
+from doge_export.extras import needs_extra
 
 from ..errors import EvaluationError, OptionError
 from ..evaluation.comparison import Difference, check_comparable, compare

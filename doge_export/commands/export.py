@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from doge_model.extras import needs_extra
+from doge_export.extras import needs_extra
 
 from ..errors import ExportError, OptionError
 from ..options import ExportOptions
@@ -23,7 +23,7 @@ from ..recipes import CALIBRATION_TOKENS, DEFAULT, DEFAULT_BITS, RECIPES, ROLES
 from . import Command, terminated_like_interrupted
 
 if TYPE_CHECKING:
-    from ..export import ExportReport
+    from ..report.report import ExportReport
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -150,7 +150,7 @@ def chosen_recipe(flags: Mapping[str, bool]) -> str:
 def run_export(options: ExportOptions, progress: Callable[[str], None]) -> ExportReport:
     """Import what an export needs, which takes seconds and an extra, then export."""
     with needs_extra("export", "exporting", ExportError):
-        from ..export import export
+        from ..export.pipeline import export
     return export(options, progress)
 
 

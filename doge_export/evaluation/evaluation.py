@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EvaluationError, OptionError
+from .evaluated_model import Subject, load_subject, speed_prompt
 from .journal import Journal, JournaledScorer
 from .options import TASKS, EvaluationOptions
 from .perplexity import Perplexity, check_text, perplexity
 from .report import EvaluationReport, Score, Settings, average, measure_names
-from .subject import Subject, load_subject, speed_prompt
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task

@@ -22,11 +22,11 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from ..errors import EvaluationError, PackageError
+from ..runtime.generation_options import GenerationOptions
 from ..runtime.model import Model, load
-from ..runtime.settings import GenerationOptions
+from ..runtime.prefix import SharedPrefix
 from ..runtime.state import State
 from .perplexity import DecoderScorer, token_log_probs
-from .prefix import SharedPrefix
 from .tasks import MAX_GEN_TOKS
 
 PIECE = 64  # logits that are looked at together

@@ -26,8 +26,8 @@ from lm_eval.tasks import TaskManager
 from doge_model.errors import one_line
 
 from ..errors import EvaluationError, OptionError
+from .evaluated_model import Subject
 from .local_data import READERS, Splits
-from .subject import Subject
 
 MMLU_CLOZE = "mmlu_cloze"
 MMLU_CLOZE_TASK: dict[str, Any] = {

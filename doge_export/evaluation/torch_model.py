@@ -14,8 +14,8 @@ from doge_model import Checkpoint, DogeForCausalLM, load_checkpoint
 from doge_model.checkpoint import locate
 
 from ..errors import EvaluationError
+from .evaluated_model import SPEED_RUNS, SPEED_TOKENS, Subject, files_hash, timed
 from .perplexity import token_log_probs
-from .subject import SPEED_RUNS, SPEED_TOKENS, Subject, files_hash, timed
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

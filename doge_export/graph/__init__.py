@@ -2,10 +2,10 @@
 
 from .builder import ConstantPool
 from .decoder import DecoderWeights, build_decoder
+from .dimensions import DecoderLayout
 from .kv_scales import KeyValueScales
-from .layout import DecoderLayout
+from .matmul import Part, Plan, StoredWeights, WeightFormat
 from .rotary import RotarySpec
-from .weight_formats import Part, Plan, StoredWeights, WeightFormat
 
 __all__ = [
     "ConstantPool",

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .builder import MICROSOFT, GraphBuilder
+from .dimensions import DecoderLayout
 from .eviction import eviction_bias
 from .kv_scales import scale_names
-from .layout import DecoderLayout
 from .mask import (
     append_precedence,
     gather_precedence,
@@ -26,7 +26,7 @@ from .mask import (
     pad_mask_rows,
     precedence_rows,
 )
-from .weight_formats import WeightFormat
+from .matmul import WeightFormat
 
 Array = NDArray[np.float32]
 SCALES_FROM = 12  # number of GroupQueryAttention's first scale input

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from .attention import dynamic_mask_attention
 from .builder import MICROSOFT, ConstantPool, GraphBuilder
+from .dimensions import DecoderLayout
 from .eviction import declare_eviction
 from .feed_forward import feed_forward
 from .kv_scales import KeyValueScales, declare_scales
-from .layout import DecoderLayout
 from .mask import first_layer_logits
+from .matmul import WeightFormat
 from .rotary import RotarySpec, rotary_table
-from .weight_formats import WeightFormat
 
 Array = NDArray[np.float32]
 

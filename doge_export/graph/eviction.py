@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from .builder import GraphBuilder
-from .layout import DecoderLayout
+from .dimensions import DecoderLayout
 from .mask import PRECEDENCE_SCALE, new_precedence
 
 TIE = np.float32(2.0**-17 * PRECEDENCE_SCALE)  # `doge_model.mask.TIE`

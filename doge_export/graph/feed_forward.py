@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ..errors import ExportError
 from .builder import MICROSOFT, GraphBuilder
-from .layout import DecoderLayout
-from .weight_formats import WeightFormat
+from .dimensions import DecoderLayout
+from .matmul import WeightFormat
 
 Array = NDArray[np.float32]
 

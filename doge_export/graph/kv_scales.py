@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .builder import GraphBuilder
-from .layout import DecoderLayout
+from .dimensions import DecoderLayout
 
 FINE_STEPS = np.float32(256)  # in a step of dt
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .builder import GraphBuilder
-from .layout import DecoderLayout
+from .dimensions import DecoderLayout
 
 Array = NDArray[np.float32]
 MINUS_LARGE = np.float32(-1000)  # exp(MINUS_LARGE * softplus(0)) is 0 in float32

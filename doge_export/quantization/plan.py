@@ -10,12 +10,12 @@ from doge_model.checkpoint import locate
 from doge_model.gguf import GgufFile
 
 from ..graph import DecoderLayout, Plan
+from ..graph.folding import Matrix
 from ..options import ExportOptions
 from ..recipes import CALIBRATION_TOKENS, RECIPES
-from .calibration import Calibration, calibration_sequences, describe_calibration
-from .kept import kept_plan
-from .layerwise import calibrated_plan
-from .matrices import Matrix
+from ..texts.calibration import Calibration, calibration_sequences, describe_calibration
+from .gguf_blocks import kept_plan
+from .layer_by_layer import calibrated_plan
 from .rounding import bits_per_weight, plan_bytes, simple_plan
 from .sensitivity import Rows, choose_wide, rounding_losses
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from ..errors import ExportError
 from ..graph import Part, Plan
 from ..graph.blocks import quantize_blocks
+from ..graph.folding import Matrix
 from ..recipes import Recipe
-from .matrices import Matrix
 
 HALF_ROW = 2.0**-10  # a row whose numbers are all smaller than this would lose digits in float16
 

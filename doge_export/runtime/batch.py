@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .proof import Proof
+from .exactness import Proof
 from .state import State, empty_cache
 from .steps import BatchStep
 

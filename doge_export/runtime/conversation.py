@@ -14,8 +14,8 @@ import numpy as np
 from ..errors import OptionError, StateError
 from .chat_template import check_messages
 from .generation import StateT
+from .generation_options import GenerationOptions
 from .model import Model
-from .settings import GenerationOptions
 from .streaming import GenerationResult, TextStream
 
 METADATA_KEY = "conversation"  # under which the state's metadata holds the transcript

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ..errors import OptionError, PackageError, StateError
 from .batch import Batch
 from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
+from .exactness import Proof
 from .huge_pages import huge_pages
-from .proof import Proof
 from .state import State, new_precedence, precedence_outputs
 from .steps import DraftStep, PlainStep, RecurrentStep, bind, step_inputs
 from .threads import SPIN_US, check_threads, default_threads

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import sampling
+from .generation_options import GenerationOptions
 from .sampling import Logits
-from .settings import GenerationOptions
 
 FinishReason = Literal["stop", "length"]
 

@@ -26,8 +26,8 @@ from ..errors import OptionError, PackageError
 from .batch_generation import BatchGeneration
 from .decoder import Decoder
 from .generation import Answer, LogitsSource, SingleSteps, StateT, TokenDecoder, generate_tokens
-from .lookup import PromptLookup
-from .settings import GenerationDefaults, GenerationOptions, GenerationOverrides
+from .generation_options import GenerationDefaults, GenerationOptions, GenerationOverrides
+from .prompt_lookup import PromptLookup
 from .state import State
 from .streaming import GenerationResult, TextStream
 from .tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .settings import GenerationOptions
+from .generation_options import GenerationOptions
 
 Logits = NDArray[np.float32]
 Indices = NDArray[np.int64]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import ContextLengthError
 from .description import DecoderDescription
-from .window import FullWindow, Keys
+from .eviction import FullWindow, Keys
 
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
 FULL_WINDOW_CHUNK = 128  # the same once keys are dropped: attention with a mask is fastest while its scores fit a cache

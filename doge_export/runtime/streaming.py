@@ -9,7 +9,7 @@ from typing import Any
 
 from .detokenizer import Detokenizer, TextDecoder
 from .generation import FinishReason, GeneratedToken
-from .lookup import PromptLookup
+from .prompt_lookup import PromptLookup
 from .stopping import StopStrings
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 
 from ..errors import OptionError, PackageError
-from .settings import read_json_object
+from .generation_options import read_json_object
 
 # The names under which transformers hands special tokens to a chat template.
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

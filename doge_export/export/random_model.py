@@ -1,0 +1,64 @@
+"""A random member of the family, without a download: python -m doge_export.export.random_model 20m int8 OUT [WINDOW]"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from doge_export.extras import needs_extra
+
+from ..errors import DogeError, ExportError, OptionError
+
+
+def export_random(size: str, weights: str, folder: Path, keep_window: int | None = None) -> None:
+    """Write the decoder of a random family member, in a process of its own: torch stays out of what is measured.
+
+    Args:
+        size: of the family, such as 20m or 20m-moe.
+        weights: int8 or fp32.
+        folder: gets onnx/; it has no tokenizer.
+        keep_window: tokens; None leaves the family's.
+
+    Raises:
+        OptionError: the family has no such size.
+        ExportError: the export extra is missing, or the export failed.
+    """
+    command = [sys.executable, "-m", "doge_export.export.random_model", size, weights, str(folder)]
+    if keep_window is not None:
+        command.append(str(keep_window))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return
+    last = (done.stderr.strip().splitlines() or [f"exporting a random {size} ended with code {done.returncode}"])[-1]
+    raise (OptionError if done.returncode == 2 else ExportError)(last)
+
+
+def write_random(size: str, weights: str, folder: Path, keep_window: int | None) -> None:
+    """The same in this process."""
+    with needs_extra("export", "a random model", ExportError):
+        import torch  # noqa: PLC0415 - only in the process of its own
+
+        from doge_model import DogeForCausalLM, preset_config  # noqa: PLC0415 - imports torch
+
+        from .decoder_files import write_decoder  # noqa: PLC0415 - the same
+    torch.manual_seed(0)
+    config = preset_config(size)
+    config.keep_window_size = keep_window or config.keep_window_size
+    model = DogeForCausalLM(config).eval()
+    for layer in model.model.layers:
+        torch.nn.init.normal_(layer.self_attn.A, std=0.5)  # the mask of a new model is not in use
+    write_decoder(model, weights, folder)
+
+
+def main(size: str, weights: str, folder: str, keep_window: str | None = None) -> None:
+    """The process of its own: an error is the last line on stderr, and 2 its exit code where an option is wrong."""
+    try:
+        write_random(size, weights, Path(folder), None if keep_window is None else int(keep_window))
+    except DogeError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, OptionError) else 1) from error
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""What an export is worth: agreement with PyTorch, quality, speed, and what a narrower window costs."""

@@ -1,0 +1,155 @@
+"""Rounding a whole model with GPTQ, layer after layer: each sees inputs that come from layers rounded already."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from doge_model import DogeForCausalLM
+from doge_model.modeling import DogeDecoderLayer
+
+from ..graph import DecoderLayout, Part, Plan
+from ..graph.blocks import choose_block_size, quantize_blocks
+from ..graph.folding import Matrix, native_tensors, stored_values
+from ..recipes import WIDE_BITS
+from .gptq import gptq, nearest
+from .rounding import rows_by_role
+from .sensitivity import NARROW_BITS, Rows
+
+Rotary = tuple[Tensor, Tensor]
+
+
+def attention_half(layer: DogeDecoderLayer, hidden: Tensor, rotary: Rotary) -> Tensor:
+    """The first half of a layer: [1, S, hidden] -> the same shape."""
+    out: Tensor = layer.self_attn(layer.input_layernorm(hidden), rotary, None, None)[0]
+    return layer.input_residual * hidden + out
+
+
+def feed_forward_half(layer: DogeDecoderLayer, hidden: Tensor, rotary: Rotary) -> Tensor:
+    """The second half of a layer: [1, S, hidden] -> the same shape."""
+    out = layer.mlp(layer.post_attention_layernorm(hidden))
+    fed: Tensor = out[0] if isinstance(out, tuple) else out
+    return layer.post_attention_residual * hidden + fed
+
+
+@dataclass(frozen=True)
+class Half:
+    """Half a layer: how it is run, and its matrices, each with a module that has the same input."""
+
+    run: Callable[[DogeDecoderLayer, Tensor, Rotary], Tensor]
+    inputs: dict[str, str]
+
+
+HALVES = (
+    Half(attention_half, {"self_attn.qkv_proj": "self_attn.q_proj", "self_attn.o_proj": "self_attn.o_proj"}),
+    Half(feed_forward_half, {"mlp.gate_up_proj": "mlp.gate_proj", "mlp.down_proj": "mlp.down_proj"}),
+)
+
+
+@torch.inference_mode()
+def calibrated_plan(
+    model: DogeForCausalLM,
+    layout: DecoderLayout,
+    matrices: Mapping[str, Matrix],
+    wide: set[Rows],
+    sequences: Tensor,
+    progress: Callable[[str], None],
+) -> Plan:
+    """Round every matrix: rows in `wide` to 8 bits, other rows of layers (and an untied embedding) to 4.
+
+    sequences int64 [N, S]: what the inputs of a layer are taken from. The model stays as it is.
+    """
+    model = copy.deepcopy(model)
+    plan = {storage: table_parts(storage, matrix, wide) for storage, matrix in matrices.items() if is_table(matrix)}
+    give_stored_numbers(model, layout, matrices, plan)
+    hidden = [model.model.embed_tokens(ids[None]) for ids in sequences]
+    rotary = model.model.rotary_emb(torch.arange(sequences.shape[1])[None])
+    for index, layer in enumerate(model.model.layers):
+        assert isinstance(layer, DogeDecoderLayer)
+        progress(f"rounding layer {index + 1} of {layout.num_layers}")
+        for half in HALVES:
+            moments = input_moments(layer, half, hidden, rotary)
+            rounded = {
+                f"layers.{index}.{name}": gptq_parts(
+                    f"layers.{index}.{name}", matrices, widened(layout, name, moments[name]), wide
+                )
+                for name in half.inputs
+            }
+            give_stored_numbers(model, layout, matrices, rounded)
+            plan |= rounded
+            hidden = [half.run(layer, x, rotary) for x in hidden]
+    return plan
+
+
+def is_table(matrix: Matrix) -> bool:
+    """Whether a matrix belongs to no linear map of a layer."""
+    return not {"embedding", "output", "experts"}.isdisjoint(matrix.roles)
+
+
+def table_parts(storage: str, matrix: Matrix, wide: set[Rows]) -> tuple[Part, ...]:
+    """A table in 8 bits; an embedding that is not the output matrix too in 4 unless it is in `wide`."""
+    (role,) = matrix.roles
+    if role != "embedding" or Rows(storage, role) in wide:
+        return (quantize_blocks(matrix.weight, half=True),)
+    return (nearest(torch.from_numpy(matrix.weight), NARROW_BITS, choose_block_size(matrix.weight.shape[1], 4)),)
+
+
+def input_moments(layer: DogeDecoderLayer, half: Half, hidden: Iterable[Tensor], rotary: Rotary) -> dict[str, Tensor]:
+    """Mean of x x^T over the inputs of each matrix of a half: float32 [in, in] by the matrix's name."""
+    moments: dict[str, Tensor] = {}
+    counts = dict.fromkeys(half.inputs, 0)
+
+    def watch(name: str) -> Callable[[torch.nn.Module, tuple[Tensor]], None]:
+        def add(module: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+            x = inputs[0].flatten(0, -2)
+            moments[name] = x.T @ x + moments.get(name, 0.0)
+            counts[name] += len(x)
+
+        return add
+
+    hooks = [layer.get_submodule(source).register_forward_pre_hook(watch(name)) for name, source in half.inputs.items()]
+    for x in hidden:
+        half.run(layer, x, rotary)
+    for hook in hooks:
+        hook.remove()
+    return {name: total / counts[name] for name, total in moments.items()}
+
+
+def widened(layout: DecoderLayout, name: str, moments: Tensor) -> Tensor:
+    """Moments of a matrix's inputs in the graph, where attention's output has extra channels that weigh nothing."""
+    if name != "self_attn.o_proj" or not layout.extra_channels:
+        return moments
+    heads = torch.arange(layout.num_heads)[:, None] * layout.channels + torch.arange(layout.head_dim)
+    places, size = heads.flatten(), layout.num_heads * layout.channels
+    wide = torch.zeros(size, size)
+    wide[places[:, None], places] = moments
+    return wide
+
+
+def gptq_parts(storage: str, matrices: Mapping[str, Matrix], moments: Tensor, wide: set[Rows]) -> tuple[Part, ...]:
+    """A matrix in one part for each run of rows with the same bits."""
+    width = matrices[storage].weight.shape[1]
+    runs = groupby(
+        rows_by_role(matrices[storage]).items(),
+        lambda item: WIDE_BITS if Rows(storage, item[0]) in wide else NARROW_BITS,
+    )
+    return tuple(
+        gptq(torch.from_numpy(np.concatenate([rows for _, rows in run])), moments, bits, choose_block_size(width, bits))
+        for bits, run in runs
+    )
+
+
+def give_stored_numbers(
+    model: DogeForCausalLM, layout: DecoderLayout, matrices: Mapping[str, Matrix], plan: Plan
+) -> None:
+    """Give a PyTorch model the numbers that a plan stores for some of its matrices."""
+    for storage, parts in plan.items():
+        values = stored_values(parts, matrices[storage].weight.shape[1])
+        for name, tensor in native_tensors(layout, storage, values).items():
+            model.get_parameter(name).data.copy_(torch.from_numpy(tensor))

@@ -1,0 +1,187 @@
+"""doge-export as a user calls it: success, every refusal, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+import doge_export
+from doge_export.commands.export import main
+from doge_export.measure.verification import Limits
+from tests.helpers.models import FORMS, random_ids, tiny_model
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A saved tiny checkpoint without tokenizer."""
+    folder = tmp_path / "tiny"
+    tiny_model(**FORMS["native"]).save_pretrained(folder)
+    return folder
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_an_export_is_a_folder_that_runs(weights, checkpoint, tmp_path):
+    result = run(checkpoint, tmp_path / "out", f"--{weights}")
+    assert result.exit_code == 0, result.output
+    assert f"{tmp_path / 'out'}" in result.stdout
+    assert left_in(tmp_path) == ["out", "tiny"]
+    model = doge_export.load(tmp_path / "out")
+    assert len(model.generate(random_ids(5).tolist(), max_new_tokens=4, ignore_eos=True).token_ids) == 4
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_faithful_exports_of_small_vocabularies_pass(seed, tmp_path):
+    """Their sequences repeat tokens, so keys tie; with a mask of any strength."""
+    model = tiny_model(seed, vocab_size=24, hidden_size=64, keep_window_size=(7, 32, 64)[seed % 3])
+    for layer in model.model.layers:
+        layer.self_attn.A.data.mul_((1e-3, 0.1, 1, 3)[seed % 4])
+    model.save_pretrained(tmp_path / "tiny")
+    result = run(tmp_path / "tiny", tmp_path / "out", "--fp32")
+    assert result.exit_code == 0, result.stderr
+
+
+def test_int8_in_a_folder_named_after_the_model_is_the_default(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("tiny/").exit_code == 0
+    report = json.loads((tmp_path / "tiny-int8" / "export_report.json").read_text())
+    assert report["weights"] == "int8"
+    assert report["verification"]["limits"]["kl_mean"] == 0.1
+
+
+def test_the_current_folder_can_be_the_checkpoint(checkpoint, monkeypatch):
+    monkeypatch.chdir(checkpoint)
+    assert run(".").exit_code == 0
+    assert (checkpoint / "tiny-int8" / "export_report.json").is_file()
+
+
+def test_an_existing_folder_is_replaced_only_with_overwrite(checkpoint, tmp_path):
+    assert run(checkpoint, tmp_path / "out").exit_code == 0
+    before = (tmp_path / "out" / "export_report.json").read_text()
+    refused = run(checkpoint, tmp_path / "out", "--fp32")
+    assert (refused.exit_code, "--overwrite" in refused.stderr) == (2, True)
+    assert (tmp_path / "out" / "export_report.json").read_text() == before
+    assert run(checkpoint, tmp_path / "out", "--fp32", "--overwrite").exit_code == 0
+    assert json.loads((tmp_path / "out" / "export_report.json").read_text())["weights"] == "fp32"
+    assert left_in(tmp_path) == ["out", "tiny"]
+
+
+def test_overwrite_never_replaces_what_is_not_an_export(checkpoint, tmp_path):
+    for target in (checkpoint, tmp_path):
+        result = run(checkpoint, target, "--overwrite")
+        assert (result.exit_code, "something else than an export" in result.stderr) == (2, True)
+    assert (checkpoint / "model.safetensors").is_file()
+
+
+USAGE = {
+    "no model": ([], "Missing argument 'MODEL'"),
+    "an unknown option": (["x", "--int3"], "No such option '--int3'"),
+    "no parent folder": (["x", "/nowhere/at/all"], "/nowhere/at does not exist"),
+    "no threads": (["x", "--threads", "0"], "threads is 0, but must be a whole number from 1 to"),
+    "too many threads": (["x", "--threads", "100000"], "threads is 100000, but must be a whole number from 1 to"),
+    "no window": (["x", "--keep-window", "0"], "keep_window is 0; it must be at least 1"),
+    "an empty model": ([" "], "MODEL is empty"),
+    "two kinds of weights": (["x", "--int8", "--fp32"], "exclude each other"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_wrong_usage_is_one_line_and_exit_code_2(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = USAGE[case]
+    result = run(*arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert message in result.stderr
+    assert left_in(tmp_path) == []
+
+
+def test_a_wider_window_than_the_checkpoint_s_is_refused(checkpoint, tmp_path):
+    result = run(checkpoint, tmp_path / "out", "--keep-window", 65)
+    assert (result.exit_code, "the checkpoint has 64" in result.stderr) == (2, True)
+    assert left_in(tmp_path) == ["tiny"]
+
+
+def test_a_narrower_window_is_exported_with_its_cost(checkpoint, tmp_path):
+    result = run(checkpoint, tmp_path / "out", "--fp32", "--keep-window", 16)
+    assert result.exit_code == 0, result.output
+    cost = json.loads((tmp_path / "out" / "export_report.json").read_text())["narrowed_window"]
+    assert (cost["keep_window_size"], cost["original_keep_window_size"], cost["tokens"]) == (16, 64, 1024)
+    assert cost["kl_mean"] > 1e-4
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["keep_window_size"] == 16
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_a_broken_checkpoint_is_one_line_and_exit_code_1(damage, checkpoint, tmp_path):
+    file = checkpoint / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000]) if damage == "truncated" else file.unlink()
+    result = run(checkpoint, tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+    assert "Traceback" not in result.output
+    assert left_in(tmp_path) == ["tiny"]
+
+
+def test_an_export_that_disagrees_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("doge_export.measure.verification.LIMITS", {"int8": Limits(kl_mean=1e-12)})
+    result = run(checkpoint, tmp_path / "out")
+    assert (result.exit_code, "disagrees with the PyTorch model: kl_mean" in result.stderr) == (1, True)
+    assert left_in(tmp_path) == ["tiny"]
+
+
+def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "model.onnx_data")
+
+    monkeypatch.setattr("doge_export.graph.builder.ConstantPool.write", full)
+    result = run(checkpoint, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "cannot write model.onnx_data: No space left on device" in result.stderr
+    assert left_in(tmp_path) == ["tiny"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_export_leaves_nothing(stop, checkpoint, tmp_path):
+    script = (
+        "import sys, time, doge_export.export as e; from doge_export.commands.export import main\n"
+        "e.verify = lambda *a, **k: (print('verifying', flush=True), time.sleep(60))\n"
+        "sys.argv[1:] = sys.argv[1:]; main()"
+    )
+    command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path / "out")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "verifying\n"
+    time.sleep(0.1)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode not in (0, None)
+    assert "Traceback" not in errors
+    assert left_in(tmp_path) == ["tiny"]
+
+
+def test_help_is_instant_and_needs_no_torch():
+    start = time.perf_counter()
+    code = "import sys; sys.modules['torch'] = None; from doge_export.commands.export import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert "--keep-window" in done.stdout
+    assert time.perf_counter() - start < 3
+
+
+def test_without_the_extra_the_missing_package_and_the_remedy_are_named(tmp_path):
+    code = "import sys; sys.modules['torch'] = None; from doge_export.commands.export import main; main()"
+    command = [sys.executable, "-c", code, "x", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "Error: exporting needs torch: pip install 'doge-export[export]'"

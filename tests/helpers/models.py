@@ -1,0 +1,91 @@
+"""Small random models and their decoders, shared by the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from doge_export.export.decoder_files import write_decoder
+from doge_export.runtime.decoder import Decoder
+from doge_model import DogeConfig, DogeForCausalLM
+
+VOCAB_SIZE = 97
+
+# Every published form, GQA ratio and switch that changes the graph.
+FORMS: dict[str, dict[str, Any]] = {
+    "native": {},
+    "native, one kv head": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    "native, as many kv heads": {"num_key_value_heads": 4},
+    "small-doge": {"qk_norm": False, "num_mask_heads": 4},
+    "small-doge, one kv head": {"qk_norm": False, "num_mask_heads": 4, "num_key_value_heads": 1},
+    "biases": {"qk_norm": False, "attention_bias": True, "mlp_bias": True},
+    "experts": {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 6},
+    "experts with a router bias": {"is_moe": True, "num_experts": 25, "num_experts_per_tok": 3, "router_bias": True},
+    "head_dim of its own": {"head_dim": 10, "hidden_size": 40, "tie_word_embeddings": True},
+    "dynamic rope": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
+    "gelu": {"hidden_act": "gelu_pytorch_tanh"},
+}
+
+
+def tiny_config(**overrides: Any) -> DogeConfig:
+    """Two layers of four heads, a window of 64 tokens, positions trained to 32."""
+    fields: dict[str, Any] = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 32,
+        "keep_window_size": 64,
+    }
+    return DogeConfig(**(fields | overrides))
+
+
+def randomize(model: torch.nn.Module, std: float = 0.3, seed: int = 0) -> None:
+    """Give every parameter, A and the residual vectors included, random values large enough to matter."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=std, generator=generator)
+
+
+def tiny_model(seed: int = 0, attn_implementation: str = "eager", **overrides: Any) -> DogeForCausalLM:
+    """A random model in eval mode."""
+    model = DogeForCausalLM(tiny_config(attn_implementation=attn_implementation, **overrides)).eval()
+    randomize(model, seed=seed)
+    return model
+
+
+def exported(model: DogeForCausalLM, folder: Path, weights: str = "fp32") -> Decoder:
+    """The model's decoder, written to a folder and opened."""
+    write_decoder(model, weights, folder)
+    return Decoder(folder, threads=1)
+
+
+def random_ids(length: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> np.ndarray:
+    """int64 [length]"""
+    return np.random.default_rng(seed).integers(vocab_size, size=length)
+
+
+def repeated_ids(length: int, times: int, seed: int = 0) -> np.ndarray:
+    """int64 [length], no token more often than `times`.
+
+    A window filled by few tokens alone gives later layers values that are nearly equal. In a sequence of some hundreds
+    two of them are as far apart as a tie may be (docs/state.md), too often for random examples.
+    """
+    tokens = np.repeat(np.arange(-(-length // times)) % VOCAB_SIZE, times)
+    return np.random.default_rng(seed).permutation(tokens)[:length]
+
+
+def torch_logits(model: torch.nn.Module, ids: np.ndarray) -> np.ndarray:
+    """float32 [length, vocab] of one sequence in one go."""
+    with torch.inference_mode():
+        return model(torch.from_numpy(ids)[None], use_cache=False).logits[0].numpy()
+
+
+def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference as a share of the largest magnitude of `a`."""
+    return float(np.abs(a - b).max() / np.abs(a).max())

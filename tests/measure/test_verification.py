@@ -1,0 +1,100 @@
+"""An export that disagrees with PyTorch must not pass, whatever the way in which it disagrees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from doge_export.errors import VerificationError
+from doge_export.export.decoder_files import write_decoder
+from doge_export.measure.agreement import Agreement
+from doge_export.measure.verification import LIMITS, chunk_lengths, verify
+from doge_export.runtime.decoder import Decoder
+from doge_model import Checkpoint
+from tests.helpers.models import FORMS, tiny_model
+
+
+def checkpoint_of(model) -> Checkpoint:
+    return Checkpoint(model, None, GenerationConfig(), "tiny", "native")
+
+
+def verified(model, folder, weights, exported_model=None):
+    write_decoder(exported_model or model, weights, folder)
+    return verify(checkpoint_of(model), Decoder(folder, threads=1), weights)
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_faithful_export_passes(form, weights, tmp_path):
+    verification = verified(tiny_model(**FORMS[form], keep_window_size=40), tmp_path, weights)
+    verification.require()
+    assert verification.tokens == 80
+    assert verification.full_window is not None
+
+
+WRONGS = {
+    "another layer's values": "model.layers.1.self_attn.v_proj.weight",
+    "the mask": "model.layers.1.self_attn.A",
+    "a norm": "model.norm.weight",
+    "a residual factor": "model.layers.0.input_residual",
+    "the embedding": "model.embed_tokens.weight",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONGS)
+def test_a_changed_tensor_is_found_in_fp32(wrong, tmp_path):
+    model, changed = tiny_model(), tiny_model()
+    changed.get_parameter(WRONGS[wrong]).data.mul_(1.01)
+    with pytest.raises(VerificationError, match="logit_difference"):
+        verified(model, tmp_path, "fp32", changed).require()
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_another_model_is_found(weights, tmp_path):
+    with pytest.raises(VerificationError, match="disagrees with the PyTorch model"):
+        verified(tiny_model(), tmp_path, weights, tiny_model(seed=1)).require()
+
+
+def test_a_window_that_drops_the_wrong_keys_is_found_only_when_it_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "doge_export.runtime.eviction.FullWindow.next_to_leave",
+        lambda self, count: np.sort(self.keys.leaving_order()[..., -count:]),
+    )
+    verification = verified(tiny_model(keep_window_size=40), tmp_path, "fp32")
+    assert LIMITS["fp32"].misses(verification.single_tokens) == []
+    with pytest.raises(VerificationError, match="logit_difference"):
+        verification.require()
+
+
+def test_agreement_of_equal_logits_is_perfect():
+    logits = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
+    assert Agreement.between(logits, logits) == Agreement(0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
+
+
+def test_agreement_is_measured_as_written_out():
+    reference = np.log(np.array([[0.5, 0.25, 0.25]], np.float32))
+    other = np.log(np.array([[0.25, 0.5, 0.25]], np.float32))
+    agreement = Agreement.between(reference, other)
+    assert agreement.kl_mean == pytest.approx(0.5 * np.log(2) + 0.25 * np.log(0.5))
+    assert (agreement.top1, agreement.decided_top1) == (0.0, 0.0)
+    assert agreement.logit_difference == pytest.approx(np.log(2) / np.log(4))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_miss_every_limit(bad):
+    logits = np.ones((2, 3), np.float32)
+    agreement = Agreement.between(logits, np.full_like(logits, bad))
+    assert all(limits.misses(agreement) for limits in LIMITS.values())
+
+
+def test_other_greedy_tokens_are_a_miss(tmp_path, monkeypatch):
+    monkeypatch.setattr("doge_export.measure.verification.compare_greedy", lambda *_: (16, 15))
+    with pytest.raises(VerificationError, match="greedy tokens equal 15 of 16"):
+        verified(tiny_model(), tmp_path, "fp32").require()
+
+
+def test_chunk_lengths_add_up():
+    assert chunk_lengths(30) == [7, 1, 16, 3, 3]
+    assert torch.tensor(chunk_lengths(96)).sum() == 96

@@ -1,0 +1,122 @@
+"""Prompt lookup: the same tokens, sooner; and a check of drafts that is exact to the last bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from doge_export.errors import OptionError
+from doge_export.runtime.generation_options import GenerationOptions
+from doge_export.runtime.model import Model
+from doge_export.runtime.prompt_lookup import COST, FIRST_CREDIT, INCOME, NgramIndex, PromptLookup
+from doge_export.runtime.steps import DraftStep
+from tests.helpers.models import FORMS, exported, random_ids, tiny_model
+
+COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before
+
+
+@pytest.mark.filterwarnings("error:prompt lookup is off")
+@pytest.mark.parametrize("weights", ["int8", "fp32"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_draft_is_checked_bit_by_bit_as_single_steps_would(form, weights, tmp_path):
+    decoder, ids = exported(tiny_model(**FORMS[form]), tmp_path, weights), random_ids(40)
+    drafted, single = decoder.new_state(), decoder.new_state()
+    for state in (drafted, single):
+        decoder.forward(state, ids[:20])
+    for count in (8, 3, 5):
+        tokens = ids[drafted.position : drafted.position + count]
+        logits = decoder.check_draft(drafted, tokens).copy()
+        drafted.take_in(tokens)
+        np.testing.assert_array_equal(
+            logits, [decoder.forward(single, tokens[i : i + 1])[-1].copy() for i in range(count)]
+        )
+    np.testing.assert_array_equal(drafted.cache[..., :36, :], single.cache[..., :36, :])
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "seed": 5}, {"repetition_penalty": 1.3}])
+@pytest.mark.parametrize("weights", ["int8", "fp32"])
+def test_answers_are_the_same_with_prompt_lookup(options, weights, tmp_path):
+    model = Model(exported(tiny_model(keep_window_size=256, vocab_size=24), tmp_path, weights))
+    drafted = 0
+    for seed in range(4):
+        prompt = [*random_ids(12, seed, 24), *random_ids(12, seed, 24)]
+        plain = model.generate(prompt, max_new_tokens=200, **options)
+        result = model.generate(prompt, max_new_tokens=200, prompt_lookup_num_tokens=7, **options)
+        assert result.token_ids == plain.token_ids
+        drafted += result.drafted_tokens
+    assert drafted
+
+
+def test_where_drafts_differ_from_single_steps_there_is_one_and_a_warning(tmp_path, monkeypatch):
+    model = Model(exported(tiny_model(keep_window_size=256), tmp_path, "int8"))
+    plain = model.generate(COPY, max_new_tokens=80)
+    honest = DraftStep.__call__
+    monkeypatch.setattr(DraftStep, "__call__", lambda self, state, ids: -honest(self, state, ids))
+    with pytest.warns(UserWarning, match="prompt lookup is off: this processor"):
+        result = model.generate(COPY, max_new_tokens=80, prompt_lookup_num_tokens=7)
+    assert result.token_ids == plain.token_ids
+    assert result.drafted_tokens > 0
+    assert model.generate(COPY, max_new_tokens=80, prompt_lookup_num_tokens=7).drafted_tokens == 0
+
+
+def test_the_end_of_the_window_and_what_lies_beyond_go_by_single_steps(tmp_path):
+    decoder = exported(tiny_model(), tmp_path, "int8")
+    model = Model(decoder)
+    plain = model.generate(COPY, max_new_tokens=80)
+    assert model.generate(COPY, max_new_tokens=80, prompt_lookup_num_tokens=7).token_ids == plain.token_ids
+    state = decoder.new_state()
+    for position, room in ((0, 7), (56, 7), (57, 0), (64, 0)):
+        state.position = position
+        assert decoder.room_for_draft(state) == room
+
+
+def test_guesses_come_from_what_the_stream_said_before_too(tmp_path):
+    model = Model(exported(tiny_model(), tmp_path, "int8"))
+    options = model.options(max_new_tokens=1, prompt_lookup_num_tokens=7)
+    for past, drafted in ((COPY[:-1], 7), ([], 0)):
+        state = model.prefill(COPY[:-1])
+        answer = model.continue_state(state, COPY[-1:], options, past).read_all()
+        assert answer.drafted_tokens == drafted
+
+
+def test_a_guess_is_what_followed_the_latest_equal_run():
+    index = NgramIndex()
+    index.extend([0, 1, 2, 3, 4, 9, 0, 1, 2, 3, 5, 6, 0, 1, 2])
+    assert index.guess(4) == []
+    index.extend([3])
+    assert index.guess(4) == [5, 6, 0, 1]
+    assert index.guess(1) == [5]
+
+
+def test_wrong_guesses_may_cost_no_more_than_their_share():
+    class Wrong:
+        def __init__(self):
+            self.checks = self.steps = 0
+
+        def forward(self, state, ids):
+            self.steps += 1
+            return np.zeros((1, 4), np.float32)
+
+        def room_for_draft(self, state):
+            return 7
+
+        def check_draft(self, state, ids):
+            self.checks += 1
+            return np.zeros((len(ids), 4), np.float32)
+
+        def take_in(self, ids):
+            pass
+
+    decoder = Wrong()
+    lookup = PromptLookup(decoder, 7)
+    for _ in range(200):
+        for token in (0, 1, 2, 3, 4, 0, 1, 2, 3, 5):  # after 0 1 2 3 comes the other one every time
+            lookup.next_logits(decoder, np.array([token]))
+    gained = lookup.accepted_tokens
+    assert decoder.checks * COST <= gained + (decoder.steps + decoder.checks) * INCOME + COST + FIRST_CREDIT
+
+
+@pytest.mark.parametrize("count", [-1, 8, True, 1.5])
+def test_a_number_of_guesses_that_cannot_be_checked_is_refused(count):
+    with pytest.raises(OptionError, match=r"prompt_lookup_num_tokens is .* from 0 to 7"):
+        GenerationOptions(prompt_lookup_num_tokens=count)

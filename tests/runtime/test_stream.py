@@ -1,0 +1,32 @@
+"""A long stream: constant memory, and logits that stay those of the recurrent form in PyTorch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from doge_model import KeepWindowCache
+from tests.helpers.models import exported, relative_difference, tiny_model
+
+LENGTH = 20_000
+
+
+def test_twenty_thousand_tokens_stay_exact_in_constant_memory(tmp_path):
+    model = tiny_model(vocab_size=LENGTH, keep_window_size=64, rope_parameters=DYNAMIC)
+    ids = np.random.default_rng(0).permutation(LENGTH)  # no token twice: no tie that rounding could decide
+    decoder, cache = exported(model, tmp_path), KeepWindowCache(model.config)
+    state = decoder.new_state()
+    size = state.nbytes
+    for start in range(0, LENGTH, 500):
+        chunk = ids[start : start + 500]
+        decoder.forward(state, chunk[:300])
+        for token in chunk[300:-1]:
+            decoder.forward(state, np.array([token]))
+        logits = decoder.forward(state, chunk[-1:])
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(chunk)[None], past_key_values=cache, logits_to_keep=1).logits[0].numpy()
+        assert relative_difference(expected, logits) < 1e-4, f"at position {start + 500}"
+    assert (state.position, state.nbytes) == (LENGTH, size)
+
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
