@@ -1,4 +1,4 @@
-"""A PyTorch model becomes a decoder file: its tensors as numpy arrays, the graph, the two files on disk."""
+"""The decoder files of a model: its tensors folded once, a graph for each variant, and the one data file they share."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from doge_model import DogeForCausalLM
 
 from ..graph import (
     ConstantPool,
-    DecoderLayout,
-    DecoderWeights,
+    Dimensions,
+    Draft,
+    FoldedDecoder,
     KeyValueScales,
+    Plain,
     Plan,
+    Recurrent,
     RotarySpec,
-    StoredWeights,
+    Variant,
     build_decoder,
+    fold,
 )
-from ..graph.folding import Matrix, graph_matrices
-from ..quantization.rounding import simple_plan
-from ..recipes import RECIPES
 from ..runtime.description import (
     DATA_FILE,
     DECODER_FILE,
@@ -31,84 +32,60 @@ from ..runtime.description import (
     DecoderDescription,
 )
 
+VARIANTS: dict[str, Variant] = {
+    DECODER_FILE: Plain(),
+    RECURRENT_FILE: Recurrent(),
+    DRAFT_FILE: Draft(DRAFT_TOKENS),
+}
 
-def write_decoder(
-    model: DogeForCausalLM, weights: str, folder: Path, scales: KeyValueScales | None = None, plan: Plan | None = None
-) -> None:
-    """Write the three decoders of a model, plain, recurrent and for drafts, and the one data file they share.
 
-    weights: the name of a recipe; plan: what it stores, which recipes that need no text and no file have by themselves.
-    scales: for a state in 8 bits; None keeps it in float32.
+def fold_model(model: DogeForCausalLM, kv_int8: bool = False) -> FoldedDecoder:
+    """Fold a PyTorch model for its graphs; kv_int8 keeps keys and values of the state in 8 bits."""
+    tensors = {name: tensor.detach().float().numpy() for name, tensor in model.named_parameters()}
+    # where no A differs from zero, dt is the same for all keys, and softmax does not see a constant
+    has_mask = any(bool(array.any()) for name, array in tensors.items() if name.endswith(".self_attn.A"))
+    rotary = model.model.rotary_emb
+    spec = RotarySpec(
+        rotary.inv_freq, rotary.attention_scaling, rotary.max_position, rotary.theta, rotary.dynamic_factor
+    )
+    return fold(Dimensions.from_config(model.config, has_mask, kv_int8), tensors, spec)
+
+
+def write_decoder(folded: FoldedDecoder, plan: Plan, folder: Path, scales: KeyValueScales | None = None) -> None:
+    """Write the decoder files into `folder`/onnx.
+
+    plan: the stored parts of every matrix. scales: of a state in 8 bits; None keeps it in float32.
     """
-    source, pool = decoder_weights(model), ConstantPool()
-    plain = plain_layout(model, kv_int8=scales is not None)
-    recurrent = dataclasses.replace(plain, recurrent=True)
-    drafts = dataclasses.replace(plain, draft_tokens=DRAFT_TOKENS)
-    stored = StoredWeights(simple_plan(graph_matrices(plain, source), RECIPES[weights]) if plan is None else plan)
-    graphs = {
-        DECODER_FILE: build_decoder(plain, source, stored, pool, scales),
-        RECURRENT_FILE: build_decoder(recurrent, source, stored, pool, scales),
-        DRAFT_FILE: build_decoder(drafts, source, stored, pool, scales),
-    }
+    pool = ConstantPool()
+    graphs = {name: build_decoder(variant, folded, plan, pool, scales) for name, variant in VARIANTS.items()}
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
     pool.write(data)
-    metadata = describe(plain, recurrent, source.rotary, data, scales).to_metadata()
+    metadata = describe(folded, data, scales).to_metadata()
     for name, graph in graphs.items():
         graph.write(folder / name, metadata)
 
 
-def plain_layout(model: DogeForCausalLM, kv_int8: bool = False) -> DecoderLayout:
-    """The sizes of a model's plain decoder."""
-    return DecoderLayout.from_config(model.config, has_mask(model), kv_int8)
-
-
-def matrices_of(model: DogeForCausalLM, kv_int8: bool = False) -> dict[str, Matrix]:
-    """The large matrices of a model's decoders, by the names they are stored under."""
-    return graph_matrices(plain_layout(model, kv_int8), decoder_weights(model))
-
-
-def has_mask(model: DogeForCausalLM) -> bool:
-    """Whether any A differs from zero. (Where none does, dt is the same for all keys, and softmax sees no constant.)"""
-    return any(bool(array.any()) for name, array in model.named_parameters() if name.endswith(".self_attn.A"))
-
-
-def decoder_weights(model: DogeForCausalLM) -> DecoderWeights:
-    """The model's tensors as float32 arrays (a tied matrix comes once), and its rotary embedding."""
-    rotary = model.model.rotary_emb
-    return DecoderWeights(
-        tensors={name: tensor.detach().float().numpy() for name, tensor in model.named_parameters()},
-        rotary=RotarySpec(
-            rotary.inv_freq, rotary.attention_scaling, rotary.max_position, rotary.theta, rotary.dynamic_factor
-        ),
-    )
-
-
-def describe(
-    plain: DecoderLayout,
-    recurrent: DecoderLayout,
-    rotary: RotarySpec,
-    data: Path,
-    scales: KeyValueScales | None = None,
-) -> DecoderDescription:
-    """What the runtime needs to know, with the hash of the weights and of what else makes a model another one."""
+def describe(folded: FoldedDecoder, data: Path, scales: KeyValueScales | None = None) -> DecoderDescription:
+    """The runtime's view of a decoder, with the hash of the weights and of all else that makes a model another one."""
+    d = folded.dimensions
     with data.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     # a state says itself of which window it is
-    digest.update(repr((dataclasses.replace(plain, keep_window_size=0), rotary)).encode())
+    digest.update(repr((dataclasses.replace(d, keep_window_size=0), folded.rotary)).encode())
     if scales is not None:
         digest.update(scales.tobytes())
     cache_type = "float32" if scales is None else "int8"
     return DecoderDescription(
         format_version=FORMAT_VERSIONS[cache_type],
-        vocab_size=plain.vocab_size,
-        keep_window_size=plain.keep_window_size,
-        num_layers=plain.num_layers,
-        num_kv_heads=plain.num_kv_heads,
-        num_recurrent_heads=recurrent.cache_heads,
-        channels=plain.channels,
-        head_dim=plain.head_dim,
-        mask_channels=plain.mask_channels,
+        vocab_size=d.vocab_size,
+        keep_window_size=d.keep_window_size,
+        num_layers=d.num_layers,
+        num_kv_heads=d.num_kv_heads,
+        num_recurrent_heads=VARIANTS[RECURRENT_FILE].cache_heads(d),
+        channels=d.channels,
+        head_dim=d.head_dim,
+        mask_channels=d.mask_channels,
         weights_sha256=digest.hexdigest(),
         cache_type=cache_type,
     )

@@ -24,7 +24,7 @@ from ..report.page import PAGE_FILE, render_page
 from ..report.report import ExportReport
 from ..runtime.decoder import Decoder
 from ..texts.calibration import Calibration, describe_calibration
-from .decoder_files import matrices_of, plain_layout, write_decoder
+from .decoder_files import fold_model, write_decoder
 from .folder import atomic_folder, folder_bytes, write_companions
 
 Progress = Callable[[str], None]
@@ -56,22 +56,21 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         scales = measure_scales(checkpoint.model, sequences)
         kv_calibration = describe_calibration(options.calibration, np.concatenate(sequences))
     with atomic_folder(options.folder) as folder:
-        layout = plain_layout(checkpoint.model, options.kv_int8)
-        matrices = matrices_of(checkpoint.model, options.kv_int8)
-        plan, storage = make_plan(checkpoint, options, layout, matrices, progress)
+        folded = fold_model(checkpoint.model, options.kv_int8)
+        plan, storage = make_plan(checkpoint, options, folded, progress)
         progress(f"building the decoder with {options.weights} weights")
-        write_decoder(checkpoint.model, options.weights, folder, scales, plan)
+        write_decoder(folded, plan, folder, scales)
         write_companions(checkpoint, folder)
         decoder = Decoder(folder, options.threads)
         quality, speed = None, None
         if options.report_tokens:
-            errors = matrix_errors(matrices, plan)
+            errors = matrix_errors(folded.matrices, plan)
             quality = measure_quality(checkpoint, decoder, folder, errors, options.report_tokens, progress)
             progress("measuring the speed")
             speed = measure_speed(decoder)
         progress("comparing it with PyTorch")
         # from here on the model no longer is what the quality was measured against
-        give_stored_numbers(checkpoint.model, layout, matrices, plan)
+        give_stored_numbers(checkpoint.model, folded, plan)
         verification = verify(checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
         verification.require()
         report = make_report(

@@ -9,6 +9,7 @@ from pathlib import Path
 from doge_export.extras import needs_extra
 
 from ..errors import DogeError, ExportError, OptionError
+from ..recipes import RECIPES
 
 
 def export_random(size: str, weights: str, folder: Path, keep_window: int | None = None) -> None:
@@ -41,14 +42,16 @@ def write_random(size: str, weights: str, folder: Path, keep_window: int | None)
 
         from doge_model import DogeForCausalLM, preset_config  # noqa: PLC0415 - imports torch
 
-        from .decoder_files import write_decoder  # noqa: PLC0415 - the same
+        from ..quantization.rounding import simple_plan  # noqa: PLC0415 - the same
+        from .decoder_files import fold_model, write_decoder  # noqa: PLC0415 - the same
     torch.manual_seed(0)
     config = preset_config(size)
     config.keep_window_size = keep_window or config.keep_window_size
     model = DogeForCausalLM(config).eval()
     for layer in model.model.layers:
         torch.nn.init.normal_(layer.self_attn.A, std=0.5)  # the mask of a new model is not in use
-    write_decoder(model, weights, folder)
+    folded = fold_model(model)
+    write_decoder(folded, simple_plan(folded.matrices, RECIPES[weights]), folder)
 
 
 def main(size: str, weights: str, folder: str, keep_window: str | None = None) -> None:

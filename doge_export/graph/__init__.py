@@ -1,21 +1,28 @@
-"""The decoder's ONNX graph, built by hand: one module per concern, numpy in, onnx out."""
+"""The decoder's ONNX graphs, built by hand: fold a model once, plan its numbers, build each variant from them."""
 
 from .builder import ConstantPool
-from .decoder import DecoderWeights, build_decoder
-from .dimensions import DecoderLayout
+from .decoder import build_decoder
+from .dimensions import Dimensions
+from .folding import FoldedDecoder, Matrix, fold, unfold
 from .kv_scales import KeyValueScales
-from .matmul import Part, Plan, StoredWeights, WeightFormat
+from .matmul import Part, Plan
 from .rotary import RotarySpec
+from .variants import Draft, Plain, Recurrent, Variant
 
 __all__ = [
     "ConstantPool",
-    "DecoderLayout",
-    "DecoderWeights",
+    "Dimensions",
+    "Draft",
+    "FoldedDecoder",
     "KeyValueScales",
+    "Matrix",
     "Part",
+    "Plain",
     "Plan",
+    "Recurrent",
     "RotarySpec",
-    "StoredWeights",
-    "WeightFormat",
+    "Variant",
     "build_decoder",
+    "fold",
+    "unfold",
 ]

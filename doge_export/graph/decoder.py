@@ -1,131 +1,60 @@
 """The whole decoder: embedding, blocks, final norm, logits, and the state that goes in and comes out.
 
-    input_ids ─ embedding ─┬─ attention ─ + ─┬─ feed forward ─ + ─ ... ─ norm ─ output matrix ─ logits
-                           └─ residual · h ──┘─ residual · h ──┘
-
-`build_decoder` takes the PyTorch model's tensors as numpy arrays, by their native names.
+input_ids ─ embedding ─┬─ attention ─ + ─┬─ feed forward ─ + ─ ... ─ norm ─ output matrix ─ logits
+                       └─ residual · h ──┘─ residual · h ──┘
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
 from .attention import dynamic_mask_attention
 from .builder import MICROSOFT, ConstantPool, GraphBuilder
-from .dimensions import DecoderLayout
-from .eviction import declare_eviction
+from .dimensions import Dimensions
 from .feed_forward import feed_forward
+from .folding import FoldedDecoder
 from .kv_scales import KeyValueScales, declare_scales
-from .mask import first_layer_logits
-from .matmul import WeightFormat
-from .rotary import RotarySpec, rotary_table
-
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class DecoderWeights:
-    """The tensors of a model by native name (float32), a tied output matrix left out, and its rotary embedding."""
-
-    tensors: Mapping[str, Array]
-    rotary: RotarySpec
-
-    def layer(self, index: int) -> dict[str, Array]:
-        """The tensors of one layer, without the prefix."""
-        prefix = f"model.layers.{index}."
-        return {name.removeprefix(prefix): array for name, array in self.tensors.items() if name.startswith(prefix)}
+from .matmul import Plan, Weights
+from .rotary import rotary_table
+from .variants import Variant
 
 
 def build_decoder(
-    layout: DecoderLayout,
-    weights: DecoderWeights,
-    weight_format: WeightFormat,
-    pool: ConstantPool,
-    scales: KeyValueScales | None = None,
+    variant: Variant, folded: FoldedDecoder, plan: Plan, pool: ConstantPool, scales: KeyValueScales | None = None
 ) -> GraphBuilder:
-    """Build one of the three graphs; `docs/decoder.md` describes inputs, outputs and state.
+    """Build one graph; `docs/decoder.md` describes inputs, outputs and state.
 
-    scales: of the cache, where the layout keeps it in 8 bits.
+    plan: the stored parts of every matrix. pool: the constants that the graphs of one decoder share. scales: of the
+    cache, where the dimensions keep it in 8 bits.
     """
-    graph = GraphBuilder(pool)
-    declare_interface(graph, layout)
+    graph, d, weights = GraphBuilder(pool), folded.dimensions, Weights(folded, plan)
+    variant.declare(graph, d)
     if scales is not None:
-        declare_scales(graph, layout, scales)
-    limit = None if layout.recurrent else layout.keep_window_size
-    rotary_table(graph, weights.rotary, rotary_positions(graph, layout), limit)
+        declare_scales(graph, d, variant.cache_heads(d), scales)
+    rotary_table(graph, folded.rotary, *variant.rotary_positions(graph, d))
     declare_row_shape(graph)
-    if layout.has_mask and layout.looks_up_first_layer:
-        embedding = weights.tensors["model.embed_tokens.weight"]
-        graph.constant("first_layer_logits", first_layer_logits(layout, weights.layer(0), embedding))
-    residual = weight_format.embedding(graph, "embed_tokens", "input_ids", weights.tensors["model.embed_tokens.weight"])
-    norm_weight = weights.layer(0)["input_layernorm.weight"]
-    hidden = rms_norm(graph, "layers.0.input_layernorm", residual, norm_weight, layout.rms_norm_eps)
-    for index in range(layout.num_layers):
-        name, tensors = f"layers.{index}", weights.layer(index)
-        out = dynamic_mask_attention(graph, layout, index, hidden, tensors, weight_format)
-        residual = scaled(graph, f"{name}.input_residual", residual, tensors["input_residual"])
-        hidden, residual = add_and_norm(
-            graph, f"{name}.post_attention", residual, out, tensors["post_attention_layernorm.weight"], layout
-        )
-        out = feed_forward(graph, layout, f"{name}.mlp", hidden, tensors, weight_format)
-        residual = scaled(graph, f"{name}.post_attention_residual", residual, tensors["post_attention_residual"])
-        last = index == layout.num_layers - 1
-        norm_weight = (
-            weights.tensors["model.norm.weight"] if last else weights.layer(index + 1)["input_layernorm.weight"]
-        )
-        hidden, residual = add_and_norm(graph, f"{name}.output", residual, out, norm_weight, layout)
+    if "first_layer_logits" in weights:
+        weights.constant(graph, "first_layer_logits")
+    residual = weights.embedding(graph, "embed_tokens", "input_ids")
+    hidden = rms_norm(graph, d, "layers.0.input_layernorm", residual, weights)
+    for index in range(d.num_layers):
+        name = f"layers.{index}"
+        out = dynamic_mask_attention(graph, d, variant, index, hidden, weights)
+        residual = scaled(graph, f"{name}.input_residual", residual, weights)
+        hidden, residual = add_and_norm(graph, d, f"{name}.post_attention", residual, out, weights)
+        out = feed_forward(graph, d, f"{name}.mlp", hidden, weights)
+        residual = scaled(graph, f"{name}.post_attention_residual", residual, weights)
+        hidden, residual = add_and_norm(graph, d, f"{name}.output", residual, out, weights)
     (kept,) = graph.op("Gather", [hidden, "logits_to_keep"], "kept", axis=1)
-    output_logits(graph, kept, weights, weight_format)
-    graph.output("logits", np.float32, ["batch_size", "num_logits", layout.vocab_size])
+    output_logits(graph, d, kept, folded, weights)
     return graph
 
 
-def output_logits(graph: GraphBuilder, x: str, weights: DecoderWeights, weight_format: WeightFormat) -> None:
+def output_logits(graph: GraphBuilder, d: Dimensions, x: str, folded: FoldedDecoder, weights: Weights) -> None:
     """x [B, N, hidden] -> the output `logits`, by the embedding matrix itself where there is no other."""
-    embedding = weights.tensors["model.embed_tokens.weight"]
-    matrix = weights.tensors.get("lm_head.weight", embedding)
-    storage = "embed_tokens" if matrix is embedding else "lm_head"
-    graph.node("Identity", [weight_format.linear(graph, "lm_head", x, matrix, storage=storage)], ["logits"])
-
-
-def rotary_positions(graph: GraphBuilder, layout: DecoderLayout) -> str:
-    """Positions to tabulate: every one that fits the window, or those of the new tokens."""
-    if layout.recurrent:
-        (positions,) = graph.op("Reshape", ["position_ids", graph.constant("axis.last", np.array([-1]))], "positions")
-        return positions
-    bounds = [graph.constant(f"int.{i}", np.array(i)) for i in (0, layout.keep_window_size, 1)]
-    (positions,) = graph.op("Range", bounds, "positions")
-    return positions
-
-
-def declare_interface(graph: GraphBuilder, layout: DecoderLayout) -> None:
-    """Declare tokens, positions, lengths and the past of every layer, and the present as outputs."""
-    drafted = layout.draft_tokens
-    rows: list[int | str] = [1, drafted] if drafted else ["batch_size", "sequence_length"]
-    graph.input("input_ids", np.int64, rows)
-    graph.input("position_ids", np.int64, rows)
-    graph.input("seqlens_k", np.int32, [drafted or "batch_size"])
-    graph.input("total_sequence_length", np.int32, [drafted] if drafted else [])
-    for name in ("seqlens_k", "total_sequence_length") if drafted else ():
-        lengths = graph.constant("draft.ones", np.ones(drafted, np.int64))
-        graph.op("Split", [name, lengths], f"draft.{name}", outputs=drafted, axis=0)
-    graph.input("logits_to_keep", np.int64, ["num_logits"])
-    number = np.int8 if layout.kv_int8 else np.float32
-    for index in range(layout.num_layers):
-        for part in ("key", "value"):
-            shape: list[int | str] = ["batch_size", layout.cache_heads, "slots", layout.channels]
-            graph.input(f"past_key_values.{index}.{part}", number, shape)
-            for j in range(drafted - 1):
-                graph.output(f"present.{index}.{part}.{j}", number, shape)
-            graph.output(f"present.{index}.{part}", number, shape)
-        if layout.separate_precedence:
-            graph.output(f"new_precedence.{index}", np.float32, [*rows, layout.num_mask_heads])
-    if layout.recurrent:
-        declare_eviction(graph, layout)
+    storage = "lm_head" if "lm_head" in folded.matrices else "embed_tokens"
+    graph.node("Identity", [weights.linear(graph, "lm_head", x, storage)], ["logits"])
+    graph.output("logits", np.float32, ["batch_size", "num_logits", d.vocab_size])
 
 
 def declare_row_shape(graph: GraphBuilder) -> None:
@@ -134,28 +63,26 @@ def declare_row_shape(graph: GraphBuilder) -> None:
     graph.op("Concat", [rows, graph.constant("axis.last", np.array([-1]))], "rows.shape", axis=0)
 
 
-def rms_norm(graph: GraphBuilder, name: str, x: str, weight: Array, eps: float) -> str:
-    """Root mean square norm over the last axis, times weight."""
-    inputs = [x, graph.constant(f"{name}.weight", weight)]
-    (y,) = graph.op("SimplifiedLayerNormalization", inputs, name, axis=-1, epsilon=eps, stash_type=1)
+def rms_norm(graph: GraphBuilder, d: Dimensions, name: str, x: str, weights: Weights) -> str:
+    """Root mean square norm over the last axis, times a weight."""
+    inputs = [x, weights.constant(graph, f"{name}.weight")]
+    (y,) = graph.op("SimplifiedLayerNormalization", inputs, name, axis=-1, epsilon=d.rms_norm_eps, stash_type=1)
     return y
 
 
 def add_and_norm(
-    graph: GraphBuilder, name: str, residual: str, out: str, weight: Array, layout: DecoderLayout
+    graph: GraphBuilder, d: Dimensions, name: str, residual: str, out: str, weights: Weights
 ) -> tuple[str, str]:
     """residual + out, and its norm, in one node: returns (normed, sum)."""
-    inputs, outputs = (
-        [residual, out, graph.constant(f"{name}.norm.weight", weight)],
-        [f"{name}.norm", "", "", f"{name}.sum"],
-    )
-    graph.node("SkipSimplifiedLayerNormalization", inputs, outputs, MICROSOFT, epsilon=layout.rms_norm_eps)
+    inputs = [residual, out, weights.constant(graph, f"{name}.norm.weight")]
+    outputs = [f"{name}.norm", "", "", f"{name}.sum"]
+    graph.node("SkipSimplifiedLayerNormalization", inputs, outputs, MICROSOFT, epsilon=d.rms_norm_eps)
     return outputs[0], outputs[3]
 
 
-def scaled(graph: GraphBuilder, name: str, x: str, factor: Array) -> str:
-    """x times a learned vector; nothing where the vector is all ones (every lifted Llama)."""
-    if np.all(factor == 1):
+def scaled(graph: GraphBuilder, name: str, x: str, weights: Weights) -> str:
+    """x times a learned vector, where the model has one that is not all ones."""
+    if f"{name}.weight" not in weights:
         return x
-    (y,) = graph.op("Mul", [x, graph.constant(f"{name}.weight", factor)], name)
+    (y,) = graph.op("Mul", [x, weights.constant(graph, f"{name}.weight")], name)
     return y

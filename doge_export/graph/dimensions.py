@@ -1,4 +1,4 @@
-"""The dimensions of a decoder graph and of its state, derived once from the model's configuration."""
+"""The sizes of a decoder's graphs and of its state, derived once from the model's configuration."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DecoderLayout:
-    """Sizes of one decoder. A cached row has `head_dim` channels of the head itself, then `extra_channels`.
+class Dimensions:
+    """Sizes of one decoder, which all its graphs share.
 
-    In a key the extra ones begin with dt of each mask head of its kv head, in a value with their precedence. (There is
-    none of it when every A is zero: dt is then the same for all keys, and softmax does not see a constant.) In a cache
-    of 8 bits dt has two channels, coarse and fine, and precedence, which decides by its last bit, is kept elsewhere.
-    onnxruntime's GroupQueryAttention wants keys and values equally wide and a multiple of 8, so both are padded.
+    A cached row has `head_dim` channels of the head itself, then `extra_channels`. The extra channels of a key begin
+    with dt of each mask head of its kv head, those of a value with the precedence. A model whose A are all zero has
+    none: its dt is the same for all keys, and softmax does not see a constant.
 
-    There are three decoders over the same weights. The plain one serves streams up to keep_window_size and drops
-    nothing; the `recurrent` one takes over when the window is full. The third checks a draft: it is the plain one for
-    exactly `draft_tokens` tokens, each of which attends by itself, so that all logits are bit by bit those of steps.
+    A cache of 8 bits keeps dt in two channels, coarse and fine. Precedence decides by its last bit, so it stays
+    outside. GroupQueryAttention takes keys and values of one width, a multiple of 8, so both are padded.
     """
 
     vocab_size: int
@@ -37,14 +35,11 @@ class DecoderLayout:
     qk_norm: bool
     num_experts: int | None
     num_experts_per_tok: int
-    recurrent: bool = False
-    draft_tokens: int = 0
     kv_int8: bool = False  # keys and values of the cache in 8 bits
-    looks_up_first_layer: bool = True  # without it repeated tokens may not tie; for benchmarks/dropping_cost.py
 
     @classmethod
-    def from_config(cls, config: DogeConfig, has_mask: bool, kv_int8: bool = False) -> DecoderLayout:
-        """The layout of a model; has_mask tells whether any A differs from zero."""
+    def from_config(cls, config: DogeConfig, has_mask: bool, kv_int8: bool = False) -> Dimensions:
+        """The dimensions of a model; has_mask tells whether any A differs from zero."""
         assert config.head_dim is not None  # DogeConfig fills both in
         assert config.num_mask_heads is not None
         return cls(
@@ -66,18 +61,13 @@ class DecoderLayout:
         )
 
     @property
-    def cache_heads(self) -> int:
-        """Heads of the cache. The survivors of a full window differ between mask heads, so each keeps its own."""
-        return self.num_mask_heads if self.recurrent and self.has_mask else self.num_kv_heads
-
-    @property
     def mask_channels(self) -> int:
-        """Mask heads of a kv head: extra channels of a value that hold precedence, and, times dt_digits, of a key."""
+        """Mask heads of a kv head. Values have a precedence channel for each, keys dt_digits channels."""
         return self.num_mask_heads // self.num_kv_heads if self.has_mask else 0
 
     @property
     def separate_precedence(self) -> bool:
-        """Whether the precedence of keys is no part of the cache, as 8 bits are not enough for it."""
+        """Whether the precedence of keys stays outside the cache, because 8 bits are not enough for it."""
         return self.has_mask and self.kv_int8
 
     @property
@@ -102,11 +92,9 @@ class DecoderLayout:
         return self.num_heads + self.num_kv_heads
 
     @property
-    def rotates_inside(self) -> bool:
-        """Whether GroupQueryAttention takes the fused projection as it is and rotates by itself.
+    def attention_can_rotate(self) -> bool:
+        """Whether GroupQueryAttention can take the fused projection as it is and rotate by itself.
 
-        It can where nothing comes between: no norm of heads, no extra channels; positions equal slots, so not in the
-        recurrent decoder; and its rotation wants head sizes that are a multiple of 16.
+        Nothing may come between: no norm of heads, no extra channels. Its rotation takes multiples of 16 channels.
         """
-        plain = not self.qk_norm and not self.extra_channels and not self.recurrent
-        return plain and self.head_dim % 16 == 0
+        return not self.qk_norm and not self.extra_channels and self.head_dim % 16 == 0

@@ -1,50 +1,49 @@
-"""How stored matrices are multiplied, by what they are stored as; the graph does not know how their numbers came about.
+"""Products with stored matrices, and look-ups in them, by the way each is stored.
 
-A matrix is stored as one or several parts, which are its rows one after the other: arrays of float32 or float16, or
-`BlockQuantized`. The layout is that of torch.nn.Linear, [out_features, in_features]. `storage` names the stored matrix;
-two operations that name the same one share it, as the tied embedding and output matrix do.
+A plan stores a matrix as one or several parts, its rows one after the other: arrays of float32 or float16, or
+`BlockQuantized`. The layout is that of torch.nn.Linear, [out_features, in_features]. `storage` names the stored matrix.
+Two operations that name the same one share it, as the tied embedding and output matrix do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .blocks import BlockQuantized
 from .builder import MICROSOFT, GraphBuilder
+from .folding import FoldedDecoder
 
 Array = NDArray[np.float32]
 Part = NDArray[np.float32] | NDArray[np.float16] | BlockQuantized
 Plan = Mapping[str, tuple[Part, ...]]  # the parts of every matrix by its storage
 
 
-class WeightFormat(Protocol):
-    """What a graph needs of its matrices."""
+class Weights:
+    """The numbers of one decoder: its matrices as a plan stores them, its constants as they were folded."""
 
-    def linear(
-        self, graph: GraphBuilder, name: str, x: str, weight: Array, bias: Array | None = None, storage: str = ""
-    ) -> str:
-        """x [..., in] -> x weight^T + bias [..., out]; storage is `name` unless given."""
+    def __init__(self, folded: FoldedDecoder, plan: Plan) -> None:
+        self._folded, self._plan = folded, plan
 
-    def embedding(self, graph: GraphBuilder, name: str, indices: str, table: Array) -> str:
-        """Rows of table [n, width]: indices int64 [...] -> float32 [..., width]; stored as `name`."""
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a constant of that name."""
+        return name in self._folded.constants
 
+    def constant(self, graph: GraphBuilder, name: str) -> str:
+        """Use a folded constant."""
+        return graph.constant(name, self._folded.constants[name])
 
-class StoredWeights:
-    """Matrices as a plan says: of those that are handed in only the shape counts."""
+    def linear(self, graph: GraphBuilder, name: str, x: str, storage: str = "") -> str:
+        """x float32 [..., in] -> x weight^T + bias, [..., out]; the matrix is stored as `name` unless given.
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def linear(
-        self, graph: GraphBuilder, name: str, x: str, weight: Array, bias: Array | None = None, storage: str = ""
-    ) -> str:
-        """A product per part, side by side."""
-        storage, (out_features, in_features) = storage or name, weight.shape
-        parts = self._plan[storage]
+        A product per part, side by side.
+        """
+        storage = storage or name
+        out_features, in_features = self._folded.matrices[storage].weight.shape
+        parts, bias = self._plan[storage], self._folded.constants.get(f"{name}.bias")
         assert sum(map(rows_of, parts)) == out_features, f"the parts of {storage} are not its rows"
         if len(parts) == 1:
             return product(graph, name, x, parts[0], in_features, bias, storage)
@@ -56,11 +55,11 @@ class StoredWeights:
         (y,) = graph.op("Concat", outs, name, axis=-1)
         return y
 
-    def embedding(self, graph: GraphBuilder, name: str, indices: str, table: Array) -> str:
-        """A gather of rows, which are stored in one part."""
+    def embedding(self, graph: GraphBuilder, name: str, indices: str) -> str:
+        """Rows of a table, which is stored in one part: indices int64 [...] -> float32 [..., width]."""
         (part,) = self._plan[name]
         if isinstance(part, BlockQuantized):
-            return block_rows(graph, name, indices, part, table.shape[1])
+            return block_rows(graph, name, indices, part, self._folded.matrices[name].weight.shape[1])
         (rows,) = graph.op("Gather", [graph.constant(f"{name}.weight", part), indices], name, axis=0)
         return rows if part.dtype == np.float32 else graph.float32(rows, f"{name}.float32")
 
@@ -68,6 +67,15 @@ class StoredWeights:
 def rows_of(part: Part) -> int:
     """Rows of a stored part."""
     return len(part.data) if isinstance(part, BlockQuantized) else len(part)
+
+
+def stored_values(parts: tuple[Part, ...], in_features: int) -> Array:
+    """The matrix that stored numbers stand for: float32 [out_features, in_features]."""
+    values = [
+        part.dequantize(in_features) if isinstance(part, BlockQuantized) else part.astype(np.float32, copy=False)
+        for part in parts
+    ]
+    return values[0] if len(values) == 1 else np.concatenate(values)
 
 
 def product(
@@ -109,10 +117,10 @@ def block_product(
 
 
 def offset_product(graph: GraphBuilder, name: str, x: str, part: BlockQuantized, storage: str) -> str:
-    """What offsets add to the product of codes around the middle: (offset + middle * scale) by the sum of x in a block.
+    """The share of offsets in a product of codes around the middle: (offset + middle * scale) by a block's sum of x.
 
     x float32 [B, S, in]. MatMulNBits takes float zero points too, but then goes without 8-bit activations: 70 times
-    slower (benchmarks/block_products.py).
+    slower (benchmarks/decisions/block_products.py).
     """
     assert part.offsets is not None
     scales, offsets = (

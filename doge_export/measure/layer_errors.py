@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper
 
-from ..graph.folding import Matrix, stored_values
+from ..graph.matmul import stored_values
 from ..runtime.decoder import Decoder, open_changed
 from ..runtime.description import DECODER_FILE
 from ..runtime.steps import bind, step_inputs
@@ -24,7 +24,7 @@ from ..runtime.steps import bind, step_inputs
 if TYPE_CHECKING:
     from doge_model import DogeForCausalLM
 
-    from ..graph import Plan
+    from ..graph import Matrix, Plan
 
 Hidden = NDArray[np.float32]
 TINY = float(np.finfo(np.float32).tiny)  # stands in for a hidden state of zero

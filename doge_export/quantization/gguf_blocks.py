@@ -6,7 +6,6 @@ Query and key rows come in another order, and matrices are stacked, which moves 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import groupby
 
 import numpy as np
@@ -15,9 +14,8 @@ from numpy.typing import NDArray
 from doge_model.gguf import GgufFile
 
 from ..errors import ExportError
-from ..graph import DecoderLayout, Plan
+from ..graph import FoldedDecoder, Plan
 from ..graph.blocks import BlockQuantized, packed
-from ..graph.folding import Matrix
 
 BLOCK = 32
 KINDS = ("Q4_0", "Q4_1", "Q8_0")
@@ -29,15 +27,16 @@ SOURCES = {
 }
 
 
-def kept_plan(file: GgufFile, layout: DecoderLayout, matrices: Mapping[str, Matrix]) -> Plan:
+def kept_plan(file: GgufFile, folded: FoldedDecoder) -> Plan:
     """The plan that keeps a file's numbers.
 
     Raises:
         ExportError: a matrix of the file is of another type, or its blocks do not fit the graph.
     """
-    if layout.extra_channels:
-        raise ExportError(f"--keep-grid cannot keep blocks of heads with {layout.head_dim} channels; use --int8")
-    return {storage: kept_parts(file, storage) for storage in matrices}
+    d = folded.dimensions
+    if d.extra_channels:
+        raise ExportError(f"--keep-grid cannot keep blocks of heads with {d.head_dim} channels; use --int8")
+    return {storage: kept_parts(file, storage) for storage in folded.matrices}
 
 
 def kept_parts(file: GgufFile, storage: str) -> tuple[BlockQuantized, ...]:

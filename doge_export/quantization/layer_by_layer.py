@@ -14,9 +14,9 @@ from torch import Tensor
 from doge_model import DogeForCausalLM
 from doge_model.modeling import DogeDecoderLayer
 
-from ..graph import DecoderLayout, Part, Plan
+from ..graph import Dimensions, FoldedDecoder, Matrix, Part, Plan, unfold
 from ..graph.blocks import choose_block_size, quantize_blocks
-from ..graph.folding import Matrix, native_tensors, stored_values
+from ..graph.matmul import stored_values
 from ..recipes import WIDE_BITS
 from .gptq import gptq, nearest
 from .rounding import rows_by_role
@@ -55,8 +55,7 @@ HALVES = (
 @torch.inference_mode()
 def calibrated_plan(
     model: DogeForCausalLM,
-    layout: DecoderLayout,
-    matrices: Mapping[str, Matrix],
+    folded: FoldedDecoder,
     wide: set[Rows],
     sequences: Tensor,
     progress: Callable[[str], None],
@@ -65,23 +64,23 @@ def calibrated_plan(
 
     sequences int64 [N, S]: what the inputs of a layer are taken from. The model stays as it is.
     """
-    model = copy.deepcopy(model)
+    model, matrices, d = copy.deepcopy(model), folded.matrices, folded.dimensions
     plan = {storage: table_parts(storage, matrix, wide) for storage, matrix in matrices.items() if is_table(matrix)}
-    give_stored_numbers(model, layout, matrices, plan)
+    give_stored_numbers(model, folded, plan)
     hidden = [model.model.embed_tokens(ids[None]) for ids in sequences]
     rotary = model.model.rotary_emb(torch.arange(sequences.shape[1])[None])
     for index, layer in enumerate(model.model.layers):
         assert isinstance(layer, DogeDecoderLayer)
-        progress(f"rounding layer {index + 1} of {layout.num_layers}")
+        progress(f"rounding layer {index + 1} of {d.num_layers}")
         for half in HALVES:
             moments = input_moments(layer, half, hidden, rotary)
             rounded = {
                 f"layers.{index}.{name}": gptq_parts(
-                    f"layers.{index}.{name}", matrices, widened(layout, name, moments[name]), wide
+                    f"layers.{index}.{name}", matrices, widened(d, name, moments[name]), wide
                 )
                 for name in half.inputs
             }
-            give_stored_numbers(model, layout, matrices, rounded)
+            give_stored_numbers(model, folded, rounded)
             plan |= rounded
             hidden = [half.run(layer, x, rotary) for x in hidden]
     return plan
@@ -121,12 +120,12 @@ def input_moments(layer: DogeDecoderLayer, half: Half, hidden: Iterable[Tensor],
     return {name: total / counts[name] for name, total in moments.items()}
 
 
-def widened(layout: DecoderLayout, name: str, moments: Tensor) -> Tensor:
+def widened(d: Dimensions, name: str, moments: Tensor) -> Tensor:
     """Moments of a matrix's inputs in the graph, where attention's output has extra channels that weigh nothing."""
-    if name != "self_attn.o_proj" or not layout.extra_channels:
+    if name != "self_attn.o_proj" or not d.extra_channels:
         return moments
-    heads = torch.arange(layout.num_heads)[:, None] * layout.channels + torch.arange(layout.head_dim)
-    places, size = heads.flatten(), layout.num_heads * layout.channels
+    heads = torch.arange(d.num_heads)[:, None] * d.channels + torch.arange(d.head_dim)
+    places, size = heads.flatten(), d.num_heads * d.channels
     wide = torch.zeros(size, size)
     wide[places[:, None], places] = moments
     return wide
@@ -145,11 +144,9 @@ def gptq_parts(storage: str, matrices: Mapping[str, Matrix], moments: Tensor, wi
     )
 
 
-def give_stored_numbers(
-    model: DogeForCausalLM, layout: DecoderLayout, matrices: Mapping[str, Matrix], plan: Plan
-) -> None:
+def give_stored_numbers(model: DogeForCausalLM, folded: FoldedDecoder, plan: Plan) -> None:
     """Give a PyTorch model the numbers that a plan stores for some of its matrices."""
     for storage, parts in plan.items():
-        values = stored_values(parts, matrices[storage].weight.shape[1])
-        for name, tensor in native_tensors(layout, storage, values).items():
+        values = stored_values(parts, folded.matrices[storage].weight.shape[1])
+        for name, tensor in unfold(folded.dimensions, storage, values).items():
             model.get_parameter(name).data.copy_(torch.from_numpy(tensor))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from doge_model import Checkpoint
 from doge_model.checkpoint import locate
 from doge_model.gguf import GgufFile
 
-from ..graph import DecoderLayout, Plan
-from ..graph.folding import Matrix
+from ..graph import FoldedDecoder, Plan
 from ..options import ExportOptions
 from ..recipes import CALIBRATION_TOKENS, RECIPES
 from ..texts.calibration import Calibration, calibration_sequences, describe_calibration
@@ -42,8 +41,7 @@ class WeightSummary:
 def make_plan(
     checkpoint: Checkpoint,
     options: ExportOptions,
-    layout: DecoderLayout,
-    matrices: Mapping[str, Matrix],
+    folded: FoldedDecoder,
     progress: Callable[[str], None],
 ) -> tuple[Plan, WeightSummary]:
     """What every matrix is stored as, by the recipe and its options.
@@ -55,32 +53,32 @@ def make_plan(
     recipe = RECIPES[options.weights]
     if recipe.rounding == "kept":
         file = GgufFile(locate(options.model, None, None, local_files_only=True))
-        plan = kept_plan(file, layout, matrices)
+        plan = kept_plan(file, folded)
     elif recipe.rounding == "calibrated":
-        return calibrated(checkpoint, options, layout, matrices, progress)
+        return calibrated(checkpoint, options, folded, progress)
     else:
-        plan = simple_plan(matrices, recipe)
-    return plan, WeightSummary(bits_per_weight(plan, matrices), plan_bytes(plan))
+        plan = simple_plan(folded.matrices, recipe)
+    return plan, WeightSummary(bits_per_weight(plan, folded.matrices), plan_bytes(plan))
 
 
 def calibrated(
     checkpoint: Checkpoint,
     options: ExportOptions,
-    layout: DecoderLayout,
-    matrices: Mapping[str, Matrix],
+    folded: FoldedDecoder,
     progress: Callable[[str], None],
 ) -> tuple[Plan, WeightSummary]:
     """Choose the rows that need more bits, then round by the calibration text."""
+    matrices = folded.matrices
     tokens, seed = options.calibration_tokens or CALIBRATION_TOKENS, options.seed or 0
     sequences = calibration_sequences(checkpoint, options.calibration, tokens, seed)
     if options.wide is None:
         progress("measuring which matrices need more bits")
         measured = sequences[: max(1, MEASURED_TOKENS // sequences.shape[1])]
         losses = rounding_losses(checkpoint.model, measured, seed)
-        wide = choose_wide(losses, matrices, options.mean_bits, layout.has_mask)
+        wide = choose_wide(losses, matrices, options.mean_bits, folded.dimensions.has_mask)
     else:
         wide = {Rows(storage, role) for storage, m in matrices.items() for role in m.roles if role in options.wide}
-    plan = calibrated_plan(checkpoint.model, layout, matrices, wide, sequences, progress)
+    plan = calibrated_plan(checkpoint.model, folded, wide, sequences, progress)
     return plan, WeightSummary(
         bits_per_weight(plan, matrices),
         plan_bytes(plan),

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ExportError
-from ..graph import Part, Plan
+from ..graph import Matrix, Part, Plan
 from ..graph.blocks import quantize_blocks
-from ..graph.folding import Matrix
 from ..recipes import Recipe
 
 HALF_ROW = 2.0**-10  # a row whose numbers are all smaller than this would lose digits in float16

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from doge_model import DogeForCausalLM
 
+from ..graph import Matrix
 from ..graph.blocks import choose_block_size
-from ..graph.folding import Matrix
 from ..recipes import LEAST_BITS, MOST_BITS, WIDE_BITS
 from .gptq import nearest
 

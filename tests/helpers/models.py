@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from doge_export.export.decoder_files import write_decoder
+from doge_export.export.decoder_files import fold_model, write_decoder
+from doge_export.graph import KeyValueScales, Plan
+from doge_export.quantization.rounding import simple_plan
+from doge_export.recipes import RECIPES
 from doge_export.runtime.decoder import Decoder
 from doge_model import DogeConfig, DogeForCausalLM
 
@@ -59,9 +62,17 @@ def tiny_model(seed: int = 0, attn_implementation: str = "eager", **overrides: A
     return model
 
 
+def write_model(
+    model: DogeForCausalLM, weights: str, folder: Path, scales: KeyValueScales | None = None, plan: Plan | None = None
+) -> None:
+    """Fold, plan and build a model into a folder; plan: that of the recipe, unless given."""
+    folded = fold_model(model, kv_int8=scales is not None)
+    write_decoder(folded, plan or simple_plan(folded.matrices, RECIPES[weights]), folder, scales)
+
+
 def exported(model: DogeForCausalLM, folder: Path, weights: str = "fp32") -> Decoder:
     """The model's decoder, written to a folder and opened."""
-    write_decoder(model, weights, folder)
+    write_model(model, weights, folder)
     return Decoder(folder, threads=1)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import doge_export
-from doge_export.graph import DecoderLayout
+from doge_export.graph import Dimensions
 from doge_export.runtime.description import DecoderDescription
 from doge_export.runtime.state import State
 from doge_model import PRESETS, preset_config
@@ -47,7 +47,7 @@ def test_every_file_in_the_readme_s_tree_exists():
 
 @pytest.mark.parametrize("size", PRESETS)
 def test_the_sizes_of_states_are_those_of_the_table(size):
-    layout = DecoderLayout.from_config(preset_config(size), has_mask=True)
+    layout = Dimensions.from_config(preset_config(size), has_mask=True)
     description = DecoderDescription(
         format_version=4,
         vocab_size=layout.vocab_size,

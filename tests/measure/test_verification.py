@@ -8,12 +8,11 @@ import torch
 from transformers import GenerationConfig
 
 from doge_export.errors import VerificationError
-from doge_export.export.decoder_files import write_decoder
 from doge_export.measure.agreement import Agreement
 from doge_export.measure.verification import LIMITS, chunk_lengths, verify
 from doge_export.runtime.decoder import Decoder
 from doge_model import Checkpoint
-from tests.helpers.models import FORMS, tiny_model
+from tests.helpers.models import FORMS, tiny_model, write_model
 
 
 def checkpoint_of(model) -> Checkpoint:
@@ -21,7 +20,7 @@ def checkpoint_of(model) -> Checkpoint:
 
 
 def verified(model, folder, weights, exported_model=None):
-    write_decoder(exported_model or model, weights, folder)
+    write_model(exported_model or model, weights, folder)
     return verify(checkpoint_of(model), Decoder(folder, threads=1), weights)
 
 

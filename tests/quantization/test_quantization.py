@@ -15,7 +15,7 @@ from gguf import dequantize, quantize
 
 from benchmarks.block_products import product
 from doge_export.errors import ExportError, OptionError
-from doge_export.export.decoder_files import matrices_of, plain_layout, write_decoder
+from doge_export.export.decoder_files import fold_model
 from doge_export.export.pipeline import export
 from doge_export.graph.blocks import BLOCK_SIZES, BlockQuantized, choose_block_size, packed, quantize_blocks, unpacked
 from doge_export.graph.folding import Matrix, stored_values
@@ -33,21 +33,21 @@ from doge_export.texts.calibration import BUILT_IN, calibration_sequences
 from doge_model import load_checkpoint
 from doge_model.gguf import GgufFile
 from tests.helpers.checkpoints import add_byte_level_tokenizer, byte_level_llama, save_gguf, tiny_llama
-from tests.helpers.models import FORMS, random_ids, relative_difference, tiny_model, torch_logits
+from tests.helpers.models import FORMS, random_ids, relative_difference, tiny_model, torch_logits, write_model
 from tests.measure.test_verification import checkpoint_of
 
 SEQUENCES = torch.from_numpy(random_ids(8 * 64).reshape(8, 64))
 
 
 def int4_plan(model, bits=6.0):
-    layout, matrices = plain_layout(model), matrices_of(model)
-    wide = choose_wide(rounding_losses(model, SEQUENCES[:2], 0), matrices, bits, layout.has_mask)
-    return calibrated_plan(model, layout, matrices, wide, SEQUENCES, lambda step: None)
+    folded = fold_model(model)
+    wide = choose_wide(rounding_losses(model, SEQUENCES[:2], 0), folded.matrices, bits, folded.dimensions.has_mask)
+    return calibrated_plan(model, folded, wide, SEQUENCES, lambda step: None)
 
 
 def with_stored_numbers(model, plan):
     reference = copy.deepcopy(model)
-    give_stored_numbers(reference, plain_layout(model), matrices_of(model), plan)
+    give_stored_numbers(reference, fold_model(model), plan)
     return reference
 
 
@@ -61,7 +61,7 @@ def correlated_inputs(columns, seed=0):
 def test_the_graph_of_int4_says_what_its_stored_numbers_say(form, tmp_path):
     model = tiny_model(**FORMS[form])
     plan = int4_plan(model)
-    write_decoder(model, "int4", tmp_path, plan=plan)
+    write_model(model, "int4", tmp_path, plan=plan)
     reference = with_stored_numbers(model, plan)
     verification = verify(checkpoint_of(reference), Decoder(tmp_path, threads=1), "int4")
     verification.require()
@@ -72,7 +72,7 @@ def test_the_graph_of_int4_says_what_its_stored_numbers_say(form, tmp_path):
 @pytest.mark.filterwarnings("ignore:prompt lookup is off")
 def test_int4_checks_drafts_bit_by_bit_or_where_the_processor_cannot_not_at_all(tmp_path):
     model = tiny_model()
-    write_decoder(model, "int4", tmp_path, plan=int4_plan(model))
+    write_model(model, "int4", tmp_path, plan=int4_plan(model))
     decoder, ids = Decoder(tmp_path, threads=1), random_ids(28)
     drafted, single = decoder.new_state(), decoder.new_state()
     for state in (drafted, single):
@@ -172,20 +172,20 @@ def test_the_rows_that_save_most_by_the_byte_get_wide_until_the_bits_are_spent()
 def test_a_file_has_the_bytes_that_its_bits_call_for(weights, tied, tmp_path):
     model = tiny_model(hidden_size=128, intermediate_size=256, vocab_size=2000, tie_word_embeddings=tied)
     model.model.layers.requires_grad_(False)
-    plan = int4_plan(model) if weights == "int4" else simple_plan(matrices_of(model), RECIPES[weights])
-    write_decoder(model, weights, tmp_path, plan=plan)
+    plan = int4_plan(model) if weights == "int4" else simple_plan(fold_model(model).matrices, RECIPES[weights])
+    write_model(model, weights, tmp_path, plan=plan)
     table = 4 * model.config.vocab_size * model.config.num_mask_heads  # the first layer's mask logits
     written = (tmp_path / "onnx" / "model.onnx_data").stat().st_size
     assert 0.99 < written / (plan_bytes(plan) + table) < 1.02
-    bits = 8 * plan_bytes(plan) / sum(m.weight.size for m in matrices_of(model).values())
+    bits = 8 * plan_bytes(plan) / sum(m.weight.size for m in fold_model(model).matrices.values())
     assert {"int8": 8.5, "int4": 7.3, "fp16": 16.2, "fp32": 32}[weights] * 1.02 > bits
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_fp16_keeps_the_tiny_numbers_of_precedence(form):
     model = tiny_model(**FORMS[form])
-    for storage, parts in simple_plan(matrices_of(model), RECIPES["fp16"]).items():
-        weight = matrices_of(model)[storage].weight
+    for storage, parts in simple_plan(fold_model(model).matrices, RECIPES["fp16"]).items():
+        weight = fold_model(model).matrices[storage].weight
         np.testing.assert_allclose(stored_values(parts, weight.shape[1]), weight, rtol=1e-3, atol=2**-24)
         kept = [part.dtype for part in parts if np.any((part != 0) & (np.abs(part) < 1e-9))]
         assert all(dtype == np.float32 for dtype in kept)
@@ -195,7 +195,7 @@ def test_numbers_beyond_float16_are_refused():
     model = tiny_model()
     model.model.layers[0].mlp.down_proj.weight.data[0, 0] = 1e6
     with pytest.raises(ExportError, match=r"mlp\.down_proj has numbers beyond 65504"):
-        simple_plan(matrices_of(model), RECIPES["fp16"])
+        simple_plan(fold_model(model).matrices, RECIPES["fp16"])
 
 
 NO_TEXT = str(Path(__file__).parents[2] / "checkpoints" / "doge-tiny" / "model.safetensors")
@@ -247,18 +247,18 @@ def test_a_file_s_own_grid_is_kept(kind, tmp_path):
     source = save_gguf(tmp_path / "model.gguf", llama, kind)
     export(ExportOptions(str(source), tmp_path / "out", "keep-grid"))
     model = load_checkpoint(source).model
-    matrices, plan = matrices_of(model), kept_plan(GgufFile(source), plain_layout(model), matrices_of(model))
+    matrices, plan = fold_model(model).matrices, kept_plan(GgufFile(source), fold_model(model))
     for storage, parts in plan.items():
         np.testing.assert_array_equal(stored_values(parts, matrices[storage].weight.shape[1]), matrices[storage].weight)
 
 
 def test_a_grid_with_offsets_is_multiplied_as_it_is_stored(tmp_path):
     model = tiny_model(intermediate_size=64)
-    plan = dict(simple_plan(matrices_of(model), RECIPES["int8"]))
-    for storage, matrix in matrices_of(model).items():
+    plan = dict(simple_plan(fold_model(model).matrices, RECIPES["int8"]))
+    for storage, matrix in fold_model(model).matrices.items():
         if storage.startswith("layers.1.mlp"):
             plan[storage] = (kept_blocks("Q4_1", quantize(matrix.weight, Kind.Q4_1)),)
-    write_decoder(model, "keep-grid", tmp_path, plan=plan)
+    write_model(model, "keep-grid", tmp_path, plan=plan)
     reference = with_stored_numbers(model, plan)
     worst = verify(checkpoint_of(reference), Decoder(tmp_path, threads=1), "keep-grid").worst
     assert worst.centered_rms_error < 0.05

@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from doge_export.errors import PackageError, StateError
-from doge_export.export.decoder_files import write_decoder
 from doge_export.export.pipeline import export
 from doge_export.graph import KeyValueScales
 from doge_export.measure.agreement import Agreement
@@ -20,7 +19,7 @@ from doge_export.quantization.state_scales import measure_scales
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DecoderDescription
 from doge_model import DogeForCausalLM
-from tests.helpers.models import FORMS, exported, random_ids, relative_difference, tiny_model, torch_logits
+from tests.helpers.models import FORMS, exported, random_ids, relative_difference, tiny_model, torch_logits, write_model
 
 WINDOW = 64
 LLAMA = {"qk_norm": False, "head_dim": 16}
@@ -39,7 +38,7 @@ def model_of(form: str, **fields) -> DogeForCausalLM:
 def narrow(model: DogeForCausalLM, folder: Path, weights: str = "fp32") -> tuple[Decoder, KeyValueScales]:
     """The model's decoder with a state in 8 bits, and its scales."""
     scales = measure_scales(model, [random_ids(WINDOW, seed=1)])
-    write_decoder(model, weights, folder, scales)
+    write_model(model, weights, folder, scales)
     return Decoder(folder, threads=1), scales
 
 
@@ -169,7 +168,7 @@ def test_a_state_of_other_numbers_or_other_scales_is_refused(tmp_path):
     model = tiny_model()
     decoder, scales = narrow(model, tmp_path / "a")
     decoder.new_state().save(tmp_path / "state")
-    write_decoder(model, "fp32", tmp_path / "b", KeyValueScales(scales.keys, scales.values * 2, scales.dt))
+    write_model(model, "fp32", tmp_path / "b", KeyValueScales(scales.keys, scales.values * 2, scales.dt))
     for other in (exported(model, tmp_path / "c"), Decoder(tmp_path / "b", threads=1)):
         with pytest.raises(StateError, match="state of another model"):
             other.load_state(tmp_path / "state")

@@ -1,0 +1,8 @@
+"""The graphs over one decoder's weights, a file each, behind one interface."""
+
+from .draft import Draft
+from .interface import Variant
+from .plain import Plain
+from .recurrent import Recurrent
+
+__all__ = ["Draft", "Plain", "Recurrent", "Variant"]

@@ -1,0 +1,49 @@
+"""The plain graph: streams of at most keep_window_size tokens, so that nothing is evicted. Any number of rows."""
+
+from __future__ import annotations
+
+from ..builder import GraphBuilder
+from ..dimensions import Dimensions
+from ..mask import gather_precedence
+from .interface import (
+    declare_cache,
+    declare_tokens,
+    group_query_attention,
+    inner_rotation,
+    past_names,
+    present_names,
+    window_positions,
+)
+
+
+class Plain:
+    """See `Variant`."""
+
+    positions_are_slots = True
+
+    def cache_heads(self, d: Dimensions) -> int:
+        """A head for each kv head."""
+        return d.num_kv_heads
+
+    def declare(self, graph: GraphBuilder, d: Dimensions) -> None:
+        """Rows of tokens, each with its own length."""
+        declare_tokens(graph, ["batch_size", "sequence_length"], ["batch_size"], [])
+        declare_cache(graph, d, self.cache_heads(d), ["batch_size", "sequence_length"])
+
+    def rotary_positions(self, graph: GraphBuilder, d: Dimensions) -> tuple[str, int | None]:
+        """Those of the window, as constants: onnxruntime makes the table when it opens the file."""
+        return window_positions(graph, d)
+
+    def rotary_rows(self, graph: GraphBuilder) -> str:
+        """A token's position."""
+        return "position_ids"
+
+    def attend(self, graph: GraphBuilder, d: Dimensions, index: int, query_key_value: list[str]) -> str:
+        """One GroupQueryAttention."""
+        if d.separate_precedence:
+            gather_precedence(graph, d, index, query_key_value[2])
+        inputs = [*query_key_value, *past_names(index), "seqlens_k", "total_sequence_length", *inner_rotation(d)]
+        name = f"layers.{index}.self_attn.attention"
+        return group_query_attention(
+            graph, d, index, name, inputs, present_names(index), self.cache_heads(d), d.attention_can_rotate
+        )
