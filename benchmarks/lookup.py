@@ -76,7 +76,7 @@ def questions() -> list[tuple[str, str]]:
     return copying + [("other", question) for question in OTHER]
 
 
-def compare(model: Model[Any], question: str, rounds: int, new_tokens: int, guesses: int, show: bool) -> dict[str, Any]:
+def compare(model: Model, question: str, rounds: int, new_tokens: int, guesses: int, show: bool) -> dict[str, Any]:
     """Answer in turns, with and without."""
     messages = [{"role": "user", "content": question}]
     ratios = []

@@ -10,7 +10,20 @@ The errors a user can meet are in `doge_export.errors`.
 
 from __future__ import annotations
 
+from .runtime.conversation import Conversation
+from .runtime.generation_options import GenerationOptions
 from .runtime.model import Model, load
+from .runtime.state import State
+from .runtime.streaming import GenerationResult, TextStream
 
 __version__ = "0.1.0"
-__all__ = ["Model", "__version__", "load"]
+__all__ = [
+    "Conversation",
+    "GenerationOptions",
+    "GenerationResult",
+    "Model",
+    "State",
+    "TextStream",
+    "__version__",
+    "load",
+]

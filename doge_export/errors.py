@@ -21,8 +21,8 @@ class PackageError(DogeError):
     """A folder is not an export of this toolkit, or a damaged one."""
 
 
-class ContextLengthError(DogeError):
-    """A state cannot go back to that position: it was never there, or the keys it had there are gone."""
+class RewindError(DogeError):
+    """A state cannot go back to that position: it was never there, or the keys it had there are evicted."""
 
 
 class StateError(DogeError):
@@ -31,12 +31,12 @@ class StateError(DogeError):
 
 __all__ = [
     "CheckpointError",
-    "ContextLengthError",
     "DogeError",
     "EvaluationError",
     "ExportError",
     "OptionError",
     "PackageError",
+    "RewindError",
     "StateError",
     "VerificationError",
 ]

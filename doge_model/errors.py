@@ -7,7 +7,7 @@
     │   └── VerificationError  an export whose files disagree with the PyTorch model
     ├── EvaluationError        an evaluation that could not be made
     ├── PackageError           an exported folder that cannot be run
-    ├── ContextLengthError     a way back that a state no longer has
+    ├── RewindError            a way back that a state no longer has
     ├── StateError             a saved state that cannot be read, written or used
     └── DataError              a training record that does not fit (in `train`)
 

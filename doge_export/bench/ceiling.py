@@ -16,8 +16,8 @@ import onnxruntime as ort
 from onnx import helper
 
 from ..errors import PackageError
-from ..runtime.decoder import open_changed
 from ..runtime.description import DECODER_FILE
+from ..runtime.sessions import open_changed
 
 PRODUCTS = ("MatMulNBits", "FusedMatMul", "MatMul")
 

@@ -102,7 +102,7 @@ def main(
     Shell(conversation, printer, line_reader(as_json)).run()
 
 
-def start(model: Model[Any], options: GenerationOptions, system: str | None, resume: Path | None) -> Conversation[Any]:
+def start(model: Model, options: GenerationOptions, system: str | None, resume: Path | None) -> Conversation:
     """A new conversation, or the one in the file `resume`; StateError when that is no conversation with this model."""
     if resume is None:
         return Conversation(model, options, system)
@@ -137,7 +137,7 @@ def piped_prompt() -> str:
 class AnswerPrinter:
     """Prints answers to standard output while they are made: as text, or as one JSON object each."""
 
-    def __init__(self, conversation: Conversation[Any], as_json: bool) -> None:
+    def __init__(self, conversation: Conversation, as_json: bool) -> None:
         self._conversation = conversation
         self._as_json = as_json
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -195,7 +195,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 class Shell:
     """Reads lines until the user leaves: messages go to the model, lines that begin with a slash are commands."""
 
-    def __init__(self, conversation: Conversation[Any], printer: AnswerPrinter, read_line: Callable[[], str]) -> None:
+    def __init__(self, conversation: Conversation, printer: AnswerPrinter, read_line: Callable[[], str]) -> None:
         """read_line: the next line; raises EOFError at the end of the input, KeyboardInterrupt at Ctrl-C."""
         self._conversation = conversation
         self._printer = printer

@@ -25,7 +25,6 @@ from ..errors import EvaluationError, PackageError
 from ..runtime.generation_options import GenerationOptions
 from ..runtime.model import Model, load
 from ..runtime.prefix import SharedPrefix
-from ..runtime.state import State
 from .perplexity import DecoderScorer, token_log_probs
 from .tasks import MAX_GEN_TOKS
 
@@ -40,7 +39,7 @@ class DogeLM(TemplateLM):
 
     def __init__(
         self,
-        pretrained: str | Model[State],
+        pretrained: str | Model,
         threads: int | None = None,
         batch_size: int | str | None = 1,
         max_batch_size: int | None = None,

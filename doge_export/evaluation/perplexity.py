@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from ..runtime.generation import StateT, TokenDecoder
+from ..runtime.generation import TokenDecoder
 
 DEFAULT_WINDOW = 2048
 PIECE = 128  # tokens whose logits are in memory at once
@@ -73,7 +73,7 @@ class Perplexity:
 class DecoderScorer:
     """Scores by an exported decoder."""
 
-    def __init__(self, decoder: TokenDecoder[StateT]) -> None:
+    def __init__(self, decoder: TokenDecoder) -> None:
         self._decoder = decoder
 
     @property

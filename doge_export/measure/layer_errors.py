@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from ..graph.matmul import stored_values
-from ..runtime.decoder import Decoder, open_changed
+from ..runtime.decoder import Decoder
 from ..runtime.description import DECODER_FILE
+from ..runtime.sessions import open_changed
 from ..runtime.steps import bind, step_inputs
 
 if TYPE_CHECKING:

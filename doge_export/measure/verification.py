@@ -227,10 +227,7 @@ def compare_full_window(
     state, window = decoder.new_state(), decoder.keep_window_size
     order = np.arange(window) % len(context)
     decoder.forward(state, context)
-    state.cache[..., :window, :] = state.cache[..., order, :]
-    if state.precedence is not None:
-        state.precedence[..., :window] = state.precedence[..., order]
-    state.position = window
+    state.fill_window(order)
     pieces = np.split(token_ids, np.cumsum(chunk_lengths(len(token_ids)))[:-1])
     logits = np.concatenate([decoder.forward(state, piece, logits_to_keep="all").copy() for piece in pieces])
     source, cache = DynamicCache(), KeepWindowCache(model.config)

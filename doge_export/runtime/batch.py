@@ -2,7 +2,7 @@
 
 A row is a state like any other, in a slice of memory that the batch shares; its prompt is fed by itself. Every operator
 of the graph treats a row the same whatever stands beside it, so each stream says what it would say alone. Where a
-processor's kernels do not (`proof`), the rows take their steps one by one.
+processor's kernels do not (`exactness`), the rows take their steps one by one.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .exactness import Proof
-from .state import State, empty_cache
+from .cache import Cache, empty_rows
+from .exactness import Exactness
+from .state import State
 from .steps import BatchStep
 
 
@@ -31,19 +32,19 @@ class Batch:
         prototype: State,
         size: int,
         single_step: Callable[[State, int], NDArray[np.float32]],
-        proof: Proof,
+        exactness: Exactness,
     ) -> None:
         """prototype: any state of the decoder. size: most streams at a time. single_step: feeds a state one token."""
         self._session, self._description = session, prototype.description
-        self._single_step, self._proof = single_step, proof
-        self._memory = empty_cache(self._description, self._description.num_kv_heads, size)
+        self._single_step, self._exactness = single_step, exactness
+        self._memory = empty_rows(self._description, self._description.num_kv_heads, size)
         self._step: BatchStep | None = None
         self.states: list[State] = []
 
     def open(self) -> State:
         """A new stream in the next free row."""
         self._step = None
-        self.states.append(State(self._description, self._memory[:, :, len(self.states)]))
+        self.states.append(State(self._description, Cache(self._description, self._memory[:, :, len(self.states)])))
         return self.states[-1]
 
     def close(self, row: int) -> None:
@@ -55,16 +56,16 @@ class Batch:
 
     def forward(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Feed every stream its token: float32 [rows, vocab], valid until the next call."""
-        if len(self.states) == 1 or self._proof.exact is False:
+        if len(self.states) == 1 or self._exactness.exact is False:
             return self._one_by_one(token_ids)
         if self._step is None:
             self._step = BatchStep(self._session, self.states, self._memory)
         rows = self._step(token_ids)
-        if self._proof.exact is None:
+        if self._exactness.exact is None:
             for state in self.states:
                 state.truncate(state.position - 1)
             steps = self._one_by_one(token_ids)
-            self._proof.settle(rows, steps)
+            self._exactness.settle(rows, steps)
             return steps
         return rows
 

@@ -6,12 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic
 
 import numpy as np
 
-from .generation import Answer, StateT, TokenBatch, TokenDecoder
+from .generation import TokenBatch, TokenDecoder, TokenSelector
 from .sampling import Logits
+from .state import State
 from .streaming import TextStream
 
 MAX_ROWS = 16  # streams at a time; more would hardly be faster, and each needs memory for its keys and values
@@ -19,20 +19,20 @@ MAX_ROWS = 16  # streams at a time; more would hardly be faster, and each needs 
 
 @dataclass
 class Row:
-    """A stream of the batch: its answer, and the text and numbers that become of it."""
+    """A stream of the batch: the tokens of its answer, and their text."""
 
-    answer: Answer
+    selector: TokenSelector
     stream: TextStream
 
 
-class BatchGeneration(Generic[StateT]):
+class BatchGeneration:
     """Generates for a list of prompts; a place that becomes free is given to the next one."""
 
     def __init__(
-        self, decoder: TokenDecoder[StateT], answer: Callable[[], Answer], stream: Callable[[int], TextStream]
+        self, decoder: TokenDecoder, selector: Callable[[], TokenSelector], stream: Callable[[int], TextStream]
     ) -> None:
-        """answer: begins an answer. stream: begins the text of one whose prompt has so many tokens."""
-        self._decoder, self._answer, self._stream = decoder, answer, stream
+        """selector: begins an answer. stream: begins the text of one whose prompt has so many tokens."""
+        self._decoder, self._selector, self._stream = decoder, selector, stream
         self._rows: list[Row] = []
 
     def run(self, prompts: Sequence[Sequence[int]]) -> list[TextStream]:
@@ -43,13 +43,13 @@ class BatchGeneration(Generic[StateT]):
             while waiting and len(self._rows) < MAX_ROWS:
                 prompt = waiting.popleft()
                 streams.append(self._stream(len(prompt)))
-                self._start(batch, Row(self._answer(), streams[-1]), prompt)
+                self._start(batch, Row(self._selector(), streams[-1]), prompt)
             self._leave_full_windows(batch)
             if self._rows:
                 self._step(batch)
         return streams
 
-    def _start(self, batch: TokenBatch[StateT], row: Row, prompt: Sequence[int]) -> None:
+    def _start(self, batch: TokenBatch, row: Row, prompt: Sequence[int]) -> None:
         """Feed a prompt; a stream that is done with its first token takes no place."""
         start = time.perf_counter()
         state = self._decoder.new_state() if len(prompt) >= self._decoder.keep_window_size else batch.open()
@@ -62,7 +62,7 @@ class BatchGeneration(Generic[StateT]):
         elif row.stream.finished:
             self._close(batch, len(self._rows) - 1)
 
-    def _step(self, batch: TokenBatch[StateT]) -> None:
+    def _step(self, batch: TokenBatch) -> None:
         """One token for every row."""
         start = time.perf_counter()
         logits = batch.forward([row.stream.token_ids[-1] for row in self._rows])
@@ -72,25 +72,25 @@ class BatchGeneration(Generic[StateT]):
             if self._rows[index].stream.finished:
                 self._close(batch, index)
 
-    def _leave_full_windows(self, batch: TokenBatch[StateT]) -> None:
-        """Streams whose window is full go on by themselves: each drops other keys."""
+    def _leave_full_windows(self, batch: TokenBatch) -> None:
+        """Streams whose window is full go on by themselves: each evicts other keys."""
         for index in reversed(range(len(self._rows))):
             if batch.states[index].position >= self._decoder.keep_window_size:
                 row, state = self._rows[index], batch.states[index].copy()
                 self._close(batch, index)
                 self._finish_alone(row, state)
 
-    def _finish_alone(self, row: Row, state: StateT) -> None:
+    def _finish_alone(self, row: Row, state: State) -> None:
         while not row.stream.finished:
             start = time.perf_counter()
             fed = np.array(row.stream.token_ids[-1:], np.int64)
             self._take(row, state, self._decoder.forward(state, fed)[-1], start)
 
-    def _take(self, row: Row, state: StateT, logits: Logits, start: float) -> None:
-        token = row.answer.next_token(logits, state)
+    def _take(self, row: Row, state: State, logits: Logits, start: float) -> None:
+        token = row.selector.next_token(logits, state)
         row.stream.push(token, time.perf_counter() - start)
 
-    def _close(self, batch: TokenBatch[StateT], index: int) -> None:
+    def _close(self, batch: TokenBatch, index: int) -> None:
         """As in the batch, the last row moves into the free place."""
         batch.close(index)
         last = self._rows.pop()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, Generic, NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from ..errors import OptionError, StateError
-from .chat_template import check_messages
-from .generation import StateT
 from .generation_options import GenerationOptions
 from .model import Model
+from .prefix import SharedPrefix, shared_length
+from .state import State
 from .streaming import GenerationResult, TextStream
 
 METADATA_KEY = "conversation"  # under which the state's metadata holds the transcript
@@ -29,7 +26,7 @@ class Turn(NamedTuple):
     characters: int
 
 
-class Conversation(Generic[StateT]):
+class Conversation:
     """Turns of user and assistant on one model, as many as one likes: only the transcript grows.
 
     Each turn renders the whole conversation by the chat template and feeds only what the state does not hold yet. A
@@ -40,7 +37,7 @@ class Conversation(Generic[StateT]):
     states at most, and only one before that. What lies further back is computed again from the transcript's tokens.
     """
 
-    def __init__(self, model: Model[StateT], options: GenerationOptions, system: str | None = None) -> None:
+    def __init__(self, model: Model, options: GenerationOptions, system: str | None = None) -> None:
         """system: the system message. Raises OptionError when it is given for a model without chat template."""
         if system is not None and not model.has_chat_template:
             raise OptionError(f"The model {model.name!r} has no chat template, so it takes no system message.")
@@ -51,7 +48,7 @@ class Conversation(Generic[StateT]):
         self.reset()
 
     @classmethod
-    def resume(cls, model: Model[StateT], options: GenerationOptions, path: str | Path) -> Conversation[StateT]:
+    def resume(cls, model: Model, options: GenerationOptions, path: str | Path) -> Conversation:
         """The conversation that `save` wrote, without computing any of it again.
 
         Raises StateError when the file is no state of this model, is damaged, or was saved without a conversation.
@@ -71,17 +68,15 @@ class Conversation(Generic[StateT]):
 
         Raises StateError when the file exists and `overwrite` is False, or it cannot be written.
         """
-        self._hold_only(self._ids)  # and nothing of a question that was never answered
+        self._stream.hold_only(self._ids)  # and nothing of a question that was never answered
         transcript = {"messages": self.messages, "tokens": self._ids, "text": self._text, "turns": self._turns}
-        self._state.metadata[METADATA_KEY] = json.dumps(transcript)
-        self._state.save(path, overwrite=overwrite)
+        self._stream.state.metadata[METADATA_KEY] = json.dumps(transcript)
+        self._stream.state.save(path, overwrite=overwrite)
 
     def reset(self) -> None:
         """Forget all turns; the system message stays."""
         self.messages = [] if self._system is None else [{"role": "system", "content": self._system}]
-        self._state = self._model.new_state()
-        self._before_turn: StateT | None = None
-        self._fed: list[int] = []  # of these the state holds the first `position`
+        self._stream = SharedPrefix(self._model.decoder)
         self._ids: list[int] = []  # the conversation's tokens, the last answer's included, and the text they stand for
         self._text = ""
         self._turns: list[Turn] = []
@@ -89,14 +84,14 @@ class Conversation(Generic[StateT]):
     @property
     def position(self) -> int:
         """Tokens in the state."""
-        return self._state.position
+        return self._stream.state.position
 
     @property
     def turns(self) -> int:
         """Questions answered so far."""
         return len(self._turns)
 
-    def ask(self, text: str) -> Answer[StateT]:
+    def ask(self, text: str) -> Answer:
         """Put the next user message and stream the answer.
 
         The turn is recorded when the answer's last piece was read or its `close` was called, if there is an answer by
@@ -111,9 +106,9 @@ class Conversation(Generic[StateT]):
         else:
             rendered = self._text + text
             token_ids = self._ids + self._model.tokenizer.encode(text, add_special_tokens=not self._ids)
-        self._begin_turn(token_ids)
-        position = self._state.position
-        stream = self._model.continue_state(self._state, token_ids[position:], self.options, token_ids[:position])
+        rest = self._begin_turn(token_ids)
+        past = token_ids[: len(token_ids) - len(rest)]
+        stream = self._model.continue_state(self._stream.state, rest, self.options, past)
         return Answer(self, asked, token_ids, rendered, stream)
 
     def undo(self) -> str:
@@ -127,8 +122,8 @@ class Conversation(Generic[StateT]):
         question = self.messages[turn.messages]["content"]
         self.messages = self.messages[: turn.messages]
         self._ids, self._text = self._ids[: turn.tokens], self._text[: turn.characters]
-        self._hold_only(self._ids)
-        self._before_turn = None
+        self._stream.hold_only(self._ids)
+        self._stream.forget()
         return question
 
     def transcript(self) -> dict[str, Any]:
@@ -143,14 +138,17 @@ class Conversation(Generic[StateT]):
         if not self._model.has_chat_template and answer_ids[-1] in self._model.defaults.eos_token_ids:
             # A growing text goes on after what was said, not after its end.
             answer_ids = answer_ids[:-1]
-        self._ids = self._fed = prompt_ids + answer_ids
+        self._ids = prompt_ids + answer_ids
+        self._stream.tokens = list(self._ids)
         self._text = rendered + self._model.tokenizer.decode(answer_ids, skip_special_tokens=False)
 
-    def _restore(self, state: StateT, saved: dict[str, Any]) -> None:
+    def _restore(self, state: State, saved: dict[str, Any]) -> None:
         """Take over a state and the transcript that belongs to it; ValueError and the like when they cannot be one."""
         messages, ids, text = saved["messages"], saved["tokens"], saved["text"]
         turns = [Turn(*turn) for turn in saved["turns"]]
         if messages:
+            from .chat_template import check_messages  # noqa: PLC0415 - jinja2 would be a tenth of a program's start
+
             check_messages(messages)
         known_ids = range(self._model.decoder.vocab_size)
         if not isinstance(text, str) or not all(type(token_id) is int and token_id in known_ids for token_id in ids):
@@ -161,8 +159,8 @@ class Conversation(Generic[StateT]):
             raise ValueError("it is shorter than its state or its turns")
         self._system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
         self.messages, self._text, self._turns = messages, text, turns
-        self._ids = self._fed = ids
-        self._state = state
+        self._ids = ids
+        self._stream = SharedPrefix(self._model.decoder, state, ids)
 
     def _continued(self, rendered: str) -> list[int]:
         """Token ids of `rendered`, beginning with those of the conversation so far where that is possible.
@@ -186,39 +184,25 @@ class Conversation(Generic[StateT]):
             end = self._model.tokenizer.decode(self._ids[-1:], skip_special_tokens=False)
             yield self._ids[:-1], self._text.removesuffix(end)
 
-    def _begin_turn(self, token_ids: list[int]) -> None:
-        """Let the state hold what `token_ids` has of the past, all of it but the last answer's last token."""
-        past = token_ids[: shared_length(self._ids, token_ids[:-1])]
-        self._hold_only(past)
-        self._fed = token_ids
-        missing = past[self._state.position :]
+    def _begin_turn(self, token_ids: list[int]) -> list[int]:
+        """Let the state hold the part of the past that `token_ids` repeats; the tokens still to be fed."""
+        past, stream = token_ids[: shared_length(self._ids, token_ids[:-1])], self._stream
+        stream.hold_only(past)
+        missing = past[stream.state.position :]
         if len(missing) > 1:  # it had to go back further
-            self._model.decoder.forward(self._state, np.array(missing, np.int64))
+            stream.feed(missing)
+        rest = stream.before_last(token_ids)
         may_overflow = len(token_ids) + self.options.max_new_tokens > self._model.decoder.keep_window_size
-        self._before_turn = self._state.copy() if may_overflow else None
-
-    def _hold_only(self, token_ids: Sequence[int]) -> None:
-        """Take the state back to what it shares with `token_ids`, or further where that is gone."""
-        shared = shared_length(self._fed[: self._state.position], token_ids)
-        if shared < self._state.position and self._state.overflowed:
-            state, self._before_turn = self._before_turn, None
-            if state is None or (state.overflowed and state.position > shared):
-                state = self._model.new_state()
-            self._state = state
-        self._state.truncate(min(shared, self._state.position))
+        stream.remember() if may_overflow else stream.forget()
+        return rest
 
 
-def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences have in common from their start on."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
-
-
-class Answer(Iterator[str], Generic[StateT]):
+class Answer(Iterator[str]):
     """Pieces of one answer of a conversation, which takes the turn in at the last piece or at `close`."""
 
     def __init__(
         self,
-        conversation: Conversation[StateT],
+        conversation: Conversation,
         asked: list[dict[str, str]],
         prompt_ids: list[int],
         rendered: str,

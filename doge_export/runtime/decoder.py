@@ -7,66 +7,23 @@ plain graph runs; from then on the recurrent one, which is opened when the first
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
-import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from numpy.typing import NDArray
 
-from ..errors import OptionError, PackageError, StateError
+from ..errors import OptionError, StateError
 from .batch import Batch
+from .cache import new_precedence, precedence_outputs
 from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
-from .exactness import Proof
-from .huge_pages import huge_pages
-from .state import State, new_precedence, precedence_outputs
-from .steps import DraftStep, PlainStep, RecurrentStep, bind, step_inputs
-from .threads import SPIN_US, check_threads, default_threads
-
-ORT_ERRORS = (  # what opening a file can raise; they share no base
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
-
-
-def session_options(threads: int) -> ort.SessionOptions:
-    """How a session computes: on so many threads, which sleep soon when there is nothing to do, and in silence."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would also print it
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
-    return options
-
-
-def open_session(path: Path, threads: int) -> ort.InferenceSession:
-    """An onnxruntime session on a model file and the data file beside it.
-
-    Raises:
-        PackageError: one of the two is missing, or onnxruntime refuses them.
-    """
-    for file in (path, path.with_name(Path(DATA_FILE).name)):
-        if not file.is_file():
-            raise PackageError(f"{file} is missing; give a folder that doge-export wrote, or export the model again")
-    try:
-        with huge_pages():
-            return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
-    except ORT_ERRORS as error:
-        raise PackageError(
-            f"onnxruntime cannot open {path}, it may be damaged: {str(error).splitlines()[0]}"
-        ) from error
-
-
-def open_changed(model: bytes, folder: Path, threads: int) -> ort.InferenceSession:
-    """A session on a model that was made of a decoder file, over the data file that lies in `folder`."""
-    options = session_options(threads)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+from .exactness import Exactness
+from .sessions import metadata_of, open_session, run
+from .state import State
+from .steps import BoundSteps, DraftStep, PlainStep, RecurrentStep, bind, step_inputs
+from .threads import check_threads, default_threads
 
 
 class Decoder:
@@ -90,9 +47,10 @@ class Decoder:
         self._plain = open_session(folder / DECODER_FILE, self.threads)
         self._later: dict[str, ort.InferenceSession] = {}  # opened when first needed
         self._opening = threading.Lock()
-        self._drafts = Proof("prompt lookup is off")
-        self._batches = Proof("the rows of a batch are computed one by one")
-        metadata = self._plain.get_modelmeta().custom_metadata_map
+        self._bound: weakref.WeakKeyDictionary[State, BoundSteps] = weakref.WeakKeyDictionary()
+        self._drafts = Exactness("prompt lookup is off")
+        self._batches = Exactness("the rows of a batch are computed one by one")
+        metadata = metadata_of(self._plain, folder / DECODER_FILE)
         self.description = DecoderDescription.from_metadata(metadata, folder / DECODER_FILE)
         self.vocab_size = self.description.vocab_size
         self.keep_window_size = self.description.keep_window_size
@@ -121,7 +79,7 @@ class Decoder:
             StateError: it belongs to another model.
         """
         if not isinstance(state, State):
-            raise OptionError(f"state is {state!r}, but must be one that prefill, copy() or load_state returned")
+            raise OptionError(f"state is {state!r}; it must be one that prefill, copy() or load_state returned")
         if state.description != self.description:
             raise StateError("the state belongs to another model; use it with the model that it was made with")
 
@@ -139,13 +97,20 @@ class Decoder:
             float32 [1, vocab], [S, vocab] or [logits_to_keep, vocab]; the next call for this state may overwrite it.
 
         Raises:
-            StateError: the state belongs to another model.
+            StateError: the state belongs to another model, or another thread uses it.
+            PackageError: onnxruntime cannot run the decoder.
         """
         if state.description is not self.description:
             self.check_state(state)
-        if len(token_ids) == 1:
-            return self._step(state, int(token_ids[0]))
-        count = logits_to_keep if isinstance(logits_to_keep, int) else 1 if logits_to_keep == "last" else len(token_ids)
+        with state.claim:
+            if len(token_ids) == 1:
+                return self._step(state, int(token_ids[0]))
+            counts = {"last": 1, "all": len(token_ids)}
+            count = logits_to_keep if isinstance(logits_to_keep, int) else counts[logits_to_keep]
+            return self._feed(state, token_ids, count)
+
+    def _feed(self, state: State, token_ids: NDArray[np.int64], count: int) -> NDArray[np.float32]:
+        """Feed tokens in chunks; logits of the last `count`."""
         rows, start = [], 0
         while start < len(token_ids):
             chunk = token_ids[start : start + state.room_for_chunk()]
@@ -177,60 +142,58 @@ class Decoder:
         Returns:
             float32 [n, vocab]; the next call for this state may overwrite it.
         """
-        if state.draft_step is None:
-            state.draft_step = DraftStep(self._session(DRAFT_FILE), state)
-        rows = state.draft_step(state, token_ids)
-        if self._drafts.exact:
-            return rows
-        position = state.position
-        steps = np.concatenate([self._step(state, int(token_id)).copy() for token_id in token_ids])
-        state.truncate(position)
-        self._drafts.settle(rows, steps)
+        with state.claim:
+            steps = self._steps_of(state)
+            if steps.draft is None:
+                steps.draft = DraftStep(self._session(DRAFT_FILE), state)
+            rows = steps.draft(state, token_ids)
+            if self._drafts.exact:
+                return rows
+            position = state.position
+            single = np.concatenate([self._step(state, int(token_id)).copy() for token_id in token_ids])
+            state.truncate(position)
+            self._drafts.settle(rows, single)
+            return single
+
+    def _steps_of(self, state: State) -> BoundSteps:
+        """The steps bound to a state's cache; a full window may have another cache than the state began with."""
+        steps = self._bound.get(state)
+        if steps is None or steps.rows is not state.cache:
+            steps = self._bound[state] = BoundSteps(state.cache)
         return steps
 
     def _step(self, state: State, token_id: int) -> NDArray[np.float32]:
-        if state.position < self.keep_window_size:
-            if state.plain_step is None:
-                state.plain_step = PlainStep(self._plain, state)
-            return state.plain_step(state, token_id)
-        if state.recurrent_step is None:
+        if state.position >= self.keep_window_size:
             state.full_window()  # before binding: it may give the state a new cache
-            state.recurrent_step = RecurrentStep(self._session(RECURRENT_FILE), state)
-        return state.recurrent_step(state, token_id)
+            steps = self._steps_of(state)
+            if steps.recurrent is None:
+                steps.recurrent = RecurrentStep(self._session(RECURRENT_FILE), state)
+            return steps.recurrent(state, token_id)
+        steps = self._steps_of(state)
+        if steps.plain is None:
+            steps.plain = PlainStep(self._plain, state)
+        return steps.plain(state, token_id)
 
     def _chunk(self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Feed tokens that go through one of the graphs in one piece; logits of those that `keep` indexes."""
-        run = self._plain_chunk if state.position < self.keep_window_size else self._recurrent_chunk
+        """Feed int64 [S] tokens that go through one graph in one piece: logits float32 [N, vocab] of those in keep.
+
+        keep: int64 [N] indices into the tokens.
+        """
+        session, cached, candidates = self._plain, state.position, None
+        evicting: dict[str, NDArray[Any]] = {}
+        if state.position >= self.keep_window_size:
+            session, cached = self._session(RECURRENT_FILE), self.keep_window_size
+            candidates = state.full_window().candidates(len(token_ids))
+            evicting = {"eviction_slots": candidates.slots, "eviction_precedence": candidates.keys.precedence}
+        inputs = step_inputs(state, len(token_ids), cached) | evicting
+        inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
         logits = np.empty((1, len(keep), self.vocab_size), np.float32)
-        run(state, token_ids, keep, logits)
+        precedence = new_precedence(self.description, 1, len(token_ids))
+        run(session, bind(session, inputs, {"logits": logits, **precedence_outputs(precedence)}, state.rows()))
+        state.take_precedence(precedence[:, 0])
+        state.take_in(token_ids, candidates)
         rows: NDArray[np.float32] = logits[0]
         return rows
-
-    def _plain_chunk(
-        self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64], logits: NDArray[np.float32]
-    ) -> None:
-        inputs = step_inputs(state, len(token_ids), cached=state.position)
-        inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
-        precedence = new_precedence(self.description, 1, len(token_ids))
-        outputs = {"logits": logits, **precedence_outputs(precedence)}
-        self._plain.run_with_iobinding(bind(self._plain, inputs, outputs, state.rows()))
-        state.take_precedence(precedence[:, 0])
-        state.take_in(token_ids)
-
-    def _recurrent_chunk(
-        self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64], logits: NDArray[np.float32]
-    ) -> None:
-        length, window, session = len(token_ids), state.full_window(), self._session(RECURRENT_FILE)
-        slots = window.next_to_leave(min(length, self.keep_window_size))
-        leaving = window.keys_at(slots)
-        inputs = step_inputs(state, length, cached=self.keep_window_size)
-        inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}
-        inputs |= {"eviction_slots": slots, "eviction_precedence": leaving.precedence}
-        precedence = new_precedence(self.description, 1, length)
-        outputs = {"logits": logits, **precedence_outputs(precedence)}
-        session.run_with_iobinding(bind(session, inputs, outputs, state.rows()))
-        state.take_precedence(precedence[:, 0])
-        state.take_in(token_ids, slots, leaving)
 
     def _session(self, file: str) -> ort.InferenceSession:
         """The session of a graph that not every stream needs, opened by the first that does."""

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import PackageError
 
@@ -57,11 +56,11 @@ class DecoderDescription:
         return self.cache_type == "int8" and self.mask_channels > 0
 
     def to_metadata(self) -> dict[str, str]:
-        """The metadata entries of a decoder file."""
+        """The metadata entry of a decoder file."""
         values = dataclasses.asdict(self)
         if self.cache_type == "float32":
             del values["cache_type"]
-        return {METADATA_KEY: json.dumps(values), "doge_export.state": json.dumps(self.state_rules())}
+        return {METADATA_KEY: json.dumps(values)}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> DecoderDescription:
@@ -72,7 +71,10 @@ class DecoderDescription:
         """
         if METADATA_KEY not in metadata:
             raise PackageError(f"{path} is not a decoder made by doge-export: its metadata has no {METADATA_KEY!r}")
-        values = {"cache_type": "float32"} | json.loads(metadata[METADATA_KEY])
+        try:
+            values = {"cache_type": "float32"} | json.loads(metadata[METADATA_KEY])
+        except (ValueError, TypeError) as error:
+            raise PackageError(f"{path} has damaged metadata ({error}); export the model again") from error
         known, version = {field.name for field in dataclasses.fields(cls)}, FORMAT_VERSIONS.get(values["cache_type"])
         if values.get("format_version") != version or set(values) != known:
             raise PackageError(
@@ -80,48 +82,3 @@ class DecoderDescription:
                 f"formats {' and '.join(map(str, FORMAT_VERSIONS.values()))}; export the checkpoint again"
             )
         return cls(**values)
-
-    def state_rules(self) -> dict[str, Any]:
-        """Every input of a step, so that a program in any language can drive the file without reading our code."""
-        cache = ["batch_size", self.num_kv_heads, "slots", self.channels]
-        return {
-            "input_ids": {"type": "int64", "shape": ["batch_size", "sequence_length"], "value": "the new tokens"},
-            "position_ids": {
-                "type": "int64",
-                "shape": ["batch_size", "sequence_length"],
-                "value": "the tokens' positions in the stream, from 0",
-            },
-            "seqlens_k": {
-                "type": "int32",
-                "shape": ["batch_size"],
-                "value": "tokens in the cache after this step, minus 1",
-            },
-            "total_sequence_length": {
-                "type": "int32",
-                "shape": [],
-                "value": "tokens in the cache after this step (of the longest row)",
-            },
-            "logits_to_keep": {
-                "type": "int64",
-                "shape": ["num_logits"],
-                "value": "indices into sequence_length of the tokens whose logits are computed",
-            },
-            f"past_key_values.{{0..{self.num_layers - 1}}}.{{key,value}}": {
-                "type": self.cache_type,
-                "shape": cache,
-                "initial_value": "zeros (never read: only rows before seqlens_k are)",
-                "slots": f"at least {self.keep_window_size}; in {RECURRENT_FILE} sequence_length more",
-                "next_value": "present.{layer}.{key,value}, same shape; may be the same memory (updated in place)",
-            },
-            "eviction_slots": {
-                "type": "int64",
-                "shape": [self.num_layers, self.num_recurrent_heads, "candidates"],
-                "value": f"only in {RECURRENT_FILE}: slots of the min(sequence_length, {self.keep_window_size}) cached "
-                "keys with the lowest precedence, the oldest of equals first; docs/decoder.md says what follows a step",
-            },
-            "eviction_precedence": {
-                "type": "float32",
-                "shape": [self.num_layers, self.num_recurrent_heads, "candidates"],
-                "value": f"only in {RECURRENT_FILE}: precedence of the keys in eviction_slots",
-            },
-        }

@@ -1,7 +1,10 @@
-"""Bookkeeping of a full window: which keys leave next, and moving the stayers into their slots.
+"""A full window: the keys it holds, which of them are evicted next, and the new keys that take their slots.
 
-Rule: of all keys of a mask head the keep_window_size largest dt stay, and of equal dt the most recent. Keys carry a
-precedence that grows with dt; what is closer than TIE is equal (`doge_model.mask.tie_classes` says why).
+Rule: every mask head keeps the keep_window_size keys with the largest dt, and of equal dt the most recent. Keys carry a
+precedence that grows with dt. Two that are closer than TIE count as equal (`doge_model.mask.tie_classes`).
+
+A step has two halves: `FullWindow.candidates` names the slots that may be freed, then, after the graph has written its
+rows behind the window, `FullWindow.admit` moves the kept ones into them. Nothing else knows how keys are evicted.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ Index = tuple[Any, ...]
 
 
 class Keys(NamedTuple):
-    """What orders keys, two arrays of one shape.
+    """The order of keys, two arrays of one shape.
 
     precedence: float32. positions: int64 below 2**32, in the stream.
     """
@@ -36,15 +39,25 @@ class Keys(NamedTuple):
         """Those that numpy's indexing names."""
         return Keys(self.precedence[index], self.positions[index])
 
-    def leaving_order(self) -> NDArray[np.int64]:
-        """Indices of the last axis in the order in which keys leave: the smallest first, the oldest of equals."""
+    def eviction_order(self) -> NDArray[np.int64]:
+        """Indices of the last axis in the order of eviction: the smallest first, the oldest of equals."""
         order = self.precedence.argsort(axis=-1)
         ordered = self.at(order)
         classes = np.zeros_like(order)
         (np.diff(ordered.precedence, axis=-1) > TIE).cumsum(axis=-1, out=classes[..., 1:])
         ages = (classes << 32) + ordered.positions
-        by_age = ages.argsort(axis=-1, kind="stable")  # fast for what is nearly in order
+        by_age = ages.argsort(axis=-1, kind="stable")  # fast for an order that is nearly right
         return np.take_along_axis(order, by_age, axis=-1)
+
+
+class Candidates(NamedTuple):
+    """The cached keys that a chunk of S tokens can evict, R = min(S, keep_window_size) of each mask head.
+
+    slots: int64 [layers, heads, R], in the order of eviction. keys: those in them.
+    """
+
+    slots: NDArray[np.int64]
+    keys: Keys
 
 
 class FullWindow:
@@ -58,56 +71,58 @@ class FullWindow:
         self.keys = keys
         self._layer, self._head = np.ogrid[tuple(map(slice, keys.positions.shape[:2]))]
 
-    def keys_at(self, slots: NDArray[np.int64]) -> Keys:
-        """Those in int64 [layers, heads, n] slots."""
-        return self.keys.take((self._layer[..., None], self._head[..., None], slots))
-
     def copy(self) -> FullWindow:
         """The same keys in memory of its own."""
         return FullWindow(Keys(self.keys.precedence.copy(), self.keys.positions.copy()))
 
-    def next_to_leave(self, count: int) -> NDArray[np.int64]:
-        """Slots of the `count` keys that leave first, in that order: int64 [layers, heads, count]."""
+    def candidates(self, tokens: int) -> Candidates:
+        """The keys that a chunk of so many tokens can evict."""
+        slots = self._next_evicted(min(tokens, self.keys.positions.shape[-1]))
+        return Candidates(slots, self.keys.take((self._layer[..., None], self._head[..., None], slots)))
+
+    def admit(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
+        """Keep those of the candidates and new keys that are evicted last; new ones take the slots of evicted ones.
+
+        rows: the cache, [layers, 2, heads, slots, channels], the new keys behind the window. new: [layers, heads, S].
+        Doing it twice is as doing it once.
+        """
+        if new.positions.shape[-1] == 1:
+            self._admit_one(rows, candidates, new)
+        else:
+            self._admit_many(rows, candidates, new)
+
+    def _next_evicted(self, count: int) -> NDArray[np.int64]:
+        """Slots of the `count` keys that are evicted first, in that order: int64 [layers, heads, count]."""
         if count > 1:
-            return self.keys.leaving_order()[..., :count]
+            return self.keys.eviction_order()[..., :count]
         least = self.keys.precedence.min(axis=-1, keepdims=True)
         tied = self.keys.precedence <= least + TIE
         oldest: NDArray[np.int64] = np.where(tied, self.keys.positions, NO_POSITION).argmin(axis=-1, keepdims=True)
         return oldest
 
-    def replace_one(
-        self, cache: NDArray[Any], slots: NDArray[np.int64], precedence: NDArray[np.float32], position: int
-    ) -> None:
-        """One token came to the slot behind the window; keep it where it outranks the key in `slots`.
-
-        cache [layers, 2, heads, slots, channels]; slots, the first to leave of each head, and precedence of the new
-        key: [layers, heads]. Doing it twice is as doing it once.
-        """
+    def _admit_one(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
+        """One new key: it is kept where it outranks the candidate. No sort, which a single step cannot afford."""
         keys, window = self.keys, self.keys.positions.shape[-1]
+        slots, precedence = candidates.slots[..., 0], new.precedence[..., 0]
         layers, heads = np.nonzero(precedence >= keys.precedence[self._layer, self._head, slots] - TIE)
         chosen = slots[layers, heads]
-        cache[layers, :, heads, chosen] = cache[layers, :, heads, window]
+        rows[layers, :, heads, chosen] = rows[layers, :, heads, window]
         keys.precedence[layers, heads, chosen] = precedence[layers, heads]
-        keys.positions[layers, heads, chosen] = position
+        keys.positions[layers, heads, chosen] = new.positions[layers, heads, 0]
 
-    def replace_many(self, cache: NDArray[Any], slots: NDArray[np.int64], leaving: Keys, new: Keys) -> None:
-        """Several tokens came behind the window; of old and new keys those stay that leave last.
-
-        cache [layers, 2, heads, slots, channels]; slots [layers, heads, R]: the R that leave first of each head, in
-        that order, R = min(S, keep_window_size); leaving, the keys there before; new [layers, heads, S]. Doing it twice
-        is as doing it once.
-        """
-        window, count = self.keys.positions.shape[-1], slots.shape[-1]
+    def _admit_many(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
+        """Several new keys: order them together with the candidates."""
+        window, count = self.keys.positions.shape[-1], candidates.slots.shape[-1]
         both = Keys(
-            np.concatenate([leaving.precedence, new.precedence], axis=-1),
-            np.concatenate([leaving.positions, new.positions], axis=-1),
+            np.concatenate([candidates.keys.precedence, new.precedence], axis=-1),
+            np.concatenate([candidates.keys.positions, new.positions], axis=-1),
         )
-        order = both.leaving_order()
-        stays = np.ones(order.shape, bool)
-        np.put_along_axis(stays, order[..., :-count], False, axis=-1)
+        order = both.eviction_order()
+        kept = np.ones(order.shape, bool)
+        np.put_along_axis(kept, order[..., :-count], False, axis=-1)
         for layer, head in np.ndindex(order.shape[:2]):
-            free = slots[layer, head, ~stays[layer, head, :count]]
-            chosen = np.flatnonzero(stays[layer, head, count:])
-            cache[layer, :, head, free] = cache[layer, :, head, window + chosen]
+            free = candidates.slots[layer, head, ~kept[layer, head, :count]]
+            chosen = np.flatnonzero(kept[layer, head, count:])
+            rows[layer, :, head, free] = rows[layer, :, head, window + chosen]
             self.keys.precedence[layer, head, free] = new.precedence[layer, head, chosen]
             self.keys.positions[layer, head, free] = new.positions[layer, head, chosen]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Proof:
+class Exactness:
     """What is known about one way of computing rows together.
 
     Attributes:

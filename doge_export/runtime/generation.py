@@ -5,62 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import StateError
 from . import sampling
 from .generation_options import GenerationOptions
 from .sampling import Logits
+from .state import State
 
 FinishReason = Literal["stop", "length"]
 
 
-class DecoderState(Protocol):
-    """What a stream of tokens has left behind in the model.
-
-    unfed_token: the token that comes next in the stream but is not fed yet; None after any change of the position.
-    metadata: text by name that is saved with the state.
-    """
-
-    unfed_token: int | None
-    metadata: dict[str, str]
-
-    @property
-    def position(self) -> int:
-        """Tokens fed so far."""
-
-    @property
-    def overflowed(self) -> bool:
-        """Whether earlier keys are gone, so that it cannot be truncated."""
-
-    def seen_tokens(self) -> NDArray[np.int64]:
-        """The different tokens fed so far: int64 [n]."""
-
-    def copy(self) -> Self:
-        """An independent state at the same position."""
-
-    def truncate(self, position: int) -> None:
-        """Forget every token from `position` on, and the unfed one; ContextLengthError when they are gone."""
-
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write it to a file; StateError when that exists already or cannot be written."""
-
-    def take_in(self, token_ids: NDArray[np.int64]) -> None:
-        """Move on over int64 [n] tokens that `check_draft` was right about."""
-
-
-StateT = TypeVar("StateT", bound=DecoderState)
-StateT_contra = TypeVar("StateT_contra", bound=DecoderState, contravariant=True)
-
-
-class TokenBatch(Protocol[StateT]):
+class TokenBatch(Protocol):
     """Streams that take their steps together; see `batch.Batch`."""
 
-    states: list[StateT]
+    states: list[State]
 
-    def open(self) -> StateT:
+    def open(self) -> State:
         """A new stream in the next row."""
 
     def close(self, row: int) -> None:
@@ -70,7 +34,7 @@ class TokenBatch(Protocol[StateT]):
         """Feed every stream its token: float32 [rows, vocab], valid until the next call."""
 
 
-class TokenDecoder(Protocol[StateT]):
+class TokenDecoder(Protocol):
     """Runs the model: tokens in, logits out, the state moves on."""
 
     @property
@@ -79,46 +43,46 @@ class TokenDecoder(Protocol[StateT]):
 
     @property
     def keep_window_size(self) -> int:
-        """Tokens a state holds before it drops any."""
+        """Tokens a state holds before it evicts any."""
 
-    def new_state(self) -> StateT:
+    def new_state(self) -> State:
         """The state before the first token."""
 
-    def new_batch(self, size: int) -> TokenBatch[StateT]:
+    def new_batch(self, size: int) -> TokenBatch:
         """Room for `size` streams that take their steps together."""
 
-    def load_state(self, path: str | Path) -> StateT:
+    def load_state(self, path: str | Path) -> State:
         """A saved state; StateError when it cannot be read or belongs to another model."""
 
-    def check_state(self, state: StateT) -> None:
+    def check_state(self, state: State) -> None:
         """OptionError for what is no state, StateError for that of another model."""
 
     def forward(
-        self, state: StateT, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
+        self, state: State, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
     ) -> NDArray[np.float32]:
         """Feed int64 [S], S >= 1; float32 [1 or S or logits_to_keep, vocab], valid until the next call."""
 
-    def room_for_draft(self, state: StateT) -> int:
+    def room_for_draft(self, state: State) -> int:
         """Guesses that `check_draft` can take behind the next token."""
 
-    def check_draft(self, state: StateT, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def check_draft(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits after each of int64 [n] tokens, exactly those of single steps; the state stays where it is."""
 
 
-class LogitsSource(Protocol[StateT_contra]):
-    """Feeds the tokens that were chosen and returns what the model says next."""
+class LogitsSource(Protocol):
+    """Feeds the tokens that were chosen and returns the logits of the next one."""
 
-    def next_logits(self, state: StateT_contra, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def next_logits(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Feed int64 [S], S >= 1; float32 [vocab], valid until the next call."""
 
 
-class SingleSteps(Generic[StateT]):
+class SingleSteps:
     """One run of the model per token."""
 
-    def __init__(self, decoder: TokenDecoder[StateT]) -> None:
+    def __init__(self, decoder: TokenDecoder) -> None:
         self._decoder = decoder
 
-    def next_logits(self, state: StateT, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def next_logits(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Feed int64 [S]; float32 [vocab]."""
         logits: NDArray[np.float32] = self._decoder.forward(state, token_ids)[-1]
         return logits
@@ -140,37 +104,46 @@ class GeneratedToken:
 
 
 def generate_tokens(
-    source: LogitsSource[StateT],
-    state: StateT,
+    source: LogitsSource,
+    state: State,
     prompt_ids: Sequence[int],
     options: GenerationOptions,
     stop_ids: frozenset[int],
 ) -> Iterator[GeneratedToken]:
     """Feed `prompt_ids` to `state`, then yield one sampled token after the other.
 
+    Raises StateError where the state is used otherwise between two tokens.
+
     prompt_ids: at least one. stop_ids: tokens that end the answer. A token is fed when the next one is asked for, so
     the last one is not: `state.unfed_token` remembers it. The repetition penalty weakens every token that `state` has
     seen, as transformers does with prompt and answer.
     """
-    answer = Answer(options, stop_ids)
+    selector = TokenSelector(options, stop_ids)
     fed = np.asarray(prompt_ids, dtype=np.int64)
     while True:
-        token = answer.next_token(source.next_logits(state, fed), state)
+        logits = source.next_logits(state, fed)
+        position = state.position
+        token = selector.next_token(logits, state)
         yield token
         if token.finish_reason is not None:
             return
+        if state.position != position:
+            raise StateError(
+                f"the state moved from position {position} to {state.position} while its answer was being read; "
+                "give each answer a copy() of its own"
+            )
         fed = np.array([token.token_id], dtype=np.int64)
 
 
-class Answer:
-    """One answer in the making: filters logits, chooses, and decides whether to stop."""
+class TokenSelector:
+    """The tokens of one answer: filters logits, chooses, and decides whether to stop."""
 
     def __init__(self, options: GenerationOptions, stop_ids: frozenset[int]) -> None:
         self._options, self._stop_ids = options, stop_ids
         self._choose = token_chooser(options)
         self._count = 0
 
-    def next_token(self, logits: Logits, state: DecoderState) -> GeneratedToken:
+    def next_token(self, logits: Logits, state: State) -> GeneratedToken:
         """The next token from float32 [vocab] logits; the state remembers it as not fed yet."""
         token_id = self._choose(penalised(logits, state, self._options))
         state.unfed_token = token_id
@@ -180,7 +153,7 @@ class Answer:
         return GeneratedToken(token_id, "length" if self._count == self._options.max_new_tokens else None)
 
 
-def penalised(logits: Logits, state: DecoderState, options: GenerationOptions) -> Logits:
+def penalised(logits: Logits, state: State, options: GenerationOptions) -> Logits:
     """Logits after the repetition penalty, which knows every token that was fed."""
     if options.repetition_penalty == 1:
         return logits

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -34,9 +35,9 @@ def huge_pages() -> Iterator[None]:
     if not available():
         yield
         return
-    before = anonymous_ranges(MAPS.read_text())
+    before = anonymous_ranges(os.fsdecode(MAPS.read_bytes()))
     yield
-    grown = subtract(anonymous_ranges(MAPS.read_text()), before)
+    grown = subtract(anonymous_ranges(os.fsdecode(MAPS.read_bytes())), before)
     with suppress(RuntimeError):  # the system has no thread to spare
         threading.Thread(target=collapse, args=[grown], name="huge-pages", daemon=True).start()
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeGuard, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ..errors import OptionError, PackageError
 from .batch_generation import BatchGeneration
 from .decoder import Decoder
-from .generation import Answer, LogitsSource, SingleSteps, StateT, TokenDecoder, generate_tokens
+from .generation import LogitsSource, SingleSteps, TokenDecoder, TokenSelector, generate_tokens
 from .generation_options import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .prompt_lookup import PromptLookup
 from .state import State
@@ -41,7 +41,7 @@ Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
 
 
-def load(folder: str | Path, threads: int | None = None) -> Model[State]:
+def load(folder: str | Path, threads: int | None = None) -> Model:
     """Load an exported folder.
 
     threads: of the computation; None takes one for small models, else one per core. Raises PackageError when the folder
@@ -58,7 +58,7 @@ def load(folder: str | Path, threads: int | None = None) -> Model[State]:
     )
 
 
-class Model(Generic[StateT]):
+class Model:
     """A decoder with its tokenizer, chat template and generation settings.
 
     The keywords of `generate`, `stream` and `chat` are max_new_tokens, temperature (0 is greedy), top_p, top_k, min_p,
@@ -75,7 +75,7 @@ class Model(Generic[StateT]):
 
     def __init__(
         self,
-        decoder: TokenDecoder[StateT],
+        decoder: TokenDecoder,
         tokenizer: Tokenizer | None = None,
         defaults: GenerationDefaults | None = None,
         name: str = "model",
@@ -87,7 +87,7 @@ class Model(Generic[StateT]):
 
     @overload
     def generate(
-        self, prompt: Prompt, *, state: StateT | None = None, **overrides: Unpack[GenerationOverrides]
+        self, prompt: Prompt, *, state: State | None = None, **overrides: Unpack[GenerationOverrides]
     ) -> GenerationResult: ...
 
     @overload
@@ -97,7 +97,7 @@ class Model(Generic[StateT]):
         self,
         prompt: Prompt | Prompts,
         *,
-        state: StateT | None = None,
+        state: State | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationResult | list[GenerationResult]:
         """Continue `prompt`, a string or token ids, or with `state` that stream and `prompt` after it.
@@ -111,10 +111,11 @@ class Model(Generic[StateT]):
         if is_list_of_prompts(prompt):
             return self._generate_batch(prompt, state, options)
         state = self._checked_state(state)
-        return self.continue_state(state, self._next_ids(cast(Prompt, prompt), state), options).read_all()
+        with state.claim:
+            return self.continue_state(state, self._next_ids(cast(Prompt, prompt), state), options).read_all()
 
     def _generate_batch(
-        self, prompts: Prompts, state: StateT | None, options: GenerationOptions
+        self, prompts: Prompts, state: State | None, options: GenerationOptions
     ) -> list[GenerationResult]:
         if state is not None:
             raise OptionError("A list of prompts takes no state; give one prompt, or leave the state out.")
@@ -125,13 +126,13 @@ class Model(Generic[StateT]):
         empty, stop_ids = self.new_state(), self._stop_ids(options)
         generation = BatchGeneration(
             self.decoder,
-            lambda: Answer(options, stop_ids),
+            lambda: TokenSelector(options, stop_ids),
             lambda length: TextStream(iter(()), self._tokenizer, options.stop, length),
         )
         return [stream.result for stream in generation.run([self._next_ids(prompt, empty) for prompt in prompts])]
 
     def stream(
-        self, prompt: Prompt, *, state: StateT | None = None, **overrides: Unpack[GenerationOverrides]
+        self, prompt: Prompt, *, state: State | None = None, **overrides: Unpack[GenerationOverrides]
     ) -> TextStream:
         """Like `generate`, but the text comes in pieces while it is made; no piece splits a character.
 
@@ -148,7 +149,7 @@ class Model(Generic[StateT]):
         messages: Sequence[Message],
         *,
         stream: Literal[False] = False,
-        state: StateT | None = None,
+        state: State | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationResult: ...
 
@@ -158,7 +159,7 @@ class Model(Generic[StateT]):
         messages: Sequence[Message],
         *,
         stream: Literal[True],
-        state: StateT | None = None,
+        state: State | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> TextStream: ...
 
@@ -167,7 +168,7 @@ class Model(Generic[StateT]):
         messages: Sequence[Message],
         *,
         stream: bool = False,
-        state: StateT | None = None,
+        state: State | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationResult | TextStream:
         """Answer a conversation, a list of {"role": ..., "content": ...}, by the folder's chat template.
@@ -179,14 +180,15 @@ class Model(Generic[StateT]):
         """
         options = self.options(**overrides)
         state = self._checked_state(state)
-        answer = self.continue_state(state, self._message_ids(messages, state), options)
-        return answer if stream else answer.read_all()
+        with state.claim:
+            answer = self.continue_state(state, self._message_ids(messages, state), options)
+            return answer if stream else answer.read_all()
 
-    def new_state(self) -> StateT:
+    def new_state(self) -> State:
         """An empty stream."""
         return self.decoder.new_state()
 
-    def prefill(self, prompt: Prompt, state: StateT | None = None) -> StateT:
+    def prefill(self, prompt: Prompt, state: State | None = None) -> State:
         """Feed `prompt` to `state`, or to a new one, without an answer; returns that state.
 
         The next prompt needs a token of its own. Raises what `generate` does.
@@ -195,7 +197,7 @@ class Model(Generic[StateT]):
         self.decoder.forward(state, np.asarray(self._next_ids(prompt, state), dtype=np.int64))
         return state
 
-    def load_state(self, path: str | Path) -> StateT:
+    def load_state(self, path: str | Path) -> State:
         """The state that `state.save(path)` wrote; it goes on exactly as the saved one.
 
         Raises StateError when the file is missing, damaged, of another format version, or from another model.
@@ -237,7 +239,7 @@ class Model(Generic[StateT]):
         return self.defaults.options.with_overrides(overrides)
 
     def continue_state(
-        self, state: StateT, token_ids: Sequence[int], options: GenerationOptions, past_ids: Sequence[int] = ()
+        self, state: State, token_ids: Sequence[int], options: GenerationOptions, past_ids: Sequence[int] = ()
     ) -> TextStream:
         """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer.
 
@@ -245,11 +247,22 @@ class Model(Generic[StateT]):
         """
         if options.stop:
             self.require_tokenizer()
+        self._check_tokens(token_ids)
         guesses = options.prompt_lookup_num_tokens
         lookup = PromptLookup(self.decoder, guesses, past_ids) if guesses else None
-        source: LogitsSource[StateT] = lookup or SingleSteps(self.decoder)
+        source: LogitsSource = lookup or SingleSteps(self.decoder)
         tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options))
         return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)
+
+    def _check_tokens(self, token_ids: Sequence[int]) -> None:
+        """PackageError for a token that the model does not have; texts come here as the tokenizer cuts them."""
+        if not token_ids:
+            raise OptionError("there is nothing to answer; give at least one token")
+        if max(token_ids) >= self.decoder.vocab_size:
+            raise PackageError(
+                f"the tokenizer of {self.name!r} gives token {max(token_ids)}, but the model has "
+                f"{self.decoder.vocab_size} tokens; export the model again with its own tokenizer"
+            )
 
     def require_tokenizer(self) -> Tokenizer:
         """The folder's tokenizer; PackageError when it has none."""
@@ -265,13 +278,13 @@ class Model(Generic[StateT]):
         named = (self._tokenizer.special_id(text) for text in options.stop)
         return ends.union(token_id for token_id in named if token_id is not None)
 
-    def _checked_state(self, state: StateT | None) -> StateT:
+    def _checked_state(self, state: State | None) -> State:
         if state is None:
             return self.decoder.new_state()
         self.decoder.check_state(state)
         return state
 
-    def _next_ids(self, prompt: Prompt, state: StateT) -> list[int]:
+    def _next_ids(self, prompt: Prompt, state: State) -> list[int]:
         """What `state` has not been fed of its stream, then the prompt."""
         unfed = [] if state.unfed_token is None else [state.unfed_token]
         is_empty = isinstance(prompt, str | Sequence | np.ndarray) and len(prompt) == 0
@@ -289,7 +302,7 @@ class Model(Generic[StateT]):
             return unfed + self._checked_ids(self.tokenizer.encode(prompt, add_special_tokens=begins))
         return unfed + self._checked_ids(prompt)
 
-    def _message_ids(self, messages: Sequence[Message], state: StateT) -> list[int]:
+    def _message_ids(self, messages: Sequence[Message], state: State) -> list[int]:
         """Token ids of `messages`, and what they need before them to follow what `state` holds."""
         # The template writes the special tokens itself.
         unfed = state.unfed_token

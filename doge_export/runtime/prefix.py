@@ -1,75 +1,100 @@
-"""One stream that is moved from sequence to sequence, so that what they begin with in common is computed once."""
+"""One stream that knows its tokens and is moved from sequence to sequence: a shared beginning is computed once.
+
+A conversation whose past is rendered anew, an evaluation over sorted requests, and a server that is sent whole
+conversations all need the same move: go back to the last token that two sequences have in common, and on from there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .generation import StateT, TokenDecoder
+from .generation import TokenDecoder
+from .state import State
 
 
-def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """The number of tokens that two sequences have in common from their start on."""
     length = min(len(first), len(second))
     differing = np.flatnonzero(np.asarray(first[:length]) != np.asarray(second[:length]))
     return int(differing[0]) if len(differing) else length
 
 
-class SharedPrefix(Generic[StateT]):
-    """A state, the tokens it was fed, and the logits of the last of them.
+class SharedPrefix:
+    """A state and the tokens of its stream.
 
-    Sequences are best given in sorted order: then each begins with as much of the one before as any.
+    Once a state's window has overflowed it cannot go back. `remember` keeps a copy to return to; without one that is
+    early enough, the stream begins anew and its tokens are fed again.
+
+    Attributes:
+        state: the stream. Whoever feeds it tokens that are not known here may do so: they are taken back.
+        tokens: the known tokens; of these the state holds the first `state.position`.
+        tokens_fed: by this object, in all.
     """
 
-    def __init__(self, decoder: TokenDecoder[StateT]) -> None:
-        self.state = decoder.new_state()
-        self.tokens_fed = 0  # in all, to see what sharing saves
+    def __init__(self, decoder: TokenDecoder, state: State | None = None, tokens: Sequence[int] = ()) -> None:
+        """state: a stream of these tokens to go on with; a new one by default."""
         self._decoder = decoder
-        self._tokens: list[int] = []
-        self._rows: list[NDArray[np.float32]] = []  # logits [vocab] of the last len(_rows) of _tokens
+        self.state = decoder.new_state() if state is None else state
+        self.tokens = list(tokens)
+        self.tokens_fed = 0
+        self._remembered: State | None = None
+        self._rows: list[NDArray[np.float32]] = []  # logits [vocab] of the last len(_rows) of tokens
+
+    def shared(self, tokens: Sequence[int]) -> int:
+        """The number of tokens that the state has in common with a sequence."""
+        return shared_length(self.tokens[: self.state.position], tokens)
+
+    def hold_only(self, tokens: Sequence[int]) -> None:
+        """Take the state back to the beginning it shares with a sequence, or further where keys of it are evicted."""
+        shared = self.shared(tokens)
+        if shared < self.state.position and self.state.overflowed:
+            state, self._remembered = self._remembered, None
+            if state is None or (state.overflowed and state.position > shared):
+                state = self._decoder.new_state()
+            self.state = state
+        held, first_row = min(shared, self.state.position), len(self.tokens) - len(self._rows)
+        self.state.truncate(held)
+        self.tokens, self._rows = self.tokens[:held], self._rows[: max(0, held - first_row)]
+
+    def remember(self) -> None:
+        """Keep a copy of the state as it is, for `hold_only` to return to."""
+        self._remembered = self.state.copy()
+
+    def forget(self) -> None:
+        """Give that copy up."""
+        self._remembered = None
+
+    def feed(self, tokens: Sequence[int], count: int = 1) -> list[NDArray[np.float32]]:
+        """Feed at least one token behind what the state holds; logits of the last `count`, float32 [vocab] each."""
+        rows = self._decoder.forward(self.state, np.asarray(tokens, dtype=np.int64), count)
+        self.tokens += tokens
+        self.tokens_fed += len(tokens)
+        return list(rows.copy())
 
     def logits(self, tokens: Sequence[int], count: int) -> list[NDArray[np.float32]]:
-        """Logits after each of the last `count` tokens of a sequence: `count` rows, float32 [vocab]."""
-        wanted = len(tokens) - count
-        shared = self._shared(tokens)
-        first_row = len(self._tokens) - len(self._rows)
-        if first_row > wanted:
-            shared = min(shared, wanted)
-        rows = self._rows[wanted - first_row : max(shared, wanted) - first_row] if shared > wanted else []
-        self._go_back(shared)
-        if shared < len(tokens):
-            rows = rows + self._feed(tokens[shared:], min(count, len(tokens) - shared))
+        """Logits after each of the last `count` tokens of a sequence: `count` rows, float32 [vocab].
+
+        Sequences are best given in sorted order: then each begins with as much of the one before as any.
+        """
+        wanted, first_row = len(tokens) - count, len(self.tokens) - len(self._rows)
+        self.hold_only(tokens if first_row <= wanted else tokens[:wanted])
+        held = self.state.position
+        rows = self._rows[wanted - first_row :] if held > wanted else []
+        if held < len(tokens):
+            rows = rows + self.feed(tokens[held:], min(count, len(tokens) - held))
         self._rows = rows
         return rows
 
     def before_last(self, tokens: Sequence[int]) -> list[int]:
         """Move the state along a sequence, at most up to its last token; the tokens still to be fed, at least one.
 
-        Whoever feeds them calls `logits` or this before anything else is fed.
+        Whoever calls this feeds them to `state`.
         """
-        shared = min(self._shared(tokens), len(tokens) - 1)
-        self._go_back(shared)
-        self._rows = []
-        rest = list(tokens[shared:])
-        self._tokens += rest
+        self.hold_only(tokens[:-1])
+        rest = list(tokens[self.state.position :])
+        self.tokens, self._rows = list(tokens), []
         self.tokens_fed += len(rest)
         return rest
-
-    def _shared(self, tokens: Sequence[int]) -> int:
-        """Tokens that the state has in common with a sequence; a state that has overflowed begins anew."""
-        if self.state.overflowed:
-            self.state, self._tokens, self._rows = self._decoder.new_state(), [], []
-        return common_length(self._tokens, tokens)
-
-    def _go_back(self, position: int) -> None:
-        self.state.truncate(position)
-        del self._tokens[position:]
-
-    def _feed(self, tokens: Sequence[int], count: int) -> list[NDArray[np.float32]]:
-        rows = self._decoder.forward(self.state, np.asarray(tokens, dtype=np.int64), count)
-        self._tokens += tokens
-        self.tokens_fed += len(tokens)
-        return list(rows.copy())

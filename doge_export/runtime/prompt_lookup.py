@@ -10,12 +10,12 @@ as they multiply one: the first draft is computed both ways, and where they diff
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .generation import StateT, TokenDecoder
+from .generation import TokenDecoder
+from .state import State
 
 NGRAM = 4  # tokens that must agree; fewer agree by chance too often to pay
 FIRST_CREDIT = 2.0  # so that one wrong check does not end the guessing of a whole answer
@@ -45,14 +45,14 @@ class NgramIndex:
         return [] if start is None else self._tokens[start : start + count]
 
 
-class PromptLookup(Generic[StateT]):
+class PromptLookup:
     """Feeds tokens to a decoder like its `forward`, but checks guesses along with them and keeps what was right.
 
     Attributes:
         drafted_tokens, accepted_tokens: guesses checked, and those that were right.
     """
 
-    def __init__(self, decoder: TokenDecoder[StateT], num_tokens: int, past_ids: Sequence[int] = ()) -> None:
+    def __init__(self, decoder: TokenDecoder, num_tokens: int, past_ids: Sequence[int] = ()) -> None:
         """num_tokens: most guesses to check in one step. past_ids: what the stream has said before, to guess from."""
         self._decoder, self._num_tokens = decoder, num_tokens
         self._index = NgramIndex()
@@ -62,7 +62,7 @@ class PromptLookup(Generic[StateT]):
         self._credit = FIRST_CREDIT
         self.drafted_tokens = self.accepted_tokens = 0
 
-    def next_logits(self, state: StateT, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    def next_logits(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Feed int64 [S] tokens; logits after the last one, float32 [vocab], valid until the next call."""
         self._index.extend(token_ids.tolist())
         if self._checked and token_ids.tolist() == self._checked[:1]:
@@ -80,7 +80,7 @@ class PromptLookup(Generic[StateT]):
         logits: NDArray[np.float32] = self._decoder.forward(state, token_ids)[-1]
         return logits
 
-    def _check(self, state: StateT, token_ids: NDArray[np.int64], guesses: list[int]) -> NDArray[np.float32]:
+    def _check(self, state: State, token_ids: NDArray[np.int64], guesses: list[int]) -> NDArray[np.float32]:
         rows = self._decoder.check_draft(state, np.append(token_ids, guesses))
         state.take_in(token_ids)
         self.drafted_tokens += len(guesses)

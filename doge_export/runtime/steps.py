@@ -1,4 +1,4 @@
-"""What is bound for a run of a decoder graph, and the steps that are bound once and run again and again.
+"""Bindings of a decoder graph to the memory of states, and the steps that are bound once and run again and again.
 
 State lives in a numpy array that is bound as past input and present output at once, so GroupQueryAttention writes the
 new rows in place, and a step neither allocates nor binds anything.
@@ -13,8 +13,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from .cache import Rows, new_precedence, precedence_outputs
 from .description import DRAFT_TOKENS
-from .state import Cache, State, new_precedence, precedence_outputs
+from .sessions import refusals, run
+from .state import State
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -31,25 +33,42 @@ def step_inputs(state: State, tokens: int, cached: int) -> Arrays:
 
 
 def bind(
-    session: ort.InferenceSession, inputs: Arrays, outputs: Arrays, memory: Cache, presents: Sequence[str] = ("",)
+    session: ort.InferenceSession, inputs: Arrays, outputs: Arrays, memory: Rows, presents: Sequence[str] = ("",)
 ) -> ort.IOBinding:
     """Bind arrays by name, and memory as past and present alike. The binding holds on to all of them.
 
     memory: [layers, 2, rows, heads, slots, channels]. presents: endings of the names of a layer's presents, where a
     graph has several.
+
+    Raises:
+        PackageError: the graph has no such inputs or outputs.
     """
-    binding = session.io_binding()
-    for name, array in inputs.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-    for name, array in outputs.items():
-        binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-    for layer, parts in enumerate(memory):
-        for part, rows in zip(("key", "value"), parts, strict=True):
-            value = ort.OrtValue.ortvalue_from_numpy(rows)
+    values = {
+        (layer, part): ort.OrtValue.ortvalue_from_numpy(rows)
+        for layer, parts in enumerate(memory)
+        for part, rows in zip(("key", "value"), parts, strict=True)
+    }
+    with refusals("bind the decoder's inputs and outputs"):
+        binding = session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for (layer, part), value in values.items():
             binding.bind_ortvalue_input(f"past_key_values.{layer}.{part}", value)
             for ending in presents:
                 binding.bind_ortvalue_output(f"present.{layer}.{part}{ending}", value)
     return binding
+
+
+class BoundSteps:
+    """The steps bound to one cache, each made when it is first needed."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.plain: PlainStep | None = None
+        self.draft: DraftStep | None = None
+        self.recurrent: RecurrentStep | None = None
 
 
 class PlainStep:
@@ -71,7 +90,7 @@ class PlainStep:
         inputs["position_ids"][0, 0] = state.position
         inputs["seqlens_k"][0] = state.position
         inputs["total_sequence_length"][()] = state.position + 1
-        self._session.run_with_iobinding(self._binding)
+        run(self._session, self._binding)
         state.take_precedence(self._precedence[:, 0])
         state.take_in(inputs["input_ids"][0])
         return self._row
@@ -98,11 +117,11 @@ class DraftStep:
     def __call__(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Write the rows of int64 [n] tokens, n <= DRAFT_TOKENS; returns logits [n, vocab], the state stays put."""
         inputs, count = self.inputs, len(token_ids)
-        inputs["input_ids"][0, :count] = token_ids  # what follows them is computed for nothing, and never looked at
+        inputs["input_ids"][0, :count] = token_ids  # the rest is computed for nothing, and never looked at
         inputs["position_ids"][0] = np.arange(state.position, state.position + DRAFT_TOKENS)
         inputs["seqlens_k"][:] = inputs["position_ids"][0]
         inputs["total_sequence_length"][:] = inputs["position_ids"][0] + 1
-        self._session.run_with_iobinding(self._binding)
+        run(self._session, self._binding)
         state.take_precedence(self._precedence[:, 0])
         return self._rows[:count]
 
@@ -123,24 +142,23 @@ class RecurrentStep:
         self._binding = bind(session, self.inputs, outputs, state.rows())
 
     def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
-        """Feed one token and let one key per head go; returns logits [1, vocab], overwritten by the next call."""
+        """Feed one token and evict one key per head; returns logits [1, vocab], overwritten by the next call."""
         inputs, window = self.inputs, state.full_window()
-        slots = window.next_to_leave(1)
-        leaving = window.keys_at(slots)
+        candidates = window.candidates(1)
         inputs["input_ids"][0, 0] = token_id
         inputs["position_ids"][0, 0] = state.position
-        inputs["eviction_slots"][:] = slots
-        inputs["eviction_precedence"][:] = leaving.precedence
-        self._session.run_with_iobinding(self._binding)
+        inputs["eviction_slots"][:] = candidates.slots
+        inputs["eviction_precedence"][:] = candidates.keys.precedence
+        run(self._session, self._binding)
         state.take_precedence(self._precedence[:, 0])
-        state.take_in(inputs["input_ids"][0], slots, leaving)
+        state.take_in(inputs["input_ids"][0], candidates)
         return self._row
 
 
 class BatchStep:
     """One decoding step of several states in adjoining slices of one memory, none of which is full; bound once."""
 
-    def __init__(self, session: ort.InferenceSession, states: Sequence[State], memory: Cache) -> None:
+    def __init__(self, session: ort.InferenceSession, states: Sequence[State], memory: Rows) -> None:
         """memory: [layers, 2, rows, heads, slots, channels]; states live in its first rows, in order."""
         self._session, self._states = session, list(states)
         rows = len(states)
@@ -165,7 +183,7 @@ class BatchStep:
         inputs["position_ids"][:, 0] = positions
         inputs["seqlens_k"][:] = positions
         inputs["total_sequence_length"][()] = max(positions) + 1
-        self._session.run_with_iobinding(self._binding)
+        run(self._session, self._binding)
         for row, (state, ids) in enumerate(zip(self._states, inputs["input_ids"], strict=True)):
             state.take_precedence(self._precedence[:, row])
             state.take_in(ids)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .detokenizer import Detokenizer, TextDecoder
 from .generation import FinishReason, GeneratedToken
@@ -49,7 +48,7 @@ class TextStream(Iterator[str]):
         tokenizer: TextDecoder | None,
         stop: Sequence[str],
         prompt_tokens: int,
-        lookup: PromptLookup[Any] | None = None,
+        lookup: PromptLookup | None = None,
     ) -> None:
         """tokenizer: None leaves the text empty. stop: the stop strings. prompt_tokens: how many are fed first.
 

@@ -14,7 +14,7 @@ import doge_export
 from doge_export.errors import EvaluationError
 from doge_export.evaluation.harness_model import DogeLM, generation_options
 from doge_export.evaluation.torch_model import harness_model
-from doge_export.runtime.prefix import SharedPrefix, common_length
+from doge_export.runtime.prefix import SharedPrefix, shared_length
 from doge_model import load_checkpoint
 from tests.helpers.evaluation_data import WINDOW, export_talking, save_talking_checkpoint
 from tests.helpers.fakes import BigramDecoder, random_table
@@ -175,7 +175,7 @@ def test_a_state_that_overflowed_begins_anew(tmp_path):
 
 
 def test_the_common_length_ends_at_the_first_difference():
-    assert [common_length([1, 2, 3], other) for other in ([], [2], [1, 2], [1, 2, 3, 4], [1, 9, 3])] == [0, 0, 2, 3, 1]
+    assert [shared_length([1, 2, 3], other) for other in ([], [2], [1, 2], [1, 2, 3, 4], [1, 9, 3])] == [0, 0, 2, 3, 1]
 
 
 def test_a_loaded_model_is_taken_too(folder):

@@ -12,7 +12,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from doge_export.errors import ContextLengthError, OptionError, StateError
+from doge_export.errors import OptionError, RewindError, StateError
 from doge_export.runtime.generation_options import GenerationDefaults, GenerationOptions
 from doge_export.runtime.model import Model
 from doge_export.runtime.tokenizer import Tokenizer
@@ -51,7 +51,7 @@ class FakeState:
 
     def truncate(self, position: int) -> None:
         if position < len(self.tokens) and self.overflowed:
-            raise ContextLengthError("overflowed")
+            raise RewindError("overflowed")
         del self.tokens[position:]
         self.unfed_token = None
 
@@ -146,9 +146,7 @@ def defaults_for(tokenizer: Tokenizer, **options: object) -> GenerationDefaults:
     return GenerationDefaults(GenerationOptions(**options), frozenset({eos}))  # type: ignore[arg-type]  # the tests' keywords are not typed
 
 
-def model_saying(
-    *answers: str, template: str | None = CHATML, window: int = 4096, end: str = "<|im_end|>"
-) -> Model[FakeState]:
+def model_saying(*answers: str, template: str | None = CHATML, window: int = 4096, end: str = "<|im_end|>") -> Model:
     """A byte-level model whose greedy answers are these, one after the other; both ends of a text stop it."""
     tokenizer = byte_level_tokenizer(template)
     script = [token_id for answer in answers for token_id in tokenizer.encode(answer + end)]

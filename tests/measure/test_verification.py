@@ -58,8 +58,8 @@ def test_another_model_is_found(weights, tmp_path):
 
 def test_a_window_that_drops_the_wrong_keys_is_found_only_when_it_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "doge_export.runtime.eviction.FullWindow.next_to_leave",
-        lambda self, count: np.sort(self.keys.leaving_order()[..., -count:]),
+        "doge_export.runtime.eviction.FullWindow._next_evicted",
+        lambda self, count: np.sort(self.keys.eviction_order()[..., -count:]),
     )
     verification = verified(tiny_model(keep_window_size=40), tmp_path, "fp32")
     assert LIMITS["fp32"].misses(verification.single_tokens) == []

@@ -18,7 +18,8 @@ from doge_export.errors import ExportError, OptionError
 from doge_export.export.decoder_files import fold_model
 from doge_export.export.pipeline import export
 from doge_export.graph.blocks import BLOCK_SIZES, BlockQuantized, choose_block_size, packed, quantize_blocks, unpacked
-from doge_export.graph.folding import Matrix, stored_values
+from doge_export.graph.folding import Matrix
+from doge_export.graph.matmul import stored_values
 from doge_export.measure.verification import verify
 from doge_export.options import ExportOptions
 from doge_export.quantization.gguf_blocks import kept_blocks, kept_plan

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doge_export.errors import ContextLengthError
+from doge_export.errors import RewindError
 from doge_export.graph import eviction
-from doge_export.graph.mask import PRECEDENCE_SCALE
+from doge_export.graph.mask_numbers import PRECEDENCE_SCALE
 from doge_export.runtime import eviction as window
 from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
 from doge_export.runtime.eviction import FullWindow, Keys
@@ -118,7 +118,7 @@ def test_going_back_is_refused_once_something_fell_out(tmp_path):
     decoder = exported(tiny_model(keep_window_size=8), tmp_path)
     state = decoder.new_state()
     feed(decoder, repeated_ids(9, 3), [9], state)
-    with pytest.raises(ContextLengthError, match=r"window of 8 tokens has overflowed.*copy\(\)"):
+    with pytest.raises(RewindError, match=r"window of 8 tokens has overflowed.*copy\(\)"):
         state.truncate(4)
 
 
@@ -133,7 +133,7 @@ def test_the_plain_graph_decides_nothing_about_dropping(tmp_path):
 def test_keys_leave_by_precedence_and_what_is_close_by_age():
     precedence = np.array([0.5, -2.0, 0.5, 1e-6, -0.0, -1.0, 0.0, 1e-4], np.float32) * np.float32(PRECEDENCE_SCALE)
     keys = Keys(precedence, np.arange(8) + 2**31)
-    assert keys.leaving_order().tolist() == [1, 5, 3, 4, 6, 7, 0, 2]
+    assert keys.eviction_order().tolist() == [1, 5, 3, 4, 6, 7, 0, 2]
 
 
 def test_graph_runtime_and_torch_have_one_width_of_ties():
@@ -144,7 +144,7 @@ def test_graph_runtime_and_torch_have_one_width_of_ties():
 def test_ties_are_alike_in_torch(values):
     precedence = np.array(values, np.float32)
     order = mask.tie_classes(torch.from_numpy(precedence)).argsort(stable=True).tolist()
-    assert Keys(precedence * np.float32(PRECEDENCE_SCALE), np.arange(len(values))).leaving_order().tolist() == order
+    assert Keys(precedence * np.float32(PRECEDENCE_SCALE), np.arange(len(values))).eviction_order().tolist() == order
 
 
 def test_padding_is_of_one_class_below_all_others():
@@ -155,8 +155,8 @@ def test_padding_is_of_one_class_below_all_others():
 def test_the_first_to_leave_is_the_oldest_of_those_that_tie_with_the_lowest():
     precedence = np.array([[[2e-6, 0.5, 0.0, 1e-6]]], np.float32) * np.float32(PRECEDENCE_SCALE)
     window = FullWindow(Keys(precedence, np.array([[[7, 4, 5, 6]]])))
-    assert window.next_to_leave(1).tolist() == [[[2]]]
-    assert window.next_to_leave(3).tolist() == [[[2, 3, 0]]]
+    assert window.candidates(1).slots.tolist() == [[[2]]]
+    assert window.candidates(3).slots.tolist() == [[[2, 3, 0]]]
 
 
 @pytest.mark.parametrize("spread", [1e-4, 0.016])
@@ -172,9 +172,9 @@ def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread, tmp
 def test_the_lowest_rank_leaves_and_an_outranked_newcomer_is_not_kept():
     cache = np.arange(6, dtype=np.float32).reshape(1, 2, 1, 3, 1)  # two slots and the one behind them
     window = FullWindow(Keys(np.array([[[1.0, 2.0]]], np.float32), np.array([[[0, 1]]])))
-    slots = window.next_to_leave(1)[..., 0]
-    assert slots.tolist() == [[0]]
-    window.replace_one(cache, slots, np.array([[0.5]], np.float32), 2)
+    candidates = window.candidates(1)
+    assert candidates.slots.tolist() == [[[0]]]
+    window.admit(cache, candidates, Keys(np.array([[[0.5]]], np.float32), np.array([[[2]]])))
     assert cache.flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    window.replace_one(cache, slots, np.array([[1.0]], np.float32), 2)
+    window.admit(cache, candidates, Keys(np.array([[[1.0]]], np.float32), np.array([[[2]]])))
     assert cache.flatten().tolist() == [2, 1, 2, 5, 4, 5]

@@ -66,7 +66,7 @@ def test_the_end_of_the_window_and_what_lies_beyond_go_by_single_steps(tmp_path)
     assert model.generate(COPY, max_new_tokens=80, prompt_lookup_num_tokens=7).token_ids == plain.token_ids
     state = decoder.new_state()
     for position, room in ((0, 7), (56, 7), (57, 0), (64, 0)):
-        state.position = position
+        state.fill_window(np.arange(position))
         assert decoder.room_for_draft(state) == room
 
 

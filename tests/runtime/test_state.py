@@ -12,10 +12,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from doge_export import runtime
 from doge_export.errors import OptionError, StateError
-from doge_export.runtime import decoder as decoder_module
-from doge_export.runtime import eviction as window_module
-from doge_export.runtime import state as state_module
 from doge_export.runtime.state_file import checksum
 from tests.helpers.models import FORMS, VOCAB_SIZE, exported, random_ids, tiny_model
 
@@ -43,7 +41,8 @@ def continuation(decoder, state, ids):
 
 # Interrupted
 
-MODULES = {module.__file__ for module in (decoder_module, state_module, window_module)}
+ROOM = Path(runtime.__file__).parent
+MODULES = {str(ROOM / f"{name}.py") for name in ("cache", "decoder", "eviction", "seen_tokens", "state", "steps")}
 
 
 class InterruptAt:
@@ -336,5 +335,5 @@ def test_impossible_tensors_are_refused(decoder, tmp_path):
 
 
 def test_something_that_is_no_state_is_refused(decoder):
-    with pytest.raises(OptionError, match=r"state is 'x', but must be one that prefill, copy\(\) or load_state"):
+    with pytest.raises(OptionError, match=r"state is 'x'; it must be one that prefill, copy\(\) or load_state"):
         decoder.check_state("x")

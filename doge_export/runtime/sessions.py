@@ -1,0 +1,115 @@
+"""onnxruntime sessions on an exported folder's files; every error of onnxruntime becomes a PackageError here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnxruntime as ort
+import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
+
+from ..errors import PackageError
+from .description import DATA_FILE
+from .huge_pages import huge_pages
+from .threads import SPIN_US
+
+ORT_ERRORS = (  # raised by opening and running; they share no base
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    RuntimeError,
+    TypeError,  # a graph whose inputs are of another type
+    UnicodeDecodeError,  # a message with bytes of a damaged file in it
+    ValueError,  # a graph without one of our inputs
+)
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """The way a session computes: on so many threads, which sleep soon when there is nothing to do, and in silence."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors are raised; onnxruntime would also print them
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_US))
+    return options
+
+
+def open_session(path: Path, threads: int) -> ort.InferenceSession:
+    """An onnxruntime session on a model file and the data file beside it.
+
+    Raises:
+        PackageError: one of the two is missing, or onnxruntime refuses them.
+    """
+    for file in (path, path.with_name(Path(DATA_FILE).name)):
+        if not file.is_file():
+            raise PackageError(f"{file} is missing; give a folder that doge-export wrote, or export the model again")
+    with huge_pages(), utf8_folder(path.parent) as folder, refusals(f"open {path}"):
+        return ort.InferenceSession(
+            f"{folder}/{path.name}", session_options(threads), providers=["CPUExecutionProvider"]
+        )
+
+
+def open_changed(model: bytes, folder: Path, threads: int) -> ort.InferenceSession:
+    """A session on a model that was made of a decoder file, over the data file that lies in `folder`."""
+    options = session_options(threads)
+    with utf8_folder(folder) as name, refusals(f"open a graph made of {folder}"):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", name)
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def metadata_of(session: ort.InferenceSession, path: Path) -> dict[str, str]:
+    """The metadata entries of a model file that is open."""
+    with refusals(f"read the metadata of {path}"):
+        entries: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        return entries
+
+
+def run(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    """Run a graph over bound arrays.
+
+    Raises:
+        PackageError: onnxruntime refuses.
+    """
+    try:  # not `refusals`, which would cost every step 2 microseconds
+        session.run_with_iobinding(binding)
+    except ORT_ERRORS as error:
+        raise refusal("run the decoder", error) from error
+
+
+@contextmanager
+def refusals(purpose: str) -> Iterator[None]:
+    """Turn onnxruntime's errors into PackageErrors; nothing but onnxruntime may be called inside."""
+    try:
+        yield
+    except ORT_ERRORS as error:
+        raise refusal(purpose, error) from error
+
+
+def refusal(purpose: str, error: Exception) -> PackageError:
+    """One sentence of an error of onnxruntime."""
+    first_line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return PackageError(f"onnxruntime cannot {purpose}; it may be damaged, export the model again ({first_line})")
+
+
+@contextmanager
+def utf8_folder(folder: Path) -> Iterator[str]:
+    """A name of the folder in UTF-8, which is all that onnxruntime takes.
+
+    Linux allows names of any bytes; there an open folder has a second name, /proc/self/fd/N.
+    """
+    name = os.fsencode(folder)
+    try:
+        yield name.decode("utf-8")
+        return
+    except UnicodeDecodeError:
+        pass
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{number}"
+    finally:
+        os.close(number)
