@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # The largest first. 16 is the smallest that the operators take. Larger blocks are faster, but for them onnxruntime has
-# another kernel for one row than for several (1.32, AVX-512), so that a token's logits would depend on what is fed
-# beside it.
+# another kernel for one row than for several (1.32, AVX-512), so that a token's logits would depend on the
+# tokens beside it.
 BLOCK_SIZES = {8: (64, 32, 16), 4: (32, 16)}
 
 
@@ -22,7 +22,7 @@ class BlockQuantized:
         scales: float32 or float16 [out_features, blocks].
         bits: 4 or 8.
         zero_points: packed: uint8 [out_features, ceil(blocks * bits / 8)]; None means 2 ** (bits - 1) everywhere.
-        offsets: instead of zero points, what code 0 stands for: float16 [out_features, blocks]; None means none.
+        offsets: instead of zero points, the number that code 0 stands for: float16 [out_features, blocks]; None means none.
     """
 
     data: NDArray[np.uint8]

@@ -47,7 +47,7 @@ class ConstantPool:
                 self._initializers[name] = _external(name, value, path.name, offsets[memory])
 
     def initializer(self, name: str) -> TensorProto:
-        """What a model file says of a constant, after `write`."""
+        """The entry of a constant in a model file, after `write`."""
         return self._initializers[name]
 
 
@@ -60,7 +60,7 @@ class GraphBuilder:
         self.outputs: list[onnx.ValueInfoProto] = []
         self.pool = pool
         self._constants: dict[str, None] = {}  # names in use, in order
-        self._widened: set[str] = set()
+        self._as_float32: set[str] = set()
 
     def op(
         self, op_type: str, inputs: Iterable[str], name: str, outputs: int = 1, domain: str = "", **attributes: Any
@@ -86,7 +86,7 @@ class GraphBuilder:
         return name
 
     def stored(self, name: str, value: NDArray[np.floating]) -> str:
-        """Use a constant as float32: what is stored in fewer bits onnxruntime widens once, when it opens the file."""
+        """Use a constant as float32; onnxruntime converts one of fewer bits once, when it opens the file."""
         self.constant(name, value)
         if value.dtype == np.float32:
             return name
@@ -94,9 +94,9 @@ class GraphBuilder:
 
     def float32(self, x: str, name: str) -> str:
         """A value as float32, called `name`; asked for once more it is the same."""
-        if name not in self._widened:
+        if name not in self._as_float32:
             self.op("Cast", [x], name, to=TensorProto.FLOAT)
-            self._widened.add(name)
+            self._as_float32.add(name)
         return name
 
     def input(self, name: str, dtype: Any, shape: list[int | str]) -> None:

@@ -28,7 +28,7 @@ def dt_channels(graph: GraphBuilder, d: Dimensions, name: str, logits: str, weig
 
 
 def split_dt(graph: GraphBuilder, name: str, rows: str) -> str:
-    """dt in 8 bits: the first of its two channels will be rounded to whole steps, the second gets what that leaves.
+    """dt in 8 bits: the first of its two channels will be rounded to whole steps, the second gets the rest.
 
     A step is a power of two, so that this division and the one that rounds the cache find the same number of them.
     Channels of queries, [B * S, query_key_heads, extra_channels] as all of rows, have an inverse of 0 and stay.
@@ -55,7 +55,7 @@ def pad_logits(graph: GraphBuilder, d: Dimensions, logits: str) -> str:
 
 
 def append_precedence(graph: GraphBuilder, d: Dimensions, logits: str, value: str, weights: Weights) -> str:
-    """The first layer's values, widened: [B, S, kv heads * head_dim] -> [B, S, kv heads * channels]."""
+    """The first layer's values with precedence behind them: [B, S, kv heads * head_dim] -> [B, S, kv heads * channels]."""
     shape = graph.constant("first_layer.shape", np.array([-1, d.num_kv_heads, d.mask_channels]))
     (by_head,) = graph.op("Reshape", [logits, shape], "first_layer.by_head")
     (precedence,) = graph.op("Mul", [by_head, weights.constant(graph, "first_layer.factors")], "first_layer.precedence")

@@ -16,7 +16,7 @@ from .builder import GraphBuilder
 
 @dataclass(frozen=True)
 class RotarySpec:
-    """What `doge_model.rotary.DogeRotaryEmbedding` computes with; the same formulas, in float64.
+    """The numbers of `doge_model.rotary.DogeRotaryEmbedding`; the graph has the same formulas, in float64.
 
     Attributes:
         inv_freq: angle per position of every channel pair.

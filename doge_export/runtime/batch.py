@@ -1,8 +1,8 @@
 """Several streams in one step: their rows are multiplied together, so weights are read once for all of them.
 
 A row is a state like any other, in a slice of memory that the batch shares; its prompt is fed by itself. Every operator
-of the graph treats a row the same whatever stands beside it, so each stream says what it would say alone. Where a
-processor's kernels do not (`exactness`), the rows take their steps one by one.
+of the graph treats a row alike in any company, so each stream answers as it would alone. Where a processor's kernels do
+not (`exactness`), the rows take their steps one by one.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ METADATA_KEY = "conversation"  # under which the state's metadata holds the tran
 
 
 class Turn(NamedTuple):
-    """What a conversation had before a turn: so many messages, tokens and characters."""
+    """The size of a conversation before a turn, in messages, tokens and characters."""
 
     messages: int
     tokens: int
@@ -29,12 +29,12 @@ class Turn(NamedTuple):
 class Conversation:
     """Turns of user and assistant on one model, as many as one likes: only the transcript grows.
 
-    Each turn renders the whole conversation by the chat template and feeds only what the state does not hold yet. A
+    Each turn renders the whole conversation by the chat template and feeds only the tokens that the state does not hold. A
     model without chat template continues one growing text instead.
 
-    Where something fed has to be taken back, the state is truncated. Once its window overflows it cannot be, so a copy
-    from before the last turn is kept, taken when a turn begins that may go beyond the window: a conversation has two
-    states at most, and only one before that. What lies further back is computed again from the transcript's tokens.
+    Where something fed has to be taken back, the state is truncated. Once its window overflows it cannot be. So a turn
+    that may go beyond the window begins with a copy of the state: a conversation has two states at most. A way further
+    back is computed again from the transcript's tokens.
     """
 
     def __init__(self, model: Model, options: GenerationOptions, system: str | None = None) -> None:
@@ -136,7 +136,7 @@ class Conversation:
         self.messages = [*asked, {"role": "assistant", "content": answer.text}]
         answer_ids = answer.token_ids
         if not self._model.has_chat_template and answer_ids[-1] in self._model.defaults.eos_token_ids:
-            # A growing text goes on after what was said, not after its end.
+            # A growing text goes on after the answer, not after its end.
             answer_ids = answer_ids[:-1]
         self._ids = prompt_ids + answer_ids
         self._stream.tokens = list(self._ids)
@@ -224,7 +224,7 @@ class Answer(Iterator[str]):
             raise
 
     def close(self) -> None:
-        """End the answer here; what was said so far stays in the conversation, if anything was."""
+        """End the answer here; the text so far stays in the conversation, if there is any."""
         if not self._is_recorded and self._stream.token_ids:
             self._conversation.record(self._asked, self._prompt_ids, self._rendered, self._stream)
         self._is_recorded = True

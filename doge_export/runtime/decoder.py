@@ -33,7 +33,7 @@ class Decoder:
         """Open the decoder of an exported folder.
 
         Args:
-            folder: what doge-export wrote.
+            folder: one that doge-export wrote.
             threads: threads within an operator; None takes `default_threads`.
 
         Raises:
@@ -72,7 +72,7 @@ class Decoder:
         return State.load(path, self.description)
 
     def check_state(self, state: State) -> None:
-        """Refuse what is no state of this model.
+        """Refuse all but states of this model.
 
         Raises:
             OptionError: it is no state at all.
@@ -137,7 +137,7 @@ class Decoder:
 
         Args:
             state: with room for the draft.
-            token_ids: int64 [n], the next token and at most `room_for_draft` guesses of what follows.
+            token_ids: int64 [n], the next token and at most `room_for_draft` guesses behind it.
 
         Returns:
             float32 [n, vocab]; the next call for this state may overwrite it.

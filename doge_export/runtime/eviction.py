@@ -3,8 +3,8 @@
 Rule: every mask head keeps the keep_window_size keys with the largest dt, and of equal dt the most recent. Keys carry a
 precedence that grows with dt. Two that are closer than TIE count as equal (`doge_model.mask.tie_classes`).
 
-A step has two halves: `FullWindow.candidates` names the slots that may be freed, then, after the graph has written its
-rows behind the window, `FullWindow.admit` moves the kept ones into them. Nothing else knows how keys are evicted.
+A step has two halves. `FullWindow.candidates` names the slots that may be freed. The graph writes its rows behind the
+window, and `FullWindow.admit` moves the kept ones into free slots. Nothing else knows how keys are evicted.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class TokenDecoder(Protocol):
         """A saved state; StateError when it cannot be read or belongs to another model."""
 
     def check_state(self, state: State) -> None:
-        """OptionError for what is no state, StateError for that of another model."""
+        """OptionError for anything but a state, StateError for that of another model."""
 
     def forward(
         self, state: State, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
@@ -166,7 +166,7 @@ def token_chooser(options: GenerationOptions) -> TokenChooser:
 
 
 class Sampler:
-    """Chooses by chance among what the filters leave; the same seed draws the same tokens."""
+    """Chooses by chance among the tokens that the filters leave; the same seed draws the same ones."""
 
     def __init__(self, options: GenerationOptions) -> None:
         self._options = options

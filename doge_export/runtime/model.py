@@ -65,10 +65,10 @@ class Model:
     repetition_penalty, stop, ignore_eos, seed and prompt_lookup_num_tokens; see `GenerationOptions`. One left out takes
     the folder's default.
 
-    All three, and `prefill`, continue a `state` when one is given, else a new one. A state is one stream of tokens: it
-    is advanced in place by the prompt and all tokens of the answer, of which the last is fed with whatever comes next
-    (until then it is the state's `unfed_token`), so that a prompt holds only what is new. It is never too long, and the
-    repetition penalty knows all of it. `state.copy()` branches, `state.save(path)` and `load_state` keep it on disk.
+    All three, and `prefill`, continue a `state` when one is given, else a new one. A state is one stream of tokens, and
+    the call advances it in place, so a prompt holds only new text. The last token of an answer is fed with the next
+    prompt; until then it is the state's `unfed_token`. A state is never too long, and the repetition penalty knows all
+    of it. `state.copy()` branches, `state.save(path)` and `load_state` keep it on disk.
 
     Calls from several threads do not disturb each other, each having a state of its own.
     """
@@ -285,7 +285,7 @@ class Model:
         return state
 
     def _next_ids(self, prompt: Prompt, state: State) -> list[int]:
-        """What `state` has not been fed of its stream, then the prompt."""
+        """The token that `state` has not been fed of its stream, then the prompt."""
         unfed = [] if state.unfed_token is None else [state.unfed_token]
         is_empty = isinstance(prompt, str | Sequence | np.ndarray) and len(prompt) == 0
         if is_empty and unfed:
@@ -303,7 +303,7 @@ class Model:
         return unfed + self._checked_ids(prompt)
 
     def _message_ids(self, messages: Sequence[Message], state: State) -> list[int]:
-        """Token ids of `messages`, and what they need before them to follow what `state` holds."""
+        """Token ids of `messages`, and those between them and the stream of `state`."""
         # The template writes the special tokens itself.
         unfed = state.unfed_token
         if state.position == 0 and unfed is None:
@@ -313,7 +313,7 @@ class Model:
             return self.tokenizer.encode(text, add_special_tokens=False)
         end = self.tokenizer.decode([unfed], skip_special_tokens=False)
         if unfed in self.defaults.eos_token_ids:
-            # The answer's own end is what the template writes there, or it gives way to that.
+            # The template writes the answer's own end there, or another, to which that one gives way.
             return ([unfed] if text.startswith(end) else []) + self.tokenizer.encode(
                 text.removeprefix(end), add_special_tokens=False
             )
@@ -343,7 +343,7 @@ def is_list_of_prompts(prompt: Prompt | Prompts) -> TypeGuard[Prompts]:
 
 
 def rendered_after(template: ChatTemplate, messages: Sequence[Message], in_answer: bool) -> str:
-    """What the template writes for `messages` after an answer: from its end mark on if `in_answer`, else behind that.
+    """The template's text for `messages` after an answer: from its end mark on if `in_answer`, else behind that.
 
     Raises OptionError when the template writes the past differently once something follows it.
     """

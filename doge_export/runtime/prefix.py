@@ -68,7 +68,7 @@ class SharedPrefix:
         self._remembered = None
 
     def feed(self, tokens: Sequence[int], count: int = 1) -> list[NDArray[np.float32]]:
-        """Feed at least one token behind what the state holds; logits of the last `count`, float32 [vocab] each."""
+        """Feed at least one token behind those the state holds; logits of the last `count`, float32 [vocab] each."""
         rows = self._decoder.forward(self.state, np.asarray(tokens, dtype=np.int64), count)
         self.tokens += tokens
         self.tokens_fed += len(tokens)

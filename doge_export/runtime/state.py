@@ -24,8 +24,8 @@ Memory = tuple[Cache, FullWindow | None]  # the cache, and its bookkeeping once 
 class Arrival(NamedTuple):
     """Tokens whose rows a graph has written. Their bookkeeping can be done once or again, with one result.
 
-    token_ids: int64 [S]. position: of the first. candidates, precedence: None in a window that is not full, else the
-    cached keys that may be evicted, and the precedence of the new keys, float32 [layers, heads, S].
+    token_ids: int64 [S]. position: of the first. candidates: the cached keys that may be evicted; None in a window that
+    is not full. precedence: of the new keys, float32 [layers, heads, S]; None there too.
     """
 
     token_ids: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""State files: what one stream of tokens has left in a model, as a safetensors file that names the model.
+"""State files: one stream of tokens as a safetensors file that names its model.
 
 The tensors are only as long as the stream, and the header (`__metadata__`, strings only) has two entries: HEADER_KEY, a
 JSON object with everything that is no tensor, and CHECKSUM_KEY, a SHA-256 over that object and the tensors' bytes.
@@ -144,7 +144,7 @@ def new_file(path: Path, overwrite: bool) -> Iterator[Path]:
         if path.is_dir() or (path.exists() and not overwrite):
             remedy = "give the name of a file" if path.is_dir() else "give another name, or overwrite=True"
             raise StateError(f"{path} exists already; {remedy}")
-        path = path.resolve()  # a link stays one, and what it points to is replaced
+        path = path.resolve()  # a link stays one, and its target is replaced
         temporary = path.with_name(f".{uuid.uuid4().hex}")
         with temporary.open("xb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -230,7 +230,7 @@ def _check_layout(
 
 
 def _check_values(path: Path, header: Mapping[str, Any], tensors: Tensors, description: DecoderDescription) -> None:
-    """Numbers that no stream can have led to; the checksum finds accidents, this what somebody wrote by hand."""
+    """Numbers that no stream can have led to: the checksum finds accidents, this finds forgeries."""
     position, cache = header["position"], tensors["cache"]
     dt = cache[:, 0, ..., description.head_dim : description.head_dim + description.mask_channels]
     precedence = tensors.get("precedence", np.zeros(0, np.float32))

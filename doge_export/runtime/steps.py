@@ -1,7 +1,7 @@
 """Bindings of a decoder graph to the memory of states, and the steps that are bound once and run again and again.
 
-State lives in a numpy array that is bound as past input and present output at once, so GroupQueryAttention writes the
-new rows in place, and a step neither allocates nor binds anything.
+A state's numpy array is bound as past input and present output at once, so GroupQueryAttention writes the new rows in
+place. A step neither allocates nor binds anything.
 """
 
 from __future__ import annotations

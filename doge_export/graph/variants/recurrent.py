@@ -35,7 +35,7 @@ class Recurrent:
         return graph.constant("rotary.first_row", np.array([0]))
 
     def attend(self, graph: GraphBuilder, d: Dimensions, index: int, query_key_value: list[str]) -> str:
-        """GroupQueryAttention under the mask of what is evicted, with keys and values for every mask head."""
+        """GroupQueryAttention under the mask of evicted keys, with keys and values for every mask head."""
         query, key, value = query_key_value
         name = f"layers.{index}.self_attn"
         bias = eviction_bias(graph, d, index, value)
