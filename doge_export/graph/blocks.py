@@ -22,7 +22,7 @@ class BlockQuantized:
         scales: float32 or float16 [out_features, blocks].
         bits: 4 or 8.
         zero_points: packed: uint8 [out_features, ceil(blocks * bits / 8)]; None means 2 ** (bits - 1) everywhere.
-        offsets: instead of zero points, the number that code 0 stands for: float16 [out_features, blocks]; None means none.
+        offsets: the numbers that code 0 stands for, instead of zero points: float16 [out_features, blocks], or None.
     """
 
     data: NDArray[np.uint8]

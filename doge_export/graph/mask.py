@@ -55,7 +55,7 @@ def pad_logits(graph: GraphBuilder, d: Dimensions, logits: str) -> str:
 
 
 def append_precedence(graph: GraphBuilder, d: Dimensions, logits: str, value: str, weights: Weights) -> str:
-    """The first layer's values with precedence behind them: [B, S, kv heads * head_dim] -> [B, S, kv heads * channels]."""
+    """The first layer's values, then precedence: [B, S, kv heads * head_dim] -> [B, S, kv heads * channels]."""
     shape = graph.constant("first_layer.shape", np.array([-1, d.num_kv_heads, d.mask_channels]))
     (by_head,) = graph.op("Reshape", [logits, shape], "first_layer.by_head")
     (precedence,) = graph.op("Mul", [by_head, weights.constant(graph, "first_layer.factors")], "first_layer.precedence")

@@ -29,8 +29,8 @@ class Turn(NamedTuple):
 class Conversation:
     """Turns of user and assistant on one model, as many as one likes: only the transcript grows.
 
-    Each turn renders the whole conversation by the chat template and feeds only the tokens that the state does not hold. A
-    model without chat template continues one growing text instead.
+    Each turn renders the whole conversation by the chat template and feeds the tokens that the state does not hold yet.
+    A model without chat template continues one growing text instead.
 
     Where something fed has to be taken back, the state is truncated. Once its window overflows it cannot be. So a turn
     that may go beyond the window begins with a copy of the state: a conversation has two states at most. A way further
