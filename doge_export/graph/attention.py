@@ -36,7 +36,7 @@ def query_key_value(
     name, is_first = f"layers.{index}.self_attn", d.has_mask and index == 0
     query_key, logits, value = split_projection(graph, d, name, projected, is_first)
     if is_first:
-        looked_up = look_up_logits(graph)
+        looked_up = look_up_logits(graph, variant.token_ids)
         logits = pad_logits(graph, d, looked_up)
         value = append_precedence(graph, d, looked_up, value, weights)
     query_key = finish_heads(graph, d, variant, name, query_key, logits, weights)

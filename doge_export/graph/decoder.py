@@ -35,7 +35,7 @@ def build_decoder(
     declare_row_shape(graph)
     if "first_layer_logits" in weights:
         weights.constant(graph, "first_layer_logits")
-    residual = weights.embedding(graph, "embed_tokens", "input_ids")
+    residual = weights.embedding(graph, "embed_tokens", variant.token_ids)
     hidden = rms_norm(graph, d, "layers.0.input_layernorm", residual, weights)
     for index in range(d.num_layers):
         name = f"layers.{index}"
@@ -45,8 +45,7 @@ def build_decoder(
         out = feed_forward(graph, d, f"{name}.mlp", hidden, weights)
         residual = scaled(graph, f"{name}.post_attention_residual", residual, weights)
         hidden, residual = add_and_norm(graph, d, f"{name}.output", residual, out, weights)
-    (kept,) = graph.op("Gather", [hidden, "logits_to_keep"], "kept", axis=1)
-    output_logits(graph, d, kept, folded, weights)
+    output_logits(graph, d, variant.kept_rows(graph, hidden), folded, weights)
     return graph
 
 

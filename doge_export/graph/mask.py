@@ -41,9 +41,9 @@ def split_dt(graph: GraphBuilder, name: str, rows: str) -> str:
     return split
 
 
-def look_up_logits(graph: GraphBuilder) -> str:
-    """The first layer's mask logits from the table: [B, S, M]."""
-    (logits,) = graph.op("Gather", ["first_layer_logits", "input_ids"], "first_layer.logits", axis=0)
+def look_up_logits(graph: GraphBuilder, token_ids: str) -> str:
+    """The first layer's mask logits from the table: int64 [B, S] -> float32 [B, S, M]."""
+    (logits,) = graph.op("Gather", ["first_layer_logits", token_ids], "first_layer.logits", axis=0)
     return logits
 
 

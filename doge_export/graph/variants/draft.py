@@ -19,6 +19,7 @@ from .interface import (
     declare_tokens,
     group_query_attention,
     inner_rotation,
+    logits_to_keep,
     past_names,
     present_names,
     window_positions,
@@ -33,6 +34,7 @@ class Draft:
 
     tokens: int
     positions_are_slots: bool = True
+    token_ids: str = "input_ids"
 
     def cache_heads(self, d: Dimensions) -> int:
         """A head for each kv head."""
@@ -79,6 +81,10 @@ class Draft:
             past = present
         (attended,) = graph.op("Concat", rows, f"{name}.attention", axis=1)
         return attended
+
+    def kept_rows(self, graph: GraphBuilder, hidden: str) -> str:
+        """Those asked for."""
+        return logits_to_keep(graph, hidden)
 
     def _ones(self, graph: GraphBuilder) -> str:
         """The lengths of a Split into single tokens."""

@@ -23,6 +23,10 @@ class Variant(Protocol):
     def positions_are_slots(self) -> bool:
         """Whether a token's position is its slot in the cache; attention may then rotate by itself."""
 
+    @property
+    def token_ids(self) -> str:
+        """The tokens that the graph computes with: int64 [B, S]."""
+
     def cache_heads(self, d: Dimensions) -> int:
         """Heads of the cache."""
 
@@ -41,6 +45,9 @@ class Variant(Protocol):
         query_key_value: float32 [B, S, heads * channels] each, or the fused projection and two empty names where
         attention rotates by itself. Returns [B, S, heads * channels].
         """
+
+    def kept_rows(self, graph: GraphBuilder, hidden: str) -> str:
+        """The rows whose logits are computed: float32 [B, S, hidden] -> [B, N, hidden]."""
 
 
 def declare_tokens(graph: GraphBuilder, rows: Shape, seqlens_k: Shape, total_sequence_length: Shape) -> None:
@@ -66,6 +73,12 @@ def declare_cache(graph: GraphBuilder, d: Dimensions, cache_heads: int, rows: Sh
                 graph.output(f"present.{index}.{part}{ending}", number, shape)
         if d.separate_precedence:
             graph.output(f"new_precedence.{index}", np.float32, [*rows, d.num_mask_heads])
+
+
+def logits_to_keep(graph: GraphBuilder, hidden: str) -> str:
+    """The rows that the input of that name indexes: float32 [B, S, hidden] -> [B, N, hidden]."""
+    (kept,) = graph.op("Gather", [hidden, "logits_to_keep"], "kept", axis=1)
+    return kept
 
 
 def window_positions(graph: GraphBuilder, d: Dimensions) -> tuple[str, int]:

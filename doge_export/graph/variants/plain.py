@@ -10,6 +10,7 @@ from .interface import (
     declare_tokens,
     group_query_attention,
     inner_rotation,
+    logits_to_keep,
     past_names,
     present_names,
     window_positions,
@@ -20,6 +21,7 @@ class Plain:
     """See `Variant`."""
 
     positions_are_slots = True
+    token_ids = "input_ids"
 
     def cache_heads(self, d: Dimensions) -> int:
         """A head for each kv head."""
@@ -47,3 +49,7 @@ class Plain:
         return group_query_attention(
             graph, d, index, name, inputs, present_names(index), self.cache_heads(d), d.attention_can_rotate
         )
+
+    def kept_rows(self, graph: GraphBuilder, hidden: str) -> str:
+        """Those asked for."""
+        return logits_to_keep(graph, hidden)

@@ -7,13 +7,14 @@ import numpy as np
 from ..builder import GraphBuilder
 from ..dimensions import Dimensions
 from ..eviction import cache_heads, declare_eviction, eviction_bias
-from .interface import declare_cache, declare_tokens, group_query_attention, past_names, present_names
+from .interface import declare_cache, declare_tokens, group_query_attention, logits_to_keep, past_names, present_names
 
 
 class Recurrent:
     """See `Variant`."""
 
     positions_are_slots = False
+    token_ids = "input_ids"
 
     def cache_heads(self, d: Dimensions) -> int:
         """A head for each mask head."""
@@ -44,6 +45,10 @@ class Recurrent:
         return group_query_attention(
             graph, d, index, f"{name}.attention", inputs, present_names(index), self.cache_heads(d), rotates=False
         )
+
+    def kept_rows(self, graph: GraphBuilder, hidden: str) -> str:
+        """Those asked for."""
+        return logits_to_keep(graph, hidden)
 
 
 def per_mask_head(graph: GraphBuilder, d: Dimensions, name: str, x: str) -> str:
