@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import onnxruntime as ort
 
-session = ort.InferenceSession(f"{sys.argv[1]}/onnx/model.onnx", providers=["CPUExecutionProvider"])
+session = ort.InferenceSession(f"{sys.argv[1]}/onnx/decoder.onnx", providers=["CPUExecutionProvider"])
 sizes = json.loads(session.get_modelmeta().custom_metadata_map["doge_export.decoder"])
 shape = (1, sizes["num_kv_heads"], sizes["keep_window_size"], sizes["channels"])
 names = [f"{layer}.{part}" for layer in range(sizes["num_layers"]) for part in ("key", "value")]

@@ -16,6 +16,7 @@ from ..graph import (
     KeyValueScales,
     Plain,
     Plan,
+    Portable,
     Recurrent,
     RotarySpec,
     Variant,
@@ -28,6 +29,7 @@ from ..runtime.description import (
     DRAFT_FILE,
     DRAFT_TOKENS,
     FORMAT_VERSIONS,
+    PORTABLE_FILE,
     RECURRENT_FILE,
     DecoderDescription,
 )
@@ -36,6 +38,7 @@ VARIANTS: dict[str, Variant] = {
     DECODER_FILE: Plain(),
     RECURRENT_FILE: Recurrent(),
     DRAFT_FILE: Draft(DRAFT_TOKENS),
+    PORTABLE_FILE: Portable(),
 }
 
 

@@ -7,7 +7,7 @@ from .folding import FoldedDecoder, Matrix, fold, unfold
 from .kv_scales import KeyValueScales
 from .matmul import Part, Plan
 from .rotary import RotarySpec
-from .variants import Draft, Plain, Recurrent, Variant
+from .variants import Draft, Plain, Portable, Recurrent, Variant
 
 __all__ = [
     "ConstantPool",
@@ -19,6 +19,7 @@ __all__ = [
     "Part",
     "Plain",
     "Plan",
+    "Portable",
     "Recurrent",
     "RotarySpec",
     "Variant",

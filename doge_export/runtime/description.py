@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ..errors import PackageError
 
-DECODER_FILE = "onnx/model.onnx"  # these are within an exported folder
-RECURRENT_FILE = "onnx/model_recurrent.onnx"
-DRAFT_FILE = "onnx/model_draft.onnx"
-DATA_FILE = "onnx/model.onnx_data"  # the weights of all
-DRAFT_TOKENS = 8  # that model_draft.onnx takes at once: the token to feed and up to seven guesses
+DECODER_FILE = "onnx/decoder.onnx"  # these are within an exported folder
+RECURRENT_FILE = "onnx/decoder_recurrent.onnx"
+DRAFT_FILE = "onnx/decoder_draft.onnx"
+PORTABLE_FILE = "onnx/model.onnx"  # for other runtimes, which look for this name
+DATA_FILE = "onnx/model.onnx_data"  # the weights of all; other runtimes look for the portable graph's name + "_data"
+DRAFT_TOKENS = 8  # that decoder_draft.onnx takes at once: the token to feed and up to seven guesses
 METADATA_KEY = "doge_export.decoder"
 # By the numbers of the cache; rises whenever a driver written for the older number would compute something else.
 FORMAT_VERSIONS = {"float32": 6, "int8": 7}

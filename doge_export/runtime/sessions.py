@@ -11,7 +11,7 @@ import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 
 from ..errors import PackageError
-from .description import DATA_FILE
+from .description import DATA_FILE, PORTABLE_FILE
 from .huge_pages import huge_pages
 from .threads import SPIN_US
 
@@ -46,6 +46,8 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
         PackageError: one of the two is missing, or onnxruntime refuses them.
     """
     for file in (path, path.with_name(Path(DATA_FILE).name)):
+        if file == path and not file.is_file() and path.with_name(Path(PORTABLE_FILE).name).is_file():
+            raise PackageError(f"{path.parent.parent} was exported by an earlier version; export the checkpoint again")
         if not file.is_file():
             raise PackageError(f"{file} is missing; give a folder that doge-export wrote, or export the model again")
     with huge_pages(), utf8_folder(path.parent) as folder, refusals(f"open {path}"):

@@ -110,7 +110,7 @@ def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder, monkeypatch)
         (["x", "--threads", "0"], "threads is 0"),
         (["x", "--prompt-tokens", "0"], "prompt-tokens is 0"),
         (["x", "--rounds", "-1"], "rounds is -1"),
-        (["nowhere"], "nowhere/onnx/model.onnx is missing"),
+        (["nowhere"], "nowhere/onnx/decoder.onnx is missing"),
     ],
 )
 def test_bad_options_get_one_sentence(arguments, said):

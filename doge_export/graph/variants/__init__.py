@@ -3,6 +3,7 @@
 from .draft import Draft
 from .interface import Variant
 from .plain import Plain
+from .portable import Portable
 from .recurrent import Recurrent
 
-__all__ = ["Draft", "Plain", "Recurrent", "Variant"]
+__all__ = ["Draft", "Plain", "Portable", "Recurrent", "Variant"]

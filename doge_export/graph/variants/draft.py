@@ -19,6 +19,7 @@ from .interface import (
     declare_tokens,
     group_query_attention,
     inner_rotation,
+    kv_scales,
     logits_to_keep,
     past_names,
     present_names,
@@ -67,7 +68,7 @@ class Draft:
             else [""] * self.tokens
             for i, x in enumerate(query_key_value)
         ]
-        rows = []
+        rows, scales = [], kv_scales(d, index, self.cache_heads(d))
         for j, rows_of_token in enumerate(zip(*parts, strict=True)):
             present = present_names(index, "" if j == self.tokens - 1 else f".{j}")
             lengths = [f"draft.{length}" + (f".{j}" if j else "") for length in LENGTHS]
@@ -75,7 +76,7 @@ class Draft:
             attention = f"{name}.attention.{j}"
             rows.append(
                 group_query_attention(
-                    graph, d, index, attention, inputs, present, self.cache_heads(d), d.attention_can_rotate
+                    graph, d, attention, inputs, present, self.cache_heads(d), d.attention_can_rotate, scales
                 )
             )
             past = present

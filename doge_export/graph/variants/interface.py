@@ -103,20 +103,28 @@ def inner_rotation(d: Dimensions) -> list[str]:
     return ["rotary.cos", "rotary.sin"] if d.attention_can_rotate else []
 
 
+def kv_scales(d: Dimensions, index: int, cache_heads: int) -> list[str]:
+    """A layer's scales of keys and values in 8 bits; none for a float32 cache."""
+    return scale_names(index, cache_heads) if d.kv_int8 else []
+
+
 def group_query_attention(
     graph: GraphBuilder,
     d: Dimensions,
-    index: int,
     name: str,
     inputs: list[str],
     present: list[str],
     cache_heads: int,
     rotates: bool,
+    scales: Sequence[str] = (),
 ) -> str:
-    """The operator with this decoder's attributes: -> [B, S, heads * channels], and the present."""
+    """The operator with this decoder's attributes: -> [B, S, heads * channels], and the present.
+
+    scales: of a cache in 8 bits.
+    """
     rounding: dict[str, str | int] = {}
-    if d.kv_int8:
-        inputs = [*inputs, *[""] * (SCALES_FROM - len(inputs)), *scale_names(index, cache_heads)]
+    if scales:
+        inputs = [*inputs, *[""] * (SCALES_FROM - len(inputs)), *scales]
         rounding = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
     graph.node(
         "GroupQueryAttention",

@@ -10,6 +10,7 @@ from .interface import (
     declare_tokens,
     group_query_attention,
     inner_rotation,
+    kv_scales,
     logits_to_keep,
     past_names,
     present_names,
@@ -46,8 +47,9 @@ class Plain:
             gather_precedence(graph, d, index, query_key_value[2])
         inputs = [*query_key_value, *past_names(index), "seqlens_k", "total_sequence_length", *inner_rotation(d)]
         name = f"layers.{index}.self_attn.attention"
+        heads, scales = self.cache_heads(d), kv_scales(d, index, self.cache_heads(d))
         return group_query_attention(
-            graph, d, index, name, inputs, present_names(index), self.cache_heads(d), d.attention_can_rotate
+            graph, d, name, inputs, present_names(index), heads, d.attention_can_rotate, scales
         )
 
     def kept_rows(self, graph: GraphBuilder, hidden: str) -> str:

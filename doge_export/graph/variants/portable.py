@@ -65,7 +65,7 @@ class Portable:
         inputs = [*query_key_value, *past, "seqlens_k", "total_sequence_length", *inner_rotation(d)]
         name = f"layers.{index}.self_attn.attention"
         return group_query_attention(
-            graph, d, index, name, inputs, present_names(index), self.cache_heads(d), d.attention_can_rotate
+            graph, d, name, inputs, present_names(index), self.cache_heads(d), d.attention_can_rotate
         )
 
     def kept_rows(self, graph: GraphBuilder, hidden: str) -> str:

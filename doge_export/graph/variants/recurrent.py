@@ -7,7 +7,15 @@ import numpy as np
 from ..builder import GraphBuilder
 from ..dimensions import Dimensions
 from ..eviction import cache_heads, declare_eviction, eviction_bias
-from .interface import declare_cache, declare_tokens, group_query_attention, logits_to_keep, past_names, present_names
+from .interface import (
+    declare_cache,
+    declare_tokens,
+    group_query_attention,
+    kv_scales,
+    logits_to_keep,
+    past_names,
+    present_names,
+)
 
 
 class Recurrent:
@@ -42,8 +50,9 @@ class Recurrent:
         bias = eviction_bias(graph, d, index, value)
         key, value = (per_mask_head(graph, d, f"{name}.{part}", x) for part, x in (("key", key), ("value", value)))
         inputs = [query, key, value, *past_names(index), "seqlens_k", "total_sequence_length", "", "", "", bias]
+        heads, scales = self.cache_heads(d), kv_scales(d, index, self.cache_heads(d))
         return group_query_attention(
-            graph, d, index, f"{name}.attention", inputs, present_names(index), self.cache_heads(d), rotates=False
+            graph, d, f"{name}.attention", inputs, present_names(index), heads, rotates=False, scales=scales
         )
 
     def kept_rows(self, graph: GraphBuilder, hidden: str) -> str:
