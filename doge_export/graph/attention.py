@@ -83,7 +83,7 @@ def finish_heads(
         if d.qk_norm:
             x = norm_heads(graph, d, name, x, weights)
         if d.extra_channels:
-            x = append_channels(graph, d, name, x, mask_logits, weights)
+            x = append_channels(graph, d, variant, name, x, mask_logits, weights)
         (x,) = graph.op("Reshape", [x, "rows.shape"], f"{name}.flat")
     return rotate(graph, d, variant, name, x)
 
@@ -107,10 +107,12 @@ def norm_heads(graph: GraphBuilder, d: Dimensions, name: str, x: str, weights: W
     return y
 
 
-def append_channels(graph: GraphBuilder, d: Dimensions, name: str, x: str, mask_logits: str, weights: Weights) -> str:
+def append_channels(
+    graph: GraphBuilder, d: Dimensions, variant: Variant, name: str, x: str, mask_logits: str, weights: Weights
+) -> str:
     """Append the extra channels, zeros where there is no mask: [N, heads, head_dim] -> [N, heads, channels]."""
     if d.has_mask:
-        extra = dt_channels(graph, d, name, mask_logits, weights)
+        extra = variant.dt(graph, d, name, dt_channels(graph, d, name, mask_logits, weights))
         (wide,) = graph.op("Concat", [x, extra], f"{name}.wide", axis=-1)
     else:
         pads = graph.constant("head_pads", np.array([0] * 5 + [d.extra_channels], np.int64))

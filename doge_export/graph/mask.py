@@ -24,7 +24,7 @@ def dt_channels(graph: GraphBuilder, d: Dimensions, name: str, logits: str, weig
     (channels,) = graph.op("Exp", [exponent], f"{name}.dt")
     shape = graph.constant("extra.shape", np.array([-1, d.query_key_heads, d.extra_channels]))
     (rows,) = graph.op("Reshape", [channels, shape], f"{name}.extra")
-    return split_dt(graph, name, rows) if d.kv_int8 else rows
+    return rows
 
 
 def split_dt(graph: GraphBuilder, name: str, rows: str) -> str:
@@ -39,6 +39,14 @@ def split_dt(graph: GraphBuilder, name: str, rows: str) -> str:
     (coarse,) = graph.op("Mul", [whole, step], f"{name}.dt.coarse")
     (split,) = graph.op("Sub", [rows, coarse], f"{name}.dt.split")
     return split
+
+
+def whole_dt(graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
+    """dt of a float32 cache in a decoder whose own has 8 bits: the first channel holds all of it, the second 0."""
+    factors = np.ones((d.query_key_heads, d.extra_channels), np.float32)
+    factors[d.num_heads :, 1 : 2 * d.mask_channels : 2] = 0
+    (whole,) = graph.op("Mul", [rows, graph.constant("dt.first_channel", factors)], f"{name}.dt.whole")
+    return whole
 
 
 def look_up_logits(graph: GraphBuilder, token_ids: str) -> str:

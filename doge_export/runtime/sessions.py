@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,15 +46,44 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
     Raises:
         PackageError: one of the two is missing, or onnxruntime refuses them.
     """
-    for file in (path, path.with_name(Path(DATA_FILE).name)):
-        if file == path and not file.is_file() and path.with_name(Path(PORTABLE_FILE).name).is_file():
-            raise PackageError(f"{path.parent.parent} was exported by an earlier version; export the checkpoint again")
-        if not file.is_file():
-            raise PackageError(f"{file} is missing; give a folder that doge-export wrote, or export the model again")
+    check_files(path)
+    if any(file.resolve().parent != path.parent.resolve() for file in (path, data_beside(path))):
+        return open_linked(path, threads)
     with huge_pages(), utf8_folder(path.parent) as folder, refusals(f"open {path}"):
         return ort.InferenceSession(
             f"{folder}/{path.name}", session_options(threads), providers=["CPUExecutionProvider"]
         )
+
+
+def open_linked(path: Path, threads: int) -> ort.InferenceSession:
+    """A session on files that are links out of their folder, as in the hub's cache.
+
+    onnxruntime 1.32 refuses to follow them ("External data path escapes model directory"), so it gets the bytes.
+    """
+    options, data = session_options(threads), data_beside(path)
+    with (
+        data.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as weights,
+        huge_pages(),
+        refusals(f"open {path}"),
+    ):
+        options.add_external_initializers_from_files_in_memory([data.name], [weights], [len(weights)])
+        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+def check_files(path: Path) -> None:
+    """PackageError where a model file or its data file is missing, or the folder is of an earlier version."""
+    if path.is_file() and data_beside(path).is_file():
+        return
+    if not path.is_file() and path.with_name(Path(PORTABLE_FILE).name).is_file():
+        raise PackageError(f"{path.parent.parent} was exported by an earlier version; export the checkpoint again")
+    missing = data_beside(path) if path.is_file() else path
+    raise PackageError(f"{missing} is missing; give a folder that doge-export wrote, or export the model again")
+
+
+def data_beside(path: Path) -> Path:
+    """The data file of a model file."""
+    return path.with_name(Path(DATA_FILE).name)
 
 
 def open_changed(model: bytes, folder: Path, threads: int) -> ort.InferenceSession:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..builder import GraphBuilder
 from ..dimensions import Dimensions
-from ..mask import gather_precedence
+from ..mask import gather_precedence, split_dt
 from .interface import (
     declare_cache,
     declare_tokens,
@@ -56,6 +56,10 @@ class Draft:
     def rotary_rows(self, graph: GraphBuilder) -> str:
         """A token's position."""
         return "position_ids"
+
+    def dt(self, graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
+        """In two digits where the cache has 8 bits."""
+        return split_dt(graph, name, rows) if d.kv_int8 else rows
 
     def attend(self, graph: GraphBuilder, d: Dimensions, index: int, query_key_value: list[str]) -> str:
         """A GroupQueryAttention for each token, in a chain."""

@@ -39,6 +39,9 @@ class Variant(Protocol):
     def rotary_rows(self, graph: GraphBuilder) -> str:
         """Rows of that table which belong to the new tokens: int64 [B, S], or [1] with the first of S."""
 
+    def dt(self, graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
+        """dt as the cache keeps it: extra channels float32 [B * S, heads, extra_channels] -> the same shape."""
+
     def attend(self, graph: GraphBuilder, d: Dimensions, index: int, query_key_value: list[str]) -> str:
         """Causal attention over the past and the new rows, which it appends to the cache.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..builder import GraphBuilder
 from ..dimensions import Dimensions
-from ..mask import gather_precedence
+from ..mask import gather_precedence, split_dt
 from .interface import (
     declare_cache,
     declare_tokens,
@@ -40,6 +40,10 @@ class Plain:
     def rotary_rows(self, graph: GraphBuilder) -> str:
         """A token's position."""
         return "position_ids"
+
+    def dt(self, graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
+        """In two digits where the cache has 8 bits."""
+        return split_dt(graph, name, rows) if d.kv_int8 else rows
 
     def attend(self, graph: GraphBuilder, d: Dimensions, index: int, query_key_value: list[str]) -> str:
         """One GroupQueryAttention."""

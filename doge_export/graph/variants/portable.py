@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from ..builder import GraphBuilder
 from ..dimensions import Dimensions
+from ..mask import whole_dt
 from .interface import group_query_attention, inner_rotation, past_names, present_names, window_positions
 
 TURNED = "turned"  # the index that turns rows: int64 [B, S]
@@ -57,6 +58,10 @@ class Portable:
     def rotary_rows(self, graph: GraphBuilder) -> str:
         """A token's position, as the caller says."""
         return "turned.position_ids"
+
+    def dt(self, graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
+        """In one digit: the cache is float32."""
+        return whole_dt(graph, d, name, rows) if d.kv_int8 else rows
 
     def attend(self, graph: GraphBuilder, d: Dimensions, index: int, query_key_value: list[str]) -> str:
         """One GroupQueryAttention over a float32 cache."""

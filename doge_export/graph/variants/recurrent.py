@@ -7,6 +7,7 @@ import numpy as np
 from ..builder import GraphBuilder
 from ..dimensions import Dimensions
 from ..eviction import cache_heads, declare_eviction, eviction_bias
+from ..mask import split_dt
 from .interface import (
     declare_cache,
     declare_tokens,
@@ -42,6 +43,10 @@ class Recurrent:
     def rotary_rows(self, graph: GraphBuilder) -> str:
         """A row of the table per new token, from the first on."""
         return graph.constant("rotary.first_row", np.array([0]))
+
+    def dt(self, graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
+        """In two digits where the cache has 8 bits."""
+        return split_dt(graph, name, rows) if d.kv_int8 else rows
 
     def attend(self, graph: GraphBuilder, d: Dimensions, index: int, query_key_value: list[str]) -> str:
         """GroupQueryAttention under the mask of evicted keys, with keys and values for every mask head."""
