@@ -26,6 +26,7 @@ from ..runtime.decoder import Decoder
 from ..texts.calibration import Calibration, describe_calibration
 from .decoder_files import fold_model, write_decoder
 from .folder import atomic_folder, folder_bytes, write_companions
+from .genai_config import write_genai_config
 
 Progress = Callable[[str], None]
 
@@ -61,6 +62,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         progress(f"building the decoder with {options.weights} weights")
         write_decoder(folded, plan, folder, scales)
         write_companions(checkpoint, folder)
+        write_genai_config(folder, folded.dimensions, checkpoint.generation_config)
         decoder = Decoder(folder, options.threads)
         quality, speed = None, None
         if options.report_tokens:

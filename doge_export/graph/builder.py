@@ -109,7 +109,8 @@ class GraphBuilder:
 
     def write(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the model file, after the pool's data file beside it."""
-        initializers = [self.pool.initializer(name) for name in self._constants]
+        used = {name for node in self.nodes for name in node.input}  # onnxruntime warns of the others
+        initializers = [self.pool.initializer(name) for name in self._constants if name in used]
         graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="doge-export")
