@@ -61,11 +61,15 @@ def exports(work: Path) -> dict[str, ExportOptions]:
 
 
 def answers(folder: Path) -> list[dict[str, list[int]]]:
-    """Prompts and the greedy tokens behind them, by our own runtime."""
+    """Prompts and the greedy tokens behind them, by our own runtime; in two pieces too, which may round otherwise."""
     model = doge_export.load(folder, threads=1)
     prompts = [model.tokenizer.encode(text) for text in TEXTS]
     greedy = {"max_new_tokens": NEW_TOKENS, "temperature": 0.0, "ignore_eos": True, "repetition_penalty": 1.0}
-    return [{"prompt": ids, "tokens": model.generate(ids, **greedy).token_ids} for ids in prompts]
+    rows = [{"prompt": ids, "tokens": model.generate(ids, **greedy).token_ids} for ids in prompts]
+    for row in rows:
+        state = model.prefill(row["prompt"][:-1]) if len(row["prompt"]) > 1 else None
+        row["tokens_in_pieces"] = model.generate(row["prompt"][-1:], state=state, **greedy).token_ids
+    return rows
 
 
 def main(work: Path) -> None:
