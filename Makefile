@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-runtimes lint bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -12,6 +12,10 @@ demo: $(VENV)/.export
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# the golden table of greedy tokens in onnxruntime-genai, optimum and transformers.js (needs Node)
+test-runtimes: $(VENV)/.dev
+	PATH="$(BIN):$$PATH" PYTHON="$(PYTHON)" scripts/test-runtimes
 
 # the short form; benchmarks/ has the long ones
 bench: $(VENV)/.export

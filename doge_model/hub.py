@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import is_offline_mode, snapshot_download
@@ -35,7 +36,14 @@ def is_hub_id(source: str) -> bool:
     return source.count("/") == 1 and not source.startswith((".", "/"))
 
 
-def download(repo_id: str, revision: str | None, cache_dir: Path | None, local_files_only: bool) -> Path:
+def download(
+    repo_id: str,
+    revision: str | None,
+    cache_dir: Path | None,
+    local_files_only: bool,
+    files: Sequence[str] = FILES,
+    not_files: Sequence[str] = NOT_FILES,
+) -> Path:
     """The folder of a repository in the local cache, filled from the hub where needed.
 
     Raises:
@@ -48,8 +56,8 @@ def download(repo_id: str, revision: str | None, cache_dir: Path | None, local_f
             repo_id,
             revision=revision,
             cache_dir=cache_dir,
-            allow_patterns=FILES,
-            ignore_patterns=NOT_FILES,
+            allow_patterns=list(files),
+            ignore_patterns=list(not_files),
             local_files_only=local_files_only,
         )
     except GatedRepoError as error:

@@ -64,15 +64,11 @@ def genai_config(d: Dimensions, generation: GenerationConfig) -> dict[str, Any]:
 
 
 def special_tokens(generation: GenerationConfig) -> dict[str, Any]:
-    """bos, eos and pad. genai wants all three, an end as a list that may be empty."""
-    eos = generation.eos_token_id
+    """bos where there is one, eos as a list that may be empty, and pad, which genai wants in any case."""
+    eos, bos, pad = generation.eos_token_id, generation.bos_token_id, generation.pad_token_id
     ends = [] if eos is None else list(eos) if isinstance(eos, list) else [eos]
-    pad = generation.pad_token_id
-    return {
-        "bos_token_id": -1 if generation.bos_token_id is None else generation.bos_token_id,
-        "eos_token_id": ends,
-        "pad_token_id": (ends[0] if ends else 0) if pad is None else pad,
-    }
+    padding = (ends[0] if ends else 0) if pad is None else pad
+    return ({} if bos is None else {"bos_token_id": bos}) | {"eos_token_id": ends, "pad_token_id": padding}
 
 
 def sampling(generation: GenerationConfig) -> dict[str, Any]:

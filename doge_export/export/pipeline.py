@@ -19,6 +19,7 @@ from ..options import REPORT_FILE, ExportOptions
 from ..quantization.layer_by_layer import give_stored_numbers
 from ..quantization.plan import WeightSummary, make_plan
 from ..quantization.state_scales import measure_scales, scale_sequences
+from ..report.model_card import write_model_card
 from ..report.neighbours import measured_beside
 from ..report.page import PAGE_FILE, render_page
 from ..report.report import ExportReport
@@ -79,6 +80,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
             options, checkpoint, folder, storage, kv_calibration, verification, narrowed, quality, speed
         )
         write_report(report, folder)
+        write_model_card(report, folder, folded.dimensions.keep_window_size)
     return report
 
 

@@ -27,6 +27,7 @@ from .batch_generation import BatchGeneration
 from .decoder import Decoder
 from .generation import LogitsSource, SingleSteps, TokenDecoder, TokenSelector, generate_tokens
 from .generation_options import GenerationDefaults, GenerationOptions, GenerationOverrides
+from .hub import folder_of
 from .prompt_lookup import PromptLookup
 from .state import State
 from .streaming import GenerationResult, TextStream
@@ -41,20 +42,24 @@ Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
 
 
-def load(folder: str | Path, threads: int | None = None) -> Model:
-    """Load an exported folder.
+def load(folder: str | Path, threads: int | None = None, revision: str | None = None) -> Model:
+    """Load an exported folder, local or of the model hub.
 
-    threads: of the computation; None takes one for small models, else one per core. Raises PackageError when the folder
-    is not an export or a damaged one, OptionError for an impossible number of threads.
+    Args:
+        folder: its path, or a hub id such as "owner/name".
+        threads: of the computation; None takes one for small models, else one per core.
+        revision: branch, tag or commit of a hub repository.
+
+    Raises:
+        PackageError: the folder is no export or a damaged one, or the hub has it not.
+        OptionError: an impossible number of threads.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        raise PackageError(f"There is no folder {str(path)!r}; give the folder that doge-export wrote.")
+    path = folder_of(folder, revision)
     return Model(
         Decoder(path, threads=threads),
         tokenizer=Tokenizer.from_folder(path),
         defaults=GenerationDefaults.from_folder(path),
-        name=path.resolve().name,
+        name=Path(folder).name or path.resolve().name,
     )
 
 

@@ -263,7 +263,7 @@ def test_a_model_without_chat_template_refuses_to_chat():
 
 
 def test_a_missing_folder_is_refused(tmp_path):
-    with pytest.raises(PackageError, match="There is no folder"):
+    with pytest.raises(PackageError, match="there is no folder"):
         load(tmp_path / "nowhere")
 
 

@@ -1,0 +1,61 @@
+"""README.md of an exported folder: a model card in the hub's format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jinja2
+from huggingface_hub import ModelCard, ModelCardData
+
+from doge_model.checkpoint import locate
+from doge_model.errors import CheckpointError
+from doge_model.hub import is_hub_id
+
+from .report import ExportReport
+
+FILE = "README.md"
+TAGS = ["doge", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js"]
+
+
+def write_model_card(report: ExportReport, folder: Path, window: int) -> None:
+    """Write the card; window: tokens that the portable graph takes."""
+    (folder / FILE).write_text(render_card(report, window), encoding="utf-8")
+
+
+def render_card(report: ExportReport, window: int) -> str:
+    """The text of the card."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("model_card.md.jinja").render(
+        front_matter=front_matter(report).to_yaml(),
+        report=report,
+        name=report.folder.name,
+        stored=report.weights + (", a state of 8 bits" if report.kv_int8 else ""),
+        megabytes=sum(report.files.values()) / 1e6,
+        window=window,
+    )
+
+
+def front_matter(report: ExportReport) -> ModelCardData:
+    """The fields that the hub reads: base model, licence, library and tags, as far as they are known."""
+    source = report.model
+    return ModelCardData(
+        base_model=source if is_hub_id(source) and not Path(source).exists() else None,
+        license=licence_of(source),
+        library_name="onnxruntime",
+        pipeline_tag="text-generation",
+        tags=TAGS,
+    )
+
+
+def licence_of(source: str) -> str | None:
+    """The licence that the checkpoint's own card names, None where it has no card or names none."""
+    try:
+        card = Path(locate(source, None, None, local_files_only=True)) / FILE
+    except CheckpointError:
+        return None
+    if not card.is_file():
+        return None
+    found = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    return found if isinstance(found, str) else None
