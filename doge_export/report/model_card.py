@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jinja2
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData, metadata_load
 
 from doge_model.checkpoint import locate
 from doge_model.errors import CheckpointError
@@ -57,5 +57,5 @@ def licence_of(source: str) -> str | None:
         return None
     if not card.is_file():
         return None
-    found = ModelCard.load(card, ignore_metadata_errors=True).data.license
+    found = (metadata_load(card) or {}).get("license")
     return found if isinstance(found, str) else None

@@ -38,7 +38,7 @@ def test_genai_is_told_where_the_window_ends_and_what_stands_in_the_graph(folder
 def test_ends_are_a_list_and_an_absent_padding_token_is_the_first_of_them() -> None:
     found = special_tokens(GenerationConfig(eos_token_id=[7, 9], bos_token_id=3))
     assert found == {"bos_token_id": 3, "eos_token_id": [7, 9], "pad_token_id": 7}
-    assert special_tokens(GenerationConfig()) == {"bos_token_id": 0, "eos_token_id": [], "pad_token_id": 0}
+    assert special_tokens(GenerationConfig()) == {"eos_token_id": [], "pad_token_id": 0}
 
 
 def test_sampling_has_genai_s_names_and_transformers_defaults() -> None:
