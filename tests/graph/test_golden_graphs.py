@@ -21,12 +21,10 @@ def test_the_graphs_are_those_on_record(case: str) -> None:
 def changed(part: str) -> Graphs:
     """The golden graphs of a model with one thing changed."""
     graphs = golden_graphs("native-fp32")
-    graph, sums = graphs["model.onnx"]
+    graph, sums = graphs["recurrent"]
     match part:
         case "numbers":
             sums["embed_tokens.weight"][0] *= 1.0001
-        case "files":
-            del graphs["model_draft.onnx"]
         case "order of nodes":
             graph["nodes"].insert(3, graph["nodes"].pop())
         case _:
@@ -34,7 +32,7 @@ def changed(part: str) -> Graphs:
     return graphs
 
 
-@pytest.mark.parametrize("part", ["inputs", "outputs", "nodes", "order of nodes", "constants", "numbers", "files"])
+@pytest.mark.parametrize("part", ["inputs", "outputs", "nodes", "order of nodes", "constants", "numbers"])
 def test_a_change_of_any_part_is_reported(part: str) -> None:
     golden = golden_graphs("native-fp32")
     assert differences(golden, golden) == ""

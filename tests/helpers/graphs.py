@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from doge_export.export.decoder_files import write_decoder
 from doge_export.quantization.state_scales import measure_scales
+from doge_export.runtime.description import DECODER_FILE, DRAFT_FILE, RECURRENT_FILE
 from doge_model import DogeForCausalLM
 
 from .models import FORMS, random_ids, tiny_model
@@ -37,9 +38,11 @@ CASES: dict[str, tuple[dict[str, Any], str, bool]] = {
     "llama-int8-kv-int8": (LLAMA, "int8", True),
 }
 
+FILES = {"plain": DECODER_FILE, "recurrent": RECURRENT_FILE, "draft": DRAFT_FILE}
+
 Graph = dict[str, list[str]]  # "inputs", "outputs", "nodes" and "constants", each a line per member
 Sums = dict[str, list[float]]  # of every constant, see `weighed`
-Graphs = dict[str, tuple[Graph, Sums]]  # by file name
+Graphs = dict[str, tuple[Graph, Sums]]  # by the names in FILES
 
 
 def case_model(name: str) -> DogeForCausalLM:
@@ -57,7 +60,7 @@ def present_graphs(name: str) -> Graphs:
     scales = measure_scales(model, [random_ids(40)]) if kv_int8 else None
     with tempfile.TemporaryDirectory() as folder:
         write_decoder(model, weights, Path(folder), scales)
-        return {path.name: described(onnx.load(path).graph) for path in Path(folder, "onnx").glob("*.onnx")}
+        return {name: described(onnx.load(Path(folder, file)).graph) for name, file in FILES.items()}
 
 
 def golden_graphs(name: str) -> Graphs:
@@ -124,16 +127,14 @@ def attribute_text(attribute: onnx.AttributeProto) -> str:
 
 def differences(golden: Graphs, present: Graphs) -> str:
     """Every line in which two sets of graphs differ, as a diff; "" where they are the same."""
-    if golden.keys() != present.keys():
-        return f"files: {sorted(golden)} became {sorted(present)}"
     found: list[str] = []
-    for file, (graph, sums) in golden.items():
-        new_graph, new_sums = present[file]
+    for variant, (graph, sums) in golden.items():
+        new_graph, new_sums = present[variant]
         for part, lines in graph.items():
-            titles = (f"{file} {part}, golden", f"{file} {part}, present")
+            titles = (f"{variant} {part}, golden", f"{variant} {part}, present")
             found += unified_diff(lines, new_graph[part], *titles, lineterm="", n=1)
         found += [
-            f"{file}: the numbers of {name} weigh {new_sums[name]}; golden is {weights}"
+            f"{variant}: the numbers of {name} weigh {new_sums[name]}; golden is {weights}"
             for name, weights in sums.items()
             if name in new_sums and not np.allclose(new_sums[name], weights, rtol=0, atol=1e-5 * np.abs(weights).sum())
         ]
