@@ -82,9 +82,14 @@ class Conversation:
         self._turns: list[Turn] = []
 
     @property
+    def state(self) -> State:
+        """The stream that holds the conversation, but for the last answer's last token."""
+        return self._stream.state
+
+    @property
     def position(self) -> int:
         """Tokens in the state."""
-        return self._stream.state.position
+        return self.state.position
 
     @property
     def turns(self) -> int:

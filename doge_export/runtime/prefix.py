@@ -32,6 +32,7 @@ class SharedPrefix:
         state: the stream. Whoever feeds it tokens that are not known here may do so: they are taken back.
         tokens: the known tokens; of these the state holds the first `state.position`.
         tokens_fed: by this object, in all.
+        remembered: the copy that `remember` made, if there is one.
     """
 
     def __init__(self, decoder: TokenDecoder, state: State | None = None, tokens: Sequence[int] = ()) -> None:
@@ -40,7 +41,7 @@ class SharedPrefix:
         self.state = decoder.new_state() if state is None else state
         self.tokens = list(tokens)
         self.tokens_fed = 0
-        self._remembered: State | None = None
+        self.remembered: State | None = None
         self._rows: list[NDArray[np.float32]] = []  # logits [vocab] of the last len(_rows) of tokens
 
     def shared(self, tokens: Sequence[int]) -> int:
@@ -51,7 +52,7 @@ class SharedPrefix:
         """Take the state back to the beginning it shares with a sequence, or further where keys of it are evicted."""
         shared = self.shared(tokens)
         if shared < self.state.position and self.state.overflowed:
-            state, self._remembered = self._remembered, None
+            state, self.remembered = self.remembered, None
             if state is None or (state.overflowed and state.position > shared):
                 state = self._decoder.new_state()
             self.state = state
@@ -61,11 +62,11 @@ class SharedPrefix:
 
     def remember(self) -> None:
         """Keep a copy of the state as it is, for `hold_only` to return to."""
-        self._remembered = self.state.copy()
+        self.remembered = self.state.copy()
 
     def forget(self) -> None:
         """Give that copy up."""
-        self._remembered = None
+        self.remembered = None
 
     def feed(self, tokens: Sequence[int], count: int = 1) -> list[NDArray[np.float32]]:
         """Feed at least one token behind those the state holds; logits of the last `count`, float32 [vocab] each."""

@@ -3,37 +3,61 @@ from __future__ import annotations
 import io
 import json
 import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
 
+import numpy as np
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from doge_export.commands import chat
 from doge_export.runtime.conversation import Conversation
 from doge_export.runtime.generation_options import GenerationOptions
 from doge_export.runtime.model import Model
-from tests.helpers.fakes import byte_level_tokenizer, model_saying
+from doge_export.runtime.state import State
+from tests.helpers.fakes import ScriptedModel, byte_level_tokenizer, model_saying
 
 ANSWERS = ("Hello!", "Bye.")
+Typed = Sequence[str | type[BaseException]]
 
 
-def read(tokens):
+class Run(Protocol):
+    """A call of doge-chat."""
+
+    def __call__(
+        self,
+        *arguments: str,
+        model: ScriptedModel | None = None,
+        typed: Typed | None = None,
+        stdin: str | bytes | None = None,
+    ) -> Result: ...
+
+
+def read(tokens: list[int]) -> str:
     return byte_level_tokenizer().decode(tokens, skip_special_tokens=False)
 
 
-def asked(question):
+def asked(question: str) -> str:
     return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Calls doge-chat on a scripted model; lines given as `typed` are a terminal's input."""
 
-    def call(*arguments, model=None, typed=None, stdin=None):
+    def call(
+        *arguments: str,
+        model: ScriptedModel | None = None,
+        typed: Typed | None = None,
+        stdin: str | bytes | None = None,
+    ) -> Result:
         monkeypatch.setattr(chat, "load", lambda folder, threads: model or model_saying(*ANSWERS))
         if typed is not None:
             lines = iter(typed)
 
-            def read_line():
+            def read_line() -> str:
                 line = next(lines, EOFError)
                 if isinstance(line, str):
                     return line
@@ -46,47 +70,47 @@ def run(monkeypatch, tmp_path):
     return call
 
 
-def one_line_error(result):
+def one_line_error(result: Result) -> str:
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("Error: ") and not result.stdout
     return lines[0]
 
 
-def test_a_prompt_is_answered_once_and_nothing_else_is_on_standard_output(run):
+def test_a_prompt_is_answered_once_and_nothing_else_is_on_standard_output(run: Run) -> None:
     result = run("--prompt", "Hi")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "Hello!\n", "")
 
 
-def test_piped_input_is_the_prompt(run):
+def test_piped_input_is_the_prompt(run: Run) -> None:
     model = model_saying(*ANSWERS)
     result = run(model=model, stdin="line one\nline two\n")
     assert (result.exit_code, result.stdout) == (0, "Hello!\n")
     assert read(model.decoder.fed).startswith(asked("line one\nline two"))
 
 
-def test_a_prompt_comes_before_piped_input(run):
+def test_a_prompt_comes_before_piped_input(run: Run) -> None:
     model = model_saying(*ANSWERS)
     run("--prompt", "Hi", model=model, stdin="ignored")
     assert read(model.decoder.fed).startswith(asked("Hi"))
 
 
-def test_json_is_one_object_with_the_fields_of_a_result(run):
+def test_json_is_one_object_with_the_fields_of_a_result(run: Run) -> None:
     result = json.loads(run("--prompt", "Hi", "--json").stdout)
     assert (result["text"], result["finish_reason"], result["completion_tokens"]) == ("Hello!", "stop", 7)
     assert {"token_ids", "prompt_tokens", "prefill_tokens_per_s", "decode_tokens_per_s"} < set(result)
 
 
-def test_a_conversation_in_json_is_one_object_per_answer(run):
+def test_a_conversation_in_json_is_one_object_per_answer(run: Run) -> None:
     result = run("--json", typed=["Hi", "/help", "And now?"])
     assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == ["Hello!", "Bye."]
 
 
-def test_a_conversation_ends_with_its_input_or_by_exit(run):
+def test_a_conversation_ends_with_its_input_or_by_exit(run: Run) -> None:
     assert run(typed=["Hi", "", "And now?"]).stdout == "Hello!\nBye.\n"
     assert run(typed=["Hi", "/exit", "And now?"]).stdout == "Hello!\n"
 
 
-def test_options_reach_the_model(run, monkeypatch):
+def test_options_reach_the_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(Model, "options", lambda self, **overrides: seen.append(overrides) or GenerationOptions())
     run("--prompt", "Hi", "--top-p", "0.5", "--top-k", "3", "--seed", "1", "--max-new-tokens", "7", "--greedy")
@@ -95,19 +119,19 @@ def test_options_reach_the_model(run, monkeypatch):
     }  # fmt: skip
 
 
-def test_a_cut_answer_says_so_beside_it(run):
+def test_a_cut_answer_says_so_beside_it(run: Run) -> None:
     result = run("--prompt", "Hi", "--max-new-tokens", "3")
     assert result.stdout == "Hel\n"
     assert "cut after 3 tokens; --max-new-tokens" in result.stderr
 
 
-def test_a_conversation_goes_on_beyond_the_window(run):
+def test_a_conversation_goes_on_beyond_the_window(run: Run) -> None:
     result = run(typed=["Hi", "And now?"] * 5, model=model_saying(*ANSWERS, window=30))
     assert result.exit_code == 0 and "Error" not in result.stderr
     assert result.stdout == "Hello!\nBye.\n" * 5
 
 
-def test_undo_takes_the_last_turn_back(run):
+def test_undo_takes_the_last_turn_back(run: Run) -> None:
     typed = ["Hi", "What\nelse", "/undo", "And now?", "/undo", "/undo", "/undo"]
     result = run(typed=typed, model=model_saying("Hello!", "Wrong.", "Bye."))
     took = [line for line in result.stderr.splitlines() if line.startswith("Took back")]
@@ -115,7 +139,7 @@ def test_undo_takes_the_last_turn_back(run):
     assert "Error: There is no turn to take back." in result.stderr.splitlines()
 
 
-def test_a_saved_state_is_resumed_without_feeding_anything_again(run, tmp_path):
+def test_a_saved_state_is_resumed_without_feeding_anything_again(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "a talk.state"
     run("--system", "Be brief.", typed=["Hi", f"/save-state {path}"])
     model = model_saying("Bye.")
@@ -125,40 +149,42 @@ def test_a_saved_state_is_resumed_without_feeding_anything_again(run, tmp_path):
     assert read(model.decoder.fed).startswith("<|im_end|>\n<|im_start|>user\nAnd now?")
 
 
-def test_a_saved_state_answers_a_single_prompt_too(run, tmp_path):
+def test_a_saved_state_answers_a_single_prompt_too(run: Run, tmp_path: Path) -> None:
     run(typed=["Hi", f"/save-state {tmp_path / 'talk'}"])
     result = run("--resume", str(tmp_path / "talk"), "--prompt", "And now?", model=model_saying("Bye."))
     assert result.stdout == "Bye.\n"
 
 
-def test_resume_brings_its_own_system_message(run, tmp_path):
+def test_resume_brings_its_own_system_message(run: Run, tmp_path: Path) -> None:
     run(typed=["Hi", f"/save-state {tmp_path / 'talk'}"])
     result = run("--resume", str(tmp_path / "talk"), "--system", "Be brief.", "--prompt", "Hi")
     assert result.exit_code == 2 and "leave --system away" in one_line_error(result)
 
 
-def test_a_state_file_that_is_none_is_one_line(run, tmp_path):
-    (tmp_path / "talk").write_text("[[], null, {}]")
-    result = run("--resume", str(tmp_path / "talk"), "--prompt", "Hi")
-    assert result.exit_code == 1 and "a state without a conversation" in one_line_error(result)
+def test_a_state_file_that_is_none_is_one_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "talk").write_text("no state")
+    model_saying("Bye.").prefill("Hi").save(tmp_path / "state")
+    for name, reason in (("talk", "is not a state file"), ("state", "a state without a conversation")):
+        result = run("--resume", str(tmp_path / name), "--prompt", "Hi")
+        assert result.exit_code == 1 and reason in one_line_error(result)
     missing = run("--resume", str(tmp_path / "nothing"), "--prompt", "Hi")
     assert missing.exit_code == 2 and "does not exist" in one_line_error(missing)
 
 
-def test_reset_forgets_the_conversation(run):
+def test_reset_forgets_the_conversation(run: Run) -> None:
     model = model_saying(*ANSWERS)
     run(typed=["Hi", "/reset", "And now?"], model=model)
     assert read(model.decoder.fed).endswith(asked("And now?") + "Bye.")
 
 
-def test_save_state_never_writes_over_a_file(run, tmp_path):
+def test_save_state_never_writes_over_a_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("precious")
     result = run(typed=["Hi", f"/save-state {tmp_path / 'kept'}"])
     assert f"Error: {tmp_path / 'kept'} exists already; give another name." in result.stderr.splitlines()
     assert (tmp_path / "kept").read_text() == "precious"
 
 
-def test_save_writes_the_transcript_and_never_over_a_file(run, tmp_path):
+def test_save_writes_the_transcript_and_never_over_a_file(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "a talk.json"
     result = run("--system", "Be brief.", typed=["Hi", f"/save {path}", "And now?", f"/save {path}"])
     contents = [message["content"] for message in json.loads(path.read_text())["messages"]]
@@ -177,29 +203,33 @@ def test_save_writes_the_transcript_and_never_over_a_file(run, tmp_path):
         ("/rest", "There is no command /rest; /help lists"),
     ],
 )
-def test_a_command_that_fails_is_explained_in_one_line_and_the_conversation_goes_on(run, command, reason):
+def test_a_command_that_fails_is_explained_in_one_line_and_the_conversation_goes_on(
+    run: Run, command: str, reason: str
+) -> None:
     result = run(typed=[command, "Hi"])
     assert result.stdout == "Hello!\n"
     assert sum("Error: " in line and reason in line for line in result.stderr.splitlines()) == 1
 
 
-def test_two_slashes_begin_a_message_with_one(run):
+def test_two_slashes_begin_a_message_with_one(run: Run) -> None:
     model = model_saying(*ANSWERS)
     run(typed=["//etc/hosts?"], model=model)
     assert read(model.decoder.fed).startswith(asked("/etc/hosts?"))
 
 
-def test_control_c_at_the_prompt_gives_a_hint(run):
+def test_control_c_at_the_prompt_gives_a_hint(run: Run) -> None:
     result = run(typed=[KeyboardInterrupt, "Hi"])
     assert "Ctrl-D or /exit leaves" in result.stderr and result.stdout == "Hello!\n"
 
 
-def interrupted_model(*at_calls):
+def interrupted_model(*at_calls: int) -> ScriptedModel:
     """A scripted model that is sent Ctrl-C during the given calls of its decoder."""
     model = model_saying(*ANSWERS)
     forward, count = model.decoder.forward, 0
 
-    def forward_and_interrupt(state, token_ids, logits_to_keep="last"):
+    def forward_and_interrupt(
+        state: State, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
+    ) -> NDArray[np.float32]:
         nonlocal count
         count += 1
         if count in at_calls:
@@ -210,7 +240,7 @@ def interrupted_model(*at_calls):
     return model
 
 
-def test_control_c_stops_the_answer_and_keeps_the_conversation(run):
+def test_control_c_stops_the_answer_and_keeps_the_conversation(run: Run) -> None:
     before = signal.getsignal(signal.SIGINT)
     model = interrupted_model(3)
     result = run(typed=["Hi", "And now?"], model=model)
@@ -219,11 +249,13 @@ def test_control_c_stops_the_answer_and_keeps_the_conversation(run):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_second_control_c_does_not_wait_and_nothing_is_fed_again(run):
+def test_a_second_control_c_does_not_wait_and_nothing_is_fed_again(run: Run) -> None:
     model = interrupted_model(3)
     forward = model.decoder.forward
 
-    def impatient(state, token_ids, logits_to_keep="last"):
+    def impatient(
+        state: State, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
+    ) -> NDArray[np.float32]:
         logits = forward(state, token_ids, logits_to_keep)
         if model.decoder.cursor == 3:
             signal.raise_signal(signal.SIGINT)
@@ -235,11 +267,11 @@ def test_a_second_control_c_does_not_wait_and_nothing_is_fed_again(run):
     assert read(model.decoder.fed).count("<|im_start|>user\nHi") == 1
 
 
-def test_control_c_during_a_single_prompt_ends_the_program_with_its_usual_code(run):
+def test_control_c_during_a_single_prompt_ends_the_program_with_its_usual_code(run: Run) -> None:
     assert run("--prompt", "Hi", model=interrupted_model(3)).exit_code == 130
 
 
-def test_a_model_without_chat_template_continues_and_says_so_once(run):
+def test_a_model_without_chat_template_continues_and_says_so_once(run: Run) -> None:
     result = run(typed=["Once", "there"], model=model_saying(*ANSWERS, template=None))
     assert result.stdout == "Hello!\nBye.\n"
     assert result.stderr.count("no chat template") == 1
@@ -256,25 +288,25 @@ def test_a_model_without_chat_template_continues_and_says_so_once(run):
         (["--prompt", ""], "message is empty"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(run, arguments, reason):
+def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str], reason: str) -> None:
     result = run("--prompt", "Hi", *arguments)
     assert result.exit_code == 2 and reason in one_line_error(result)
 
 
 @pytest.mark.parametrize("stdin", ["", " \n", b"\xff\xfe"])
-def test_piped_input_that_is_no_text_is_one_line_and_exit_code_2(run, stdin):
+def test_piped_input_that_is_no_text_is_one_line_and_exit_code_2(run: Run, stdin: str | bytes) -> None:
     result = run(stdin=stdin)
     assert result.exit_code == 2 and "Standard input is" in one_line_error(result)
 
 
-def test_a_missing_folder_is_exit_code_2_and_one_that_is_no_export_is_1(tmp_path):
+def test_a_missing_folder_is_exit_code_2_and_one_that_is_no_export_is_1(tmp_path: Path) -> None:
     missing = CliRunner().invoke(chat.main, [str(tmp_path / "nowhere"), "--prompt", "Hi"])
     assert missing.exit_code == 2 and "does not exist" in one_line_error(missing)
     empty = CliRunner().invoke(chat.main, [str(tmp_path), "--prompt", "Hi"])
     assert empty.exit_code == 1 and one_line_error(empty)
 
 
-def test_help_names_every_option_and_where_defaults_come_from():
+def test_help_names_every_option_and_where_defaults_come_from() -> None:
     text = CliRunner().invoke(chat.main, ["--help"]).stdout
     assert all(
         f"--{name.replace('_', '-')}" in text
@@ -284,7 +316,7 @@ def test_help_names_every_option_and_where_defaults_come_from():
     assert "generation_config.json" in text
 
 
-def test_a_terminal_without_unicode_gets_a_question_mark_rather_than_an_error(monkeypatch):
+def test_a_terminal_without_unicode_gets_a_question_mark_rather_than_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr("sys.stdout", out)
     model = model_saying("Gr日e")

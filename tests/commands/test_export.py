@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Never
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import doge_export
 from doge_export.commands.export import main
@@ -19,23 +21,23 @@ from tests.helpers.models import FORMS, random_ids, tiny_model
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
+def checkpoint(tmp_path: Path) -> Path:
     """A saved tiny checkpoint without tokenizer."""
     folder = tmp_path / "tiny"
     tiny_model(**FORMS["native"]).save_pretrained(folder)
     return folder
 
 
-def run(*arguments):
+def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def left_in(folder):
+def left_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
-def test_an_export_is_a_folder_that_runs(weights, checkpoint, tmp_path):
+def test_an_export_is_a_folder_that_runs(weights: str, checkpoint: Path, tmp_path: Path) -> None:
     result = run(checkpoint, tmp_path / "out", f"--{weights}")
     assert result.exit_code == 0, result.output
     assert f"{tmp_path / 'out'}" in result.stdout
@@ -45,7 +47,7 @@ def test_an_export_is_a_folder_that_runs(weights, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_faithful_exports_of_small_vocabularies_pass(seed, tmp_path):
+def test_faithful_exports_of_small_vocabularies_pass(seed: int, tmp_path: Path) -> None:
     """Their sequences repeat tokens, so keys tie; with a mask of any strength."""
     model = tiny_model(seed, vocab_size=24, hidden_size=64, keep_window_size=(7, 32, 64)[seed % 3])
     for layer in model.model.layers:
@@ -55,7 +57,9 @@ def test_faithful_exports_of_small_vocabularies_pass(seed, tmp_path):
     assert result.exit_code == 0, result.stderr
 
 
-def test_int8_in_a_folder_named_after_the_model_is_the_default(checkpoint, tmp_path, monkeypatch):
+def test_int8_in_a_folder_named_after_the_model_is_the_default(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("tiny/").exit_code == 0
     report = json.loads((tmp_path / "tiny-int8" / "export_report.json").read_text())
@@ -63,13 +67,13 @@ def test_int8_in_a_folder_named_after_the_model_is_the_default(checkpoint, tmp_p
     assert report["verification"]["limits"]["kl_mean"] == 0.1
 
 
-def test_the_current_folder_can_be_the_checkpoint(checkpoint, monkeypatch):
+def test_the_current_folder_can_be_the_checkpoint(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkpoint)
     assert run(".").exit_code == 0
     assert (checkpoint / "tiny-int8" / "export_report.json").is_file()
 
 
-def test_an_existing_folder_is_replaced_only_with_overwrite(checkpoint, tmp_path):
+def test_an_existing_folder_is_replaced_only_with_overwrite(checkpoint: Path, tmp_path: Path) -> None:
     assert run(checkpoint, tmp_path / "out").exit_code == 0
     before = (tmp_path / "out" / "export_report.json").read_text()
     refused = run(checkpoint, tmp_path / "out", "--fp32")
@@ -80,7 +84,7 @@ def test_an_existing_folder_is_replaced_only_with_overwrite(checkpoint, tmp_path
     assert left_in(tmp_path) == ["out", "tiny"]
 
 
-def test_overwrite_never_replaces_what_is_not_an_export(checkpoint, tmp_path):
+def test_overwrite_never_replaces_what_is_not_an_export(checkpoint: Path, tmp_path: Path) -> None:
     for target in (checkpoint, tmp_path):
         result = run(checkpoint, target, "--overwrite")
         assert (result.exit_code, "something else than an export" in result.stderr) == (2, True)
@@ -100,7 +104,7 @@ USAGE = {
 
 
 @pytest.mark.parametrize("case", USAGE)
-def test_wrong_usage_is_one_line_and_exit_code_2(case, tmp_path, monkeypatch):
+def test_wrong_usage_is_one_line_and_exit_code_2(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     arguments, message = USAGE[case]
     result = run(*arguments)
@@ -109,13 +113,13 @@ def test_wrong_usage_is_one_line_and_exit_code_2(case, tmp_path, monkeypatch):
     assert left_in(tmp_path) == []
 
 
-def test_a_wider_window_than_the_checkpoint_s_is_refused(checkpoint, tmp_path):
+def test_a_wider_window_than_the_checkpoint_s_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     result = run(checkpoint, tmp_path / "out", "--keep-window", 65)
     assert (result.exit_code, "the checkpoint has 64" in result.stderr) == (2, True)
     assert left_in(tmp_path) == ["tiny"]
 
 
-def test_a_narrower_window_is_exported_with_its_cost(checkpoint, tmp_path):
+def test_a_narrower_window_is_exported_with_its_cost(checkpoint: Path, tmp_path: Path) -> None:
     result = run(checkpoint, tmp_path / "out", "--fp32", "--keep-window", 16)
     assert result.exit_code == 0, result.output
     cost = json.loads((tmp_path / "out" / "export_report.json").read_text())["narrowed_window"]
@@ -125,7 +129,7 @@ def test_a_narrower_window_is_exported_with_its_cost(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_a_broken_checkpoint_is_one_line_and_exit_code_1(damage, checkpoint, tmp_path):
+def test_a_broken_checkpoint_is_one_line_and_exit_code_1(damage: str, checkpoint: Path, tmp_path: Path) -> None:
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000]) if damage == "truncated" else file.unlink()
     result = run(checkpoint, tmp_path / "out")
@@ -135,15 +139,19 @@ def test_a_broken_checkpoint_is_one_line_and_exit_code_1(damage, checkpoint, tmp
     assert left_in(tmp_path) == ["tiny"]
 
 
-def test_an_export_that_disagrees_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+def test_an_export_that_disagrees_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("doge_export.measure.verification.LIMITS", {"int8": Limits(kl_mean=1e-12)})
     result = run(checkpoint, tmp_path / "out")
     assert (result.exit_code, "disagrees with the PyTorch model: kl_mean" in result.stderr) == (1, True)
     assert left_in(tmp_path) == ["tiny"]
 
 
-def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(checkpoint, tmp_path, monkeypatch):
-    def full(*_):
+def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> Never:
         raise OSError(28, "No space left on device", "model.onnx_data")
 
     monkeypatch.setattr("doge_export.graph.builder.ConstantPool.write", full)
@@ -154,7 +162,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(checkpoint, tmp_path
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_export_leaves_nothing(stop, checkpoint, tmp_path):
+def test_an_interrupted_export_leaves_nothing(stop: signal.Signals, checkpoint: Path, tmp_path: Path) -> None:
     script = (
         "import sys, time, doge_export.export as e; from doge_export.commands.export import main\n"
         "e.verify = lambda *a, **k: (print('verifying', flush=True), time.sleep(60))\n"
@@ -171,7 +179,7 @@ def test_an_interrupted_export_leaves_nothing(stop, checkpoint, tmp_path):
     assert left_in(tmp_path) == ["tiny"]
 
 
-def test_help_is_instant_and_needs_no_torch():
+def test_help_is_instant_and_needs_no_torch() -> None:
     start = time.perf_counter()
     code = "import sys; sys.modules['torch'] = None; from doge_export.commands.export import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
@@ -179,7 +187,7 @@ def test_help_is_instant_and_needs_no_torch():
     assert time.perf_counter() - start < 3
 
 
-def test_without_the_extra_the_missing_package_and_the_remedy_are_named(tmp_path):
+def test_without_the_extra_the_missing_package_and_the_remedy_are_named(tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from doge_export.commands.export import main; main()"
     command = [sys.executable, "-c", code, "x", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})

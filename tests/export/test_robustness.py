@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,18 +23,20 @@ from tests.helpers.checkpoints import (
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     save_doge(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def no_network(monkeypatch):
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the network was asked"))
 
 
-def test_a_folder_loads_without_network_and_without_a_word(no_network, folder, capfd, recwarn):
+def test_a_folder_loads_without_network_and_without_a_word(
+    no_network: None, folder: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     save_tokenizer(folder)
     rope = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 4, "unknown": 1}
     edit_config(folder, rope_parameters=rope, eos_token_id=10**6, tokenizer_class="LlamaTokenizer")
@@ -42,7 +46,9 @@ def test_a_folder_loads_without_network_and_without_a_word(no_network, folder, c
     assert not recwarn.list
 
 
-def test_a_gguf_file_loads_without_network_and_without_a_word(no_network, tmp_path, capfd, recwarn):
+def test_a_gguf_file_loads_without_network_and_without_a_word(
+    no_network: None, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     path = save_gguf(tmp_path / "model.gguf", byte_level_llama(), extra=add_byte_level_tokenizer)
     capfd.readouterr()
     assert load_checkpoint(path).tokenizer is not None
@@ -50,7 +56,7 @@ def test_a_gguf_file_loads_without_network_and_without_a_word(no_network, tmp_pa
     assert not recwarn.list
 
 
-def test_the_verbosity_of_transformers_is_left_as_it_was(folder):
+def test_the_verbosity_of_transformers_is_left_as_it_was(folder: Path) -> None:
     verbosity = transformers_logging.get_verbosity()
     load_checkpoint(folder)
     assert transformers_logging.get_verbosity() == verbosity
@@ -65,7 +71,7 @@ JSON = st.recursive(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from([*KIND_OF, "model_type", "hidden_bias", "dynamic_mask_ratio", "dtype"]), value=JSON)
-def test_whatever_a_field_holds_the_checkpoint_loads_or_is_refused(field, value, folder):
+def test_whatever_a_field_holds_the_checkpoint_loads_or_is_refused(field: str, value: object, folder: Path) -> None:
     config = (folder / "config.json").read_text()
     edit_config(folder, **{field: value})
     try:
@@ -78,7 +84,9 @@ def test_whatever_a_field_holds_the_checkpoint_loads_or_is_refused(field, value,
 
 @settings(max_examples=150, deadline=None)
 @given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=3))
-def test_whatever_bytes_of_a_gguf_file_are_damaged_it_loads_or_is_refused(damaged_gguf, changes):
+def test_whatever_bytes_of_a_gguf_file_are_damaged_it_loads_or_is_refused(
+    damaged_gguf: tuple[Path, bytes], changes: list[tuple[float, int]]
+) -> None:
     path, content = damaged_gguf
     content = bytearray(content)
     for share, byte in changes:
@@ -91,7 +99,7 @@ def test_whatever_bytes_of_a_gguf_file_are_damaged_it_loads_or_is_refused(damage
 
 
 @pytest.fixture(scope="module")
-def damaged_gguf(tmp_path_factory):
+def damaged_gguf(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     path = tmp_path_factory.mktemp("damaged") / "model.gguf"
     save_gguf(path, byte_level_llama(), extra=add_byte_level_tokenizer)
     return path, path.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from doge_export.export.decoder_files import fold_model
 from doge_export.graph import ConstantPool, Dimensions
@@ -22,12 +23,13 @@ from doge_export.graph.mask_numbers import (
 )
 from doge_export.graph.matmul import Weights
 from doge_model import mask
+from doge_model.modeling import DogeAttention
 from tests.helpers.models import FORMS, tiny_model
 
 MASKED = ["native", "native, one kv head", "small-doge", "small-doge, one kv head", "biases", "head_dim of its own"]
 
 
-def parts(form: str):
+def parts(form: str) -> tuple[DogeAttention, dict[str, NDArray[np.float32]], Dimensions]:
     model = tiny_model(**FORMS[form])
     layer = model.model.layers[0]
     tensors = {name: p.detach().numpy() for name, p in layer.named_parameters()}
@@ -35,7 +37,7 @@ def parts(form: str):
 
 
 @pytest.mark.parametrize("form", MASKED)
-def test_one_product_gives_queries_keys_values_and_mask_logits(form):
+def test_one_product_gives_queries_keys_values_and_mask_logits(form: str) -> None:
     attention, tensors, d = parts(form)
     weight = fused_projection(d, tensors, "weight", is_first=False)
     has_bias = "self_attn.v_proj.bias" in tensors
@@ -60,7 +62,7 @@ def test_one_product_gives_queries_keys_values_and_mask_logits(form):
 
 
 @pytest.mark.parametrize("form", MASKED)
-def test_extra_channels_multiply_to_the_mask_of_each_head(form):
+def test_extra_channels_multiply_to_the_mask_of_each_head(form: str) -> None:
     attention, tensors, d = parts(form)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 5, d.hidden_size, generator=generator)
@@ -83,7 +85,7 @@ def test_extra_channels_multiply_to_the_mask_of_each_head(form):
 
 
 @pytest.mark.parametrize("form", MASKED)
-def test_rows_of_the_values_give_the_precedence_of_the_reference(form):
+def test_rows_of_the_values_give_the_precedence_of_the_reference(form: str) -> None:
     attention, tensors, d = parts(form)
     x = torch.randn(1, 5, d.hidden_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -97,7 +99,7 @@ def test_rows_of_the_values_give_the_precedence_of_the_reference(form):
 
 
 @pytest.mark.parametrize("form", MASKED)
-def test_precedence_is_counted_in_powers_of_two_of_its_size(form):
+def test_precedence_is_counted_in_powers_of_two_of_its_size(form: str) -> None:
     attention, tensors, _ = parts(form)
     units = mask.precedence_units(attention.dt_proj.weight, attention.v_proj.weight).numpy()
     np.testing.assert_array_equal(units, precedence_units(tensors))
@@ -109,7 +111,7 @@ def test_precedence_is_counted_in_powers_of_two_of_its_size(form):
 
 
 @pytest.mark.parametrize("form", MASKED)
-def test_the_table_of_the_first_layer_holds_the_mask_logits_of_every_token(form):
+def test_the_table_of_the_first_layer_holds_the_mask_logits_of_every_token(form: str) -> None:
     attention, tensors, d = parts(form)
     model = tiny_model(**FORMS[form])
     embedding = model.model.embed_tokens.weight.detach()
@@ -119,7 +121,7 @@ def test_the_table_of_the_first_layer_holds_the_mask_logits_of_every_token(form)
 
 
 @pytest.mark.parametrize("form", MASKED)
-def test_the_padded_output_projection_ignores_padding(form):
+def test_the_padded_output_projection_ignores_padding(form: str) -> None:
     attention, tensors, d = parts(form)
     x = np.random.default_rng(0).standard_normal((3, d.num_heads, d.channels)).astype(np.float32)
     with torch.no_grad():
@@ -130,7 +132,7 @@ def test_the_padded_output_projection_ignores_padding(form):
     )
 
 
-def test_a_residual_factor_of_ones_adds_no_node():
+def test_a_residual_factor_of_ones_adds_no_node() -> None:
     model = tiny_model()
     model.model.layers[0].input_residual.data.fill_(1)
     graph, weights = GraphBuilder(ConstantPool()), Weights(fold_model(model), {})
@@ -139,7 +141,7 @@ def test_a_residual_factor_of_ones_adds_no_node():
     assert scaled(graph, "layers.1.input_residual", "x", weights) == "layers.1.input_residual"
 
 
-def test_blocks_are_rounded_to_the_nearest_of_255_steps():
+def test_blocks_are_rounded_to_the_nearest_of_255_steps() -> None:
     weight = np.array([[127.0, -127.0, 0.4, 63.6] + [0.0] * 12], np.float32)
     quantized = quantize_blocks(weight, block_size=16)
     assert quantized.scales.tolist() == [[1.0]]
@@ -148,17 +150,17 @@ def test_blocks_are_rounded_to_the_nearest_of_255_steps():
 
 
 @pytest.mark.parametrize("in_features", [16, 40, 100, 256])
-def test_quantization_error_is_at_most_half_a_step(in_features):
+def test_quantization_error_is_at_most_half_a_step(in_features: int) -> None:
     weight = np.random.default_rng(in_features).standard_normal((7, in_features)).astype(np.float32)
     quantized = quantize_blocks(weight)
     step = np.repeat(quantized.scales, quantized.block_size, axis=1)[:, :in_features]
     assert (np.abs(weight - quantized.dequantize(in_features)) <= 0.5001 * step).all()
 
 
-def test_a_block_of_zeros_stays_zero():
+def test_a_block_of_zeros_stays_zero() -> None:
     assert not quantize_blocks(np.zeros((2, 32), np.float32)).dequantize(32).any()
 
 
 @pytest.mark.parametrize(("in_features", "expected"), [(256, 64), (576, 64), (1088, 64), (272, 32), (20, 32)])
-def test_the_block_size_stores_a_row_in_the_fewest_bytes(in_features, expected):
+def test_the_block_size_stores_a_row_in_the_fewest_bytes(in_features: int, expected: int) -> None:
     assert choose_block_size(in_features) == expected

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from transformers import GenerationConfig
@@ -12,6 +14,7 @@ from doge_export.measure.layer_errors import decoder_hidden, layer_errors, matri
 from doge_export.measure.quality import (
     BINS,
     PIECE,
+    Quality,
     compare_rows,
     greedy,
     greedy_lengths,
@@ -19,16 +22,17 @@ from doge_export.measure.quality import (
     measure_quality,
 )
 from doge_export.measure.speed import measure_speed
-from doge_model import Checkpoint
+from doge_export.runtime.decoder import Decoder
+from doge_model import Checkpoint, DogeForCausalLM
 from tests.helpers.models import FORMS, exported, random_ids, tiny_model, torch_logits
 
 
-def measured(model, decoder, folder, tokens=300):
+def measured(model: DogeForCausalLM, decoder: Decoder, folder: Path, tokens: int = 300) -> Quality:
     checkpoint = Checkpoint(model, None, GenerationConfig(), "tiny", "native")
     return measure_quality(checkpoint, decoder, folder, {}, tokens, lambda step: None)
 
 
-def test_rows_are_compared_as_written_out():
+def test_rows_are_compared_as_written_out() -> None:
     reference = np.log(np.array([[0.5, 0.25, 0.25]], np.float32))
     other = np.log(np.array([[0.25, 0.5, 0.25]], np.float32))
     nll_fp32, nll, divergence, same = compare_rows(reference, other, np.array([0]))
@@ -38,7 +42,7 @@ def test_rows_are_compared_as_written_out():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_float32_export_costs_nothing(form, tmp_path):
+def test_a_float32_export_costs_nothing(form: str, tmp_path: Path) -> None:
     model = tiny_model(**FORMS[form])
     quality = measured(model, exported(model, tmp_path), tmp_path)
     assert (quality.tokens, quality.window, quality.text) == (300, 64, "random tokens")
@@ -48,7 +52,7 @@ def test_a_float32_export_costs_nothing(form, tmp_path):
     assert max(quality.layer_errors) < 1e-4
 
 
-def test_eight_bits_cost_something_and_more_than_the_first_layers_alone(tmp_path):
+def test_eight_bits_cost_something_and_more_than_the_first_layers_alone(tmp_path: Path) -> None:
     model = tiny_model()
     quality = measured(model, exported(model, tmp_path, "int8"), tmp_path)
     assert 1e-7 < quality.kl_mean < quality.kl_p99 < 0.1
@@ -58,7 +62,7 @@ def test_eight_bits_cost_something_and_more_than_the_first_layers_alone(tmp_path
     assert sum(quality.kl_counts) == quality.tokens
 
 
-def test_the_perplexity_is_that_of_the_windows_by_themselves(tmp_path):
+def test_the_perplexity_is_that_of_the_windows_by_themselves(tmp_path: Path) -> None:
     model = tiny_model(vocab_size=97)
     decoder = exported(model, tmp_path, "int8")
     quality = measured(model, decoder, tmp_path, 100)
@@ -68,7 +72,7 @@ def test_the_perplexity_is_that_of_the_windows_by_themselves(tmp_path):
     assert PIECE > 64
 
 
-def test_greedy_tokens_are_counted_up_to_the_first_difference(tmp_path):
+def test_greedy_tokens_are_counted_up_to_the_first_difference(tmp_path: Path) -> None:
     model, ids = tiny_model(), random_ids(200)
     decoder = exported(tiny_model(seed=1), tmp_path)
     lengths = greedy_lengths(model, decoder, ids)
@@ -80,7 +84,7 @@ def test_greedy_tokens_are_counted_up_to_the_first_difference(tmp_path):
     assert len(lengths) == 8
 
 
-def test_hidden_states_are_those_after_each_layer(tmp_path):
+def test_hidden_states_are_those_after_each_layer(tmp_path: Path) -> None:
     model, ids = tiny_model(), random_ids(20)
     decoder = exported(model, tmp_path)
     reference, hidden = torch_hidden(model, ids), decoder_hidden(decoder, tmp_path, ids)
@@ -93,12 +97,12 @@ def test_hidden_states_are_those_after_each_layer(tmp_path):
     assert errors[1] > 1e-3
 
 
-def test_a_relative_error_is_a_share_of_each_token_s_own_length():
+def test_a_relative_error_is_a_share_of_each_token_s_own_length() -> None:
     reference, hidden = np.array([[3, 4], [0, 100]], np.float32), np.array([[3, 5], [0, 100]], np.float32)
     assert relative_error(reference, hidden) == pytest.approx(0.1)
 
 
-def test_matrices_are_compared_with_what_is_stored_for_them():
+def test_matrices_are_compared_with_what_is_stored_for_them() -> None:
     weight = np.array([[3, 4], [0, 0]], np.float32)
     stored = (np.array([[3, 4]], np.float32), np.array([[0, 1]], np.float16))
     assert matrix_errors({"lm_head": Matrix(weight, {"output": 2})}, {"lm_head": stored}) == pytest.approx(
@@ -106,12 +110,12 @@ def test_matrices_are_compared_with_what_is_stored_for_them():
     )
 
 
-def test_divergences_beyond_the_bins_count_in_the_outermost_ones():
+def test_divergences_beyond_the_bins_count_in_the_outermost_ones() -> None:
     counts = log_histogram(np.array([0.0, 1e-3, 1e9]))
     assert (len(counts), sum(counts), counts[0], counts[-1]) == (len(BINS) - 1, 3, 1, 1)
 
 
-def test_the_speed_says_how_it_was_measured(tmp_path):
+def test_the_speed_says_how_it_was_measured(tmp_path: Path) -> None:
     speed = measure_speed(exported(tiny_model(keep_window_size=256), tmp_path))
     assert (speed.prompt_tokens, speed.new_tokens, speed.threads) == (64, 64, 1)
     assert speed.decode_tokens_per_s > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,24 +11,26 @@ from transformers import GenerationConfig
 
 from doge_export.errors import VerificationError
 from doge_export.measure.agreement import Agreement
-from doge_export.measure.verification import LIMITS, chunk_lengths, verify
+from doge_export.measure.verification import LIMITS, Verification, chunk_lengths, verify
 from doge_export.runtime.decoder import Decoder
-from doge_model import Checkpoint
+from doge_model import Checkpoint, DogeForCausalLM
 from tests.helpers.models import FORMS, tiny_model, write_model
 
 
-def checkpoint_of(model) -> Checkpoint:
+def checkpoint_of(model: DogeForCausalLM) -> Checkpoint:
     return Checkpoint(model, None, GenerationConfig(), "tiny", "native")
 
 
-def verified(model, folder, weights, exported_model=None):
+def verified(
+    model: DogeForCausalLM, folder: Path, weights: str, exported_model: DogeForCausalLM | None = None
+) -> Verification:
     write_model(exported_model or model, weights, folder)
     return verify(checkpoint_of(model), Decoder(folder, threads=1), weights)
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_faithful_export_passes(form, weights, tmp_path):
+def test_a_faithful_export_passes(form: str, weights: str, tmp_path: Path) -> None:
     verification = verified(tiny_model(**FORMS[form], keep_window_size=40), tmp_path, weights)
     verification.require()
     assert verification.tokens == 80
@@ -43,7 +47,7 @@ WRONGS = {
 
 
 @pytest.mark.parametrize("wrong", WRONGS)
-def test_a_changed_tensor_is_found_in_fp32(wrong, tmp_path):
+def test_a_changed_tensor_is_found_in_fp32(wrong: str, tmp_path: Path) -> None:
     model, changed = tiny_model(), tiny_model()
     changed.get_parameter(WRONGS[wrong]).data.mul_(1.01)
     with pytest.raises(VerificationError, match="logit_difference"):
@@ -51,12 +55,14 @@ def test_a_changed_tensor_is_found_in_fp32(wrong, tmp_path):
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
-def test_another_model_is_found(weights, tmp_path):
+def test_another_model_is_found(weights: str, tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="disagrees with the PyTorch model"):
         verified(tiny_model(), tmp_path, weights, tiny_model(seed=1)).require()
 
 
-def test_a_window_that_drops_the_wrong_keys_is_found_only_when_it_is_full(tmp_path, monkeypatch):
+def test_a_window_that_drops_the_wrong_keys_is_found_only_when_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         "doge_export.runtime.eviction.FullWindow._next_evicted",
         lambda self, count: np.sort(self.keys.eviction_order()[..., -count:]),
@@ -67,12 +73,12 @@ def test_a_window_that_drops_the_wrong_keys_is_found_only_when_it_is_full(tmp_pa
         verification.require()
 
 
-def test_agreement_of_equal_logits_is_perfect():
+def test_agreement_of_equal_logits_is_perfect() -> None:
     logits = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
     assert Agreement.between(logits, logits) == Agreement(0.0, 0.0, 0.0, 0.0, 1.0, 1.0)
 
 
-def test_agreement_is_measured_as_written_out():
+def test_agreement_is_measured_as_written_out() -> None:
     reference = np.log(np.array([[0.5, 0.25, 0.25]], np.float32))
     other = np.log(np.array([[0.25, 0.5, 0.25]], np.float32))
     agreement = Agreement.between(reference, other)
@@ -82,18 +88,18 @@ def test_agreement_is_measured_as_written_out():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_miss_every_limit(bad):
+def test_numbers_that_are_not_finite_miss_every_limit(bad: float) -> None:
     logits = np.ones((2, 3), np.float32)
     agreement = Agreement.between(logits, np.full_like(logits, bad))
     assert all(limits.misses(agreement) for limits in LIMITS.values())
 
 
-def test_other_greedy_tokens_are_a_miss(tmp_path, monkeypatch):
+def test_other_greedy_tokens_are_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("doge_export.measure.verification.compare_greedy", lambda *_: (16, 15))
     with pytest.raises(VerificationError, match="greedy tokens equal 15 of 16"):
         verified(tiny_model(), tmp_path, "fp32").require()
 
 
-def test_chunk_lengths_add_up():
+def test_chunk_lengths_add_up() -> None:
     assert chunk_lengths(30) == [7, 1, 16, 3, 3]
     assert torch.tensor(chunk_lengths(96)).sum() == 96

@@ -12,11 +12,13 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf import dequantize, quantize
+from torch import Tensor
 
 from benchmarks.block_products import product
 from doge_export.errors import ExportError, OptionError
 from doge_export.export.decoder_files import fold_model
 from doge_export.export.pipeline import export
+from doge_export.graph import Plan
 from doge_export.graph.blocks import BLOCK_SIZES, BlockQuantized, choose_block_size, packed, quantize_blocks, unpacked
 from doge_export.graph.folding import Matrix
 from doge_export.graph.matmul import stored_values
@@ -31,7 +33,7 @@ from doge_export.quantization.state_scales import scale_sequences
 from doge_export.recipes import RECIPES
 from doge_export.runtime.decoder import Decoder
 from doge_export.texts.calibration import BUILT_IN, calibration_sequences
-from doge_model import load_checkpoint
+from doge_model import Checkpoint, DogeForCausalLM, load_checkpoint
 from doge_model.gguf import GgufFile
 from tests.helpers.checkpoints import add_byte_level_tokenizer, byte_level_llama, save_gguf, tiny_llama
 from tests.helpers.models import FORMS, random_ids, relative_difference, tiny_model, torch_logits, write_model
@@ -40,26 +42,26 @@ from tests.measure.test_verification import checkpoint_of
 SEQUENCES = torch.from_numpy(random_ids(8 * 64).reshape(8, 64))
 
 
-def int4_plan(model, bits=6.0):
+def int4_plan(model: DogeForCausalLM, bits: float = 6.0) -> Plan:
     folded = fold_model(model)
     wide = choose_wide(rounding_losses(model, SEQUENCES[:2], 0), folded.matrices, bits, folded.dimensions.has_mask)
     return calibrated_plan(model, folded, wide, SEQUENCES, lambda step: None)
 
 
-def with_stored_numbers(model, plan):
+def with_stored_numbers(model: DogeForCausalLM, plan: Plan) -> DogeForCausalLM:
     reference = copy.deepcopy(model)
     give_stored_numbers(reference, fold_model(model), plan)
     return reference
 
 
-def correlated_inputs(columns, seed=0):
+def correlated_inputs(columns: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     mixed = torch.randn(500, columns, generator=generator) @ torch.randn(columns, columns, generator=generator)
     return mixed * torch.rand(columns, generator=generator)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_graph_of_int4_says_what_its_stored_numbers_say(form, tmp_path):
+def test_the_graph_of_int4_says_what_its_stored_numbers_say(form: str, tmp_path: Path) -> None:
     model = tiny_model(**FORMS[form])
     plan = int4_plan(model)
     write_model(model, "int4", tmp_path, plan=plan)
@@ -71,7 +73,7 @@ def test_the_graph_of_int4_says_what_its_stored_numbers_say(form, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:prompt lookup is off")
-def test_int4_checks_drafts_bit_by_bit_or_where_the_processor_cannot_not_at_all(tmp_path):
+def test_int4_checks_drafts_bit_by_bit_or_where_the_processor_cannot_not_at_all(tmp_path: Path) -> None:
     model = tiny_model()
     write_model(model, "int4", tmp_path, plan=int4_plan(model))
     decoder, ids = Decoder(tmp_path, threads=1), random_ids(28)
@@ -87,7 +89,7 @@ def test_int4_checks_drafts_bit_by_bit_or_where_the_processor_cannot_not_at_all(
 
 
 @pytest.mark.parametrize("block_size", BLOCK_SIZES[8])
-def test_a_row_in_8_bits_is_alike_in_any_company_on_every_processor(block_size):
+def test_a_row_in_8_bits_is_alike_in_any_company_on_every_processor(block_size: int) -> None:
     assert rows_are_alike_in_any_company(8, block_size)
 
 
@@ -100,7 +102,7 @@ def rows_are_alike_in_any_company(bits: int, block_size: int) -> bool:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_gptq_moves_a_product_less_than_rounding_to_the_nearest(bits):
+def test_gptq_moves_a_product_less_than_rounding_to_the_nearest(bits: int) -> None:
     weight, x = torch.randn(24, 64, generator=torch.Generator().manual_seed(1)), correlated_inputs(64)
     rounded = gptq(weight, x.T @ x / len(x), bits, 32), nearest(weight, bits, 32)
     by_gptq, by_nearest = (
@@ -109,12 +111,12 @@ def test_gptq_moves_a_product_less_than_rounding_to_the_nearest(bits):
     assert by_gptq < 0.7 * by_nearest
 
 
-def test_gptq_with_independent_inputs_rounds_to_the_nearest():
+def test_gptq_with_independent_inputs_rounds_to_the_nearest() -> None:
     weight = torch.randn(5, 32, generator=torch.Generator().manual_seed(2))
     np.testing.assert_array_equal(gptq(weight, torch.eye(32), 4, 16).data, nearest(weight, 4, 16).data)
 
 
-def test_four_bits_are_a_16th_of_a_block_s_range_apart():
+def test_four_bits_are_a_16th_of_a_block_s_range_apart() -> None:
     weight = torch.linspace(-1, 14, 16)[None].repeat(1, 2)
     quantized = nearest(weight, 4, 32)
     assert unpacked(quantized.data, 4)[0, 0].tolist() == [*range(16), *range(16)]
@@ -122,20 +124,20 @@ def test_four_bits_are_a_16th_of_a_block_s_range_apart():
     np.testing.assert_array_equal(quantized.dequantize(32), weight.numpy())
 
 
-def test_two_codes_share_a_byte_the_first_one_lowest():
+def test_two_codes_share_a_byte_the_first_one_lowest() -> None:
     codes = np.array([[1, 15, 7]], np.uint8)
     assert packed(codes, 4).tolist() == [[0xF1, 0x07]]
     assert unpacked(packed(codes, 4), 4)[:, :3].tolist() == codes.tolist()
 
 
-def test_scales_too_small_for_float16_stay_float32():
+def test_scales_too_small_for_float16_stay_float32() -> None:
     tiny = np.full((1, 32), 2.0**-40, np.float32)
     assert quantize_blocks(tiny, half=True).scales.dtype == np.float32
     assert gptq(torch.from_numpy(tiny), torch.eye(32), 8, 32).scales.dtype == np.float32
     np.testing.assert_allclose(gptq(torch.from_numpy(tiny), torch.eye(32), 4, 32).dequantize(32), tiny)
 
 
-def test_rounding_by_the_same_seed_gives_the_same_numbers():
+def test_rounding_by_the_same_seed_gives_the_same_numbers() -> None:
     first, second = (int4_plan(tiny_model()) for _ in range(2))
     for storage, parts in first.items():
         for one, other in zip(parts, second[storage], strict=True):
@@ -143,7 +145,7 @@ def test_rounding_by_the_same_seed_gives_the_same_numbers():
             np.testing.assert_array_equal(one.scales, other.scales)
 
 
-def test_the_measured_loss_is_what_rounding_that_matrix_alone_costs():
+def test_the_measured_loss_is_what_rounding_that_matrix_alone_costs() -> None:
     """To second order; in the last layer, where what a token changes stays with that token."""
     model = tiny_model()
     model.lm_head.weight.data.mul_(0.3)  # a divergence small enough for its second order
@@ -158,7 +160,7 @@ def test_the_measured_loss_is_what_rounding_that_matrix_alone_costs():
     assert losses[Rows("layers.1.mlp.down_proj", "down")] == pytest.approx(np.mean(costs), rel=0.3)
 
 
-def test_the_rows_that_save_most_by_the_byte_get_wide_until_the_bits_are_spent():
+def test_the_rows_that_save_most_by_the_byte_get_wide_until_the_bits_are_spent() -> None:
     matrices = {"a": Matrix(np.zeros((2, 32), np.float32), {"q": 1, "v": 1})}
     matrices["b"] = Matrix(np.zeros((4, 32), np.float32), {"down": 4})
     losses = {Rows("a", "q"): 1.0, Rows("a", "v"): 3.0, Rows("b", "down"): 8.0}
@@ -170,7 +172,7 @@ def test_the_rows_that_save_most_by_the_byte_get_wide_until_the_bits_are_spent()
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("weights", ["int8", "int4", "fp16", "fp32"])
-def test_a_file_has_the_bytes_that_its_bits_call_for(weights, tied, tmp_path):
+def test_a_file_has_the_bytes_that_its_bits_call_for(weights: str, tied: bool, tmp_path: Path) -> None:
     model = tiny_model(hidden_size=128, intermediate_size=256, vocab_size=2000, tie_word_embeddings=tied)
     model.model.layers.requires_grad_(False)
     plan = int4_plan(model) if weights == "int4" else simple_plan(fold_model(model).matrices, RECIPES[weights])
@@ -183,7 +185,7 @@ def test_a_file_has_the_bytes_that_its_bits_call_for(weights, tied, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_fp16_keeps_the_tiny_numbers_of_precedence(form):
+def test_fp16_keeps_the_tiny_numbers_of_precedence(form: str) -> None:
     model = tiny_model(**FORMS[form])
     for storage, parts in simple_plan(fold_model(model).matrices, RECIPES["fp16"]).items():
         weight = fold_model(model).matrices[storage].weight
@@ -192,7 +194,7 @@ def test_fp16_keeps_the_tiny_numbers_of_precedence(form):
         assert all(dtype == np.float32 for dtype in kept)
 
 
-def test_numbers_beyond_float16_are_refused():
+def test_numbers_beyond_float16_are_refused() -> None:
     model = tiny_model()
     model.model.layers[0].mlp.down_proj.weight.data[0, 0] = 1e6
     with pytest.raises(ExportError, match=r"mlp\.down_proj has numbers beyond 65504"):
@@ -218,13 +220,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_impossible_combinations_are_refused_before_anything_is_read(case, tmp_path):
+def test_impossible_combinations_are_refused_before_anything_is_read(case: str, tmp_path: Path) -> None:
     fields, message = REFUSED[case]
     with pytest.raises(OptionError, match=message):
         ExportOptions("no such model", tmp_path / "out", **fields)
 
 
-def test_blocks_with_offsets_mean_what_they_say():
+def test_blocks_with_offsets_mean_what_they_say() -> None:
     block = BlockQuantized(
         packed(np.arange(16, dtype=np.uint8)[None, None], 4),
         np.array([[0.5]], np.float16),
@@ -236,14 +238,14 @@ def test_blocks_with_offsets_mean_what_they_say():
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0], ids=lambda kind: kind.name)
-def test_blocks_of_a_gguf_file_stand_for_the_same_numbers_to_the_last_bit(kind):
+def test_blocks_of_a_gguf_file_stand_for_the_same_numbers_to_the_last_bit(kind: Kind) -> None:
     weight = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
     rows = quantize(weight, kind)
     np.testing.assert_array_equal(kept_blocks(kind.name, rows).dequantize(64), dequantize(rows, kind))
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q8_0], ids=lambda kind: kind.name)
-def test_a_file_s_own_grid_is_kept(kind, tmp_path):
+def test_a_file_s_own_grid_is_kept(kind: Kind, tmp_path: Path) -> None:
     llama = tiny_llama(tie_word_embeddings=True, head_dim=16)
     source = save_gguf(tmp_path / "model.gguf", llama, kind)
     export(ExportOptions(str(source), tmp_path / "out", "keep-grid"))
@@ -253,7 +255,7 @@ def test_a_file_s_own_grid_is_kept(kind, tmp_path):
         np.testing.assert_array_equal(stored_values(parts, matrices[storage].weight.shape[1]), matrices[storage].weight)
 
 
-def test_a_grid_with_offsets_is_multiplied_as_it_is_stored(tmp_path):
+def test_a_grid_with_offsets_is_multiplied_as_it_is_stored(tmp_path: Path) -> None:
     model = tiny_model(intermediate_size=64)
     plan = dict(simple_plan(fold_model(model).matrices, RECIPES["int8"]))
     for storage, matrix in fold_model(model).matrices.items():
@@ -265,7 +267,7 @@ def test_a_grid_with_offsets_is_multiplied_as_it_is_stored(tmp_path):
     assert worst.centered_rms_error < 0.05
 
 
-def test_a_grid_of_another_kind_is_refused(tmp_path):
+def test_a_grid_of_another_kind_is_refused(tmp_path: Path) -> None:
     source = save_gguf(tmp_path / "model.gguf", tiny_llama(), Kind.Q5_0)
     with pytest.raises(ExportError, match=r"keeps Q4_0, Q4_1, Q8_0 .*, but model.embed_tokens.weight is Q5_0"):
         export(ExportOptions(str(source), tmp_path / "out", "keep-grid"))
@@ -273,14 +275,14 @@ def test_a_grid_of_another_kind_is_refused(tmp_path):
 
 
 @pytest.fixture
-def talker(tmp_path):
+def talker(tmp_path: Path) -> Checkpoint:
     """A tiny Llama with a tokenizer of bytes, and a text."""
     source = save_gguf(tmp_path / "model.gguf", byte_level_llama(), extra=add_byte_level_tokenizer)
     (tmp_path / "text.txt").write_text("".join(f"The {i}th wave ate another castle. " for i in range(300)))
     return load_checkpoint(source)
 
 
-def test_pieces_of_a_text_are_drawn_by_a_seed(talker, tmp_path):
+def test_pieces_of_a_text_are_drawn_by_a_seed(talker: Checkpoint, tmp_path: Path) -> None:
     text = str(tmp_path / "text.txt")
     first, same, other = (calibration_sequences(talker, text, 512, seed) for seed in (0, 0, 1))
     length = talker.model.config.keep_window_size
@@ -289,7 +291,7 @@ def test_pieces_of_a_text_are_drawn_by_a_seed(talker, tmp_path):
     assert not torch.equal(first, other)
 
 
-def test_a_state_in_8_bits_takes_its_scales_from_the_text_that_was_given(talker, tmp_path):
+def test_a_state_in_8_bits_takes_its_scales_from_the_text_that_was_given(talker: Checkpoint, tmp_path: Path) -> None:
     text = str(tmp_path / "text.txt")
     given, built_in = (scale_sequences(talker, source, 0) for source in (text, None))
     vocabulary = {i for piece in given[:-1] for i in piece.tolist()}
@@ -299,7 +301,7 @@ def test_a_state_in_8_bits_takes_its_scales_from_the_text_that_was_given(talker,
     assert ExportOptions(talker.source, tmp_path / "out", "int8", kv_int8=True, calibration=text).calibration == text
 
 
-def test_the_built_in_text_is_not_the_one_that_exports_are_measured_on():
+def test_the_built_in_text_is_not_the_one_that_exports_are_measured_on() -> None:
     texts = BUILT_IN.parent
     alice, calibration = ((texts / name).read_text(encoding="utf-8") for name in ("alice.txt", "calibration.txt"))
     assert BUILT_IN.name == "calibration.txt"
@@ -315,7 +317,9 @@ def test_the_built_in_text_is_not_the_one_that_exports_are_measured_on():
         (None, "there is no file"),
     ],
 )
-def test_a_text_that_cannot_be_used_is_named(text, message, talker, tmp_path):
+def test_a_text_that_cannot_be_used_is_named(
+    text: bytes | None, message: str, talker: Checkpoint, tmp_path: Path
+) -> None:
     path = tmp_path / "calibration"
     if text is not None:
         path.write_bytes(text)
@@ -323,7 +327,7 @@ def test_a_text_that_cannot_be_used_is_named(text, message, talker, tmp_path):
         calibration_sequences(talker, str(path), 512, 0)
 
 
-def test_a_dataset_in_a_folder_is_a_text(talker, tmp_path):
+def test_a_dataset_in_a_folder_is_a_text(talker: Checkpoint, tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     (tmp_path / "data").mkdir()
     for name in ("train.jsonl", "TRAIN.JSONL"):
@@ -343,20 +347,20 @@ def test_a_dataset_in_a_folder_is_a_text(talker, tmp_path):
         ('{"text": ""}\n' * 300, "has 0 tokens"),
     ],
 )
-def test_a_dataset_that_cannot_be_used_is_named(rows, message, talker, tmp_path):
+def test_a_dataset_that_cannot_be_used_is_named(rows: str, message: str, talker: Checkpoint, tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     (tmp_path / "train.jsonl").write_text(rows)
     with pytest.raises(OptionError, match=message):
         calibration_sequences(talker, str(tmp_path / "train.jsonl"), 512, 0)
 
 
-def test_a_tokenizer_of_another_model_is_refused(talker):
+def test_a_tokenizer_of_another_model_is_refused(talker: Checkpoint) -> None:
     talker.model.config.vocab_size = 80
     with pytest.raises(ExportError, match=r"the tokenizer has a token .*, but the model embeds 80"):
         calibration_sequences(talker, None, 512, 0)
 
 
-def test_an_export_in_4_bits_reports_what_it_did(talker, tmp_path):
+def test_an_export_in_4_bits_reports_what_it_did(talker: Checkpoint, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ExportOptions(talker.source, out, "int4", bits=6.0, calibration=str(tmp_path / "text.txt"))
     storage = export(options).storage

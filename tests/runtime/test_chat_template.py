@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from doge_export.errors import OptionError, PackageError
-from doge_export.runtime.chat_template import ChatTemplate
+from doge_export.runtime.chat_template import ChatTemplate, Message
 from doge_export.runtime.model import Model
 from doge_export.runtime.tokenizer import Tokenizer
 from tests.helpers.fakes import CHATML, byte_level_tokenizer
@@ -77,7 +79,7 @@ CONVERSATIONS = {
 @pytest.mark.parametrize("template", [CHATML, SMOLLM2, LLAMA3, DIALECT], ids=["chatml", "smollm2", "llama3", "dialect"])
 @pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
-def test_the_text_is_that_of_transformers(template, messages, add_generation_prompt):
+def test_the_text_is_that_of_transformers(template: str, messages: list[Message], add_generation_prompt: bool) -> None:
     # What the tokenizer's apply_chat_template does before it calls the renderer: drop keys without a value.
     plain = [{name: value for name, value in message.items() if value is not None} for message in messages]
     expected, _ = render_jinja_template(
@@ -87,23 +89,23 @@ def test_the_text_is_that_of_transformers(template, messages, add_generation_pro
     assert ours == expected[0]
 
 
-def test_the_date_is_todays():
+def test_the_date_is_todays() -> None:
     rendered = ChatTemplate("{{ strftime_now('%d %b %Y') }}").render([{"role": "user", "content": "Hi"}])
     assert rendered == datetime.now().strftime("%d %b %Y")
 
 
-def test_a_refusal_of_the_template_is_one_sentence_with_its_words():
+def test_a_refusal_of_the_template_is_one_sentence_with_its_words() -> None:
     with pytest.raises(OptionError, match=r"^The chat template does not accept these messages: .* roles .*\.$"):
         ChatTemplate(LLAMA3, SPECIAL_TOKENS).render([{"role": "assistant", "content": "Hi"}])
 
 
 @pytest.mark.parametrize("expression", ["messages[7].role", "1 / 0", "messages + 1", "nothing.at", "range(10 ** 9)"])
-def test_a_template_that_fails_on_the_messages_is_one_sentence(expression):
+def test_a_template_that_fails_on_the_messages_is_one_sentence(expression: str) -> None:
     with pytest.raises(OptionError, match=r"^The chat template does not accept these messages: .*\.$"):
         ChatTemplate("{{ " + expression + " }}").render([{"role": "user", "content": "Hi"}])
 
 
-def test_invalid_jinja_is_a_damaged_package():
+def test_invalid_jinja_is_a_damaged_package() -> None:
     with pytest.raises(PackageError, match=r"not valid Jinja: .*\.$"):
         ChatTemplate("{% for message in messages %}")
 
@@ -118,7 +120,7 @@ def test_invalid_jinja_is_a_damaged_package():
         "{% include '/etc/passwd' %}",
     ],
 )
-def test_a_template_cannot_leave_its_sandbox(attack):
+def test_a_template_cannot_leave_its_sandbox(attack: str) -> None:
     with pytest.raises(OptionError, match="does not accept these messages"):
         ChatTemplate(attack).render([{"role": "user", "content": "Hi"}])
 
@@ -135,7 +137,7 @@ def test_a_template_cannot_leave_its_sandbox(attack):
         ([{"role": "user", "content": "Hi"}, {"role": "user", "content": 3}], r"messages\[1\]\['content'\] is 3"),
     ],
 )
-def test_malformed_messages_are_refused(messages, reason):
+def test_malformed_messages_are_refused(messages: Any, reason: str) -> None:
     with pytest.raises(OptionError, match=reason):
         ChatTemplate(CHATML).render(messages)
 
@@ -143,7 +145,7 @@ def test_malformed_messages_are_refused(messages, reason):
 # Where a folder keeps its template
 
 
-def folder_with(path, template_file=None, **tokenizer_config):
+def folder_with(path: Path, template_file: str | None = None, **tokenizer_config: Any) -> Path:
     byte_level_tokenizer()._backend.save(str(path / "tokenizer.json"))
     (path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     if template_file is not None:
@@ -151,35 +153,35 @@ def folder_with(path, template_file=None, **tokenizer_config):
     return path
 
 
-def tokenizer_of(folder):
+def tokenizer_of(folder: Path) -> Tokenizer:
     tokenizer = Tokenizer.from_folder(folder)
     assert tokenizer is not None
     return tokenizer
 
 
-def test_a_template_file_comes_before_the_tokenizers_configuration(tmp_path):
+def test_a_template_file_comes_before_the_tokenizers_configuration(tmp_path: Path) -> None:
     folder_with(tmp_path, template_file="from the file", chat_template="from the configuration")
     assert tokenizer_of(tmp_path).chat_templates == {"default": "from the file"}
 
 
-def test_a_template_may_be_a_string_or_a_list_of_named_ones(tmp_path):
+def test_a_template_may_be_a_string_or_a_list_of_named_ones(tmp_path: Path) -> None:
     named = [{"name": "default", "template": "A"}, {"name": "tool_use", "template": "B"}]
     assert tokenizer_of(folder_with(tmp_path, chat_template="A")).chat_templates == {"default": "A"}
     assert tokenizer_of(folder_with(tmp_path, chat_template=named)).chat_templates == {"default": "A", "tool_use": "B"}
 
 
-def test_a_template_of_another_form_is_a_damaged_package(tmp_path):
+def test_a_template_of_another_form_is_a_damaged_package(tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="chat_template must be"):
         tokenizer_of(folder_with(tmp_path, chat_template=[1]))
 
 
-def test_named_templates_without_a_default_are_refused_with_their_names(tmp_path):
+def test_named_templates_without_a_default_are_refused_with_their_names(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(folder_with(tmp_path, chat_template=[{"name": "rag", "template": "A"}]))
     with pytest.raises(PackageError, match=r"\['rag'\], but none named 'default'"):
         _ = Model(None, tokenizer).chat_template
 
 
-def test_special_tokens_are_read_as_text_or_object_and_from_either_file(tmp_path):
+def test_special_tokens_are_read_as_text_or_object_and_from_either_file(tmp_path: Path) -> None:
     folder_with(tmp_path, bos_token={"content": "<s>", "special": True}, eos_token="</s>", pad_token=None)
     (tmp_path / "special_tokens_map.json").write_text('{"unk_token": "<unk>", "eos_token": "other"}')
     assert tokenizer_of(tmp_path).special_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -188,7 +190,7 @@ def test_special_tokens_are_read_as_text_or_object_and_from_either_file(tmp_path
 # The tokenizer's own file
 
 
-def test_padding_and_truncation_stored_in_the_file_do_not_touch_a_prompt(tmp_path):
+def test_padding_and_truncation_stored_in_the_file_do_not_touch_a_prompt(tmp_path: Path) -> None:
     backend = byte_level_tokenizer()._backend
     backend.enable_truncation(3)
     backend.enable_padding(length=9)
@@ -196,12 +198,12 @@ def test_padding_and_truncation_stored_in_the_file_do_not_touch_a_prompt(tmp_pat
     assert len(tokenizer_of(tmp_path).encode("hello")) == 5
 
 
-def test_a_folder_without_tokenizer_has_none(tmp_path):
+def test_a_folder_without_tokenizer_has_none(tmp_path: Path) -> None:
     assert Tokenizer.from_folder(tmp_path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff"])
-def test_a_damaged_tokenizer_file_is_named(tmp_path, content):
+def test_a_damaged_tokenizer_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(PackageError, match=r"tokenizer\.json is not a tokenizer"):
         Tokenizer.from_folder(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -27,7 +28,7 @@ def feed(decoder: Decoder, ids: np.ndarray, lengths: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_prompt_chunks_and_single_tokens_equal_pytorch(form, tmp_path):
+def test_prompt_chunks_and_single_tokens_equal_pytorch(form: str, tmp_path: Path) -> None:
     model = tiny_model(**FORMS[form])
     decoder, ids = exported(model, tmp_path), random_ids(WINDOW)
     expected = torch_logits(model, ids)
@@ -36,7 +37,7 @@ def test_prompt_chunks_and_single_tokens_equal_pytorch(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_int8_stays_close_to_pytorch_however_it_is_fed(form, tmp_path):
+def test_int8_stays_close_to_pytorch_however_it_is_fed(form: str, tmp_path: Path) -> None:
     model = tiny_model(**FORMS[form])
     decoder, ids = exported(model, tmp_path, "int8"), random_ids(WINDOW)
     expected = torch_logits(model, ids)
@@ -58,8 +59,16 @@ def test_int8_stays_close_to_pytorch_however_it_is_fed(form, tmp_path):
     split=st.integers(1, 19),
 )
 def test_any_shape_exports_exactly(
-    tmp_path_factory, kv_heads, groups, head_dim, mask_per_head, qk_norm, experts, tied, split
-):
+    tmp_path_factory: pytest.TempPathFactory,
+    kv_heads: int,
+    groups: int,
+    head_dim: int,
+    mask_per_head: bool,
+    qk_norm: bool,
+    experts: tuple[int, int] | None,
+    tied: bool,
+    split: int,
+) -> None:
     heads = kv_heads * groups
     fields = {"is_moe": True, "num_experts": experts[0], "num_experts_per_tok": experts[1]} if experts else {}
     model = tiny_model(
@@ -76,7 +85,7 @@ def test_any_shape_exports_exactly(
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, [split, 20 - split])) < 2e-5
 
 
-def test_a_model_without_mask_has_no_mask_channel(tmp_path):
+def test_a_model_without_mask_has_no_mask_channel(tmp_path: Path) -> None:
     model = tiny_model(qk_norm=False)
     for layer in model.model.layers:
         layer.self_attn.A.data.zero_()
@@ -85,7 +94,7 @@ def test_a_model_without_mask_has_no_mask_channel(tmp_path):
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, [30])) < 5e-6
 
 
-def test_the_tied_matrix_is_stored_once(tmp_path):
+def test_the_tied_matrix_is_stored_once(tmp_path: Path) -> None:
     sizes = {}
     for tied in (True, False):
         exported(tiny_model(tie_word_embeddings=tied, vocab_size=1000), tmp_path / str(tied), "int8")
@@ -94,7 +103,9 @@ def test_the_tied_matrix_is_stored_once(tmp_path):
 
 
 @pytest.mark.parametrize("max_position", [63, 64])
-def test_angles_beyond_the_training_are_computed_only_where_a_position_can_get_there(max_position, tmp_path):
+def test_angles_beyond_the_training_are_computed_only_where_a_position_can_get_there(
+    max_position: int, tmp_path: Path
+) -> None:
     model = tiny_model(**FORMS["dynamic rope"], max_position_embeddings=max_position)
     decoder, ids = exported(model, tmp_path), random_ids(100)
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, [50, 14, 36])) < 5e-6
@@ -104,7 +115,7 @@ def test_angles_beyond_the_training_are_computed_only_where_a_position_can_get_t
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
-def test_every_large_matrix_is_stored_in_the_asked_width(weights, tmp_path):
+def test_every_large_matrix_is_stored_in_the_asked_width(weights: str, tmp_path: Path) -> None:
     exported(tiny_model(**FORMS["experts"], tie_word_embeddings=True), tmp_path, weights)
     graph = onnx.load(tmp_path / DECODER_FILE, load_external_data=False).graph
     matrices = {w.name: w for w in graph.initializer if len(w.dims) > 1 and np.prod(w.dims) >= 32 * 32}
@@ -115,14 +126,14 @@ def test_every_large_matrix_is_stored_in_the_asked_width(weights, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7, 30, 70])
-def test_so_many_last_rows_of_logits_are_those_of_all(count, tmp_path_factory):
+def test_so_many_last_rows_of_logits_are_those_of_all(count: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The prompt goes through in two chunks, of 64 tokens, which fill the window, and of 6."""
     decoder, ids = exported(tiny_model(), tmp_path_factory.mktemp("export")), random_ids(70)
     every = decoder.forward(decoder.new_state(), ids, "all")
     np.testing.assert_array_equal(decoder.forward(decoder.new_state(), ids, count), every[-count:])
 
 
-def test_truncated_and_copied_states_go_their_own_ways(tmp_path):
+def test_truncated_and_copied_states_go_their_own_ways(tmp_path: Path) -> None:
     model = tiny_model()
     decoder, ids, other = exported(model, tmp_path), random_ids(12), random_ids(4, seed=1)
     state = decoder.new_state()
@@ -136,7 +147,7 @@ def test_truncated_and_copied_states_go_their_own_ways(tmp_path):
     )
 
 
-def test_states_in_threads_do_not_disturb_each_other(tmp_path):
+def test_states_in_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
     model = tiny_model()
     decoder = exported(model, tmp_path)
     sequences = [random_ids(40, seed) for seed in range(4)]
@@ -154,7 +165,7 @@ def test_states_in_threads_do_not_disturb_each_other(tmp_path):
         assert relative_difference(torch_logits(model, ids), results[index]) < 5e-6
 
 
-def test_a_missing_or_damaged_file_is_refused_in_one_sentence(tmp_path):
+def test_a_missing_or_damaged_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
     exported(tiny_model(), tmp_path)
     path = tmp_path / DECODER_FILE
     data = path.with_name(path.name + "_data")
@@ -166,7 +177,7 @@ def test_a_missing_or_damaged_file_is_refused_in_one_sentence(tmp_path):
         Decoder(tmp_path)
 
 
-def test_a_foreign_onnx_file_is_refused(tmp_path):
+def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
     exported(tiny_model(), tmp_path)
     path = tmp_path / DECODER_FILE
     model = onnx.load(path, load_external_data=False)

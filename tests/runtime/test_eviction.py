@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from doge_export.errors import RewindError
 from doge_export.graph import eviction
 from doge_export.graph.mask_numbers import PRECEDENCE_SCALE
 from doge_export.runtime import eviction as window
+from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
 from doge_export.runtime.eviction import FullWindow, Keys
+from doge_export.runtime.state import State
 from doge_model import mask
 from tests.helpers.models import FORMS, exported, relative_difference, repeated_ids, tiny_model, torch_logits
 
 
-def feed(decoder, ids, lengths, state=None):
+def feed(
+    decoder: Decoder, ids: NDArray[np.int64], lengths: list[int], state: State | None = None
+) -> NDArray[np.float32]:
     """All logits of tokens fed in pieces of the given lengths."""
     state = state or decoder.new_state()
     pieces = np.split(ids, np.cumsum(lengths)[:-1])
@@ -28,7 +35,7 @@ def feed(decoder, ids, lengths, state=None):
 
 @pytest.mark.parametrize("window", [2, 7, 24])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_stream_many_windows_long_equals_the_full_matrix(form, window, tmp_path):
+def test_a_stream_many_windows_long_equals_the_full_matrix(form: str, window: int, tmp_path: Path) -> None:
     model = tiny_model(**FORMS[form], keep_window_size=window)
     decoder = exported(model, tmp_path)
     ids = repeated_ids(150, times=max(1, min(window - 1, 6)))
@@ -47,8 +54,14 @@ def test_a_stream_many_windows_long_equals_the_full_matrix(form, window, tmp_pat
     seed=st.integers(0, 10_000),
 )
 def test_any_window_and_any_chunking_equal_the_full_matrix(
-    tmp_path_factory, window, kv_heads, mask_per_head, masked, cuts, seed
-):
+    tmp_path_factory: pytest.TempPathFactory,
+    window: int,
+    kv_heads: int,
+    mask_per_head: bool,
+    masked: bool,
+    cuts: list[int],
+    seed: int,
+) -> None:
     model = tiny_model(
         seed,
         keep_window_size=window,
@@ -67,7 +80,7 @@ def test_any_window_and_any_chunking_equal_the_full_matrix(
 
 @pytest.mark.parametrize("window", [3, 8, 31])
 @pytest.mark.parametrize("alphabet", [1, 2, 5])
-def test_a_window_full_of_one_token_keeps_the_most_recent(alphabet, window, tmp_path):
+def test_a_window_full_of_one_token_keeps_the_most_recent(alphabet: int, window: int, tmp_path: Path) -> None:
     model = tiny_model(**FORMS["native"], keep_window_size=window)
     decoder, ids = exported(model, tmp_path), np.random.default_rng(1).integers(alphabet, size=window * 9)
     expected = torch_logits(model, ids)
@@ -76,7 +89,7 @@ def test_a_window_full_of_one_token_keeps_the_most_recent(alphabet, window, tmp_
 
 
 @pytest.mark.parametrize("scale", [0, 1e-42, 1e-30, 1e-11, 1e6])
-def test_mask_logits_of_any_size_order_keys_alike(scale, tmp_path):
+def test_mask_logits_of_any_size_order_keys_alike(scale: float, tmp_path: Path) -> None:
     model = tiny_model(keep_window_size=8)
     for layer in model.model.layers:
         layer.self_attn.dt_proj.weight.data.mul_(scale)
@@ -86,7 +99,7 @@ def test_mask_logits_of_any_size_order_keys_alike(scale, tmp_path):
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, [30, *[1] * 10, 30])) < 1e-5
 
 
-def test_equal_tokens_tie_however_they_are_fed(tmp_path):
+def test_equal_tokens_tie_however_they_are_fed(tmp_path: Path) -> None:
     model = tiny_model(num_hidden_layers=1)
     decoder, ids = exported(model, tmp_path), np.array([5, 1, 5, 2, 5, 3, 4, 5, 5])
     for lengths in ([9], [1] * 9, [2, 4, 3]):
@@ -96,7 +109,7 @@ def test_equal_tokens_tie_however_they_are_fed(tmp_path):
         assert all(len(np.unique(head)) == 5 for head in precedence)
 
 
-def test_the_cache_never_grows(tmp_path):
+def test_the_cache_never_grows(tmp_path: Path) -> None:
     decoder = exported(tiny_model(keep_window_size=8), tmp_path)
     state = decoder.new_state()
     before = state.nbytes
@@ -104,7 +117,7 @@ def test_the_cache_never_grows(tmp_path):
     assert (state.nbytes, state.position) == (before, 400)
 
 
-def test_a_copy_of_a_full_state_goes_on_independently(tmp_path):
+def test_a_copy_of_a_full_state_goes_on_independently(tmp_path: Path) -> None:
     model = tiny_model(**FORMS["small-doge"], keep_window_size=8)
     decoder, ids = exported(model, tmp_path), repeated_ids(60, 6)
     state = decoder.new_state()
@@ -114,7 +127,7 @@ def test_a_copy_of_a_full_state_goes_on_independently(tmp_path):
     assert relative_difference(torch_logits(model, ids)[30:], feed(decoder, ids[30:], [1] * 30, copy)) < 1e-5
 
 
-def test_going_back_is_refused_once_something_fell_out(tmp_path):
+def test_going_back_is_refused_once_something_fell_out(tmp_path: Path) -> None:
     decoder = exported(tiny_model(keep_window_size=8), tmp_path)
     state = decoder.new_state()
     feed(decoder, repeated_ids(9, 3), [9], state)
@@ -122,7 +135,7 @@ def test_going_back_is_refused_once_something_fell_out(tmp_path):
         state.truncate(4)
 
 
-def test_the_plain_graph_decides_nothing_about_dropping(tmp_path):
+def test_the_plain_graph_decides_nothing_about_dropping(tmp_path: Path) -> None:
     exported(tiny_model(), tmp_path)
     graphs = [onnx.load(tmp_path / name, load_external_data=False).graph for name in (DECODER_FILE, RECURRENT_FILE)]
     plain, recurrent = ([node.name for node in graph.node if "eviction" in node.name] for graph in graphs)
@@ -130,29 +143,29 @@ def test_the_plain_graph_decides_nothing_about_dropping(tmp_path):
     assert recurrent
 
 
-def test_keys_leave_by_precedence_and_what_is_close_by_age():
+def test_keys_leave_by_precedence_and_what_is_close_by_age() -> None:
     precedence = np.array([0.5, -2.0, 0.5, 1e-6, -0.0, -1.0, 0.0, 1e-4], np.float32) * np.float32(PRECEDENCE_SCALE)
     keys = Keys(precedence, np.arange(8) + 2**31)
     assert keys.eviction_order().tolist() == [1, 5, 3, 4, 6, 7, 0, 2]
 
 
-def test_graph_runtime_and_torch_have_one_width_of_ties():
+def test_graph_runtime_and_torch_have_one_width_of_ties() -> None:
     assert eviction.TIE == window.TIE == np.float32(mask.TIE * PRECEDENCE_SCALE)
 
 
 @given(st.lists(st.floats(-8, 8, width=32) | st.sampled_from([0.0, 1e-6, 1.0, 1 + 1e-6]), min_size=2, max_size=9))
-def test_ties_are_alike_in_torch(values):
+def test_ties_are_alike_in_torch(values: list[float]) -> None:
     precedence = np.array(values, np.float32)
     order = mask.tie_classes(torch.from_numpy(precedence)).argsort(stable=True).tolist()
     assert Keys(precedence * np.float32(PRECEDENCE_SCALE), np.arange(len(values))).eviction_order().tolist() == order
 
 
-def test_padding_is_of_one_class_below_all_others():
+def test_padding_is_of_one_class_below_all_others() -> None:
     precedence = torch.tensor([0.5, -torch.inf, -3.0, -torch.inf])
     assert mask.tie_classes(precedence).tolist() == [2, 0, 1, 0]
 
 
-def test_the_first_to_leave_is_the_oldest_of_those_that_tie_with_the_lowest():
+def test_the_first_to_leave_is_the_oldest_of_those_that_tie_with_the_lowest() -> None:
     precedence = np.array([[[2e-6, 0.5, 0.0, 1e-6]]], np.float32) * np.float32(PRECEDENCE_SCALE)
     window = FullWindow(Keys(precedence, np.array([[[7, 4, 5, 6]]])))
     assert window.candidates(1).slots.tolist() == [[[2]]]
@@ -160,7 +173,7 @@ def test_the_first_to_leave_is_the_oldest_of_those_that_tie_with_the_lowest():
 
 
 @pytest.mark.parametrize("spread", [1e-4, 0.016])
-def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread, tmp_path):
+def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread: float, tmp_path: Path) -> None:
     model = tiny_model(keep_window_size=12)
     for layer in model.model.layers:
         layer.self_attn.A.data.mul_(spread / layer.self_attn.A.data.abs())
@@ -169,7 +182,7 @@ def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread, tmp
         assert relative_difference(torch_logits(model, ids), feed(decoder, ids, lengths)) < 1e-5
 
 
-def test_the_lowest_rank_leaves_and_an_outranked_newcomer_is_not_kept():
+def test_the_lowest_rank_leaves_and_an_outranked_newcomer_is_not_kept() -> None:
     cache = np.arange(6, dtype=np.float32).reshape(1, 2, 1, 3, 1)  # two slots and the one behind them
     window = FullWindow(Keys(np.array([[[1.0, 2.0]]], np.float32), np.array([[[0, 1]]])))
     candidates = window.candidates(1)

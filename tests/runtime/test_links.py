@@ -21,4 +21,4 @@ def test_a_folder_of_links_into_another_one_runs_as_the_files_do(tmp_path: Path)
         (links / file.name).symlink_to(file)
     linked, ids = Decoder(tmp_path / "snapshot", threads=1), random_ids(20)
     found = [each.forward(each.new_state(), ids, "all") for each in (decoder, linked)]
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])

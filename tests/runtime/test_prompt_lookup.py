@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from doge_export.errors import OptionError
 from doge_export.runtime.generation_options import GenerationOptions
 from doge_export.runtime.model import Model
 from doge_export.runtime.prompt_lookup import COST, FIRST_CREDIT, INCOME, NgramIndex, PromptLookup
+from doge_export.runtime.state import State
 from doge_export.runtime.steps import DraftStep
 from tests.helpers.models import FORMS, exported, random_ids, tiny_model
 
@@ -18,7 +23,7 @@ COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before
 @pytest.mark.filterwarnings("error:prompt lookup is off")
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_draft_is_checked_bit_by_bit_as_single_steps_would(form, weights, tmp_path):
+def test_a_draft_is_checked_bit_by_bit_as_single_steps_would(form: str, weights: str, tmp_path: Path) -> None:
     decoder, ids = exported(tiny_model(**FORMS[form]), tmp_path, weights), random_ids(40)
     drafted, single = decoder.new_state(), decoder.new_state()
     for state in (drafted, single):
@@ -35,7 +40,7 @@ def test_a_draft_is_checked_bit_by_bit_as_single_steps_would(form, weights, tmp_
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "seed": 5}, {"repetition_penalty": 1.3}])
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
-def test_answers_are_the_same_with_prompt_lookup(options, weights, tmp_path):
+def test_answers_are_the_same_with_prompt_lookup(options: dict[str, Any], weights: str, tmp_path: Path) -> None:
     model = Model(exported(tiny_model(keep_window_size=256, vocab_size=24), tmp_path, weights))
     drafted = 0
     for seed in range(4):
@@ -47,7 +52,9 @@ def test_answers_are_the_same_with_prompt_lookup(options, weights, tmp_path):
     assert drafted
 
 
-def test_where_drafts_differ_from_single_steps_there_is_one_and_a_warning(tmp_path, monkeypatch):
+def test_where_drafts_differ_from_single_steps_there_is_one_and_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = Model(exported(tiny_model(keep_window_size=256), tmp_path, "int8"))
     plain = model.generate(COPY, max_new_tokens=80)
     honest = DraftStep.__call__
@@ -59,7 +66,7 @@ def test_where_drafts_differ_from_single_steps_there_is_one_and_a_warning(tmp_pa
     assert model.generate(COPY, max_new_tokens=80, prompt_lookup_num_tokens=7).drafted_tokens == 0
 
 
-def test_the_end_of_the_window_and_what_lies_beyond_go_by_single_steps(tmp_path):
+def test_the_end_of_the_window_and_what_lies_beyond_go_by_single_steps(tmp_path: Path) -> None:
     decoder = exported(tiny_model(), tmp_path, "int8")
     model = Model(decoder)
     plain = model.generate(COPY, max_new_tokens=80)
@@ -70,7 +77,7 @@ def test_the_end_of_the_window_and_what_lies_beyond_go_by_single_steps(tmp_path)
         assert decoder.room_for_draft(state) == room
 
 
-def test_guesses_come_from_what_the_stream_said_before_too(tmp_path):
+def test_guesses_come_from_what_the_stream_said_before_too(tmp_path: Path) -> None:
     model = Model(exported(tiny_model(), tmp_path, "int8"))
     options = model.options(max_new_tokens=1, prompt_lookup_num_tokens=7)
     for past, drafted in ((COPY[:-1], 7), ([], 0)):
@@ -79,7 +86,7 @@ def test_guesses_come_from_what_the_stream_said_before_too(tmp_path):
         assert answer.drafted_tokens == drafted
 
 
-def test_a_guess_is_what_followed_the_latest_equal_run():
+def test_a_guess_is_what_followed_the_latest_equal_run() -> None:
     index = NgramIndex()
     index.extend([0, 1, 2, 3, 4, 9, 0, 1, 2, 3, 5, 6, 0, 1, 2])
     assert index.guess(4) == []
@@ -88,23 +95,23 @@ def test_a_guess_is_what_followed_the_latest_equal_run():
     assert index.guess(1) == [5]
 
 
-def test_wrong_guesses_may_cost_no_more_than_their_share():
+def test_wrong_guesses_may_cost_no_more_than_their_share() -> None:
     class Wrong:
-        def __init__(self):
+        def __init__(self) -> None:
             self.checks = self.steps = 0
 
-        def forward(self, state, ids):
+        def forward(self, state: State, ids: NDArray[np.int64]) -> NDArray[np.float32]:
             self.steps += 1
             return np.zeros((1, 4), np.float32)
 
-        def room_for_draft(self, state):
+        def room_for_draft(self, state: State) -> int:
             return 7
 
-        def check_draft(self, state, ids):
+        def check_draft(self, state: State, ids: NDArray[np.int64]) -> NDArray[np.float32]:
             self.checks += 1
             return np.zeros((len(ids), 4), np.float32)
 
-        def take_in(self, ids):
+        def take_in(self, ids: NDArray[np.int64]) -> None:
             pass
 
     decoder = Wrong()
@@ -117,6 +124,6 @@ def test_wrong_guesses_may_cost_no_more_than_their_share():
 
 
 @pytest.mark.parametrize("count", [-1, 8, True, 1.5])
-def test_a_number_of_guesses_that_cannot_be_checked_is_refused(count):
+def test_a_number_of_guesses_that_cannot_be_checked_is_refused(count: Any) -> None:
     with pytest.raises(OptionError, match=r"prompt_lookup_num_tokens is .* from 0 to 7"):
         GenerationOptions(prompt_lookup_num_tokens=count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from doge_export.options import ExportOptions
 from doge_export.quantization.state_scales import measure_scales
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DecoderDescription
+from doge_export.runtime.state import State
 from doge_model import DogeForCausalLM
 from tests.helpers.models import FORMS, exported, random_ids, relative_difference, tiny_model, torch_logits, write_model
 
@@ -26,7 +28,7 @@ LLAMA = {"qk_norm": False, "head_dim": 16}
 ALL_FORMS = FORMS | {"lifted Llama": LLAMA}
 
 
-def model_of(form: str, **fields) -> DogeForCausalLM:
+def model_of(form: str, **fields: Any) -> DogeForCausalLM:
     model = tiny_model(**(ALL_FORMS[form] | fields))
     if form == "lifted Llama":
         for name, parameter in model.named_parameters():
@@ -42,7 +44,7 @@ def narrow(model: DogeForCausalLM, folder: Path, weights: str = "fp32") -> tuple
     return Decoder(folder, threads=1), scales
 
 
-def singles(decoder: Decoder, state, ids: np.ndarray) -> np.ndarray:
+def singles(decoder: Decoder, state: State, ids: np.ndarray) -> np.ndarray:
     return np.concatenate([decoder.forward(state, ids[i : i + 1]).copy() for i in range(len(ids))])
 
 
@@ -53,7 +55,9 @@ class RoundedCache(DynamicCache):
         super().__init__()
         self.scales = scales
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs):
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         scales = [torch.from_numpy(x[layer_idx])[:, None] for x in (self.scales.keys, self.scales.values)]
         head_dim, step = scales[0].shape[-1], torch.from_numpy(self.scales.dt[layer_idx])[:, None]
         key, states = key_states.split((head_dim, key_states.shape[-1] - head_dim), dim=-1)
@@ -69,7 +73,7 @@ def rounded(x: Tensor, scale: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("form", ALL_FORMS)
-def test_it_says_what_a_float_model_says_that_rounds_its_cache(form, tmp_path):
+def test_it_says_what_a_float_model_says_that_rounds_its_cache(form: str, tmp_path: Path) -> None:
     model, ids = model_of(form), random_ids(WINDOW)
     decoder, scales = narrow(model, tmp_path)
     with torch.inference_mode():
@@ -81,7 +85,7 @@ def test_it_says_what_a_float_model_says_that_rounds_its_cache(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", ALL_FORMS)
-def test_prompts_chunks_single_tokens_and_drafts_are_equal_bit_by_bit(form, tmp_path):
+def test_prompts_chunks_single_tokens_and_drafts_are_equal_bit_by_bit(form: str, tmp_path: Path) -> None:
     (decoder, _), ids = narrow(model_of(form), tmp_path), random_ids(WINDOW)
     states = [decoder.new_state() for _ in range(3)]
     whole = decoder.forward(states[0], ids, "all").copy()
@@ -96,7 +100,7 @@ def test_prompts_chunks_single_tokens_and_drafts_are_equal_bit_by_bit(form, tmp_
 
 
 @pytest.mark.parametrize("weights", ["fp32", "int8", "fp16"])
-def test_any_weights_go_with_it_and_rows_as_wide_as_two_channels_of_dt_need(weights, tmp_path):
+def test_any_weights_go_with_it_and_rows_as_wide_as_two_channels_of_dt_need(weights: str, tmp_path: Path) -> None:
     model = tiny_model(num_mask_heads=4, num_key_value_heads=1, head_dim=10, qk_norm=False)
     model.save_pretrained(tmp_path / "tiny")
     options = ExportOptions(str(tmp_path / "tiny"), tmp_path / "out", weights, threads=1, kv_int8=True)
@@ -104,7 +108,7 @@ def test_any_weights_go_with_it_and_rows_as_wide_as_two_channels_of_dt_need(weig
 
 
 @pytest.mark.parametrize("form", ["native", "small-doge", "lifted Llama"])
-def test_beyond_the_window_chunks_drop_what_single_tokens_drop(form, tmp_path):
+def test_beyond_the_window_chunks_drop_what_single_tokens_drop(form: str, tmp_path: Path) -> None:
     (decoder, _), ids = narrow(model_of(form, keep_window_size=16), tmp_path), random_ids(90)
     state, other = decoder.new_state(), decoder.new_state()
     expected = singles(decoder, state, ids)
@@ -114,7 +118,7 @@ def test_beyond_the_window_chunks_drop_what_single_tokens_drop(form, tmp_path):
     np.testing.assert_array_equal(*positions)
 
 
-def test_what_the_first_layer_drops_is_what_a_float32_state_drops(tmp_path):
+def test_what_the_first_layer_drops_is_what_a_float32_state_drops(tmp_path: Path) -> None:
     model, ids = tiny_model(keep_window_size=16), random_ids(80)
     states = []
     for decoder in (narrow(model, tmp_path / "int8")[0], exported(model, tmp_path / "float32")):
@@ -126,7 +130,7 @@ def test_what_the_first_layer_drops_is_what_a_float32_state_drops(tmp_path):
 
 @pytest.mark.parametrize("length", [5, 16, 40])
 @pytest.mark.parametrize("form", ["native", "small-doge", "lifted Llama"])
-def test_a_saved_a_copied_and_a_truncated_state_go_on_bit_by_bit(form, length, tmp_path):
+def test_a_saved_a_copied_and_a_truncated_state_go_on_bit_by_bit(form: str, length: int, tmp_path: Path) -> None:
     (decoder, _), ids = narrow(model_of(form, keep_window_size=16), tmp_path), random_ids(60)
     state = decoder.new_state()
     decoder.forward(state, ids[:length])
@@ -141,7 +145,7 @@ def test_a_saved_a_copied_and_a_truncated_state_go_on_bit_by_bit(form, length, t
 
 
 @pytest.mark.parametrize("form", ["small-doge", "lifted Llama"])
-def test_a_stream_in_a_batch_goes_as_it_would_alone(form, tmp_path):
+def test_a_stream_in_a_batch_goes_as_it_would_alone(form: str, tmp_path: Path) -> None:
     (decoder, _), ids = narrow(model_of(form, keep_window_size=16), tmp_path), random_ids(60)
     batch, alone = decoder.new_batch(2), decoder.new_state()
     decoder.forward(batch.open(), ids[30:37])
@@ -154,7 +158,7 @@ def test_a_stream_in_a_batch_goes_as_it_would_alone(form, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["small-doge", "lifted Llama"])
-def test_the_state_is_a_quarter_of_a_float32_state(form, tmp_path):
+def test_the_state_is_a_quarter_of_a_float32_state(form: str, tmp_path: Path) -> None:
     model = model_of(form, head_dim=64)
     narrow_state, state = narrow(model, tmp_path / "a")[0].new_state(), exported(model, tmp_path / "b").new_state()
     assert narrow_state.cache.dtype == np.int8
@@ -164,7 +168,7 @@ def test_the_state_is_a_quarter_of_a_float32_state(form, tmp_path):
     assert state.nbytes - narrow_state.nbytes == 3 * heads * narrow_state.cache.nbytes - extra
 
 
-def test_a_state_of_other_numbers_or_other_scales_is_refused(tmp_path):
+def test_a_state_of_other_numbers_or_other_scales_is_refused(tmp_path: Path) -> None:
     model = tiny_model()
     decoder, scales = narrow(model, tmp_path / "a")
     decoder.new_state().save(tmp_path / "state")
@@ -174,7 +178,7 @@ def test_a_state_of_other_numbers_or_other_scales_is_refused(tmp_path):
             other.load_state(tmp_path / "state")
 
 
-def test_a_key_at_any_position_fits_its_scale(tmp_path):
+def test_a_key_at_any_position_fits_its_scale(tmp_path: Path) -> None:
     model, ids = model_of("lifted Llama"), random_ids(WINDOW, seed=1)
     decoder, scales = narrow(model, tmp_path)
     cache = DynamicCache()
@@ -186,7 +190,7 @@ def test_a_key_at_any_position_fits_its_scale(tmp_path):
     assert decoder.description.cache_type == "int8"
 
 
-def test_a_float32_file_says_nothing_of_it_and_an_older_driver_refuses_an_int8_one(tmp_path):
+def test_a_float32_file_says_nothing_of_it_and_an_older_driver_refuses_an_int8_one(tmp_path: Path) -> None:
     files = {}
     for name, decoder in {
         "int8": narrow(tiny_model(), tmp_path / "a")[0],
