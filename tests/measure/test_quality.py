@@ -77,7 +77,8 @@ def test_greedy_tokens_are_counted_up_to_the_first_difference(tmp_path: Path) ->
     decoder = exported(tiny_model(seed=1), tmp_path)
     lengths = greedy_lengths(model, decoder, ids)
     start = ids[:32]  # the first prompt
-    ours, theirs = greedy(decoder, start, 32), []
+    ours = greedy(decoder, start, 32)
+    theirs: list[np.int64] = []
     while len(theirs) < 32:
         theirs.append(torch_logits(model, np.append(start, np.array(theirs, np.int64)))[-1].argmax())
     assert lengths[0] == np.flatnonzero(ours != np.array(theirs))[0]
@@ -91,7 +92,7 @@ def test_hidden_states_are_those_after_each_layer(tmp_path: Path) -> None:
     assert [array.shape for array in hidden] == [(20, 32)] * 2
     assert np.allclose(hidden[1], reference[1], atol=1e-4 * np.abs(reference[1]).max())
     changed = tiny_model()
-    changed.model.layers[1].mlp.down_proj.weight.data.mul_(1.1)
+    changed.get_parameter("model.layers.1.mlp.down_proj.weight").data.mul_(1.1)
     errors = layer_errors(changed, decoder, tmp_path, ids)
     assert errors[0] < 1e-5
     assert errors[1] > 1e-3

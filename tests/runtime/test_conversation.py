@@ -13,12 +13,14 @@ from doge_export.errors import OptionError, StateError
 from doge_export.runtime.conversation import Conversation
 from doge_export.runtime.generation_options import GenerationDefaults
 from doge_export.runtime.model import Model
+from doge_export.runtime.state import State
 from tests.helpers.fakes import (
     CHATML,
     BigramDecoder,
     ScriptedDecoder,
     ScriptedModel,
     byte_level_tokenizer,
+    id_of,
     model_saying,
     random_table,
     sentencepiece_tokenizer,
@@ -26,8 +28,8 @@ from tests.helpers.fakes import (
 )
 
 TOKENIZER = byte_level_tokenizer()
-END = TOKENIZER.special_id("<|im_end|>")
-OTHER_END = TOKENIZER.special_id("<|endoftext|>")
+END = id_of(TOKENIZER, "<|im_end|>")
+OTHER_END = id_of(TOKENIZER, "<|endoftext|>")
 ANSWERS = ("Hello!", "Bye.")
 UNFED = "<|im_end|>\n<|im_start|>assistant\n"  # of the text that a template renders after an answer
 
@@ -224,7 +226,8 @@ def test_a_copy_is_kept_only_when_a_turn_may_go_beyond_the_window() -> None:
     list(conversation.ask("Hi"))
     assert conversation._before_turn is None
     list(conversation.ask("long " * 20))
-    assert conversation._before_turn.position < 150
+    copy: State | None = conversation._before_turn
+    assert copy is not None and copy.position < 150
 
 
 # Saving

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from doge_export.runtime.model import Model
 from doge_export.runtime.prompt_lookup import COST, FIRST_CREDIT, INCOME, NgramIndex, PromptLookup
 from doge_export.runtime.state import State
 from doge_export.runtime.steps import DraftStep
+from tests.helpers.fakes import BigramDecoder, random_table
 from tests.helpers.models import FORMS, exported, random_ids, tiny_model
 
 COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before
@@ -96,29 +97,24 @@ def test_a_guess_is_what_followed_the_latest_equal_run() -> None:
 
 
 def test_wrong_guesses_may_cost_no_more_than_their_share() -> None:
-    class Wrong:
-        def __init__(self) -> None:
-            self.checks = self.steps = 0
+    class Counting(BigramDecoder):
+        checks = steps = 0
 
-        def forward(self, state: State, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        def forward(
+            self, state: State, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
+        ) -> NDArray[np.float32]:
             self.steps += 1
-            return np.zeros((1, 4), np.float32)
+            return super().forward(state, token_ids, logits_to_keep)
 
-        def room_for_draft(self, state: State) -> int:
-            return 7
-
-        def check_draft(self, state: State, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        def check_draft(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
             self.checks += 1
-            return np.zeros((len(ids), 4), np.float32)
+            return super().check_draft(state, token_ids)
 
-        def take_in(self, ids: NDArray[np.int64]) -> None:
-            pass
-
-    decoder = Wrong()
-    lookup = PromptLookup(decoder, 7)
+    decoder = Counting(random_table(6), keep_window_size=4096)
+    lookup, state = PromptLookup(decoder, 7), decoder.new_state()
     for _ in range(200):
         for token in (0, 1, 2, 3, 4, 0, 1, 2, 3, 5):  # after 0 1 2 3 comes the other one every time
-            lookup.next_logits(decoder, np.array([token]))
+            lookup.next_logits(state, np.array([token]))
     gained = lookup.accepted_tokens
     assert decoder.checks * COST <= gained + (decoder.steps + decoder.checks) * INCOME + COST + FIRST_CREDIT
 
