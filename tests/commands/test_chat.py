@@ -111,8 +111,13 @@ def test_a_conversation_ends_with_its_input_or_by_exit(run: Run) -> None:
 
 
 def test_options_reach_the_model(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(Model, "options", lambda self, **overrides: seen.append(overrides) or GenerationOptions())
+    seen: list[dict[str, object]] = []
+
+    def noting(self: Model, **overrides: object) -> GenerationOptions:
+        seen.append(overrides)
+        return GenerationOptions()
+
+    monkeypatch.setattr(Model, "options", noting)
     run("--prompt", "Hi", "--top-p", "0.5", "--top-k", "3", "--seed", "1", "--max-new-tokens", "7", "--greedy")
     assert {name: value for name, value in seen[0].items() if value is not None} == {
         "temperature": 0.0, "top_p": 0.5, "top_k": 3, "seed": 1, "max_new_tokens": 7,
@@ -236,7 +241,7 @@ def interrupted_model(*at_calls: int) -> ScriptedModel:
             signal.raise_signal(signal.SIGINT)
         return forward(state, token_ids, logits_to_keep)
 
-    model.decoder.forward = forward_and_interrupt
+    model.decoder.forward = forward_and_interrupt  # type: ignore[method-assign]
     return model
 
 
@@ -261,7 +266,7 @@ def test_a_second_control_c_does_not_wait_and_nothing_is_fed_again(run: Run) -> 
             signal.raise_signal(signal.SIGINT)
         return logits
 
-    model.decoder.forward = impatient
+    model.decoder.forward = impatient  # type: ignore[method-assign]
     result = run(typed=["Hi", "And now?"], model=model)
     assert result.exit_code == 0 and result.stdout.startswith("He\n")
     assert read(model.decoder.fed).count("<|im_start|>user\nHi") == 1

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 import doge_export
 from doge_export.commands.export import main
 from doge_export.measure.verification import Limits
-from tests.helpers.models import FORMS, random_ids, tiny_model
+from tests.helpers.models import FORMS, attentions, random_ids, tiny_model
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_an_export_is_a_folder_that_runs(weights: str, checkpoint: Path, tmp_pat
 def test_faithful_exports_of_small_vocabularies_pass(seed: int, tmp_path: Path) -> None:
     """Their sequences repeat tokens, so keys tie; with a mask of any strength."""
     model = tiny_model(seed, vocab_size=24, hidden_size=64, keep_window_size=(7, 32, 64)[seed % 3])
-    for layer in model.model.layers:
-        layer.self_attn.A.data.mul_((1e-3, 0.1, 1, 3)[seed % 4])
+    for attention in attentions(model):
+        attention.A.data.mul_((1e-3, 0.1, 1, 3)[seed % 4])
     model.save_pretrained(tmp_path / "tiny")
     result = run(tmp_path / "tiny", tmp_path / "out", "--fp32")
     assert result.exit_code == 0, result.stderr
@@ -170,7 +170,7 @@ def test_an_interrupted_export_leaves_nothing(stop: signal.Signals, checkpoint: 
     )
     command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "verifying\n"
+    assert process.stdout is not None and process.stdout.readline() == "verifying\n"
     time.sleep(0.1)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=30)

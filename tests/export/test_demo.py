@@ -10,7 +10,7 @@ import pytest
 
 import doge_export
 from doge_model import Checkpoint
-from tests.helpers.models import torch_logits
+from tests.helpers.models import tokenizer_of, torch_logits
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of Germany?"}]
 
 
 def test_pytorch_writes_the_golden_text(demo_checkpoint: Checkpoint) -> None:
-    tokenizer = demo_checkpoint.tokenizer
+    tokenizer = tokenizer_of(demo_checkpoint)
     ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
     out = demo_checkpoint.model.generate(ids, max_new_tokens=32, do_sample=False)
     assert tokenizer.decode(out[0, ids.shape[1] :]) == GOLDEN
@@ -47,7 +47,7 @@ def test_the_demo_knows_the_capital_of_germany(weights: str, demo_folders: dict[
 def test_prompts_beyond_the_built_in_ones_agree_with_pytorch(
     demo_checkpoint: Checkpoint, demo_folders: dict[str, Path]
 ) -> None:
-    ids = np.array(demo_checkpoint.tokenizer("Dear Sir, 42 geese flew over Zürich; ½ of them sang ♫.")["input_ids"])
+    ids = np.array(tokenizer_of(demo_checkpoint)("Dear Sir, 42 geese flew over Zürich; ½ of them sang ♫.")["input_ids"])
     logits = doge_export.load(demo_folders["fp32"]).logits(ids)
     expected = torch_logits(demo_checkpoint.model, ids)
     assert np.abs(logits - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -56,7 +56,7 @@ def test_prompts_beyond_the_built_in_ones_agree_with_pytorch(
 def test_the_runtime_s_tokenizer_and_template_are_the_checkpoint_s(
     demo_checkpoint: Checkpoint, demo_folders: dict[str, Path]
 ) -> None:
-    model, reference = doge_export.load(demo_folders["int8"]), demo_checkpoint.tokenizer
+    model, reference = doge_export.load(demo_folders["int8"]), tokenizer_of(demo_checkpoint)
     text = "It's 12345 o'clock,\n\n  says ½ of Zürich ♫"
     assert model.tokenizer.encode(text) == reference(text)["input_ids"]
     rendered = reference.apply_chat_template(QUESTION, tokenize=False, add_generation_prompt=True)

@@ -16,9 +16,9 @@ import doge_export
 from doge_export.export.pipeline import export
 from doge_export.options import ExportOptions
 from doge_model import Checkpoint, load_checkpoint
-from tests.helpers.models import torch_logits
+from tests.helpers.models import tokenizer_of, torch_logits
 from train.arguments import ModelArguments
-from train.data import DataArguments
+from train.data import DataArguments, Source
 from train.measure import MeasureArguments, measure
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def checkpoint() -> Checkpoint:
 @pytest.fixture(scope="module")
 def figures() -> dict[str, Any]:
     """As `python -m train.measure` gives them, in float32."""
-    data = DataArguments(datasets=[{"path": "held_out.txt"}], data_folder=str(FOLDER))
+    data = DataArguments(datasets=[Source(path="held_out.txt")], data_folder=str(FOLDER))
     options = MeasureArguments(max_length=512, keep_window_sizes=[64, 512])
     return measure(ModelArguments(str(FOLDER)), data, options)
 
@@ -80,25 +80,25 @@ def test_another_window_costs_what_is_stated(figures: dict[str, Any], window: in
 
 def test_narrowing_the_window_changes_the_logits_from_the_first_dropped_key_on(checkpoint: Checkpoint) -> None:
     text = (FOLDER / "held_out.txt").read_text().split("\n\n")[0]
-    ids = np.array(checkpoint.tokenizer(text)["input_ids"][:100])
-    narrow = load_checkpoint(FOLDER).model
-    narrow.config.keep_window_size = 64
-    wide, narrow = torch_logits(checkpoint.model, ids), torch_logits(narrow, ids)
-    changed = abs(wide - narrow).max(axis=-1) > 1e-3
+    ids = np.array(tokenizer_of(checkpoint)(text)["input_ids"][:100])
+    narrowed = load_checkpoint(FOLDER).model
+    narrowed.config.keep_window_size = 64
+    difference = np.abs(torch_logits(checkpoint.model, ids) - torch_logits(narrowed, ids)).max(axis=-1)
+    changed = difference > 1e-3
     assert not changed[:64].any()
     assert changed[64:].any()
 
 
 def test_pytorch_and_each_export_write_the_same_story(checkpoint: Checkpoint, exported: dict[str, Path]) -> None:
-    ids = checkpoint.tokenizer(PROMPT, return_tensors="pt")["input_ids"]
+    ids = tokenizer_of(checkpoint)(PROMPT, return_tensors="pt")["input_ids"]
     out = checkpoint.model.generate(ids, max_new_tokens=24, do_sample=False)
-    assert checkpoint.tokenizer.decode(out[0, ids.shape[1] :]) == GOLDEN
+    assert tokenizer_of(checkpoint).decode(out[0, ids.shape[1] :]) == GOLDEN
     for folder in exported.values():
         assert doge_export.load(folder).generate(PROMPT, max_new_tokens=24, temperature=0).text == GOLDEN
 
 
 def test_the_example_tells_a_story() -> None:
-    command = [sys.executable, ROOT / "examples" / "doge_tiny.py", PROMPT]
+    command = [sys.executable, str(ROOT / "examples" / "doge_tiny.py"), PROMPT]
     out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     assert out.startswith(PROMPT)
     assert len(out.split()) > 30

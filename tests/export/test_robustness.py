@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -71,7 +72,7 @@ JSON = st.recursive(
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from([*KIND_OF, "model_type", "hidden_bias", "dynamic_mask_ratio", "dtype"]), value=JSON)
-def test_whatever_a_field_holds_the_checkpoint_loads_or_is_refused(field: str, value: object, folder: Path) -> None:
+def test_whatever_a_field_holds_the_checkpoint_loads_or_is_refused(field: str, value: Any, folder: Path) -> None:
     config = (folder / "config.json").read_text()
     edit_config(folder, **{field: value})
     try:
@@ -87,8 +88,8 @@ def test_whatever_a_field_holds_the_checkpoint_loads_or_is_refused(field: str, v
 def test_whatever_bytes_of_a_gguf_file_are_damaged_it_loads_or_is_refused(
     damaged_gguf: tuple[Path, bytes], changes: list[tuple[float, int]]
 ) -> None:
-    path, content = damaged_gguf
-    content = bytearray(content)
+    path, whole = damaged_gguf
+    content = bytearray(whole)
     for share, byte in changes:
         content[int(share * min(len(content) - 1, 12_000))] = byte  # most of it metadata
     path.write_bytes(content)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -24,16 +26,16 @@ from doge_export.graph.mask_numbers import (
 from doge_export.graph.matmul import Weights
 from doge_model import mask
 from doge_model.modeling import DogeAttention
-from tests.helpers.models import FORMS, tiny_model
+from tests.helpers.models import FORMS, attentions, tiny_model
 
 MASKED = ["native", "native, one kv head", "small-doge", "small-doge, one kv head", "biases", "head_dim of its own"]
 
 
-def parts(form: str) -> tuple[DogeAttention, dict[str, NDArray[np.float32]], Dimensions]:
+def parts(form: str) -> tuple[DogeAttention, dict[str, NDArray[Any]], Dimensions]:
     model = tiny_model(**FORMS[form])
     layer = model.model.layers[0]
     tensors = {name: p.detach().numpy() for name, p in layer.named_parameters()}
-    return layer.self_attn, tensors, Dimensions.from_config(model.config, has_mask=True)
+    return attentions(model)[0], tensors, Dimensions.from_config(model.config, has_mask=True)
 
 
 @pytest.mark.parametrize("form", MASKED)
@@ -116,7 +118,8 @@ def test_the_table_of_the_first_layer_holds_the_mask_logits_of_every_token(form:
     model = tiny_model(**FORMS[form])
     embedding = model.model.embed_tokens.weight.detach()
     with torch.no_grad():
-        z = attention.dt_proj(attention.v_proj(model.model.layers[0].input_layernorm(embedding)))
+        normed = model.get_submodule("model.layers.0.input_layernorm")(embedding)
+        z = attention.dt_proj(attention.v_proj(normed))
     np.testing.assert_allclose(first_layer_logits(d, tensors, embedding.numpy()), z.numpy(), atol=2e-5)
 
 
@@ -153,7 +156,7 @@ def test_blocks_are_rounded_to_the_nearest_of_255_steps() -> None:
 def test_quantization_error_is_at_most_half_a_step(in_features: int) -> None:
     weight = np.random.default_rng(in_features).standard_normal((7, in_features)).astype(np.float32)
     quantized = quantize_blocks(weight)
-    step = np.repeat(quantized.scales, quantized.block_size, axis=1)[:, :in_features]
+    step = np.repeat(quantized.scales.astype(np.float32), quantized.block_size, axis=1)[:, :in_features]
     assert (np.abs(weight - quantized.dequantize(in_features)) <= 0.5001 * step).all()
 
 

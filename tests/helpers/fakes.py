@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
@@ -96,10 +96,10 @@ class BigramDecoder:
 
     def kept_tokens(self, state: State) -> list[int]:
         """The tokens whose keys a state holds, in the order of the stream: all, or the last of a full window."""
-        tokens = state.cache[0, 0, 0, : min(state.position, self.keep_window_size), 0].astype(int)
+        tokens = state.cache[0, 0, 0, : min(state.position, self.keep_window_size), 0]
         if state.overflowed:
             tokens = tokens[state.full_window().keys.positions[0, 0].argsort()]
-        return tokens.tolist()
+        return [int(token) for token in tokens]
 
     def _write(self, state: State, token_ids: NDArray[np.int64]) -> None:
         """The rows of int64 [n] tokens, as a graph does; one at a time in a full window."""
@@ -199,11 +199,17 @@ def sentencepiece_tokenizer() -> Tokenizer:
     return Tokenizer(backend, {"bos_token": "<s>", "eos_token": "</s>"})
 
 
-def defaults_for(tokenizer: Tokenizer, **options: object) -> GenerationDefaults:
+def id_of(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that the tokenizer has."""
+    token_id = tokenizer._backend.token_to_id(token)
+    assert isinstance(token_id, int)
+    return token_id
+
+
+def defaults_for(tokenizer: Tokenizer, **options: Any) -> GenerationDefaults:
     """Greedy defaults that stop at the tokenizer's eos_token."""
-    eos = tokenizer.special_id(tokenizer.special_tokens["eos_token"])
-    assert eos is not None
-    return GenerationDefaults(GenerationOptions(**options), frozenset({eos}))  # type: ignore[arg-type]  # the tests' keywords are not typed
+    eos = id_of(tokenizer, tokenizer.special_tokens["eos_token"])
+    return GenerationDefaults(GenerationOptions(**options), frozenset({eos}))
 
 
 def model_saying(

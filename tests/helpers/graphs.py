@@ -18,7 +18,7 @@ from doge_export.quantization.state_scales import measure_scales
 from doge_export.runtime.description import DECODER_FILE, DRAFT_FILE, RECURRENT_FILE
 from doge_model import DogeForCausalLM
 
-from .models import FORMS, random_ids, tiny_model, write_model
+from .models import FORMS, random_ids, tiny_model, without_mask, write_model
 
 GOLDEN = Path(__file__).parents[1] / "graph" / "golden"
 GOLDEN_RATIO = (1 + 5**0.5) / 2
@@ -47,10 +47,7 @@ Graphs = dict[str, tuple[Graph, Sums]]  # by the names in FILES
 def case_model(name: str) -> DogeForCausalLM:
     """The random model of a case."""
     model = tiny_model(**CASES[name][0])
-    if "llama" in name:
-        for layer in model.model.layers:
-            layer.get_parameter("self_attn.A").data.zero_()
-    return model
+    return without_mask(model) if "llama" in name else model
 
 
 def present_graphs(name: str) -> Graphs:

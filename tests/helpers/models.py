@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from doge_export.export.decoder_files import fold_model, write_decoder
 from doge_export.graph import KeyValueScales, Plan
 from doge_export.quantization.rounding import simple_plan
 from doge_export.recipes import RECIPES
 from doge_export.runtime.decoder import Decoder
-from doge_model import DogeConfig, DogeForCausalLM
+from doge_model import Checkpoint, DogeConfig, DogeForCausalLM
+from doge_model.modeling import DogeAttention
 
 VOCAB_SIZE = 97
 
@@ -70,18 +72,36 @@ def write_model(
     write_decoder(folded, plan or simple_plan(folded.matrices, RECIPES[weights]), folder, scales)
 
 
+def attentions(model: DogeForCausalLM) -> list[DogeAttention]:
+    """The attention of every layer."""
+    return [module for module in model.modules() if isinstance(module, DogeAttention)]
+
+
+def without_mask(model: DogeForCausalLM) -> DogeForCausalLM:
+    """The model itself, with A set to zero: dt is the same for all keys, as in a lifted Llama."""
+    for attention in attentions(model):
+        attention.A.data.zero_()
+    return model
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Any:
+    """The tokenizer of a checkpoint that has one."""
+    assert checkpoint.tokenizer is not None
+    return checkpoint.tokenizer
+
+
 def exported(model: DogeForCausalLM, folder: Path, weights: str = "fp32") -> Decoder:
     """The model's decoder, written to a folder and opened."""
     write_model(model, weights, folder)
     return Decoder(folder, threads=1)
 
 
-def random_ids(length: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> np.ndarray:
+def random_ids(length: int, seed: int = 0, vocab_size: int = VOCAB_SIZE) -> NDArray[np.int64]:
     """int64 [length]"""
     return np.random.default_rng(seed).integers(vocab_size, size=length)
 
 
-def repeated_ids(length: int, times: int, seed: int = 0) -> np.ndarray:
+def repeated_ids(length: int, times: int, seed: int = 0) -> NDArray[np.int64]:
     """int64 [length], no token more often than `times`.
 
     A window filled by few tokens alone gives later layers values that are nearly equal. In a sequence of some hundreds
@@ -91,12 +111,12 @@ def repeated_ids(length: int, times: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(tokens)[:length]
 
 
-def torch_logits(model: torch.nn.Module, ids: np.ndarray) -> np.ndarray:
+def torch_logits(model: torch.nn.Module, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """float32 [length, vocab] of one sequence in one go."""
     with torch.inference_mode():
         return model(torch.from_numpy(ids)[None], use_cache=False).logits[0].numpy()
 
 
-def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
+def relative_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Largest difference as a share of the largest magnitude of `a`."""
     return float(np.abs(a - b).max() / np.abs(a).max())

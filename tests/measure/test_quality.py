@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import GenerationConfig
 
-from doge_export.evaluation.perplexity import DecoderScorer
 from doge_export.graph.folding import Matrix
 from doge_export.measure.layer_errors import decoder_hidden, layer_errors, matrix_errors, relative_error, torch_hidden
 from doge_export.measure.quality import (
     BINS,
-    PIECE,
     Quality,
     compare_rows,
     greedy,
@@ -62,14 +61,21 @@ def test_eight_bits_cost_something_and_more_than_the_first_layers_alone(tmp_path
     assert sum(quality.kl_counts) == quality.tokens
 
 
-def test_the_perplexity_is_that_of_the_windows_by_themselves(tmp_path: Path) -> None:
-    model = tiny_model(vocab_size=97)
+@pytest.mark.parametrize("piece", [128, 64, 20])
+def test_the_perplexity_is_that_of_the_windows_by_themselves(
+    piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doge_export.measure.quality.PIECE", piece)
+    model = tiny_model()
     decoder = exported(model, tmp_path, "int8")
     quality = measured(model, decoder, tmp_path, 100)
-    ids = np.random.default_rng(0).integers(97, size=101)
-    parts = [DecoderScorer(decoder).log_probs(ids[start : start + 65], count) for start, count in ((0, 64), (64, 36))]
-    assert quality.perplexity == pytest.approx(np.exp(-np.concatenate(parts).mean()))
-    assert PIECE > 64
+    ids = random_ids(101)
+    windows = (ids[:65], ids[64:])
+    by_torch = np.concatenate([torch_logits(model, window[:-1]) for window in windows])
+    by_decoder = [decoder.forward(decoder.new_state(), window[:-1], "all").copy() for window in windows]
+    for found, rows in ((quality.perplexity_fp32, by_torch), (quality.perplexity, np.concatenate(by_decoder))):
+        nats = torch.nn.functional.cross_entropy(torch.from_numpy(rows).double(), torch.from_numpy(ids[1:]))
+        assert found == pytest.approx(float(nats.exp()))
 
 
 def test_greedy_tokens_are_counted_up_to_the_first_difference(tmp_path: Path) -> None:
@@ -77,7 +83,8 @@ def test_greedy_tokens_are_counted_up_to_the_first_difference(tmp_path: Path) ->
     decoder = exported(tiny_model(seed=1), tmp_path)
     lengths = greedy_lengths(model, decoder, ids)
     start = ids[:32]  # the first prompt
-    ours, theirs = greedy(decoder, start, 32), []
+    ours = greedy(decoder, start, 32)
+    theirs: list[np.int64] = []
     while len(theirs) < 32:
         theirs.append(torch_logits(model, np.append(start, np.array(theirs, np.int64)))[-1].argmax())
     assert lengths[0] == np.flatnonzero(ours != np.array(theirs))[0]
@@ -91,7 +98,7 @@ def test_hidden_states_are_those_after_each_layer(tmp_path: Path) -> None:
     assert [array.shape for array in hidden] == [(20, 32)] * 2
     assert np.allclose(hidden[1], reference[1], atol=1e-4 * np.abs(reference[1]).max())
     changed = tiny_model()
-    changed.model.layers[1].mlp.down_proj.weight.data.mul_(1.1)
+    changed.get_parameter("model.layers.1.mlp.down_proj.weight").data.mul_(1.1)
     errors = layer_errors(changed, decoder, tmp_path, ids)
     assert errors[0] < 1e-5
     assert errors[1] > 1e-3

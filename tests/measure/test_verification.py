@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from doge_export.errors import VerificationError
 from doge_export.measure.agreement import Agreement
-from doge_export.measure.verification import LIMITS, Verification, chunk_lengths, verify
+from doge_export.measure.verification import (
+    GREEDY_TOKENS,
+    LIMITS,
+    Verification,
+    chunk_lengths,
+    compare_greedy,
+    torch_logits,
+    verify,
+)
 from doge_export.runtime.decoder import Decoder
 from doge_model import Checkpoint, DogeForCausalLM
-from tests.helpers.models import FORMS, tiny_model, write_model
+from tests.helpers.models import FORMS, exported, random_ids, tiny_model, write_model
 
 
 def checkpoint_of(model: DogeForCausalLM) -> Checkpoint:
@@ -94,10 +105,47 @@ def test_numbers_that_are_not_finite_miss_every_limit(bad: float) -> None:
     assert all(limits.misses(agreement) for limits in LIMITS.values())
 
 
-def test_other_greedy_tokens_are_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("doge_export.measure.verification.compare_greedy", lambda *_: (16, 15))
-    with pytest.raises(VerificationError, match="greedy tokens equal 15 of 16"):
-        verified(tiny_model(), tmp_path, "fp32").require()
+def greedy_of(model: DogeForCausalLM, prompt: NDArray[np.int64], count: int) -> list[int]:
+    ids = prompt
+    for _ in range(count):
+        ids = np.append(ids, torch_logits(model, ids)[-1].argmax())
+    return ids[len(prompt) :].tolist()
+
+
+def test_a_faithful_export_goes_on_as_pytorch_does(tmp_path: Path) -> None:
+    model = tiny_model()
+    assert compare_greedy(model, exported(model, tmp_path), random_ids(20)) == (GREEDY_TOKENS, GREEDY_TOKENS)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_another_greedy_token_ends_the_comparison_and_is_counted(seed: int, tmp_path: Path) -> None:
+    model, other, ids = tiny_model(), tiny_model(), random_ids(20)
+    changed = other.get_parameter("model.layers.1.mlp.down_proj.weight").data
+    changed += 0.3 * torch.randn(changed.shape, generator=torch.Generator().manual_seed(seed))
+    ours, theirs = (greedy_of(m, ids[:10], GREEDY_TOKENS) for m in (model, other))
+    equal = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+    assert compare_greedy(model, exported(other, tmp_path), ids) == (equal + 1, equal)
+
+
+def test_where_two_tokens_are_equally_good_either_may_win(tmp_path: Path) -> None:
+    model, ids = tiny_model(), random_ids(20)
+    best = greedy_of(model, ids[:10], 1)[0]
+    rows = model.get_parameter("lm_head.weight").data
+    rows[0] = rows[best]
+    assert best != 0 and greedy_of(model, ids[:10], 1) == [0]
+    other = copy.deepcopy(model)
+    other.get_parameter("lm_head.weight").data[best] *= 1 + 1e-6
+    assert compare_greedy(model, exported(other, tmp_path), ids) == (0, 0)
+    other.get_parameter("lm_head.weight").data[0] *= 0.9
+    rows[0] *= 1.1  # now the first token is better by far
+    assert compare_greedy(model, exported(other, tmp_path / "worse"), ids) == (1, 0)
+
+
+def test_other_greedy_tokens_are_a_miss(tmp_path: Path) -> None:
+    faithful = verified(tiny_model(), tmp_path, "fp32")
+    faithful.require()
+    with pytest.raises(VerificationError, match=r"greedy tokens equal 15 of 16$"):
+        dataclasses.replace(faithful, greedy_tokens_compared=16, greedy_tokens_equal=15).require()
 
 
 def test_chunk_lengths_add_up() -> None:

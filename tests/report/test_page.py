@@ -67,7 +67,7 @@ def test_every_tag_of_the_page_is_closed(place: Path) -> None:
     class Checker(HTMLParser):
         def __init__(self) -> None:
             super().__init__()
-            self.open = []
+            self.open: list[str] = []
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
             if tag not in ("meta", "br", "link"):

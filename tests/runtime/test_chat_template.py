@@ -12,7 +12,7 @@ from doge_export.errors import OptionError, PackageError
 from doge_export.runtime.chat_template import ChatTemplate, Message
 from doge_export.runtime.model import Model
 from doge_export.runtime.tokenizer import Tokenizer
-from tests.helpers.fakes import CHATML, byte_level_tokenizer
+from tests.helpers.fakes import CHATML, BigramDecoder, byte_level_tokenizer, random_table
 
 SPECIAL_TOKENS = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}
 
@@ -178,7 +178,7 @@ def test_a_template_of_another_form_is_a_damaged_package(tmp_path: Path) -> None
 def test_named_templates_without_a_default_are_refused_with_their_names(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(folder_with(tmp_path, chat_template=[{"name": "rag", "template": "A"}]))
     with pytest.raises(PackageError, match=r"\['rag'\], but none named 'default'"):
-        _ = Model(None, tokenizer).chat_template
+        _ = Model(BigramDecoder(random_table(2)), tokenizer).chat_template
 
 
 def test_special_tokens_are_read_as_text_or_object_and_from_either_file(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.helpers.fakes import (
     ScriptedDecoder,
     ScriptedModel,
     byte_level_tokenizer,
+    id_of,
     model_saying,
     random_table,
     sentencepiece_tokenizer,
@@ -26,8 +27,8 @@ from tests.helpers.fakes import (
 )
 
 TOKENIZER = byte_level_tokenizer()
-END = TOKENIZER.special_id("<|im_end|>")
-OTHER_END = TOKENIZER.special_id("<|endoftext|>")
+END = id_of(TOKENIZER, "<|im_end|>")
+OTHER_END = id_of(TOKENIZER, "<|endoftext|>")
 ANSWERS = ("Hello!", "Bye.")
 UNFED = "<|im_end|>\n<|im_start|>assistant\n"  # of the text that a template renders after an answer
 

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from doge_export.errors import PackageError
 from doge_export.measure.agreement import Agreement
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
-from tests.helpers.models import FORMS, exported, random_ids, relative_difference, tiny_model, torch_logits
+from tests.helpers.models import (
+    FORMS,
+    exported,
+    random_ids,
+    relative_difference,
+    tiny_model,
+    torch_logits,
+    without_mask,
+)
 
 WINDOW = 64
 
 
-def feed(decoder: Decoder, ids: np.ndarray, lengths: list[int]) -> np.ndarray:
+def feed(decoder: Decoder, ids: NDArray[np.int64], lengths: list[int]) -> NDArray[np.float32]:
     """All logits of a sequence fed in pieces to a new state."""
     state = decoder.new_state()
     pieces = np.split(ids, np.cumsum(lengths)[:-1])
@@ -70,7 +80,9 @@ def test_any_shape_exports_exactly(
     split: int,
 ) -> None:
     heads = kv_heads * groups
-    fields = {"is_moe": True, "num_experts": experts[0], "num_experts_per_tok": experts[1]} if experts else {}
+    fields: dict[str, Any] = (
+        {"is_moe": True, "num_experts": experts[0], "num_experts_per_tok": experts[1]} if experts else {}
+    )
     model = tiny_model(
         hidden_size=28,
         num_attention_heads=heads,
@@ -86,9 +98,7 @@ def test_any_shape_exports_exactly(
 
 
 def test_a_model_without_mask_has_no_mask_channel(tmp_path: Path) -> None:
-    model = tiny_model(qk_norm=False)
-    for layer in model.model.layers:
-        layer.self_attn.A.data.zero_()
+    model = without_mask(tiny_model(qk_norm=False))
     decoder, ids = exported(model, tmp_path), random_ids(30)
     assert (decoder.description.channels, decoder.description.mask_channels) == (8, 0)
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, [30])) < 5e-6
@@ -151,7 +161,7 @@ def test_states_in_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
     model = tiny_model()
     decoder = exported(model, tmp_path)
     sequences = [random_ids(40, seed) for seed in range(4)]
-    results: dict[int, np.ndarray] = {}
+    results: dict[int, NDArray[np.float32]] = {}
 
     def work(index: int) -> None:
         results[index] = feed(decoder, sequences[index], [1] * 40)

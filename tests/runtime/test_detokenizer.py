@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from doge_export.runtime import detokenizer
 from doge_export.runtime.detokenizer import Detokenizer
 from doge_export.runtime.tokenizer import Tokenizer
-from tests.helpers.fakes import byte_level_tokenizer, sentencepiece_tokenizer
+from tests.helpers.fakes import byte_level_tokenizer, id_of, sentencepiece_tokenizer
 
 BYTE_LEVEL = byte_level_tokenizer()
 SENTENCEPIECE = sentencepiece_tokenizer()
@@ -34,14 +36,14 @@ def test_a_character_of_several_tokens_comes_with_its_last_byte() -> None:
 
 
 def test_the_space_before_a_word_is_kept_but_at_the_start() -> None:
-    token_ids = [SENTENCEPIECE._backend.token_to_id(piece) for piece in ("\u2581hello", "\u2581world", "\u2581", "he")]
+    token_ids = [id_of(SENTENCEPIECE, piece) for piece in ("\u2581hello", "\u2581world", "\u2581", "he")]
     assert pieces_of(SENTENCEPIECE, token_ids) == ["hello", " world", " ", "he", ""]
 
 
 @pytest.mark.parametrize(("tokenizer", "special"), [(BYTE_LEVEL, "<|im_end|>"), (SENTENCEPIECE, "</s>")])
 def test_special_tokens_and_unknown_ids_do_not_show(tokenizer: Tokenizer, special: str) -> None:
     word = tokenizer.encode("hello") + tokenizer.encode(" world")
-    noisy = [token_id for known in word for token_id in (known, tokenizer.special_id(special), 9999)]
+    noisy = [token_id for known in word for token_id in (known, id_of(tokenizer, special), 9999)]
     assert "".join(pieces_of(tokenizer, noisy)) == tokenizer.decode(noisy) == tokenizer.decode(word)
 
 
@@ -70,14 +72,12 @@ def test_a_long_run_of_garbage_comes_out_before_its_end_and_complete(token_ids: 
 
 
 def test_the_work_per_token_does_not_grow_with_the_text() -> None:
-    lengths = []
+    lengths: list[int] = []
 
-    class Counting:
-        is_silent, is_byte = BYTE_LEVEL.is_silent, BYTE_LEVEL.is_byte
-
-        def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+    class Counting(Tokenizer):
+        def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
             lengths.append(len(token_ids))
-            return BYTE_LEVEL.decode(token_ids, skip_special_tokens)
+            return super().decode(token_ids, skip_special_tokens)
 
-    pieces_of(Counting(), BYTE_LEVEL.encode("wörd €" * 200) + [255] * 500)
+    pieces_of(Counting(BYTE_LEVEL._backend, BYTE_LEVEL.special_tokens), BYTE_LEVEL.encode("wörd €" * 200) + [255] * 500)
     assert max(lengths) <= 2 * detokenizer.LONGEST_RUN

@@ -21,7 +21,17 @@ from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
 from doge_export.runtime.eviction import FullWindow, Keys
 from doge_export.runtime.state import State
 from doge_model import mask
-from tests.helpers.models import FORMS, exported, relative_difference, repeated_ids, tiny_model, torch_logits
+from tests.helpers.memory import held_bytes
+from tests.helpers.models import (
+    FORMS,
+    attentions,
+    exported,
+    relative_difference,
+    repeated_ids,
+    tiny_model,
+    torch_logits,
+    without_mask,
+)
 
 
 def feed(
@@ -70,8 +80,7 @@ def test_any_window_and_any_chunking_equal_the_full_matrix(
         qk_norm=not mask_per_head,
     )
     if not masked:
-        for layer in model.model.layers:
-            layer.self_attn.A.data.zero_()
+        without_mask(model)
     decoder = exported(model, tmp_path_factory.mktemp("export"))
     ids = np.random.default_rng(seed).integers(97, size=120) if window > 8 else np.arange(97)
     borders = sorted({0, *(cut for cut in cuts if cut < len(ids)), len(ids)})
@@ -91,9 +100,9 @@ def test_a_window_full_of_one_token_keeps_the_most_recent(alphabet: int, window:
 @pytest.mark.parametrize("scale", [0, 1e-42, 1e-30, 1e-11, 1e6])
 def test_mask_logits_of_any_size_order_keys_alike(scale: float, tmp_path: Path) -> None:
     model = tiny_model(keep_window_size=8)
-    for layer in model.model.layers:
-        layer.self_attn.dt_proj.weight.data.mul_(scale)
-        layer.self_attn.A.data.mul_(min(1, 1 / max(scale, 1)))  # dt itself stays finite
+    for attention in attentions(model):
+        attention.dt_proj.weight.data.mul_(scale)
+        attention.A.data.mul_(min(1, 1 / max(scale, 1)))  # dt itself stays finite
     ids = repeated_ids(70, 3)
     decoder = exported(model, tmp_path)
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, [30, *[1] * 10, 30])) < 1e-5
@@ -109,12 +118,16 @@ def test_equal_tokens_tie_however_they_are_fed(tmp_path: Path) -> None:
         assert all(len(np.unique(head)) == 5 for head in precedence)
 
 
-def test_the_cache_never_grows(tmp_path: Path) -> None:
+def test_a_full_window_never_grows(tmp_path: Path) -> None:
     decoder = exported(tiny_model(keep_window_size=8), tmp_path)
     state = decoder.new_state()
-    before = state.nbytes
-    feed(decoder, repeated_ids(400, 6), [100, *[1] * 300], state)
-    assert (state.nbytes, state.position) == (before, 400)
+    lengths = [100, *[1] * 60, 40]
+    feed(decoder, repeated_ids(200, 6), lengths, state)
+    nbytes, held = state.nbytes, held_bytes(state, decoder)
+    for _ in range(3):
+        feed(decoder, repeated_ids(200, 6), lengths, state)
+    assert (state.nbytes, state.position) == (nbytes, 800)
+    assert abs(held_bytes(state, decoder) - held) < 100  # the numbers of positions
 
 
 def test_a_copy_of_a_full_state_goes_on_independently(tmp_path: Path) -> None:
@@ -175,8 +188,8 @@ def test_the_first_to_leave_is_the_oldest_of_those_that_tie_with_the_lowest() ->
 @pytest.mark.parametrize("spread", [1e-4, 0.016])
 def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread: float, tmp_path: Path) -> None:
     model = tiny_model(keep_window_size=12)
-    for layer in model.model.layers:
-        layer.self_attn.A.data.mul_(spread / layer.self_attn.A.data.abs())
+    for attention in attentions(model):
+        attention.A.data.mul_(spread / attention.A.data.abs())
     decoder, ids = exported(model, tmp_path), np.random.default_rng(0).permutation(97)
     for lengths in ([97], [1] * 97, [30, 1, 66]):
         assert relative_difference(torch_logits(model, ids), feed(decoder, ids, lengths)) < 1e-5

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from doge_export.errors import OptionError, PackageError
 from doge_export.runtime import sampling
@@ -22,6 +23,7 @@ from tests.helpers.fakes import (
     ScriptedModel,
     byte_level_tokenizer,
     defaults_for,
+    id_of,
     random_table,
     sentencepiece_tokenizer,
 )
@@ -30,7 +32,7 @@ NO_STOP: frozenset[int] = frozenset()
 # 0 -> 2 -> 1 -> 3 -> 0: every token names its successor.
 CYCLE = np.eye(4, dtype=np.float32)[[2, 3, 1, 0]] * 5
 TOKENIZER = byte_level_tokenizer()
-END = TOKENIZER.special_id("<|im_end|>")
+END = id_of(TOKENIZER, "<|im_end|>")
 
 
 def new_tokens(
@@ -46,7 +48,7 @@ def new_tokens(
 
 def writer_of(text: str, tokenizer: Tokenizer = TOKENIZER, **options: Any) -> ScriptedModel:
     """A model whose greedy answer to anything is `text` and the end-of-sequence token."""
-    script = [*tokenizer.encode(text), tokenizer.special_id(tokenizer.special_tokens["eos_token"])]
+    script = [*tokenizer.encode(text), id_of(tokenizer, tokenizer.special_tokens["eos_token"])]
     return ScriptedModel(ScriptedDecoder(script, vocab_size=400), tokenizer, defaults_for(tokenizer, **options))
 
 
@@ -98,8 +100,13 @@ def test_an_existing_state_goes_on_where_it_was() -> None:
 
 
 def test_greedy_without_penalty_looks_at_the_decoders_own_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr(sampling, "greedy", lambda logits: seen.append(logits) or 0)
+    seen: list[NDArray[np.float32]] = []
+
+    def noting(logits: NDArray[np.float32]) -> int:
+        seen.append(logits)
+        return 0
+
+    monkeypatch.setattr(sampling, "greedy", noting)
     decoder = ScriptedDecoder([0], vocab_size=4)
     row = np.zeros((1, 4), np.float32)
     monkeypatch.setattr(decoder, "logits", lambda token_ids: row)
@@ -279,7 +286,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True])
-def test_a_wrong_number_of_threads_is_refused(tmp_path: Path, threads: object) -> None:
+def test_a_wrong_number_of_threads_is_refused(tmp_path: Path, threads: Any) -> None:
     with pytest.raises(OptionError, match="threads is"):
         load(tmp_path, threads=threads)
 

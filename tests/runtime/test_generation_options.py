@@ -42,19 +42,21 @@ def defaults_of(folder: Path, **generation_config: Any) -> GenerationDefaults:
         ("ignore_eos", 1),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_with_the_value_and_what_is_allowed(name: str, value: object) -> None:
+def test_a_value_that_is_not_allowed_is_refused_with_the_value_and_what_is_allowed(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=rf"^{name} is .* must be .*\.$") as error:
         GenerationOptions(**{name: value})
     assert repr(value) in str(error.value)
 
 
 def test_values_at_the_edge_of_what_is_allowed_are_taken() -> None:
-    options = GenerationOptions(max_new_tokens=1, temperature=0, top_p=1, top_k=0, min_p=1, stop=["a"], seed=0)
+    stop: Any = ["a"]
+    options = GenerationOptions(max_new_tokens=1, temperature=0, top_p=1, top_k=0, min_p=1, stop=stop, seed=0)
     assert (options.temperature, options.stop) == (0.0, ("a",))
 
 
 def test_numpy_numbers_become_plain_ones() -> None:
-    options = GenerationOptions(max_new_tokens=np.int64(5), temperature=np.float32(0.5))
+    given: dict[str, Any] = {"max_new_tokens": np.int64(5), "temperature": np.float32(0.5)}
+    options = GenerationOptions(**given)
     assert type(options.max_new_tokens) is int and type(options.temperature) is float
 
 
@@ -65,7 +67,7 @@ def test_an_override_of_none_keeps_the_default() -> None:
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:
     with pytest.raises(OptionError, match=r"'temprature'.*max_new_tokens, temperature"):
-        GenerationOptions().with_overrides({"temprature": 1.0})
+        GenerationOptions().with_overrides({"temprature": 1.0})  # type: ignore[typeddict-unknown-key]  # the mistake
 
 
 def test_a_folder_without_generation_config_is_greedy_with_100_tokens_and_the_end_of_config_json(
@@ -87,7 +89,7 @@ def test_without_do_sample_the_answer_is_greedy_whatever_the_temperature(
 
 
 def test_sampling_settings_are_taken_over(tmp_path: Path) -> None:
-    given = {"temperature": 0.8, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.1}
+    given: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "repetition_penalty": 1.1}
     options = defaults_of(tmp_path, do_sample=True, max_new_tokens=9, stop_strings="END", **given).options
     assert options == GenerationOptions(max_new_tokens=9, stop=("END",), **given)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,19 @@ from doge_export.runtime.conversation import Conversation
 from doge_export.runtime.generation_options import GenerationDefaults
 from doge_export.runtime.model import Model, Prompt
 from doge_export.runtime.state import State
-from tests.helpers.fakes import BigramDecoder, ScriptedModel, byte_level_tokenizer, model_saying, random_table, state_of
+from tests.helpers.fakes import (
+    BigramDecoder,
+    ScriptedModel,
+    byte_level_tokenizer,
+    id_of,
+    model_saying,
+    random_table,
+    state_of,
+)
 from tests.helpers.models import FORMS, exported, random_ids, tiny_model
 
 TOKENIZER = byte_level_tokenizer()
-END = TOKENIZER.special_id("<|im_end|>")
+END = id_of(TOKENIZER, "<|im_end|>")
 WINDOW = 24
 IDS = random_ids(90, vocab_size=256).tolist()
 BOTH = pytest.mark.parametrize("length", [10, 60], ids=["within the window", "beyond the window"])
@@ -51,7 +60,8 @@ def test_prefill_continues_a_state_in_place(model: Model) -> None:
 @BOTH
 @pytest.mark.parametrize("penalty", [1.0, 1.5])
 def test_the_next_prompt_follows_all_of_the_answer(model: Model, length: int, penalty: float) -> None:
-    state, options = model.prefill(IDS[:length]), {"repetition_penalty": penalty, "ignore_eos": True}
+    state = model.prefill(IDS[:length])
+    options: dict[str, Any] = {"repetition_penalty": penalty, "ignore_eos": True}
     answer = model.generate([1, 2], state=state, max_new_tokens=6, **options).token_ids
     following = model.generate([3, 4], state=state, max_new_tokens=15, **options)
     whole = [*IDS[:length], 1, 2, *answer, 3, 4]
@@ -78,7 +88,8 @@ def test_copies_branch_and_files_too(model: Model, length: int, tmp_path: Path) 
     state.save(tmp_path / "state")
     questions = ([1, 2, 3], [4], [5, 6])
     whole = [model.generate(IDS[:length] + question, max_new_tokens=10).token_ids for question in questions]
-    for branch in (state.copy, lambda: model.load_state(tmp_path / "state")):
+    branches: tuple[Callable[[], State], ...] = (state.copy, lambda: model.load_state(tmp_path / "state"))
+    for branch in branches:
         assert [model.generate(q, state=branch(), max_new_tokens=10).token_ids for q in questions] == whole
     assert state.position == length
 
@@ -120,7 +131,8 @@ def test_a_stream_closed_early_leaves_a_state_that_ends_where_it_was_read(model:
 
 def test_the_state_of_another_model_is_refused_before_anything_runs(model: Model, tmp_path: Path) -> None:
     other = Model(exported(tiny_model(seed=1, vocab_size=259), tmp_path), TOKENIZER)
-    for call in (model.generate, model.stream, model.prefill):
+    calls: tuple[Callable[..., object], ...] = (model.generate, model.stream, model.prefill)
+    for call in calls:
         with pytest.raises(StateError, match="belongs to another model"):
             call("a", state=other.prefill([1]))
         with pytest.raises(OptionError, match="state is 'x'"):
@@ -132,7 +144,8 @@ def test_threads_that_cross_the_window_together_do_not_disturb_each_other(tmp_pa
     model = Model(exported(network, tmp_path), TOKENIZER)
     prompts = [random_ids(length, seed=length, vocab_size=256).tolist() for length in (3, 18, 20, 22, 24, 40)]
     states = [model.prefill(prompt[:3]) for prompt in prompts]
-    results, barrier = {}, threading.Barrier(len(prompts))
+    results: dict[int, list[int]] = {}
+    barrier = threading.Barrier(len(prompts))
 
     def work(index: int) -> None:
         barrier.wait()
@@ -234,7 +247,8 @@ def test_a_bigram_model_takes_any_state_of_its_own() -> None:
 
 def test_an_empty_prompt_after_a_prefilled_one_is_refused_with_the_remedy(model: Model) -> None:
     state = model.prefill(IDS[:10])
-    for empty in ("", []):
+    nothing: tuple[Prompt, ...] = ("", [])
+    for empty in nothing:
         with pytest.raises(OptionError, match="all 10 tokens of the state are fed; give what follows"):
             model.generate(empty, state=state)
     assert state.position == 10

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from numpy.typing import NDArray
 from doge_export.errors import OptionError
 from doge_export.runtime.generation_options import GenerationOptions
 from doge_export.runtime.model import Model
-from doge_export.runtime.prompt_lookup import COST, FIRST_CREDIT, INCOME, NgramIndex, PromptLookup
+from doge_export.runtime.prompt_lookup import COST, FIRST_CREDIT, INCOME, NGRAM, NgramIndex, PromptLookup
 from doge_export.runtime.state import State
 from doge_export.runtime.steps import DraftStep
+from tests.helpers.fakes import BigramDecoder, random_table
 from tests.helpers.models import FORMS, exported, random_ids, tiny_model
 
 COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before
@@ -95,32 +97,46 @@ def test_a_guess_is_what_followed_the_latest_equal_run() -> None:
     assert index.guess(1) == [5]
 
 
-def test_wrong_guesses_may_cost_no_more_than_their_share() -> None:
-    class Wrong:
-        def __init__(self) -> None:
-            self.checks = self.steps = 0
+class CountingDecoder(BigramDecoder):
+    """Counts single steps and checks of drafts."""
 
-        def forward(self, state: State, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-            self.steps += 1
-            return np.zeros((1, 4), np.float32)
+    checks = steps = 0
 
-        def room_for_draft(self, state: State) -> int:
-            return 7
+    def forward(
+        self, state: State, token_ids: NDArray[np.int64], logits_to_keep: Literal["last", "all"] | int = "last"
+    ) -> NDArray[np.float32]:
+        self.steps += 1
+        return super().forward(state, token_ids, logits_to_keep)
 
-        def check_draft(self, state: State, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-            self.checks += 1
-            return np.zeros((len(ids), 4), np.float32)
+    def check_draft(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        self.checks += 1
+        return super().check_draft(state, token_ids)
 
-        def take_in(self, ids: NDArray[np.int64]) -> None:
-            pass
 
-    decoder = Wrong()
-    lookup = PromptLookup(decoder, 7)
-    for _ in range(200):
-        for token in (0, 1, 2, 3, 4, 0, 1, 2, 3, 5):  # after 0 1 2 3 comes the other one every time
-            lookup.next_logits(decoder, np.array([token]))
-    gained = lookup.accepted_tokens
-    assert decoder.checks * COST <= gained + (decoder.steps + decoder.checks) * INCOME + COST + FIRST_CREDIT
+def fed_by_lookup(token_ids: Sequence[int]) -> tuple[CountingDecoder, PromptLookup]:
+    """A decoder that was fed tokens one by one, with guesses; every step gives the logits of its token."""
+    decoder = CountingDecoder(random_table(2000), keep_window_size=8192)
+    lookup, state = PromptLookup(decoder, 7), decoder.new_state()
+    for token_id in token_ids:
+        logits = lookup.next_logits(state, np.array([token_id]))
+        np.testing.assert_array_equal(logits, decoder.table[token_id])
+    assert decoder.kept_tokens(state) == list(token_ids)
+    return decoder, lookup
+
+
+def test_wrong_guesses_cost_their_share_of_the_time_and_no_more() -> None:
+    decoder, lookup = fed_by_lookup([token for last in range(1000) for token in (1001, 1002, 1003, 1004, last)])
+    assert (decoder.steps + decoder.checks, lookup.accepted_tokens) == (5000, 0)
+    left = FIRST_CREDIT + decoder.steps * INCOME - decoder.checks * COST
+    assert -COST <= left <= 5 * INCOME  # a guess is possible at every fifth token
+    assert lookup.drafted_tokens == 5 * decoder.checks  # the last token of a round before, and four of this one
+
+
+def test_right_guesses_save_steps() -> None:
+    decoder, lookup = fed_by_lookup([*range(50)] * 20)
+    assert decoder.steps + decoder.checks + lookup.accepted_tokens == 1000
+    assert decoder.steps == 50 + NGRAM - 1
+    assert decoder.checks == -(-(1000 - decoder.steps) // 8)  # each of one token and seven guesses
 
 
 @pytest.mark.parametrize("count", [-1, 8, True, 1.5])

@@ -32,7 +32,7 @@ few_valued_arrays = arrays(np.float32, st.integers(1, 60), elements=st.sampled_f
 many = settings(max_examples=150, deadline=None)
 
 
-def array(*values: float) -> np.ndarray:
+def array(*values: float) -> NDArray[np.float32]:
     return np.array(values, np.float32)
 
 
@@ -103,7 +103,7 @@ class FixedNumber(np.random.Generator):
         super().__init__(np.random.PCG64(0))
         self.number = number
 
-    def random(self) -> float:
+    def random(self, *_: Any, **__: Any) -> Any:
         return self.number
 
 

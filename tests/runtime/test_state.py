@@ -239,7 +239,7 @@ def test_a_place_that_cannot_be_written_is_one_sentence(decoder: Decoder, tmp_pa
 
 def test_metadata_that_is_no_text_is_refused_before_it_is_lost(decoder: Decoder, tmp_path: Path) -> None:
     state = decoder.new_state()
-    state.metadata["count"] = 3
+    state.metadata["count"] = 3  # type: ignore[assignment]  # the mistake
     with pytest.raises(StateError, match="strings for names and values"):
         state.save(tmp_path / "state")
 
@@ -247,7 +247,7 @@ def test_metadata_that_is_no_text_is_refused_before_it_is_lost(decoder: Decoder,
 # What is refused
 
 
-@pytest.fixture(scope="module", params=LENGTHS.values(), ids=LENGTHS)
+@pytest.fixture(scope="module", params=[*LENGTHS.values()], ids=[*LENGTHS])
 def saved(request: pytest.FixtureRequest, decoder: Decoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("state") / "state"
     fed(decoder, random_ids(request.param)).save(path)
@@ -333,7 +333,7 @@ def test_impossible_tensors_are_refused(decoder: Decoder, tmp_path: Path) -> Non
         return {name: array}
 
     dt = decoder.description.head_dim
-    cases = [altered("cache", np.nan, (1, 1, 0, 0, 0)), altered("cache", -1.0, (0, 0, 0, 0, dt))]
+    cases: list[dict[str, Any]] = [altered("cache", np.nan, (1, 1, 0, 0, 0)), altered("cache", -1.0, (0, 0, 0, 0, dt))]
     cases += [altered("key_positions", value) for value in (-1, 30, good["key_positions"][0, 0, 1])]
     cases += [altered("seen_tokens", value) for value in (-1, VOCAB_SIZE, good["seen_tokens"][1])]
     cases += [altered("first_positions", value) for value in (-1, 30, good["first_positions"][1])]
@@ -349,4 +349,4 @@ def test_impossible_tensors_are_refused(decoder: Decoder, tmp_path: Path) -> Non
 
 def test_something_that_is_no_state_is_refused(decoder: Decoder) -> None:
     with pytest.raises(OptionError, match=r"state is 'x'; it must be one that prefill, copy\(\) or load_state"):
-        decoder.check_state("x")
+        decoder.check_state("x")  # type: ignore[arg-type]  # the mistake

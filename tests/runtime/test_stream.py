@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from doge_model import KeepWindowCache
+from tests.helpers.memory import held_bytes
 from tests.helpers.models import exported, relative_difference, tiny_model
 
 LENGTH = 20_000
@@ -18,7 +19,7 @@ def test_twenty_thousand_tokens_stay_exact_in_constant_memory(tmp_path: Path) ->
     ids = np.random.default_rng(0).permutation(LENGTH)  # no token twice: no tie that rounding could decide
     decoder, cache = exported(model, tmp_path), KeepWindowCache(model.config)
     state = decoder.new_state()
-    size = state.nbytes
+    size, held = state.nbytes, 0
     for start in range(0, LENGTH, 500):
         chunk = ids[start : start + 500]
         decoder.forward(state, chunk[:300])
@@ -28,7 +29,9 @@ def test_twenty_thousand_tokens_stay_exact_in_constant_memory(tmp_path: Path) ->
         with torch.inference_mode():
             expected = model(torch.from_numpy(chunk)[None], past_key_values=cache, logits_to_keep=1).logits[0].numpy()
         assert relative_difference(expected, logits) < 1e-4, f"at position {start + 500}"
+        held = held or held_bytes(state, decoder)
     assert (state.position, state.nbytes) == (LENGTH, size)
+    assert abs(held_bytes(state, decoder) - held) < 100  # the numbers of positions
 
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
