@@ -68,12 +68,16 @@ def main(
     The ceiling counts the products of one row with all weight matrices, and nothing else: no decoding step can be
     faster. The last line of the output is one JSON object. All figures are medians.
     """
-    if (folder is None) == (random_size is None):
-        raise OptionError("give either the FOLDER of an exported model or --random SIZE, such as --random 20m")
+    if folder is None and random_size is None:
+        raise OptionError("FOLDER is missing; give that of an exported model, or --random SIZE, such as --random 20m")
+    if folder is not None and random_size is not None:
+        raise OptionError("FOLDER and --random exclude each other; give one of them")
     if int8 and fp32:
         raise OptionError("--int8 and --fp32 exclude each other; give one of them")
     if folder is not None and (int8 or fp32):
-        raise OptionError("--int8 and --fp32 go with --random; the model in FOLDER has its weights already")
+        raise OptionError(
+            "--int8 and --fp32 go with --random; leave them out, as the model in FOLDER has its weights already"
+        )
     options = BenchOptions(folder or Path(), threads, prompt_tokens, new_tokens, rounds)  # refuses before an export
     console = Console(stderr=True)
     weights = "fp32" if fp32 else "int8"

@@ -178,8 +178,8 @@ def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder: Path, monkey
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "either the FOLDER"),
-        (["x", "--random", "20m"], "either the FOLDER"),
+        ([], "FOLDER is missing; give"),
+        (["x", "--random", "20m"], "FOLDER and --random exclude each other"),
         (["--random", "20m", "--int8", "--fp32"], "exclude each other"),
         (["x", "--int8"], "go with --random"),
         (["x", "--threads", "0"], "threads is 0"),
