@@ -148,7 +148,7 @@ def test_threads_that_cannot_be_are_refused_before_a_random_model_is_made(monkey
 
 
 def test_a_process_that_dies_is_named_with_its_exit_code_and_last_words(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match=r"nowhere ended with exit code 1: .*onnx/model.onnx is missing; give"):
+    with pytest.raises(PackageError, match=rf"nowhere ended with exit code 1: .*{DECODER_FILE} is missing; give"):
         probe.watch(tmp_path / "nowhere", 1, 5, 3)
 
 
