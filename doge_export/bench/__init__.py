@@ -1,1 +1,1 @@
-"""Timing an exported model: the machine, the ceiling that its weights set, and what the runtime makes of it."""
+"""The measurements of doge-bench: the speed of an exported model, and the ceiling that its weights set on a machine."""

@@ -1,7 +1,8 @@
-"""The ceiling of decoding: every weight matrix multiplied by one row, one pass after another, and nothing else.
+"""The ceiling of decoding: one row is multiplied by every weight matrix, pass after pass, and nothing else is computed.
 
-A step cannot be faster than these products. Their graph is made of the exported file's own nodes, over the same data
-file, so kernels, block sizes and threads are those of the step. Experts, whose rows are looked up, are not in it.
+A decoding step cannot be faster than these products. Their graph consists of the exported file's own nodes over the
+same data file, so kernels, block sizes and threads are those of the step. Experts are left out: a step looks up a few
+of their rows.
 """
 
 from __future__ import annotations
@@ -26,10 +27,14 @@ class Products:
     """The products of a decoder's weight matrices, ready to be timed."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        """Open the products of an exported folder's decoder on so many threads.
+        """Open the products of an exported folder's decoder.
+
+        Args:
+            folder: written by doge-export.
+            threads: of one operator.
 
         Raises:
-            PackageError: the decoder has none.
+            PackageError: the decoder has no products.
         """
         model, inputs, outputs = products_graph(folder / DECODER_FILE)
         self._session = open_changed(model.SerializeToString(), (folder / DECODER_FILE).parent, threads)
@@ -42,7 +47,7 @@ class Products:
             bind(name, ort.OrtValue.ortvalue_from_numpy(array))
 
     def seconds(self, passes: int) -> float:
-        """Median time of a pass through all matrices."""
+        """Median seconds of a pass through all matrices."""
         times = []
         for _ in range(passes):
             start = time.perf_counter()
@@ -52,15 +57,22 @@ class Products:
 
 
 def products_graph(path: Path) -> tuple[onnx.ModelProto, dict[str, int], dict[str, int]]:
-    """A model of the decoder's products alone; its inputs and outputs, each [1, 1, width], by name.
+    """The products of a decoder file as a model of their own.
 
-    Matrices of the same width share an input.
+    Returns:
+        The model, and the widths of its inputs and outputs by name. Each is float32 [1, 1, width]. Matrices with the
+        same input width share an input.
+
+    Raises:
+        PackageError: the decoder has no products.
     """
     whole = onnx.load(path, load_external_data=False)
     constants = {tensor.name: tensor for tensor in whole.graph.initializer}
     nodes = [node for node in whole.graph.node if is_product(node, constants)]
     if not nodes:
-        raise PackageError(f"{path} has no products of weight matrices, so nothing tells its ceiling")
+        raise PackageError(
+            f"{path} has no products of weight matrices, so its ceiling is unknown; export the model again"
+        )
     inputs, outputs = {}, {}
     for node in nodes:
         width_in, width_out = widths(node, constants[node.input[1]])
@@ -78,7 +90,7 @@ def is_product(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
 
 
 def widths(node: onnx.NodeProto, weight: onnx.TensorProto) -> tuple[int, int]:
-    """Columns of a product's input and of its output."""
+    """Width of a product's input and of its output."""
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
     if node.op_type == "MatMulNBits":
         return attributes["K"], attributes["N"]

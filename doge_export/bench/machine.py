@@ -1,4 +1,4 @@
-"""What every benchmark states about the machine and the process it runs in."""
+"""The machine, the versions and the memory of a process, which every benchmark states beside its figures."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("onnxruntime", "numpy")  # whose versions move the figures
+PACKAGES = ("onnxruntime", "numpy")  # another version of these gives other figures
 
 
 def cpu_name() -> str:
-    """The processor, as Linux names it; elsewhere as Python does."""
+    """The name of the processor: by /proc/cpuinfo on Linux, else by Python."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -19,14 +19,14 @@ def cpu_name() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that do the work."""
+    """The versions of Python and of PACKAGES, by name."""
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 def peak_rss_mb() -> float:
-    """The most memory this process has had resident, in MB (1e6 bytes).
+    """The peak of this process's resident memory, in MB (1e6 bytes).
 
-    On Linux from /proc: ru_maxrss there counts the parent's memory too, because it outlives fork and exec.
+    On Linux it comes from /proc. There `ru_maxrss` outlives fork and exec, so it would count the parent's memory too.
     """
     if sys.platform == "linux":
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -1,25 +1,31 @@
-"""What doge-bench measures: decoding beside its ceiling, prompts, start and memory, as medians with their spread."""
+"""The measurements of doge-bench: decoding beside its ceiling, the prompt, the start and the memory of a process.
+
+Every figure is a median with its quartiles.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import OptionError
-from ..measure.speed import time_greedy
+from ..measure.greedy import new_stream
+from ..measure.speed import random_prompt, time_rounds
 from ..runtime.decoder import Decoder
 from ..runtime.description import DATA_FILE
+from ..runtime.threads import check_threads
 from . import probe
 
 if TYPE_CHECKING:
     from .ceiling import Products
 
-PASSES = 50  # through all matrices, per round
-STARTS = 5  # processes started for start_ms
+PASSES = 50  # through all matrices, in each round
+STARTS = 5  # processes, each started for start_ms and peak_rss_mb
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,13 @@ class BenchOptions:
 
     Attributes:
         folder: an exported model.
-        threads: within an operator; None takes what the decoder takes by itself.
-        prompt_tokens: of the prompt, random ones.
-        new_tokens: decoding steps per round.
+        threads: of one operator; None takes the decoder's default.
+        prompt_tokens: length of the prompt, which is random.
+        new_tokens: decoding steps in a round, as in `measure.speed`.
         rounds: how often prompt, steps and ceiling are timed, in turns.
+
+    Raises:
+        OptionError: of `check_threads`, or for a number below 1.
     """
 
     folder: Path
@@ -41,27 +50,28 @@ class BenchOptions:
     rounds: int = 11
 
     def __post_init__(self) -> None:
-        for name in ("threads", "prompt_tokens", "new_tokens", "rounds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name.replace('_', '-')} is {value}; it must be at least 1")
+        check_threads(self.threads)
+        for name in ("prompt_tokens", "new_tokens", "rounds"):
+            if vars(self)[name] < 1:
+                raise OptionError(f"{name} is {vars(self)[name]}; it must be at least 1")
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Medians over the rounds.
+    """Medians over the rounds. Rates are tokens/s as `measure.speed` defines them.
 
     Attributes:
-        prefill_tokens_per_s, decode_tokens_per_s: of the prompt, and of the new tokens behind it.
-        ttft_ms: from an open model to the first token of an answer.
-        ceiling_tokens_per_s: of the weight matrices' products alone; None without the package onnx.
-        share_of_ceiling: decoding's of it.
-        start_ms: from the start of a process to its first token.
-        peak_rss_mb: of that process at its end.
-        weight_file_mb: the data file.
+        prefill_tokens_per_s: rate of the prompt.
+        decode_tokens_per_s: rate of the new tokens after the first.
+        ttft_ms: time from an open model to the first token of an answer.
+        ceiling_tokens_per_s: passes through the products of all weight matrices, per second; None without onnx.
+        share_of_ceiling: decode_tokens_per_s / ceiling_tokens_per_s; None without onnx.
+        start_ms: time from the start of a process to its first token.
+        peak_rss_mb: peak memory of that process.
+        weight_file_mb: size of the data file.
         state_mb: keys and values of a full window.
-        threads, prompt_tokens, new_tokens, rounds: what it was measured with.
-        spread: the first and the third quartile of each measured field by its name.
+        threads, prompt_tokens, new_tokens, rounds: what the measurement used, as in `BenchOptions`.
+        spread: first and third quartile of each measured field, by its name.
     """
 
     prefill_tokens_per_s: float
@@ -81,7 +91,7 @@ class BenchResult:
 
 
 class Bench:
-    """An opened model, and the products of its matrices where the package onnx is there to find them."""
+    """An opened model, and the products of its matrices where the package onnx is installed."""
 
     def __init__(self, options: BenchOptions) -> None:
         """Open the model.
@@ -99,20 +109,24 @@ class Bench:
         return None if self.products is None else 1 / self.products.seconds(PASSES)
 
     def run(self, on_round: Callable[[], object]) -> BenchResult:
-        """Warm up, measure round by round (`on_round` is called after each), then start processes of their own."""
+        """Measure round by round, then start processes of their own.
+
+        on_round: called after each round.
+
+        Raises:
+            PackageError: a process ended before it was done.
+        """
         options, decoder = self.options, self.decoder
-        ids = np.random.default_rng(0).integers(decoder.vocab_size, size=options.prompt_tokens)
-        time_greedy(decoder, ids, min(16, options.new_tokens))
+        ids = random_prompt(decoder.vocab_size, options.prompt_tokens)
         samples: dict[str, list[float]] = {}
-        for _ in range(options.rounds):
-            first, prefill, decode = time_greedy(decoder, ids, options.new_tokens)
-            add(samples, "prefill_tokens_per_s", len(ids) / prefill)
-            add(samples, "decode_tokens_per_s", options.new_tokens / decode)
-            add(samples, "ttft_ms", 1e3 * first)
+        for times in time_rounds(partial(new_stream, decoder), ids, options.new_tokens, options.rounds):
+            add(samples, "prefill_tokens_per_s", times.prefill_tokens_per_s)
+            add(samples, "decode_tokens_per_s", times.decode_tokens_per_s)
+            add(samples, "ttft_ms", 1e3 * times.first_token_s)
             ceiling = self.ceiling()
             if ceiling is not None:
                 add(samples, "ceiling_tokens_per_s", ceiling)
-                add(samples, "share_of_ceiling", options.new_tokens / decode / ceiling)
+                add(samples, "share_of_ceiling", times.decode_tokens_per_s / ceiling)
             on_round()
         for _ in range(STARTS):
             start, peak = probe.watch(options.folder, self.threads, options.prompt_tokens, options.new_tokens)
@@ -141,9 +155,9 @@ class Bench:
 
 
 def open_products(folder: Path, threads: int) -> Products | None:
-    """The products of a folder's decoder; None without the package onnx, which only an export needs."""
+    """The products of a folder's decoder; None without the package onnx, which the plain install lacks."""
     try:
-        from .ceiling import Products  # noqa: PLC0415 - needs an extra
+        from .ceiling import Products  # noqa: PLC0415 - needs the extra bench
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
@@ -152,11 +166,11 @@ def open_products(folder: Path, threads: int) -> Products | None:
 
 
 def add(samples: dict[str, list[float]], name: str, value: float) -> None:
-    """Keep one more value of a name."""
+    """Append a value to the samples of a name."""
     samples.setdefault(name, []).append(value)
 
 
 def quartiles(values: list[float]) -> tuple[float, float]:
-    """The first and the third."""
+    """The first and the third quartile of some values."""
     low, high = np.percentile(values, (25, 75))
     return float(low), float(high)

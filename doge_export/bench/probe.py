@@ -1,46 +1,69 @@
-"""A process that loads a model and generates, for its parent to watch: ... -m doge_export.bench.probe FOLDER 1 64 128
+"""A process that opens a model and generates, so that its parent can time the start and read its peak of memory.
 
-Prints a line when the first token is there and, after the last, the peak of its resident memory in MB.
+    python -m doge_export.bench.probe FOLDER THREADS PROMPT_TOKENS NEW_TOKENS
+
+It prints the first token as soon as that is there. After the last one it prints its peak of resident memory in MB.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
+import doge_export  # noqa: F401 - a user's program imports it, so it is part of the start
 
-import doge_export  # noqa: F401 - what a user's program imports is part of its start
-from doge_export.runtime.decoder import Decoder
-
+from ..errors import PackageError
+from ..measure.greedy import greedy_steps, new_stream
+from ..measure.speed import random_prompt
+from ..runtime.decoder import Decoder
 from .machine import peak_rss_mb
 
 
 def main() -> None:
-    """Generate greedily."""
+    """Generate greedily, by the arguments of the command line."""
     folder, (threads, prompt_tokens, new_tokens) = Path(sys.argv[1]), map(int, sys.argv[2:])
     decoder = Decoder(folder, threads)
-    ids = np.random.default_rng(0).integers(decoder.vocab_size, size=prompt_tokens)
-    state = decoder.new_state()
-    token = decoder.forward(state, ids)[0].argmax()
-    print(token, flush=True)
-    for _ in range(new_tokens - 1):
-        token = decoder.forward(state, np.array([token]))[0].argmax()
+    steps = greedy_steps(new_stream(decoder), random_prompt(decoder.vocab_size, prompt_tokens))
+    print(next(steps), flush=True)
+    for _ in islice(steps, new_tokens):
+        pass
     print(peak_rss_mb(), flush=True)
 
 
 def watch(folder: Path, threads: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
-    """Run the process: milliseconds from its start to its first token, and the peak of its memory in MB."""
+    """Run the process: milliseconds from its start to its first token, and its peak of memory in MB.
+
+    Raises:
+        PackageError: the process ended before it was done.
+    """
     command = [sys.executable, "-m", __name__, str(folder), *map(str, (threads, prompt_tokens, new_tokens))]
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        first = time.perf_counter() - start
-        peak = process.stdout.readline()
+    with tempfile.TemporaryFile() as errors:
+        start = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            first = time.perf_counter() - start
+            peak = process.stdout.readline()
+        if process.returncode != 0:
+            errors.seek(0)
+            raise PackageError(f"the process that opens {folder} {death_words(process.returncode, errors.read())}")
     return 1e3 * first, float(peak)
+
+
+def death_words(code: int, stderr: bytes) -> str:
+    """How a process ended, for the user: its exit code and its last words on stderr.
+
+    code: minus the number of a signal where one ended the process.
+    """
+    lines = stderr.decode(errors="replace").strip().splitlines()
+    kind = f" ({signal.strsignal(-code)})" if code < 0 else ""
+    reason = f": {lines[-1]}" if lines else " and gave no reason; it may need more memory than there is"
+    return f"ended with exit code {code}{kind}{reason}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""doge-bench: how fast an exported model runs here, and how close that is to what the machine can do.
+"""doge-bench: the speed of an exported model on this machine, beside the ceiling that the machine allows.
 
 doge-bench smollm2-135m-int8
 doge-bench --random 20m --int8 --threads 1
@@ -24,7 +24,8 @@ from ..export.random_model import export_random
 from ..runtime.threads import usable_cores
 from . import Command
 
-UNITS = {  # of the rows that are shown, in their order
+NO_CEILING = "the ceiling needs the package onnx: pip install -c constraints.txt '.[bench]' in a clone of doge-export"
+UNITS = {  # unit of each row that is shown, in this order
     "prefill_tokens_per_s": "tokens/s",
     "decode_tokens_per_s": "tokens/s",
     "ttft_ms": "ms",
@@ -41,12 +42,16 @@ UNITS = {  # of the rows that are shown, in their order
 @click.option("--int8", is_flag=True, help="With --random: large matrices in 8 bits (the default).")
 @click.option("--fp32", is_flag=True, help="With --random: everything in float32.")
 @click.option(
-    "--threads", type=int, metavar="N", help="Threads of the computation (by default what the decoder takes by itself)."
+    "--threads", type=int, metavar="N", help="Threads of the computation (default: by the size of the model)."
 )
-@click.option("--prompt-tokens", type=int, default=64, show_default=True, metavar="N")
-@click.option("--new-tokens", type=int, default=128, show_default=True, metavar="N")
+@click.option(
+    "--prompt-tokens", type=int, default=64, show_default=True, metavar="N", help="Random tokens before the answer."
+)
+@click.option(
+    "--new-tokens", type=int, default=128, show_default=True, metavar="N", help="Tokens after the answer's first."
+)
 @click.option("--rounds", type=int, default=11, show_default=True, metavar="N", help="Measurements of each kind.")
-@click.option("--json", "as_json", is_flag=True, help="Only the JSON object on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print nothing but the JSON object.")
 def main(
     folder: Path | None,
     random_size: str | None,
@@ -60,16 +65,20 @@ def main(
 ) -> None:
     """Time the exported model in FOLDER, or a random one.
 
-    The ceiling is the time of the products of all weight matrices with one row, and nothing else; a decoding step
-    takes at least that. The last line on standard output is one JSON object; its rates are medians.
+    The ceiling counts the products of one row with all weight matrices, and nothing else: no decoding step can be
+    faster. The last line of the output is one JSON object. All figures are medians.
     """
-    if (folder is None) == (random_size is None):
-        raise OptionError("give either the FOLDER of an exported model or --random SIZE, such as --random 20m")
+    if folder is None and random_size is None:
+        raise OptionError("FOLDER is missing; give that of an exported model, or --random SIZE, such as --random 20m")
+    if folder is not None and random_size is not None:
+        raise OptionError("FOLDER and --random exclude each other; give one of them")
     if int8 and fp32:
         raise OptionError("--int8 and --fp32 exclude each other; give one of them")
     if folder is not None and (int8 or fp32):
-        raise OptionError("--int8 and --fp32 go with --random; the model in FOLDER has its weights already")
-    options = BenchOptions(folder or Path(), threads, prompt_tokens, new_tokens, rounds)  # checked before any export
+        raise OptionError(
+            "--int8 and --fp32 go with --random; leave them out, as the model in FOLDER has its weights already"
+        )
+    options = BenchOptions(folder or Path(), threads, prompt_tokens, new_tokens, rounds)  # refuses before an export
     console = Console(stderr=True)
     weights = "fp32" if fp32 else "int8"
     with folder_to_time(folder, random_size, weights, console) as path:
@@ -79,7 +88,7 @@ def main(
 
 @contextmanager
 def folder_to_time(folder: Path | None, size: str | None, weights: str, console: Console) -> Iterator[Path]:
-    """The folder given, or a temporary one with a random model."""
+    """The given folder, or a temporary one with a random model."""
     if folder is not None:
         yield folder
         return
@@ -91,18 +100,18 @@ def folder_to_time(folder: Path | None, size: str | None, weights: str, console:
 
 
 def time_model(options: BenchOptions, name: str, as_json: bool, console: Console) -> None:
-    """Say what is measured and its ceiling, measure, and print the figures."""
+    """Print the machine and the ceiling, measure, and print the figures."""
     bench = Bench(options)
     machine = {"model": name, "cpu": cpu_name(), "cores": usable_cores(), **versions()}
     ceiling = bench.ceiling()
     if ceiling is None:
-        console.print("The ceiling needs the package onnx: pip install 'doge-export[bench]'", markup=False)
+        click.echo(NO_CEILING, err=True)
     if not as_json:
         for label, value in (machine | {"threads": bench.threads}).items():
             click.echo(f"{label:<22}{value}")
         if ceiling is not None:
             click.echo(f"{'ceiling':<22}{ceiling:.0f} tokens/s, the products of all weight matrices alone")
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{options.rounds} rounds", total=options.rounds)
         result = bench.run(lambda: progress.advance(task))
     if not as_json:
@@ -111,7 +120,7 @@ def time_model(options: BenchOptions, name: str, as_json: bool, console: Console
 
 
 def print_rows(result: BenchResult) -> None:
-    """The medians, and beside them where the middle half of the measurements lies."""
+    """Print the medians, each with its quartiles."""
     medians = asdict(result)
     for name, unit in UNITS.items():
         if name in result.spread:

@@ -1,4 +1,4 @@
-"""doge-eval: how good a model is, on the tasks of a model card and by the perplexity of a text.
+"""doge-eval: the scores of a model on the tasks of a model card, and its perplexity on a text.
 
 doge-eval smollm2-135m-int8 --tasks piqa,arc --data-dir ./eval
 doge-eval smollm2-135m --perplexity book.txt
@@ -32,30 +32,44 @@ from . import Command, terminated_like_interrupted
 if TYPE_CHECKING:
     from ..evaluation.evaluation import Evaluation
 
-SECONDS_BETWEEN_LINES = 60  # of progress, where there is no terminal
+SECONDS_BETWEEN_LINES = 60  # lines of progress where there is no terminal
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", required=False)
-@click.option("--tasks", metavar="A,B,...", default="", help=f"Any of {','.join(TASKS)}.")
+@click.option("--tasks", metavar="A,B,...", default="", help=f"Some of {','.join(TASKS)}.")
 @click.option("--perplexity", type=click.Path(path_type=Path), metavar="FILE", help="Measure the perplexity of a text.")
-@click.option("--compare", nargs=2, metavar="A B", help="Two models, or two files of --out: which differences count.")
+@click.option("--compare", nargs=2, metavar="A B", help="Compare two models, or two files that --out wrote.")
 @click.option(
     "--settings",
     default=SETTINGS[0],
     metavar="|".join(SETTINGS),
-    help="As model cards measure (the default) or as lm-evaluation-harness does under the same names.",
+    help="Measure as model cards do (default), or as lm-evaluation-harness does under the same names.",
 )
-@click.option("--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Local files instead of the hub.")
-@click.option("--limit", type=int, metavar="N", help="N items of each task, evenly spread over it.")
-@click.option("--num-fewshot", type=int, metavar="N", help="Examples before each item, where a task allows it.")
-@click.option("--chat-template/--no-chat-template", default=None, help="Prompts as chats; default: as the settings do.")
-@click.option("--window", type=int, metavar="N", help="Tokens that perplexity sees at once (2048 or what is possible).")
-@click.option("--stride", type=int, metavar="N", help="Tokens from window to window (half a window).")
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Read the records from local files, not from the hub.",
+)
+@click.option("--limit", type=int, metavar="N", help="Ask N items of each task, evenly spread over it.")
+@click.option("--num-fewshot", type=int, metavar="N", help="Examples before each item, where a task has a choice.")
+@click.option(
+    "--chat-template/--no-chat-template", default=None, help="Whether prompts are chats (default: by --settings)."
+)
+@click.option("--window", type=int, metavar="N", help="Tokens that perplexity sees at once (default: up to 2048).")
+@click.option("--stride", type=int, metavar="N", help="Tokens from window to window (default: half a window).")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write all results, items included.")
-@click.option("--journal", type=click.Path(path_type=Path), metavar="DIR", help="Finished requests (.doge-eval).")
-@click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Write all results with every item, for --compare."
+)
+@click.option(
+    "--journal",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of finished requests (default: .doge-eval).",
+)
+@click.option("--threads", type=int, metavar="N", help="Threads of the computation (default: the runtime's choice).")
 def main(
     model: str | None,
     tasks: str,
@@ -73,14 +87,18 @@ def main(
     journal: Path | None,
     threads: int | None,
 ) -> None:
-    """Evaluate MODEL, a folder that doge-export wrote, or a PyTorch checkpoint as doge-export takes it.
+    """Evaluate MODEL, a folder that doge-export wrote or a PyTorch checkpoint that it takes.
 
-    The tasks are those of EleutherAI's lm-evaluation-harness. A run that was interrupted goes on where it stopped when
-    it is started again in the same folder.
+    The tasks are those of EleutherAI's lm-evaluation-harness. An interrupted run goes on where it stopped when it is
+    started again in the same folder.
     """
     sources = compare if model is None else (model,)
     if sources is None or (model is not None and compare is not None):
-        raise OptionError("give either MODEL or --compare A B")
+        raise OptionError(
+            "MODEL is missing; give it, or --compare A B"
+            if sources is None
+            else "MODEL and --compare exclude each other; give one of them"
+        )
     check_out(out, compare)
     given: dict[str, Any] = {
         "tasks": tuple(name.strip() for name in tasks.split(",") if name.strip()),
@@ -110,37 +128,49 @@ def main(
 
 
 def check_out(out: Path | None, compare: tuple[str, str] | None) -> None:
-    """OptionError where --out cannot be written to in the end."""
+    """Check that --out can be written in the end.
+
+    Raises:
+        OptionError: it cannot.
+    """
     if out is not None and compare is not None:
-        raise OptionError("--out belongs to one MODEL; evaluate each by itself, then compare the two files")
+        raise OptionError("--out and --compare exclude each other; evaluate each MODEL, then compare the two files")
     if out is not None and not out.absolute().parent.is_dir():
-        raise OptionError(f"the folder {out.absolute().parent} does not exist; create it first")
+        raise OptionError(f"the folder {out.absolute().parent} is missing; create it first")
     if out is not None and (out.is_dir() or not os.access(out.absolute().parent, os.W_OK)):
         raise OptionError(f"{out} cannot be written; give another --out")
 
 
 def check_measuring(sources: Sequence[str], given: Mapping[str, object]) -> None:
-    """OptionError for options of a measurement where none is made, as all results are in files."""
+    """Check that options of a measurement are given only where one is made, so not where all results are in files.
+
+    Raises:
+        OptionError: one is given without a measurement.
+    """
     unused = [name for name, value in given.items() if value not in (None, ())]
     if unused and all(source.endswith(".json") for source in sources):
         flag = "--" + unused[0].replace("_", "-")
-        raise OptionError(f"{' and '.join(sources)} hold finished results, which {flag} has no say in; leave it out")
+        raise OptionError(f"{flag} does nothing, as {' and '.join(sources)} hold finished results; leave it out")
 
 
 def read_or_prepare(
     source: str, options: Callable[[], EvaluationOptions], reporter: Reporter
 ) -> EvaluationReport | Evaluation:
-    """The results in a .json file, or a model with all that it will be asked."""
+    """The results in a .json file, or a model with everything that it will be asked."""
     if source.endswith(".json"):
         return EvaluationReport.from_file(Path(source))
     return prepare_evaluation(source, options(), reporter)
 
 
 def prepare_evaluation(source: str, options: EvaluationOptions, reporter: Reporter) -> Evaluation:
-    """Import what an evaluation needs, which takes seconds and an extra, then load all of it."""
+    """Prepare an evaluation; see `evaluation.prepare`. Its imports take seconds and need an extra, so they are late.
+
+    Raises:
+        EvaluationError: the extra is not installed.
+    """
     if options.data_dir is not None:
-        os.environ["HF_DATASETS_OFFLINE"] = "1"  # before datasets is imported; the model may still come from the hub
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the harness's bars; ours is one for all
+        os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when datasets is imported; the model may still come from the hub
+    os.environ.setdefault("TQDM_DISABLE", "1")  # hides the harness's bars; `Reporter` shows all progress
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with needs_extra("eval", "evaluating", EvaluationError):
         from ..evaluation.evaluation import prepare
@@ -149,12 +179,12 @@ def prepare_evaluation(source: str, options: EvaluationOptions, reporter: Report
 
 
 def finish(found: EvaluationReport | Evaluation, reporter: Reporter) -> EvaluationReport:
-    """Finished results, or those of a model that is asked now."""
+    """The results: finished ones as they are, otherwise those of a model that is asked now."""
     return found if isinstance(found, EvaluationReport) else found.run(reporter.show)
 
 
 def write(path: Path, text: str) -> None:
-    """A file, complete or not at all."""
+    """Write a file, complete or not at all."""
     unfinished = path.with_name(f"{path.name}.partial")
     try:
         unfinished.write_text(text + "\n", encoding="utf-8")
@@ -164,7 +194,7 @@ def write(path: Path, text: str) -> None:
 
 
 def print_report(report: EvaluationReport, as_json: bool) -> None:
-    """The results on stdout."""
+    """Print the results of one model."""
     if as_json:
         click.echo(report.to_json(with_items=False))
         return
@@ -176,7 +206,7 @@ def print_report(report: EvaluationReport, as_json: bool) -> None:
 
 
 def print_comparison(a: EvaluationReport, b: EvaluationReport, as_json: bool) -> None:
-    """The differences of B from A on stdout."""
+    """Print the differences of B from A."""
     differences = compare(a, b)
     if as_json:
         values = [dataclasses.asdict(found) | {"exceeds": found.exceeds} for found in differences]
@@ -188,11 +218,10 @@ def print_comparison(a: EvaluationReport, b: EvaluationReport, as_json: bool) ->
 
 
 def difference_words(found: Difference) -> str:
-    """One difference in a line; shares in percent."""
-    is_share = found.changed is None or not found.name.startswith(("log", "bits"))
-    scale, digits = (100, 2) if is_share else (1, 4)
+    """One line about a difference; shares are in percent."""
+    scale, digits = (100, 2) if found.unit == "share" else (1, 4)
     error = "" if found.stderr is None else f" ±{scale * found.stderr:.{digits}f}"
-    kind = f"{found.changed} of {found.items} items changed" if found.paired else "other items"
+    kind = f"{found.changed} of {found.items} items changed" if found.paired else "different items"
     return (
         f"A {scale * found.a:.{digits}f}  B {scale * found.b:.{digits}f}  "
         f"B-A {scale * found.difference:+.{digits}f}{error}  {found.verdict}  ({kind})"
@@ -200,7 +229,7 @@ def difference_words(found: Difference) -> str:
 
 
 class Reporter:
-    """Progress on stderr: a line that changes on a terminal, else a line for every step and every minute."""
+    """Progress on stderr: one changing line on a terminal, otherwise a line for every step and every minute."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
@@ -215,7 +244,7 @@ class Reporter:
         self._status.stop()
 
     def show(self, step: str, done: int, total: int) -> None:
-        """step: what is being done. done, total: how much of it; 0 of 0 where that is not known."""
+        """Show a step. done, total: its finished part and its whole; 0 and 0 where they are not known."""
         text = f"{step}: {done} of {total}" if total else f"{step} ..."
         self._status.update(text)
         now = time.monotonic()

@@ -1,4 +1,5 @@
-"""How good a model is: EleutherAI's lm-evaluation-harness over exported folders and PyTorch models, and perplexity.
+"""Evaluation of exported folders and PyTorch models: the tasks of a model card, and the perplexity of a text.
 
-`perplexity` needs onnxruntime and numpy only; everything that touches the harness needs the extra `eval`.
+The tasks are those of EleutherAI's lm-evaluation-harness and need the extra `eval`. `perplexity` needs only
+onnxruntime and numpy.
 """

@@ -1,14 +1,14 @@
-"""Two reports side by side: which differences exceed their standard error.
+"""Two reports side by side, and the differences that exceed their standard error.
 
-Where both were asked the same items, the error is that of the differences item by item, which is smaller, as both find
-the same items hard; otherwise the two errors are added in squares.
+Where both models were asked the same items, the error is that of the differences item by item. It is smaller than that
+of either score, because both models find the same items hard. Otherwise the two errors are added in squares.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ..errors import EvaluationError
 from .perplexity import Perplexity, WindowScore, ratio_stderr
@@ -17,19 +17,21 @@ from .report import TITLES, EvaluationReport, Score, Settings, add_errors, avera
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A.
+    """One measure of two models, B minus A.
 
     Attributes:
-        name: of the measure.
-        a, b: the two values, shares of 1 or nats per token.
+        name: name of the measure.
+        unit: "share" of 1, "nats" per token or "bits" per byte.
+        a, b: the two values.
         difference: b - a.
-        stderr: of the difference; None where it is not known.
-        paired: whether it was taken over the same items.
-        items: compared.
-        changed: items with another value; None where they were not paired.
+        stderr: standard error of the difference; None where it is not known.
+        paired: whether both models were asked the same items.
+        items: number of compared items.
+        changed: number of items with another value; None where they were not paired.
     """
 
     name: str
+    unit: Literal["share", "nats", "bits"]
     a: float
     b: float
     difference: float
@@ -45,7 +47,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The comparison with the standard error, in words."""
         if self.difference == 0:
             return "equal"
         if self.stderr is None:
@@ -59,9 +61,10 @@ class Difference:
 
 
 def compare(a: EvaluationReport, b: EvaluationReport) -> tuple[Difference, ...]:
-    """Every measure that both reports have.
+    """The differences of B from A, for every measure that both reports have.
 
-    Raises EvaluationError as `check_comparable`.
+    Raises:
+        EvaluationError: of `check_comparable`, or two columns have different metrics.
     """
     check_comparable(a, b)
     others = {score.task: score for score in b.scores}
@@ -72,25 +75,29 @@ def compare(a: EvaluationReport, b: EvaluationReport) -> tuple[Difference, ...]:
 
 
 class Measured(Protocol):
-    """What was measured or will be: an `EvaluationReport`, or an `Evaluation`."""
+    """Measures that are finished, an `EvaluationReport`, or still to come, an `Evaluation`."""
 
     @property
     def model(self) -> str:
-        """Its name."""
+        """Name of the model."""
 
     @property
     def settings(self) -> Settings:
-        """Under which it is asked."""
+        """Settings of the evaluation."""
 
     @property
     def measures(self) -> frozenset[str]:
-        """Names of the columns, and "perplexity"."""
+        """Names of the measures: some of TASKS, and "perplexity"."""
 
 
 def check_comparable(a: Measured, b: Measured) -> None:
-    """EvaluationError where two have no measure in common, or were asked under other settings."""
+    """Check that two models can be compared.
+
+    Raises:
+        EvaluationError: they have no measure in common, or were asked in different ways.
+    """
     common = a.measures & b.measures
-    asked = [prompts(settings) for settings in (a.settings, b.settings)]
+    asked = [prompt_words(settings) for settings in (a.settings, b.settings)]
     if common - {"perplexity"} and asked[0] != asked[1]:
         raise EvaluationError(
             f"{a.model} is evaluated with {asked[0]} and {b.model} with {asked[1]}; evaluate both in the same way"
@@ -101,8 +108,8 @@ def check_comparable(a: Measured, b: Measured) -> None:
         raise EvaluationError(f"{a.model} and {b.model} have no measure in common; evaluate both on the same tasks")
 
 
-def prompts(settings: Settings) -> str:
-    """What decides what a model is asked, in words."""
+def prompt_words(settings: Settings) -> str:
+    """The settings that decide a model's prompts, in words."""
     return (
         f"settings {settings.settings}, {'a' if settings.chat_template else 'no'} chat template and "
         f"{'the usual number of' if settings.num_fewshot is None else settings.num_fewshot} examples"
@@ -110,30 +117,32 @@ def prompts(settings: Settings) -> str:
 
 
 def compare_scores(a: Score, b: Score) -> Difference:
-    """One column of the two."""
+    """The difference of one column."""
     if a.metric != b.metric:
         raise EvaluationError(f"{a.task} was measured as {a.metric} and as {b.metric}; evaluate one of them again")
-    difference, name = b.value - a.value, TITLES[a.task]
-    if {key: hashed for key, (hashed, _) in a.answers.items()} != {
-        key: hashed for key, (hashed, _) in b.answers.items()
-    }:
+    name, values = TITLES[a.task], (a.value, b.value, b.value - a.value)
+    if record_hashes(a) != record_hashes(b):
         stderr = add_errors([a.stderr, b.stderr])
-        return Difference(name, a.value, b.value, difference, stderr, False, min(a.items, b.items), None)
+        return Difference(name, "share", *values, stderr, False, min(a.items, b.items), None)
     gaps = {key: b.answers[key][1] - a.answers[key][1] for key in a.answers}
     changed = sum(gap != 0 for gap in gaps.values())
-    return Difference(name, a.value, b.value, difference, average(gaps, a.average)[1], True, len(gaps), changed)
+    return Difference(name, "share", *values, average(gaps, a.average)[1], True, len(gaps), changed)
+
+
+def record_hashes(score: Score) -> dict[str, str]:
+    """Hash of every evaluated record, by task/item."""
+    return {key: record_hash for key, (record_hash, _) in score.answers.items()}
 
 
 def compare_perplexity(a: Perplexity, b: Perplexity) -> Difference:
-    """Mean negative log-likelihood per token window by window, or, with other tokens, bits per byte."""
+    """The difference of the mean negative log-likelihood per token, or, with different tokens, of the bits per byte."""
     pairs = list(zip(a.windows, b.windows, strict=False))
     if len(a.windows) != len(b.windows) or any((x.start, x.tokens) != (y.start, y.tokens) for x, y in pairs):
         assert a.bits_per_byte is not None and b.bits_per_byte is not None
-        difference = b.bits_per_byte - a.bits_per_byte
-        return Difference("bits per byte", a.bits_per_byte, b.bits_per_byte, difference, None, False, len(pairs), None)
+        bits = (a.bits_per_byte, b.bits_per_byte, b.bits_per_byte - a.bits_per_byte)
+        return Difference("bits per byte", "bits", *bits, None, False, len(pairs), None)
     gaps = [WindowScore(x.start, x.tokens, y.negative_log_likelihood - x.negative_log_likelihood) for x, y in pairs]
     changed = sum(gap.negative_log_likelihood != 0 for gap in gaps)
-    logs = [math.log(found.per_token) for found in (a, b)]
-    return Difference(
-        "log perplexity", logs[0], logs[1], logs[1] - logs[0], ratio_stderr(gaps), True, len(gaps), changed
-    )
+    log_a, log_b = math.log(a.per_token), math.log(b.per_token)
+    nats = (log_a, log_b, log_b - log_a)
+    return Difference("log perplexity", "nats", *nats, ratio_stderr(gaps), True, len(gaps), changed)

@@ -1,6 +1,6 @@
 """Evaluate one model: tasks of the harness, perplexity of a text, and the speed, as one report.
 
-All that can be refused is refused by `prepare`, before the model is asked anything.
+`prepare` refuses everything that can be refused, before the model is asked anything.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EvaluationError, OptionError
-from .evaluated_model import Subject, load_subject, speed_prompt
+from ..measure.speed import time_rounds
+from ..runtime.description import DECODER_FILE
+from .evaluated_model import EvaluatedModel
+from .exported import load_exported
 from .journal import Journal, JournaledScorer
 from .options import TASKS, EvaluationOptions
 from .perplexity import Perplexity, check_text, perplexity
@@ -30,8 +33,10 @@ if TYPE_CHECKING:
 
     from .tasks import Column
 
-Progress = Callable[[str, int, int], object]  # what is being done, how much of it is finished, how much there is
+Progress = Callable[[str, int, int], object]  # called with the current step, its finished part and its whole
 JOURNAL_FOLDER = ".doge-eval"
+SPEED_PROMPT, SPEED_TOKENS, SPEED_ROUNDS = 64, 128, 3
+SPEED_TEXT = "The keeper of the lighthouse wrote a letter to her brother every evening, and he wrote back. "
 
 
 def silent(step: str, done: int, total: int) -> None:
@@ -40,55 +45,64 @@ def silent(step: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model and all that it will be asked; nothing has been asked yet.
+    """One model and everything that it will be asked; nothing has been asked yet.
 
     Attributes:
-        model: as it was given.
-        subject: the loaded model.
-        options: what to measure.
-        settings: under which.
-        text_ids: of the perplexity, int64 [S]; None where none is wanted.
-        text_bytes: of the same text.
-        tasks: of the harness, by name.
-        columns: the tasks that make up each column, in the order of TASKS.
+        evaluated: the loaded model.
+        options: the measures that are wanted.
+        settings: the settings that the report will state.
+        text_ids: int64 [S] tokens of the text for perplexity; None without one.
+        text_bytes: length of that text in UTF-8; 0 without one.
+        speed_ids: int64 [SPEED_PROMPT] tokens before the timed ones; None without tasks.
+        tasks: tasks of the harness, by name.
+        columns: names of the tasks that make up each column, in the order of TASKS.
     """
 
-    model: str
-    subject: Subject
+    evaluated: EvaluatedModel
     options: EvaluationOptions
     settings: Settings
     text_ids: NDArray[np.int64] | None
     text_bytes: int
+    speed_ids: NDArray[np.int64] | None
     tasks: Mapping[str, Task]
     columns: Mapping[Column, Sequence[str]]
 
     @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.evaluated.name
+
+    @property
     def measures(self) -> frozenset[str]:
-        """What a report of it will have, as `EvaluationReport.measures`."""
+        """Names of the measures that its report will have; see `EvaluationReport.measures`."""
         return measure_names([column.name for column in self.columns], self.text_ids is not None)
 
     def run(self, progress: Progress = silent) -> EvaluationReport:
-        """Ask and score.
+        """Ask the model, and score its answers.
 
-        Finished requests are kept in the journal's folder, in a file named after the model's hash; a run that is
-        interrupted and started again goes on where it stopped.
+        Finished requests are kept in the journal's folder, in a file named after the model's hash. So an interrupted
+        run goes on where it stopped when it is started again.
+
+        Raises:
+            EvaluationError: the journal cannot be used, a choice is too long, or the harness gave no score.
         """
-        with closing(open_journal(self.options.journal, self.subject)) as journal:
+        with closing(open_journal(self.options.journal, self.evaluated)) as journal:
             text_score = None
             if self.text_ids is not None:
                 text_score = score_text(self, self.text_ids, journal, progress)
             scores: tuple[Score, ...] = ()
             if self.tasks:
-                with redirect_stdout(sys.stderr):  # the harness and its tasks print while they work; stdout is for ours
+                with redirect_stdout(sys.stderr):  # the harness and its tasks print, and stdout is for the results
                     scores = score_tasks(self, journal, progress)
         speed = None
-        if self.tasks:
+        if self.speed_ids is not None:
             progress("measuring the speed", 0, 0)
-            speed = self.subject.decode(speed_prompt(self.subject.encode))
+            rounds = time_rounds(self.evaluated.open_stream, self.speed_ids, SPEED_TOKENS, SPEED_ROUNDS)
+            speed = float(np.median([times.decode_tokens_per_s for times in rounds]))
         return EvaluationReport(
             model=self.model,
-            kind=self.subject.kind,
-            model_hash=self.subject.model_hash,
+            kind=self.evaluated.kind,
+            model_hash=self.evaluated.model_hash,
             settings=self.settings,
             scores=scores,
             perplexity=text_score,
@@ -97,48 +111,87 @@ class Evaluation:
 
 
 def prepare(source: str, options: EvaluationOptions, progress: Progress = silent) -> Evaluation:
-    """Load a model and all that it is to be asked, and check that it can be.
+    """Load a model and everything that it will be asked, and check that it can be asked.
 
     Raises:
         PackageError, CheckpointError: there is no such model.
-        EvaluationError: data that cannot be had or read, or a model without tokenizer.
-        OptionError: an option that the model does not allow.
+        EvaluationError: data is missing or damaged, or the model has no tokenizer.
+        OptionError: the model does not allow one of the options.
     """
     progress("reading the model", 0, 0)
     text = None if options.perplexity is None else read_text(options.perplexity)
-    subject = load_subject(source, options.threads)
+    evaluated = load_model(source, options.threads)
     settings = Settings(
         settings=options.settings,
         limit=options.limit,
         num_fewshot=options.num_fewshot,
         threads=options.threads,
-        chat_template=uses_chat_template(options, subject),
+        chat_template=uses_chat_template(options, evaluated),
         data="hub" if options.data_dir is None else str(options.data_dir),
         lm_eval=version("lm_eval") if options.tasks else None,
         text=None if text is None else hashlib.sha256(text.encode()).hexdigest(),
     )
     text_ids = None
     if text is not None:
-        text_ids = np.array(subject.encode(text), np.int64)
-        check_text(text_ids, options.window, options.stride, subject.scorer.longest)
-    tasks, columns = load_tasks(subject, options, progress)
+        text_ids = np.array(evaluated.encode(text), np.int64)
+        check_text(text_ids, options.window, options.stride, evaluated.scorer.longest)
+    speed_ids = speed_prompt(evaluated) if options.tasks else None
+    tasks, columns = load_tasks(evaluated, options, progress)
     text_bytes = 0 if text is None else len(text.encode())
-    return Evaluation(source, subject, options, settings, text_ids, text_bytes, tasks, columns)
+    return Evaluation(evaluated, options, settings, text_ids, text_bytes, speed_ids, tasks, columns)
 
 
-def uses_chat_template(options: EvaluationOptions, subject: Subject) -> bool:
-    """Whether prompts become messages; OptionError where that is asked of a model without template."""
+def load_model(source: str, threads: int | None) -> EvaluatedModel:
+    """Load an exported folder, or else a checkpoint: a folder, a .gguf file, a hub id or the name of the demo.
+
+    Raises:
+        PackageError, CheckpointError: it is neither.
+        EvaluationError: the checkpoint has no tokenizer.
+    """
+    if (Path(source) / DECODER_FILE).is_file():
+        return load_exported(source, threads)
+    from .torch_model import load_torch  # noqa: PLC0415  an exported folder needs no torch
+
+    return load_torch(source, threads)
+
+
+def uses_chat_template(options: EvaluationOptions, evaluated: EvaluatedModel) -> bool:
+    """Whether prompts become chats.
+
+    Raises:
+        OptionError: the options want chats, and the model has no template.
+    """
     if options.chat_template is None:
-        return options.settings == "card" and subject.has_chat_template
-    if options.chat_template and not subject.has_chat_template:
-        raise OptionError(f"{subject.name} has no chat template; leave out --chat-template")
+        return options.settings == "card" and evaluated.has_chat_template
+    if options.chat_template and not evaluated.has_chat_template:
+        raise OptionError(f"the chat template of {evaluated.name} is missing; leave out --chat-template")
     return options.chat_template
 
 
+def speed_prompt(evaluated: EvaluatedModel) -> NDArray[np.int64]:
+    """Plain text as int64 [SPEED_PROMPT] tokens.
+
+    Raises:
+        EvaluationError: the tokenizer makes too few tokens of a long text.
+    """
+    ids = evaluated.encode(SPEED_TEXT * 8)[:SPEED_PROMPT]
+    if len(ids) < SPEED_PROMPT:
+        raise EvaluationError(
+            f"the tokenizer of {evaluated.name} makes {len(ids)} tokens of {len(SPEED_TEXT * 8)} characters; "
+            f"it must make at least {SPEED_PROMPT}"
+        )
+    return np.array(ids, np.int64)
+
+
 def load_tasks(
-    subject: Subject, options: EvaluationOptions, progress: Progress
+    evaluated: EvaluatedModel, options: EvaluationOptions, progress: Progress
 ) -> tuple[dict[str, Task], dict[Column, list[str]]]:
-    """The harness's tasks and which of them make up each column, in the order of TASKS; none without tasks."""
+    """The harness's tasks by name, and the names of each column's tasks, in the order of TASKS. May be empty.
+
+    Raises:
+        OptionError, EvaluationError: of `tasks.load_columns`.
+        EvaluationError: answers of a task leave a prompt no room.
+    """
     if not options.tasks:
         return {}, {}
     from .tasks import load_columns, require_room  # noqa: PLC0415  imports the harness, and perplexity needs none
@@ -147,25 +200,29 @@ def load_tasks(
     names = [name for name in TASKS if name in options.tasks]
     with redirect_stdout(sys.stderr):  # the hub's reader prints
         tasks, columns = load_columns(names, options.settings, options.data_dir, options.num_fewshot)
-    require_room(tasks, subject.scorer.longest)
+    require_room(tasks, evaluated.scorer.longest)
     return tasks, columns
 
 
 def score_tasks(evaluation: Evaluation, journal: Journal, progress: Progress) -> tuple[Score, ...]:
-    """The scores, in the order of TASKS."""
+    """The scores of all columns, in the order of TASKS.
+
+    Raises:
+        EvaluationError: a choice leaves its question no room, or the harness gave no score.
+    """
     import lm_eval  # noqa: PLC0415  takes seconds, and perplexity needs no harness
 
     from .journaled_model import JournaledLM  # noqa: PLC0415  imports the harness
     from .tasks import require_room_for_choices, spread_sample  # noqa: PLC0415  the same
 
-    subject, tasks, columns = evaluation.subject, evaluation.tasks, evaluation.columns
+    evaluated, tasks, columns = evaluation.evaluated, evaluation.tasks, evaluation.columns
     lengths = {column: {leaf: len(tasks[leaf].eval_docs) for leaf in leaves} for column, leaves in columns.items()}
     samples: dict[str, list[int]] = {}
     for column in columns:
         chosen = spread_sample(lengths[column], evaluation.options.limit)
         samples |= {name: items for name, items in chosen.items() if items}
     results = lm_eval.evaluate(
-        JournaledLM(subject.harness(), journal, progress, partial(require_room_for_choices, subject)),
+        JournaledLM(evaluated.harness(), journal, progress, partial(require_room_for_choices, evaluated)),
         {"tasks": {name: tasks[name] for name in samples}, "groups": {}, "group_map": {}},
         samples={name: items for name, items in samples.items() if len(items) < len(tasks[name].eval_docs)},
         bootstrap_iters=0,
@@ -175,20 +232,35 @@ def score_tasks(evaluation: Evaluation, journal: Journal, progress: Progress) ->
     return tuple(column_score(column, lengths[column], results) for column in columns)
 
 
-def open_journal(folder: Path | None, subject: Subject) -> Journal:
-    """One file for each model."""
-    path = (Path(JOURNAL_FOLDER) if folder is None else folder) / f"{subject.model_hash[:16]}.jsonl"
-    return Journal(path, subject.model_hash)
+def open_journal(folder: Path | None, evaluated: EvaluatedModel) -> Journal:
+    """The journal of a model, a file of its own in the folder.
+
+    Raises:
+        EvaluationError: it cannot be used.
+    """
+    path = (Path(JOURNAL_FOLDER) if folder is None else folder) / f"{evaluated.model_hash[:16]}.jsonl"
+    return Journal(path, evaluated.model_hash)
 
 
 def column_score(column: Column, lengths: Mapping[str, int], results: Mapping[str, Any]) -> Score:
-    """The number of a column from the harness's results, which have every item."""
+    """The score of a column.
+
+    Args:
+        column: the column.
+        lengths: number of items in each of its tasks.
+        results: the harness's results, which hold every item.
+
+    Raises:
+        EvaluationError: the results lack the column's metric.
+    """
     answers: dict[str, tuple[str, float]] = {}
     for task in lengths:
         samples = [sample for sample in results["samples"].get(task, []) if sample["filter"] == column.filter]
         answers |= {f"{task}/{s['doc_id']}": (s["doc_hash"][:16], float(s[column.metric])) for s in samples}
     if not answers:
-        raise EvaluationError(f"the harness gave no {column.metric} for {column.name}; another version may be needed")
+        raise EvaluationError(
+            f"{column.metric} of {column.name} is missing in the harness's results; install lm_eval 0.4.13"
+        )
     value, stderr = average({key: value for key, (_, value) in answers.items()}, column.average)
     return Score(
         task=column.name,
@@ -204,7 +276,7 @@ def column_score(column: Column, lengths: Mapping[str, int], results: Mapping[st
 
 
 def task_details(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The harness's own numbers, without the errors it was not asked for."""
+    """The harness's own numbers of a task, without standard errors, which were not asked for."""
     return {
         name.removesuffix(",none"): float(value)
         for name, value in metrics.items()
@@ -213,7 +285,11 @@ def task_details(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def read_text(path: Path) -> str:
-    """A text as its bytes say, line endings included; EvaluationError where it is none."""
+    """A text file with its line endings unchanged, as its bytes are counted.
+
+    Raises:
+        EvaluationError: it cannot be read as UTF-8.
+    """
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -223,7 +299,7 @@ def read_text(path: Path) -> str:
 def score_text(
     evaluation: Evaluation, token_ids: NDArray[np.int64], journal: Journal, progress: Progress
 ) -> Perplexity:
-    """Perplexity of the text."""
+    """The perplexity of the text, whose tokens are int64 [S]."""
     finished = 0
 
     def advance(tokens: int) -> None:
@@ -232,7 +308,7 @@ def score_text(
         progress("perplexity", finished, len(token_ids) - 1)
 
     return perplexity(
-        JournaledScorer(evaluation.subject.scorer, journal),
+        JournaledScorer(evaluation.evaluated.scorer, journal),
         token_ids,
         text_bytes=evaluation.text_bytes,
         window=evaluation.options.window,

@@ -1,13 +1,13 @@
 """An exported folder as a model of EleutherAI's lm-evaluation-harness.
 
-Registered under the harness's own API, so that its functions take it too:
+It is registered with the harness, so the harness's own functions take it too:
 
     import lm_eval, doge_export.evaluation.harness_model
     lm_eval.simple_evaluate("doge-export", {"pretrained": "smollm2-135m-int8"}, tasks=["piqa"])
 
-Requests are sorted by their tokens and fed to one state, which goes back to where a sequence parts from the one before:
-few-shot prefixes, system messages and the context that choices share are computed once. The numbers are those of
-computing every request by itself.
+Requests are sorted by their tokens and fed to one state. For each one the state goes back to the last token that it
+shares with the request before. So few-shot examples, system messages and the question of several choices are computed
+once. The numbers are those of computing every request by itself.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from ..errors import EvaluationError, PackageError
 from ..runtime.generation_options import GenerationOptions
 from ..runtime.model import Model, load
 from ..runtime.prefix import SharedPrefix
+from .options import MAX_GEN_TOKS
 from .perplexity import DecoderScorer, token_log_probs
-from .tasks import MAX_GEN_TOKS
 
-PIECE = 64  # logits that are looked at together
+PIECE = 64  # rows of logits that are compared together
 
+# (context and continuation as texts, token ids of the context, token ids of the continuation)
 TokenRequest = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 @register_model("doge-export")
 class DogeLM(TemplateLM):
-    """The runtime under the harness's interface; one request at a time, sharing what they begin with."""
+    """The runtime with the harness's interface. It answers one request at a time and computes a shared prefix once."""
 
     def __init__(
         self,
@@ -45,9 +46,15 @@ class DogeLM(TemplateLM):
         max_batch_size: int | None = None,
         device: str | None = None,
     ) -> None:
-        """pretrained: an exported folder, or a loaded model.
+        """Take an exported folder, or a loaded model.
 
-        batch_size, max_batch_size and device are the harness's; a decoder on a CPU has no use for them.
+        Args:
+            pretrained: the folder or the model.
+            threads: of the computation, where a folder is loaded.
+            batch_size, max_batch_size, device: given by the harness; a decoder on a CPU ignores them.
+
+        Raises:
+            PackageError: the folder is no export.
         """
         super().__init__()
         self.model = pretrained if isinstance(pretrained, Model) else load(pretrained, threads)
@@ -63,20 +70,20 @@ class DogeLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context: the beginning-of-text token, or else the end of text."""
+        """The token before a text without context: the one that begins a text, or else the one that ends it."""
         return self._special_id("bos_token", "eos_token")
 
     @property
     def tokenizer_name(self) -> str:
-        """For the harness's cache of requests."""
+        """Name of the folder, which the harness's cache of requests asks for."""
         return self.model.name
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """The source of the folder's template, or None where it is not asked for."""
+        """Source of the folder's template; None without one, or where `chat_template` is false."""
         return self.text_tokenizer.chat_templates.get("default") if chat_template else None
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The text of messages; without generation prompt it ends with the last message's own words."""
+        """The text of some messages. Without generation prompt it ends with the content of the last message."""
         messages = [{"role": message["role"], "content": message["content"]} for message in chat_history]
         text = self.model.chat_template.render(messages, add_generation_prompt=add_generation_prompt)
         if add_generation_prompt:
@@ -85,7 +92,7 @@ class DogeLM(TemplateLM):
         return text[: text.rindex(last) + len(last)]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids, with the special tokens the tokenizer's file asks for unless the text begins with them already."""
+        """Token ids, with the tokenizer's own special tokens unless the text begins with bos_token already."""
         if add_special_tokens is None:
             bos = self.text_tokenizer.special_tokens.get("bos_token")
             add_special_tokens = not (bos and string.startswith(bos))
@@ -94,7 +101,7 @@ class DogeLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: list[TokenRequest], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Of each (key, context, continuation): log-likelihood of the continuation, and whether greedy gives it."""
+        """Of each request: log-likelihood of its continuation in nats, and whether greedy decoding gives it."""
         results: dict[int, tuple[float, bool]] = {}
         for index in sorted(range(len(requests)), key=lambda index: requests[index][1:]):
             key, context, continuation = requests[index]
@@ -108,9 +115,10 @@ class DogeLM(TemplateLM):
             return 0.0, True
         if len(continuation) > self.max_length:
             raise EvaluationError(
-                f"a continuation has {len(continuation)} tokens, but the model sees {self.max_length} at once"
+                f"the length of a continuation is {len(continuation)} tokens; "
+                f"it must be at most {self.max_length}, the tokens that the model sees at once"
             )
-        # the last token is not fed, so one more than the window fits; too long a context loses its beginning
+        # the last token is not fed, so one token more than the window fits; too long a context loses its beginning
         fed = (context + continuation)[-(self.max_length + 1) : -1]
         rows = self.prefix.logits(fed, len(continuation))
         total, greedy = 0.0, True
@@ -122,7 +130,7 @@ class DogeLM(TemplateLM):
         return total, greedy
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihood of whole texts, in windows as the harness cuts them."""
+        """Log-likelihood, in nats, of each request's whole text, in the harness's own windows."""
         scorer, results = DecoderScorer(self.model.decoder), []
         for (text,) in (request.args for request in requests):
             windows = utils.get_rolling_token_windows(
@@ -140,7 +148,7 @@ class DogeLM(TemplateLM):
         return results
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The text after each context, up to a stop string or the end of text."""
+        """The generated text after each context, up to a stop string or the end of text."""
         encoded = [self.tok_encode(request.args[0]) for request in requests]
         results: dict[int, str] = {}
         for index in sorted(range(len(requests)), key=lambda index: encoded[index]):
@@ -160,21 +168,32 @@ class DogeLM(TemplateLM):
             token_id = None if text is None else self.text_tokenizer.special_id(text)
             if token_id is not None:
                 return token_id
-        raise PackageError(f"The tokenizer of {self.model.name!r} names no {' or '.join(names)}; evaluating needs one.")
+        raise PackageError(
+            f"{' or '.join(names)} is missing in the tokenizer of {self.model.name!r}; add one to tokenizer_config.json"
+        )
 
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 def generation_options(gen_kwargs: dict[str, Any], max_gen_toks: int) -> GenerationOptions:
-    """A task's generation settings as the runtime's; those of the folder have no say, as tasks are to be comparable.
+    """The runtime's options for a task's generation settings.
 
-    Raises EvaluationError for a setting that the runtime does not have.
+    The folder's own settings are ignored, so that models can be compared.
+
+    Args:
+        gen_kwargs: settings of the task, as the harness writes them.
+        max_gen_toks: new tokens where the task names no limit.
+
+    Raises:
+        EvaluationError: the runtime does not have one of the settings.
     """
     given = normalize_gen_kwargs(gen_kwargs, max_gen_toks)
-    known = {"until", "max_gen_toks", "do_sample", *SAMPLING}
-    if unknown := set(given) - known:
-        raise EvaluationError(f"the task asks to generate with {', '.join(sorted(unknown))}, which is not supported")
+    known = ("until", "max_gen_toks", "do_sample", *SAMPLING)
+    if unknown := set(given) - set(known):
+        raise EvaluationError(
+            f"generation_kwargs of the task has {', '.join(sorted(unknown))}; it must hold only {', '.join(known)}"
+        )
     sampling = {name: given[name] for name in SAMPLING if name in given}
     if not given["do_sample"]:
         sampling["temperature"] = 0.0

@@ -1,8 +1,8 @@
 """Finished requests on disk, so that an interrupted evaluation goes on where it stopped.
 
-A journal is a file of JSON lines for one model: the first line says of which, every other one holds the key of a
-request and its result. The key is a hash over the kind of request, the whole prompt and its settings, so an answer is
-used again exactly where the same model is asked the same. What the harness asks goes through `journaled_model`.
+A journal is a file of JSON lines for one model. The first line names the model; every other line holds the key of a
+request and its result. The key is a hash over the kind of request, the whole prompt and its settings. So a result is
+used again exactly where the same model is asked the same. `journaled_model` passes the harness's requests through it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FORMAT_VERSION = 1
 
 
 class Journal:
-    """The finished requests of one model, growing."""
+    """The finished requests of one model. `results` holds each result by the key of its request."""
 
     def __init__(self, path: Path, model_hash: str) -> None:
-        """Open or begin a journal.
+        """Open a journal, or begin one where there is no file.
 
         Raises:
             EvaluationError: the file is another model's, is not a journal, or cannot be written.
@@ -45,7 +45,7 @@ class Journal:
             raise EvaluationError(f"the journal {path} cannot be used ({error}); give another --journal") from error
 
     def add(self, key: str, result: Any) -> None:
-        """Keep a result, on disk before this returns to the caller."""
+        """Keep a result. It is with the operating system when this returns, so it outlives the process."""
         if key not in self.results:
             self.results[key] = result
             self._write({"key": key, "result": result})
@@ -59,7 +59,7 @@ class Journal:
         self._file.flush()
 
     def _read(self, header: dict[str, Any]) -> None:
-        """Take in the file; a last line that was cut off in the middle is cut off the file."""
+        """Read the file. A last line without end, left by a killed process, is removed from the file."""
         content = self.path.read_bytes()
         complete = content[: content.rfind(b"\n") + 1]
         try:
@@ -77,18 +77,18 @@ class Journal:
 
 
 class JournaledScorer:
-    """A scorer that is asked only what the journal does not know."""
+    """A scorer that computes only the scores that its journal does not hold."""
 
     def __init__(self, scorer: Scorer, journal: Journal) -> None:
         self._scorer, self._journal = scorer, journal
 
     @property
     def longest(self) -> int:
-        """The scorer's."""
+        """The limit of the scorer; see `Scorer`."""
         return self._scorer.longest
 
     def log_probs(self, token_ids: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-        """See `Scorer`. JSON holds a float64 to its last digit."""
+        """Log-probabilities as `Scorer` gives them. JSON keeps a float64 to its last digit, so they stay the same."""
         words = f"log_probs {count} {token_ids.tolist()}"
         key = hashlib.sha256(words.encode()).hexdigest()
         if key not in self._journal.results:

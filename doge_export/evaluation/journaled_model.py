@@ -1,4 +1,15 @@
-"""A model of the harness whose finished requests go into a journal, one by one."""
+"""A model of the harness whose finished requests go into a journal, one by one.
+
+The harness has a wrapper for the same purpose, `lm_eval.api.model.CachingLM`, which was tried (lm_eval 0.4.13). It
+resumes as well as this one: after a SIGKILL neither asked one of 50 finished requests again, in ten runs. It does not
+replace this one, for five reasons:
+
+- It stores pickles (sqlitedict). A prepared cache file ran a shell command when it was read.
+- Its file does not say which model it belongs to. Another model got the first one's answers, without an error.
+- A damaged file ends in sqlite3.DatabaseError; here it is an EvaluationError that names the file.
+- It reports no progress, and it asks equal requests again: five equal ones were computed five times, here once.
+- Perplexity needs the journal without the harness, so there would be two mechanisms.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +23,19 @@ from .journal import Journal
 
 
 class JournalHook(CacheHook):
-    """What the harness's models call with every finished request."""
+    """The hook that the harness's models call with every finished request."""
 
     def __init__(self, finished: Callable[[str, Any], object]) -> None:
         super().__init__(None)
         self._finished = finished
 
     def add_partial(self, attr: str, req: Any, res: Any) -> None:
-        """attr: the kind of request. req: its arguments. res: the result."""
+        """Pass a result on. attr: the kind of request. req: its arguments. res: its result."""
         self._finished(hash_args(attr, req), res)
 
 
 class JournaledLM(LM):
-    """A model of the harness that is asked only what the journal does not know."""
+    """A model of the harness that computes only the requests that its journal does not hold."""
 
     def __init__(
         self,
@@ -33,9 +44,13 @@ class JournaledLM(LM):
         progress: Callable[[str, int, int], object],
         check_choices: Callable[[list[Instance]], object] = lambda requests: None,
     ) -> None:
-        """progress: called with the kind of request, how many are finished and how many there are.
+        """Wrap a model.
 
-        check_choices: called with the requests of all tasks that choose, before the first is answered.
+        Args:
+            lm: a model that calls its cache hook with every finished request.
+            journal: holds the finished requests.
+            progress: called with the kind of request, the number of finished ones and the number of all.
+            check_choices: called with the requests of all multiple-choice tasks, before the first is answered.
         """
         super().__init__()
         self.lm = lm
@@ -47,24 +62,24 @@ class JournaledLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """The model's."""
+        """Name of the wrapped model's tokenizer."""
         return str(self.lm.tokenizer_name)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The model's."""
+        """The text of some messages, by the wrapped model's template."""
         return str(self.lm.apply_chat_template(chat_history, add_generation_prompt))
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """See the harness's LM."""
+        """Of each request: log-likelihood of its continuation in nats, and whether greedy decoding gives it."""
         self._check_choices(requests)
         return [(total, greedy) for total, greedy in self._answers("loglikelihood", requests)]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """See the harness's LM."""
+        """Log-likelihood, in nats, of each request's whole text."""
         return self._answers("loglikelihood_rolling", requests)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """See the harness's LM."""
+        """The text that is generated for each request."""
         return self._answers("generate_until", requests)
 
     def _answers(self, kind: str, requests: list[Instance]) -> list[Any]:
@@ -78,7 +93,7 @@ class JournaledLM(LM):
         if unknown:
             answers = getattr(self.lm, kind)(list(unknown.values()), disable_tqdm=True)
             for key, answer in zip(unknown, answers, strict=True):
-                self._journal.add(key, answer)  # a model that does not report every single one
+                self._journal.add(key, answer)  # for a model that does not call its hook
         return [self._journal.results[key] for key in keys]
 
     def _add(self, key: str, result: Any) -> None:

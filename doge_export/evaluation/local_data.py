@@ -1,4 +1,7 @@
-"""Evaluation sets in local files, given to the harness in the columns its own tasks read from the hub."""
+"""Evaluation sets from local files, in the columns that the harness's own tasks read from the hub.
+
+Each function takes the folder and, where a set has subsets, the name of one. It raises the errors of `read_rows`.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +20,27 @@ Splits = dict[str, datasets.Dataset]
 
 
 def ifeval(folder: Path, subset: str | None) -> Splits:
-    """As published."""
+    """IFEval, in its published columns."""
     return {"train": dataset(read_rows(folder, "ifeval"))}
 
 
 def piqa(folder: Path, subset: str | None) -> Splits:
-    """As published."""
+    """PIQA, in its published columns."""
     return {"validation": dataset(read_rows(folder, "piqa"))}
 
 
 def arc_easy(folder: Path, subset: str | None) -> Splits:
-    """As `arc`."""
+    """ARC-Easy; see `arc`."""
     return arc(folder, "arc_easy")
 
 
 def arc_challenge(folder: Path, subset: str | None) -> Splits:
-    """As `arc`."""
+    """ARC-Challenge; see `arc`."""
     return arc(folder, "arc_challenge")
 
 
 def arc(folder: Path, name: str) -> Splits:
-    """The file's query is "Question: ..."; the harness writes that word itself."""
+    """One of the two sets of ARC. The file's query begins with "Question: ", a word that the harness writes itself."""
     rows = [
         {
             "question": row["query"].removeprefix("Question: "),
@@ -50,10 +53,10 @@ def arc(folder: Path, name: str) -> Splits:
 
 
 def hellaswag(folder: Path, subset: str | None) -> Splits:
-    """The file's ctx is "activity: context"; the harness joins it from three columns, of which it capitalises one.
+    """HellaSwag. The file's ctx is "activity: context"; the harness joins that from three columns.
 
-    That one, ctx_b, is the beginning of a sentence that the endings complete: what follows the last full stop, where
-    the context does not end in one. Of the validation set's 10,042 items 3,241 have it.
+    The harness capitalises one of the three, ctx_b: the beginning of a sentence that the endings complete. It is found
+    here as the words behind the last full stop. 3,241 of the validation set's 10,042 items have it.
     """
     rows = []
     for row in read_rows(folder, "hellaswag"):
@@ -66,12 +69,12 @@ def hellaswag(folder: Path, subset: str | None) -> Splits:
 
 
 def bbh(folder: Path, subset: str | None) -> Splits:
-    """One of the 27 tasks."""
+    """One of the 27 tasks of BBH."""
     return {"test": dataset(of_subset(read_rows(folder, "bbh"), "task", subset, folder / "bbh"))}
 
 
 def mmlu(folder: Path, subset: str | None) -> Splits:
-    """One of the 57 subjects, or all of them in the file's order."""
+    """One of the 57 subjects of MMLU, or all of them in the file's order."""
     files = {"test": "mmlu_test", "dev": "mmlu_dev"}
     return {
         split: dataset(of_subset(read_rows(folder, name), "subject", subset, folder / name))
@@ -91,10 +94,14 @@ READERS: dict[str, Callable[[Path, str | None], Splits]] = {
 
 
 def dataset(rows: list[Row]) -> datasets.Dataset:
-    """In memory; fields that only some rows have are None in the others. EvaluationError where kinds differ."""
+    """The rows as a dataset in memory. A field that only some rows have is None in the others.
+
+    Raises:
+        EvaluationError: a field holds values of several kinds.
+    """
     try:
         return datasets.Dataset.from_list(rows)
-    except (ValueError, TypeError) as error:  # pyarrow's are of these kinds
+    except (ValueError, TypeError) as error:  # the bases of pyarrow's errors
         reason = one_line(error)
         raise EvaluationError(
             f"the records do not fit together ({reason}); give each field values of one kind"
@@ -102,8 +109,12 @@ def dataset(rows: list[Row]) -> datasets.Dataset:
 
 
 def of_subset(rows: list[Row], field: str, subset: str | None, path: Path) -> list[Row]:
-    """The rows with that value in the field; EvaluationError when there are none."""
+    """The rows whose `field` is `subset`; all rows where `subset` is None.
+
+    Raises:
+        EvaluationError: there are none.
+    """
     found = [row for row in rows if subset is None or row[field] == subset]
     if not found:
-        raise EvaluationError(f"{path}.jsonl has no items of {field} {subset!r}; get a complete file")
+        raise EvaluationError(f"items of {field} {subset!r} are missing in {path}.jsonl; get a complete file")
     return found

@@ -1,4 +1,4 @@
-"""What an evaluation can be asked for, checked before anything is loaded."""
+"""The options of an evaluation, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..runtime.threads import check_threads
 
 SETTINGS = ("card", "harness")  # the first one is the default
 TASKS = ("ifeval", "mmlu", "bbh", "arc", "piqa", "hellaswag")  # in the order of the Doge card's row
+MAX_GEN_TOKS = 256  # new tokens where a task names no limit; so do the harness's own models
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,19 @@ class EvaluationOptions:
     """One evaluation of one model.
 
     Attributes:
-        tasks: of TASKS; none where only a perplexity is wanted.
-        settings: one of SETTINGS; `doge_export.evaluation.tasks` says what they are.
+        tasks: some of TASKS; none where only a perplexity is wanted.
+        settings: one of SETTINGS, which `doge_export.evaluation.tasks` describes.
         data_dir: a folder of local files; None takes the records from the hub.
-        limit: items per task, spread evenly over it; None takes all.
-        num_fewshot: examples before each item, where a task lets them be chosen; None takes the task's own number.
-        chat_template: None uses one, under the card's settings, where the model has one.
-        perplexity: a UTF-8 text file.
+        limit: items of each task, at equal distances over it; None takes all.
+        num_fewshot: examples before each item, where a task has a choice; None takes the task's own number.
+        chat_template: whether prompts become chats; None lets them under "card", where the model has a template.
+        perplexity: a UTF-8 text file to measure the perplexity of.
         window, stride: of the perplexity, in tokens; see `doge_export.evaluation.perplexity`.
-        journal: a folder for the finished requests; None takes `.doge-eval` in the current folder.
+        journal: a folder for finished requests; None takes `.doge-eval` in the current folder.
         threads: of the computation; None leaves the choice to the runtime.
+
+    Raises:
+        OptionError: an option is outside its allowed values.
     """
 
     tasks: tuple[str, ...] = ()
@@ -45,14 +49,14 @@ class EvaluationOptions:
         object.__setattr__(self, "tasks", tuple(dict.fromkeys(self.tasks)))
         for name in self.tasks:
             if name not in TASKS:
-                raise OptionError(f"there is no task {name!r}; the tasks are {', '.join(TASKS)}")
+                raise OptionError(f"task is {name!r}; it must be one of {', '.join(TASKS)}")
         if not self.tasks and self.perplexity is None:
-            raise OptionError(f"nothing to measure; give --tasks ({', '.join(TASKS)}) or --perplexity FILE")
+            raise OptionError(f"a measure is missing; give --tasks ({', '.join(TASKS)}) or --perplexity FILE")
         if self.settings not in SETTINGS:
-            raise OptionError(f"settings is {self.settings!r}; allowed are {', '.join(SETTINGS)}")
+            raise OptionError(f"settings is {self.settings!r}; it must be one of {', '.join(SETTINGS)}")
         if self.data_dir is not None and not self.data_dir.is_dir():
             raise OptionError(
-                f"there is no folder {self.data_dir}; give --data-dir a folder of .jsonl or .jsonl.xz files"
+                f"the folder {self.data_dir} is missing; give --data-dir a folder of .jsonl or .jsonl.xz files"
             )
         check_threads(self.threads)
         if self.limit is not None and self.limit < 1:
@@ -60,6 +64,6 @@ class EvaluationOptions:
         if self.num_fewshot is not None and self.num_fewshot < 0:
             raise OptionError(f"num_fewshot is {self.num_fewshot}; it must be at least 0")
         if self.perplexity is not None and not self.perplexity.is_file():
-            raise OptionError(f"there is no file {self.perplexity}; give --perplexity a UTF-8 text")
+            raise OptionError(f"the file {self.perplexity} is missing; give --perplexity a UTF-8 text")
         if self.perplexity is None and (self.window is not None or self.stride is not None):
-            raise OptionError("--window and --stride belong to --perplexity FILE; give that too")
+            raise OptionError("--perplexity is missing, which --window and --stride belong to; give --perplexity FILE")

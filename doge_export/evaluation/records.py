@@ -1,6 +1,6 @@
-"""Records of evaluation sets in local files, each checked before anything is asked of a model.
+"""Records of evaluation sets in local files. Each record is checked before a model is asked anything.
 
-One JSON object a line, `NAME.jsonl` or `NAME.jsonl.xz`; `FIELDS` says which files and fields there are.
+A file is called `NAME.jsonl` or `NAME.jsonl.xz` and holds one JSON object in each line. `FIELDS` has names and fields.
 """
 
 from __future__ import annotations
@@ -20,14 +20,19 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field may hold: in words, and as a test."""
+    """A kind of value that a field may hold.
+
+    Attributes:
+        words: its description, for messages.
+        holds: whether a value is of the kind.
+    """
 
     words: str
     holds: Callable[[object], bool]
 
 
 def _is_text(value: object) -> bool:
-    """Whether it can be asked: not empty, and no half of a character that JSON's escapes can write."""
+    """Whether a value is a text that can be asked: not empty, and without a lone surrogate, which JSON can write."""
     return isinstance(value, str) and bool(value.strip()) and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
@@ -55,7 +60,7 @@ FIELDS: dict[str, dict[str, Kind]] = {
     "mmlu_test": {"subject": TEXT, "question": TEXT, "choices": CHOICES, "answer": NUMBER},
     "mmlu_dev": {"subject": TEXT, "question": TEXT, "choices": CHOICES, "answer": NUMBER},
 }
-# file: the field that says which choice is right, counted from 0, and the fields or the list that hold the choices
+# For each file: the field with the index of the right choice, from 0, and the fields, or the one list, of the choices.
 ANSWERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "piqa": ("label", ("sol1", "sol2")),
     "arc_easy": ("gold", ("choices",)),
@@ -64,16 +69,16 @@ ANSWERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mmlu_test": ("answer", ("choices",)),
     "mmlu_dev": ("answer", ("choices",)),
 }
-LETTERS = 4  # choices of an item of MMLU, which the harness's prompt and answers name A to D
+LETTERS = 4  # choices of an item of MMLU; the harness's prompt names them A to D
 
 
 @cache
 def read_rows(folder: Path, name: str) -> list[Row]:
-    """The records of a file, checked.
+    """The checked records of a file.
 
     Raises:
         OptionError: there is no such file.
-        EvaluationError: it cannot be read, or a line is not what it should be.
+        EvaluationError: it cannot be read, or a line holds something else.
     """
     path = find_file(folder, name)
     try:
@@ -87,26 +92,36 @@ def read_rows(folder: Path, name: str) -> list[Row]:
 
 
 def find_file(folder: Path, name: str) -> Path:
-    """NAME.jsonl or NAME.jsonl.xz; OptionError where there is neither."""
+    """The path of NAME.jsonl or NAME.jsonl.xz.
+
+    Raises:
+        OptionError: there is neither.
+    """
     for suffix in (".jsonl", ".jsonl.xz"):
         path = folder / (name + suffix)
         if path.is_file():
             return path
-    raise OptionError(f"{folder} has neither {name}.jsonl nor {name}.jsonl.xz; put it there or leave out --data-dir")
+    raise OptionError(f"{name}.jsonl or {name}.jsonl.xz is missing in {folder}; put one there or leave out --data-dir")
 
 
 def checked_row(line: str, name: str, place: str) -> Row:
-    """The fields of a line of the file `name`; EvaluationError where it has none, or one is not what it must be."""
+    """The fields of one line of the file `name`.
+
+    place: the line's file and number, for messages.
+
+    Raises:
+        EvaluationError: the line is no JSON object, or one of its fields holds something else.
+    """
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # what JSON cannot be, and what Python does not read of it
-        raise EvaluationError(f"{place} is not JSON ({error}); every line holds one object") from error
+    except (ValueError, RecursionError) as error:  # no JSON, or too deep for Python's reader
+        raise EvaluationError(f"{place} is not JSON ({error}); it must be one object") from error
     if not isinstance(row, dict):
-        raise EvaluationError(f"{place} holds a {type(row).__name__}; every line holds one object")
+        raise EvaluationError(f"{place} is a {type(row).__name__}; it must be one object")
     for field, kind in FIELDS[name].items():
         if not kind.holds(row.get(field)):
             given = repr(row[field]) if field in row else "missing"
-            raise EvaluationError(f"{place}: {field} is {given}, but must be {kind.words}")
+            raise EvaluationError(f"{place}: {field} is {given}; it must be {kind.words}")
     if name in ANSWERS:
         check_answer(row, name, place)
     if name == "ifeval":
@@ -115,30 +130,42 @@ def checked_row(line: str, name: str, place: str) -> Row:
 
 
 def check_answer(row: Row, name: str, place: str) -> None:
-    """EvaluationError where the right choice is none of the choices, which would be scored as a wrong answer."""
+    """Check that the right choice is one of the choices; otherwise every answer would be scored as wrong.
+
+    Raises:
+        EvaluationError: it is not.
+    """
     field, holders = ANSWERS[name]
     choices = len(row[holders[0]]) if len(holders) == 1 else len(holders)
     if name.startswith("mmlu") and choices != LETTERS:
-        raise EvaluationError(f"{place}: choices has {choices} texts, but must have {LETTERS}")
+        raise EvaluationError(f"{place}: choices has {choices} texts; it must have {LETTERS}")
     if not 0 <= row[field] < choices:
-        raise EvaluationError(f"{place}: {field} is {row[field]}, but must be from 0 to {choices - 1}")
+        raise EvaluationError(f"{place}: {field} is {row[field]}; it must be from 0 to {choices - 1}")
 
 
 def check_instructions(row: Row, place: str) -> None:
-    """EvaluationError for instructions that the harness could not check; it would find out after all the answers."""
+    """Check that the harness can check the instructions; otherwise it would fail after all answers were generated.
+
+    Raises:
+        EvaluationError: it cannot.
+    """
     ids: list[str] = row["instruction_id_list"]
     arguments: list[Mapping[str, Any]] = row["kwargs"]
     if len(ids) != len(arguments):
         raise EvaluationError(
-            f"{place}: kwargs has {len(arguments)} objects for {len(ids)} instructions; give one each"
+            f"{place}: kwargs has {len(arguments)} objects; it must have {len(ids)}, one for each instruction"
         )
     from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT  # noqa: PLC0415  needs NLTK's data
 
     for instruction, given in zip(ids, arguments, strict=True):
         if instruction not in INSTRUCTION_DICT:
-            raise EvaluationError(f"{place}: the harness knows no instruction {instruction!r}")
-        used = {name: value for name, value in given.items() if value}  # as the harness does
+            raise EvaluationError(
+                f"{place}: instruction_id_list has {instruction!r}; it must hold only instructions of the harness"
+            )
+        used = {name: value for name, value in given.items() if value}  # the harness leaves these out too
         try:
             INSTRUCTION_DICT[instruction](instruction).build_description(**used)
-        except (TypeError, ValueError, KeyError) as error:  # what its instructions raise
-            raise EvaluationError(f"{place}: {instruction} cannot take the kwargs {used} ({error})") from error
+        except (TypeError, ValueError, KeyError) as error:  # raised by its instructions
+            raise EvaluationError(
+                f"{place}: kwargs of {instruction} is {used}; it must be arguments that it takes ({error})"
+            ) from error

@@ -1,4 +1,4 @@
-"""What an evaluation found: the row of a model card, with standard errors and every item, as JSON and as a table."""
+"""The results of an evaluation: the row of a model card with standard errors and every item, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Score:
-    """One column.
+    """One column of the row.
 
     Attributes:
-        task: of TASKS.
-        metric: as the harness calls it.
-        average: over all "items", or over the averages of the "tasks".
-        value: from 0 to 1.
+        task: one of TASKS.
+        metric: its name in the harness.
+        average: "items" for the mean of all items, "tasks" for the mean of the tasks' means.
+        value: the score, from 0 to 1.
         stderr: standard error of the value; None for a single item.
-        items, total: evaluated, and in the whole set.
-        details: what the harness reports for each of its tasks: {task: {metric: value}}.
-        answers: {task/item: [hash of the record, value of the metric]}.
+        items, total: number of evaluated items, and of all items in the set.
+        details: the harness's own report of each of its tasks: {task: {metric: value}}.
+        answers: every item: {task/item: (hash of the record, value of the metric)}.
     """
 
     task: str
@@ -53,14 +53,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Settings:
-    """Under which a model was evaluated.
+    """The settings of an evaluation.
 
     Attributes:
-        settings, limit, num_fewshot, threads: as in `EvaluationOptions`.
+        settings, limit, num_fewshot, threads: those of `EvaluationOptions`.
         chat_template: whether prompts were chats.
         data: "hub", or the folder of local files.
         lm_eval: the harness's version; None where no task ran.
-        text: a hash over the text of the perplexity; None where none was measured.
+        text: hash of the text whose perplexity was measured; None without one.
     """
 
     settings: str
@@ -74,22 +74,23 @@ class Settings:
 
 
 def measure_names(columns: Iterable[str], of_a_text: bool) -> frozenset[str]:
-    """Names of what is measured."""
+    """Names of the measures: the columns, and "perplexity" if a text is measured."""
     return frozenset(columns) | ({"perplexity"} if of_a_text else set())
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """One model.
+    """The results of one model.
 
     Attributes:
-        model: as it was given.
+        model: the folder, file or name that the user gave.
         kind: "onnxruntime" or "torch".
-        model_hash: of weights, graphs and tokenizer.
-        settings: under which it was evaluated.
-        scores: in the order of TASKS.
-        perplexity: None where it was not asked for.
-        decode_tokens_per_s: one stream, greedy, 64 prompt tokens and 128 new ones, median of 3; None where no task ran.
+        model_hash: hash over weights, graphs and tokenizer.
+        settings: the settings of the evaluation.
+        scores: the columns, in the order of TASKS.
+        perplexity: None where it was not measured.
+        decode_tokens_per_s: decoding rate of one greedy stream, as `measure.speed` defines it, median of 3 rounds of 64
+            prompt tokens and 128 new ones; None where no task ran.
     """
 
     model: str
@@ -102,11 +103,11 @@ class EvaluationReport:
 
     @property
     def measures(self) -> frozenset[str]:
-        """What it has: names of TASKS, and "perplexity"."""
+        """Names of its measures: some of TASKS, and "perplexity"."""
         return measure_names([score.task for score in self.scores], self.perplexity is not None)
 
     def to_json(self, with_items: bool) -> str:
-        """A JSON object; with_items adds the answers and windows, which a comparison in pairs needs."""
+        """The results as a JSON object. `with_items` adds answers and windows, which a comparison in pairs needs."""
         values = {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
         if not with_items:
             for score in values["scores"]:
@@ -117,9 +118,14 @@ class EvaluationReport:
 
     @classmethod
     def from_file(cls, path: Path) -> EvaluationReport:
-        """Read what `--out` wrote; OptionError for no file, EvaluationError where it holds something else."""
+        """Read a file that `--out` wrote.
+
+        Raises:
+            OptionError: there is no such file.
+            EvaluationError: it holds something else.
+        """
         if not path.is_file():
-            raise OptionError(f"there is no file {path}; give what --out wrote, or a model")
+            raise OptionError(f"the file {path} is missing; give one that --out wrote, or a model")
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("format_version") != FORMAT_VERSION:
@@ -131,12 +137,14 @@ class EvaluationReport:
                 values["perplexity"] = Perplexity(**values["perplexity"], windows=windows)
             return cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EvaluationError(f"{path} holds no results of doge-eval; give what --out wrote") from error
+            raise EvaluationError(
+                f"results of doge-eval are missing in {path}; give a file that --out wrote"
+            ) from error
 
     def rows(self) -> dict[str, str]:
-        """What was measured, for the user: a title and a value with its standard error each."""
+        """The results for the user: of each measure its title, and its value with the standard error."""
         found = {
-            f"{TITLES[score.task]}": f"{percent(score.value, score.stderr)}  "
+            TITLES[score.task]: f"{percent(score.value, score.stderr)}  "
             f"({score.metric}, {score.items} of {score.total} items)"
             for score in self.scores
         }
@@ -147,7 +155,7 @@ class EvaluationReport:
         return found
 
     def card_row(self) -> str:
-        """The row of the Doge model card, in Markdown, a dash where nothing was measured."""
+        """The row of the Doge model card in Markdown, with a dash where nothing was measured."""
         values = {score.task: f"{100 * score.value:.1f}" for score in self.scores}
         speed = "-" if self.decode_tokens_per_s is None else f"{self.decode_tokens_per_s:.0f}"
         cells = [Path(self.model).name, *[values.get(task, "-") for task in TASKS], speed]
@@ -163,7 +171,7 @@ def percent(value: float, stderr: float | None) -> str:
 
 
 def perplexity_words(found: Perplexity) -> str:
-    """In a line; the error is that of the logarithm, carried over."""
+    """One line about a perplexity. Its error is the perplexity times the error of its logarithm."""
     error = "" if found.stderr is None else f" ±{found.per_token * found.stderr:.3f}"
     by_byte = "" if found.bits_per_byte is None else f", {found.bits_per_byte:.4f} bits per byte"
     return (
@@ -173,7 +181,10 @@ def perplexity_words(found: Perplexity) -> str:
 
 
 def average(values: Mapping[str, float], over: str) -> tuple[float, float | None]:
-    """A mean with its standard error: {task/item: value}, over all "items" or over the means of the "tasks"."""
+    """A mean and its standard error.
+
+    values: value of each item, by task/item. over: "items" for the mean of all, "tasks" for that of the tasks' means.
+    """
     if over == "items":
         return mean_and_stderr(list(values.values()))
     tasks = [
@@ -184,13 +195,13 @@ def average(values: Mapping[str, float], over: str) -> tuple[float, float | None
 
 
 def add_errors(errors: Sequence[float | None], by: int = 1) -> float | None:
-    """Of a sum of independent numbers divided by `by`; None where one is not known."""
+    """Standard error of a sum of independent numbers, divided by `by`; None where the error of one is not known."""
     known = [error for error in errors if error is not None]
     return math.hypot(*known) / by if len(known) == len(errors) else None
 
 
 def mean_and_stderr(values: Sequence[float]) -> tuple[float, float | None]:
-    """Of independent items; no error for a single one."""
+    """Mean of independent values, and its standard error; None for the error of a single value."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, None

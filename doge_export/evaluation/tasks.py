@@ -1,13 +1,15 @@
 """The columns of a model card's row, and the harness's tasks behind them.
 
-Two kinds of settings. `card` is what the cards of Doge and of SmolLM2 report: MMLU by the likelihood of the answers
-themselves (cloze) without examples, BBH with three examples and a short answer, the chat template where the model has
-one. `harness` is what lm-evaluation-harness runs under the same names: MMLU by letters, BBH with a chain of thought, no
-chat template.
+There are two settings:
 
-Prompts, metrics and few-shot examples are the harness's own; with local data only the source of the records differs.
-The one task of ours is `mmlu_cloze`, the prompt of both cards' evaluation (huggingface/smollm,
-text/evaluation/smollm2/tasks.py, and SmallDoges/small-doge, evaluation/instruct/tasks.py).
+- `card` measures as the cards of Doge and of SmolLM2 do. MMLU takes the likelihood of each answer's words (cloze),
+  without examples. BBH has three examples and a short answer. Prompts are chats where the model has a template.
+- `harness` measures as lm-evaluation-harness does under the same names. MMLU takes the likelihood of letters. BBH has a
+  chain of thought. Prompts are plain text.
+
+Prompts, metrics and examples are the harness's own; with local data only the source of the records differs. One task is
+ours: `mmlu_cloze` has the prompt of both cards' evaluation (huggingface/smollm, text/evaluation/smollm2/tasks.py, and
+SmallDoges/small-doge, evaluation/instruct/tasks.py).
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from lm_eval.tasks import TaskManager
 from doge_model.errors import one_line
 
 from ..errors import EvaluationError, OptionError
-from .evaluated_model import Subject
+from .evaluated_model import EvaluatedModel
 from .local_data import READERS, Splits
+from .options import MAX_GEN_TOKS
 
 MMLU_CLOZE = "mmlu_cloze"
 MMLU_CLOZE_TASK: dict[str, Any] = {
@@ -46,7 +49,6 @@ MMLU_CLOZE_TASK: dict[str, Any] = {
     "metadata": {"version": 1.0},
 }
 GROUP = "doge-eval"
-MAX_GEN_TOKS = 256  # of the harness's models, where a task names no limit
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,13 @@ class Column:
     """One number of the row.
 
     Attributes:
-        name: as in --tasks.
+        name: its name in --tasks.
         tasks: names of harness tasks or groups.
-        metric: as the harness calls it; acc_norm divides log-likelihoods by the characters of the choice.
-        filter: of the answers; "none" takes them as they are.
-        examples: "fixed" in number, or as many as one likes of a split: "dev", which local files have too, or "train",
-            which only the hub has.
-        average: over all items, or over the tasks' own averages.
+        metric: its name in the harness; acc_norm divides log-likelihoods by the characters of the choice.
+        examples: "fixed" where their number cannot be chosen, or the split that any number is taken from. Local files
+            have the split "dev"; only the hub has "train".
+        filter: the harness's filter of the answers; "none" takes them unchanged.
+        average: whether the number is the mean of all items, or of the tasks' means.
     """
 
     name: str
@@ -88,13 +90,17 @@ COLUMNS: dict[str, dict[str, Column]] = {
 def load_columns(
     names: Sequence[str], settings: str, data_dir: Path | None, num_fewshot: int | None
 ) -> tuple[dict[str, Task], dict[Column, list[str]]]:
-    """The harness's tasks, ready to be evaluated, and which of them make up each column.
+    """The harness's tasks by name, ready to be evaluated, and the names of each column's tasks.
 
-    data_dir: of local files; None takes the records from the hub. num_fewshot: None leaves it to the tasks.
+    Args:
+        names: columns, some of TASKS.
+        settings: one of SETTINGS.
+        data_dir: a folder of local files; None takes the records from the hub.
+        num_fewshot: examples before each item; None leaves the number to the tasks.
 
     Raises:
-        OptionError: a column without local file, or without that many examples.
-        EvaluationError: records, or data of NLTK, that cannot be had or read.
+        OptionError: a column has no local file, or its number of examples cannot be chosen.
+        EvaluationError: records or data of NLTK are missing or damaged.
     """
     if "ifeval" in names:
         require_sentences()
@@ -106,9 +112,9 @@ def load_columns(
     configs = {leaf: task_config(manager, leaf, data_dir) for names_ in leaves.values() for leaf in names_}
     try:
         tasks = build_tasks(manager, configs)
-    except OSError as error:  # what datasets and huggingface_hub raise for want of a network derives from it
+    except OSError as error:  # base of the errors that datasets and huggingface_hub raise without a network
         raise EvaluationError(
-            f"the records cannot be had from the hub ({one_line(error)}); "
+            f"the records cannot be read from the hub ({one_line(error)}); "
             "go online once, or give --data-dir with local files"
         ) from error
     for task in tasks.values():
@@ -123,67 +129,87 @@ def task_manager() -> TaskManager:
 
 
 def require_sentences() -> None:
-    """EvaluationError where NLTK lacks what IFEval's checks cut sentences with; they would fail after the answers."""
+    """Check that NLTK can split sentences, as IFEval's checks do; they would fail after all answers were generated.
+
+    Raises:
+        EvaluationError: NLTK's data is missing.
+    """
     try:
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError as error:
         raise EvaluationError(
-            "IFEval needs NLTK's data punkt_tab: run python -m nltk.downloader punkt_tab once, "
+            "NLTK's data punkt_tab is missing, which IFEval needs; run python -m nltk.downloader punkt_tab once, "
             "or set NLTK_DATA to a folder that holds tokenizers/punkt_tab"
         ) from error
 
 
 def build_tasks(manager: TaskManager, configs: dict[str, dict[str, Any]]) -> dict[str, Task]:
-    """The harness's tasks: its own with overrides, and ours."""
+    """The harness's tasks by name, from configurations by name: its own with overrides, and ours."""
     ours = {name: ConfigurableTask(config=configs.pop(name)) for name in [MMLU_CLOZE] if name in configs}
     theirs = manager.load({"group": GROUP, "task": list(configs.values())})["tasks"] if configs else {}
     return ours | theirs
 
 
 def require_examples(columns: Sequence[Column], settings: str, data_dir: Path | None) -> None:
-    """OptionError for a column whose number of examples cannot be chosen."""
+    """Check that each column lets the number of examples be chosen.
+
+    Raises:
+        OptionError: one does not.
+    """
     for column in columns:
         if column.examples == "fixed":
             raise OptionError(
-                f"{column.name} under the settings {settings!r} has a fixed number of examples; leave out --num-fewshot"
+                f"the number of examples of {column.name} is fixed under the settings {settings!r}; "
+                "leave out --num-fewshot"
             )
         if column.examples == "train" and data_dir is not None:
-            raise OptionError(f"local files have no examples for {column.name}; leave out --num-fewshot or --data-dir")
+            raise OptionError(
+                f"examples for {column.name} are missing in local files; leave out --num-fewshot or --data-dir"
+            )
 
 
 def require_room(tasks: Mapping[str, Task], window: int) -> None:
-    """EvaluationError for a task whose answers may be so long that no prompt fits a window of so many tokens."""
+    """Check that a window of `window` tokens has room for a prompt beside the longest answer of each task.
+
+    Raises:
+        EvaluationError: it has no room for one of the tasks.
+    """
     for name, task in tasks.items():
         if task.OUTPUT_TYPE == "generate_until":
             longest = task.config.generation_kwargs.get("max_gen_toks", MAX_GEN_TOKS)
             if longest >= window:
                 raise EvaluationError(
-                    f"{name} asks for up to {longest} tokens, but the model sees {window} at once; leave that task out"
+                    f"the answers of {name} have up to {longest} tokens; they must have fewer than {window}, "
+                    "the tokens that the model sees at once; leave that task out"
                 )
 
 
-def require_room_for_choices(subject: Subject, requests: Sequence[Instance]) -> None:
-    """EvaluationError for a task with a choice that leaves its question no room in the model's window."""
-    window = subject.scorer.longest
+def require_room_for_choices(evaluated: EvaluatedModel, requests: Sequence[Instance]) -> None:
+    """Check that each choice leaves room for its question in the model's window.
+
+    Raises:
+        EvaluationError: one leaves none.
+    """
+    window = evaluated.scorer.longest
     for request in requests:
         choice = request.args[1]
-        # tokens are at most as many as bytes, so most need not be counted
-        if len(choice.encode()) >= window and (tokens := len(subject.encode(choice))) >= window:
+        # a text has at most as many tokens as bytes, so most choices need not be encoded
+        if len(choice.encode()) >= window and (tokens := len(evaluated.encode(choice))) >= window:
             raise EvaluationError(
-                f"{request.task_name} has a choice of {tokens} tokens, but the model sees {window} at once; "
-                "leave that task out"
+                f"{request.task_name} has a choice of {tokens} tokens; it must have fewer than {window}, "
+                "the tokens that the model sees at once; leave that task out"
             )
 
 
 def set_examples(task: Task, num_fewshot: int | None) -> None:
-    """What the harness's simple_evaluate does before it evaluates: a number of examples, a seed."""
+    """Set a task's number of examples and the seed that draws them, as the harness's simple_evaluate does."""
     if num_fewshot is not None or task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=num_fewshot or 0)
     task.set_fewshot_seed(seed=1234)  # the harness's default
 
 
 def leaf_tasks(manager: TaskManager, name: str) -> Iterator[str]:
-    """The tasks of a group or tag of the harness, by name."""
+    """Names of the tasks in a group or tag of the harness, or the name of a task itself."""
     if name == MMLU_CLOZE:
         yield name
         return
@@ -197,27 +223,29 @@ def leaf_tasks(manager: TaskManager, name: str) -> Iterator[str]:
 
 
 def task_config(manager: TaskManager, name: str, data_dir: Path | None) -> dict[str, Any]:
-    """A task by name, with its records from local files where a folder of them is given."""
+    """The configuration of a task. With a folder of local files, the task reads its records from there."""
     config = dict(MMLU_CLOZE_TASK) if name == MMLU_CLOZE else {"task": name}
     if data_dir is None:
         return config
     subset = None if name == MMLU_CLOZE else manager.task_index[name].cfg.get("dataset_name")
     kind = next(kind for kind in READERS if name.startswith(kind))
-    # of the splits there are the one that is evaluated, and the examples of MMLU
+    # local files have the evaluated split and the examples of MMLU, so other splits are taken out
     local = {"custom_dataset": partial(read_local, kind, data_dir, subset), "dataset_kwargs": None}
     absent: dict[str, Any] = {"training_split": None} | ({"validation_split": None} if kind.startswith("arc") else {})
     return config | local | absent
 
 
 def read_local(kind: str, data_dir: Path, subset: str | None, **metadata: Any) -> Splits:
-    """What the harness calls for a task's records; it hands over the task's metadata."""
+    """The records of a task. The harness calls it with the task's metadata, which is not needed."""
     return READERS[kind](data_dir, subset)
 
 
 def spread_sample(lengths: Mapping[str, int], limit: int | None) -> dict[str, list[int]]:
-    """Which items of which task to take: at most `limit`, at equal distances over all tasks one behind the other.
+    """Indices of the sampled items of each task: at most `limit`, at equal distances over all tasks in a row.
 
-    The first items would be those of one subject or source, as several sets are in that order.
+    Several sets are sorted by subject or source, so the first items would be those of a single one.
+
+    lengths: items of each task by its name. limit: None takes all items.
     """
     total = sum(lengths.values())
     chosen = range(total) if limit is None or limit >= total else [index * total // limit for index in range(limit)]

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ..runtime.decoder import Decoder
 from ..texts.token_ids import long_text
 from .agreement import kl_divergence, log_softmax
+from .greedy import greedy_tokens
 from .layer_errors import layer_errors
-from .verification import torch_logits
+from .verification import logits_before
 
 if TYPE_CHECKING:
     from doge_model import Checkpoint, DogeForCausalLM
@@ -173,9 +174,8 @@ def greedy_lengths(model: DogeForCausalLM, decoder: Decoder, ids: NDArray[np.int
     lengths = []
     for start in starts:
         prompt = ids[start : start + prompt_tokens]
-        written = greedy(decoder, prompt, new_tokens)
-        choices = torch_logits(model, np.concatenate([prompt, written[:-1]]))[len(prompt) - 1 :].argmax(-1)
-        different = np.flatnonzero(choices != written)
+        written = greedy_tokens(decoder, prompt, new_tokens)
+        different = np.flatnonzero(logits_before(model, prompt, written).argmax(-1) != written)
         lengths.append(int(different[0]) if len(different) else new_tokens)
     return lengths
 
@@ -184,13 +184,3 @@ def greedy_sizes(decoder: Decoder) -> tuple[int, int]:
     """Tokens of a prompt and of its answer, both together within the window."""
     prompt = max(1, min(PROMPT_TOKENS, decoder.keep_window_size // 2))
     return prompt, max(1, min(GREEDY_TOKENS, decoder.keep_window_size - prompt))
-
-
-def greedy(decoder: Decoder, prompt: NDArray[np.int64], new_tokens: int) -> NDArray[np.int64]:
-    """The decoder's continuation: int64 [new_tokens]."""
-    state, written = decoder.new_state(), np.empty(new_tokens, np.int64)
-    fed = prompt
-    for index in range(new_tokens):
-        written[index] = decoder.forward(state, fed)[-1].argmax()
-        fed = written[index : index + 1]
-    return written

@@ -1,16 +1,27 @@
-"""How fast an exported decoder is: one stream, greedy."""
+"""How fast one greedy stream is. Every measurement of this toolkit uses this one definition of tokens/s.
+
+- Prefill: the tokens of the prompt, divided by the time until the first new token is chosen.
+- Decode: the new tokens after the first, divided by the time they took.
+
+So `new_tokens` counts decoding steps: the first new token belongs to the prompt. `GenerationResult` has the same two.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.decoder import Decoder
+from .greedy import Feed, greedy_steps, new_stream
 
 SPEED_PROMPT, SPEED_TOKENS, SPEED_ROUNDS = 64, 64, 3
+WARM_UP_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -24,29 +35,70 @@ class Speed:
     threads: int
 
 
+@dataclass(frozen=True)
+class GreedyTimes:
+    """One round of one stream.
+
+    Attributes:
+        prompt_tokens: tokens fed before the first new one.
+        new_tokens: decoding steps, one for each new token after the first.
+        first_token_s: seconds from an open model to the first new token; the empty state is made in this time.
+        prefill_s: seconds that the prompt took, up to the choice of the first new token.
+        decode_s: seconds that the decoding steps took.
+    """
+
+    prompt_tokens: int
+    new_tokens: int
+    first_token_s: float
+    prefill_s: float
+    decode_s: float
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        """Prompt tokens per second."""
+        return self.prompt_tokens / self.prefill_s
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """New tokens after the first per second."""
+        return self.new_tokens / self.decode_s
+
+
 def measure_speed(decoder: Decoder) -> Speed:
-    """Time a decoder."""
-    ids = np.random.default_rng(0).integers(decoder.vocab_size, size=SPEED_PROMPT)
-    rounds = [time_greedy(decoder, ids, SPEED_TOKENS) for _ in range(SPEED_ROUNDS + 1)][1:]  # the first one warms up
-    _, prefill, decode = np.median(np.array(rounds), axis=0)
+    """Time a decoder on a random prompt."""
+    ids = random_prompt(decoder.vocab_size, SPEED_PROMPT)
+    rounds = list(time_rounds(partial(new_stream, decoder), ids, SPEED_TOKENS, SPEED_ROUNDS))
     return Speed(
-        prefill_tokens_per_s=float(SPEED_PROMPT / prefill),
-        decode_tokens_per_s=float(SPEED_TOKENS / decode),
+        prefill_tokens_per_s=float(np.median([times.prefill_tokens_per_s for times in rounds])),
+        decode_tokens_per_s=float(np.median([times.decode_tokens_per_s for times in rounds])),
         prompt_tokens=SPEED_PROMPT,
         new_tokens=SPEED_TOKENS,
         threads=decoder.threads,
     )
 
 
-def time_greedy(decoder: Decoder, ids: NDArray[np.int64], new_tokens: int) -> tuple[float, float, float]:
-    """Greedy from a fresh state: seconds to the first token, of the prompt alone, and of `new_tokens` more steps."""
+def random_prompt(vocab_size: int, tokens: int) -> NDArray[np.int64]:
+    """The same random token ids every time: int64 [tokens]."""
+    return np.random.default_rng(0).integers(vocab_size, size=tokens)
+
+
+def time_rounds(
+    open_stream: Callable[[], Feed], prompt_ids: NDArray[np.int64], new_tokens: int, rounds: int
+) -> Iterator[GreedyTimes]:
+    """Warm up, then time one round whenever the next is asked for. The arguments are those of `time_greedy`."""
+    time_greedy(open_stream, prompt_ids, min(WARM_UP_TOKENS, new_tokens))
+    for _ in range(rounds):
+        yield time_greedy(open_stream, prompt_ids, new_tokens)
+
+
+def time_greedy(open_stream: Callable[[], Feed], prompt_ids: NDArray[np.int64], new_tokens: int) -> GreedyTimes:
+    """Time one round: a new stream, the prompt, int64 [S], and `new_tokens` decoding steps."""
     start = time.perf_counter()
-    state = decoder.new_state()
-    before = time.perf_counter()
-    logits = decoder.forward(state, ids)
-    prompt_done = time.perf_counter()
-    token = np.array([logits[0].argmax()])
+    steps = greedy_steps(open_stream(), prompt_ids)
+    opened = time.perf_counter()
+    next(steps)
     first = time.perf_counter()
-    for _ in range(new_tokens):
-        token[0] = decoder.forward(state, token)[0].argmax()
-    return first - start, prompt_done - before, time.perf_counter() - first
+    for _ in islice(steps, new_tokens):
+        pass
+    end = time.perf_counter()
+    return GreedyTimes(len(prompt_ids), new_tokens, first - start, first - opened, end - first)

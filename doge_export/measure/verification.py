@@ -20,6 +20,7 @@ from doge_model import KeepWindowCache
 from ..errors import VerificationError
 from ..runtime.decoder import Decoder
 from .agreement import Agreement, Logits
+from .greedy import greedy_tokens
 
 if TYPE_CHECKING:
     from doge_model import Checkpoint, DogeForCausalLM
@@ -186,18 +187,18 @@ def compare_greedy(model: DogeForCausalLM, decoder: Decoder, token_ids: NDArray[
     prompt = token_ids[: max(1, len(token_ids) // 2)]
     limit = LIMITS["fp32"].logit_difference
     assert limit is not None
-    state, fed, ids = decoder.new_state(), prompt, prompt
-    for count in range(min(GREEDY_TOKENS, decoder.keep_window_size - len(prompt))):
-        logits = decoder.forward(state, fed)[-1]
-        reference = torch_logits(model, ids)[-1]
-        best = int(reference.argmax())
-        if int(logits.argmax()) != best:
-            undecided = reference[best] - reference[logits.argmax()] <= 2 * limit * np.abs(reference).max()
-            return (count, count) if undecided else (count + 1, count)
-        fed = np.array([best])
-        ids = np.append(ids, best)
-    count = len(ids) - len(prompt)
-    return count, count
+    written = greedy_tokens(decoder, prompt, min(GREEDY_TOKENS, decoder.keep_window_size - len(prompt)))
+    for index, reference in enumerate(logits_before(model, prompt, written)):
+        best, ours = reference.argmax(), written[index]
+        if ours != best:
+            undecided = reference[best] - reference[ours] <= 2 * limit * np.abs(reference).max()
+            return (index, index) if undecided else (index + 1, index)
+    return len(written), len(written)
+
+
+def logits_before(model: DogeForCausalLM, prompt: NDArray[np.int64], written: NDArray[np.int64]) -> Logits:
+    """PyTorch's logits before each token that was written after a prompt: int64 [S] and [n] -> float32 [n, vocab]."""
+    return torch_logits(model, np.concatenate([prompt, written]))[len(prompt) - 1 : -1]
 
 
 def verify_full_window(

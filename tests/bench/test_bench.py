@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
-from doge_export.bench.ceiling import products_graph
-from doge_export.commands.bench import main
+from doge_export.bench import probe
+from doge_export.bench.ceiling import Products, products_graph
+from doge_export.commands.bench import NO_CEILING, main
+from doge_export.errors import PackageError
 from doge_export.export.random_model import export_random
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE
-
-from ..helpers.models import exported, tiny_model
+from tests.helpers.models import exported, tiny_model
 
 QUICK = ["--prompt-tokens", "5", "--new-tokens", "3", "--rounds", "2"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bench") / "tiny"
     exported(tiny_model(), path, "int8")
     return path
 
 
-def run(*arguments):
+@pytest.fixture(autouse=True)
+def one_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doge_export.bench.measurement.STARTS", 1)  # a process takes a second
+
+
+def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_the_last_line_is_one_json_object_with_medians_within_their_spread(folder):
+def test_the_last_line_is_one_json_object_with_medians_within_their_spread(folder: Path) -> None:
     done = run(folder, "--threads", 1, *QUICK)
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout.splitlines()[-1])
@@ -43,32 +52,32 @@ def test_the_last_line_is_one_json_object_with_medians_within_their_spread(folde
     assert {"prefill_tokens_per_s", "decode_tokens_per_s", "ttft_ms", "start_ms", "peak_rss_mb"} < set(result["spread"])
 
 
-def test_the_share_is_decoding_against_the_ceiling(folder):
+def test_the_share_is_decoding_against_the_ceiling(folder: Path) -> None:
     result = json.loads(run(folder, *QUICK[:-1], 1).stdout.splitlines()[-1])
     assert result["share_of_ceiling"] == pytest.approx(result["decode_tokens_per_s"] / result["ceiling_tokens_per_s"])
 
 
-def test_the_machine_and_the_ceiling_come_before_the_figures(folder):
+def test_the_machine_and_the_ceiling_come_before_the_figures(folder: Path) -> None:
     lines = run(folder, *QUICK).stdout.splitlines()
     labels = [line.split()[0] for line in lines]
     assert labels[:3] == ["model", "cpu", "cores"]
     assert labels.index("threads") < labels.index("ceiling") < labels.index("decode_tokens_per_s")
 
 
-def test_json_leaves_nothing_else_on_standard_output(folder):
+def test_json_leaves_nothing_else_on_standard_output(folder: Path) -> None:
     lines = run(folder, "--json", *QUICK).stdout.splitlines()
     assert len(lines) == 1
     assert json.loads(lines[0])["threads"] == Decoder(folder).threads
 
 
-def test_nothing_is_written_to_the_folder(folder):
+def test_nothing_is_written_to_the_folder(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     run(folder, *QUICK)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
-def test_the_ceiling_multiplies_every_matrix_of_a_step_once(tmp_path, weights):
+def test_the_ceiling_multiplies_every_matrix_of_a_step_once(tmp_path: Path, weights: str) -> None:
     model = tiny_model()
     exported(model, tmp_path / "m", weights)
     graph, inputs, outputs = products_graph(tmp_path / "m" / DECODER_FILE)
@@ -83,37 +92,103 @@ def test_the_ceiling_multiplies_every_matrix_of_a_step_once(tmp_path, weights):
     assert set(inputs.values()) >= {config.hidden_size, config.intermediate_size}
 
 
-def test_the_products_are_those_of_the_exported_weights(folder, tmp_path):
-    graph, inputs, outputs = products_graph(folder / DECODER_FILE)
-    onnx.load_external_data_for_model(graph, str((folder / DECODER_FILE).parent))
-    session = ort.InferenceSession(graph.SerializeToString())
-    rows = {name: np.zeros((1, 1, width), np.float32) for name, width in inputs.items()}
-    assert all(np.isfinite(out).all() for out in session.run(None, rows))
-    assert [out.shape[-1] for out in session.run(None, rows)] == list(outputs.values())
+def stored_matrices(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The float32 [width_out, width_in] matrices of a decoder file, by the name of their product."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = {}
+    for node in graph.node:
+        if "MatMul" in node.op_type and node.input[1] in constants:
+            weight = constants[node.input[1]]
+            if node.op_type == "MatMulNBits":  # uint8 [N, blocks, block], 128 stands for zero; a scale for each block
+                scales = constants[node.input[2]].reshape(*weight.shape[:2], 1)
+                weight = ((weight.astype(np.float32) - 128) * scales).reshape(len(weight), -1)
+            found[node.output[0]] = weight.T if node.op_type == "MatMul" else weight
+    return found
 
 
-def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder, monkeypatch):
+@pytest.mark.parametrize(("weights", "error"), [("int8", 2e-2), ("fp32", 1e-5)])  # 8 bits round the row too
+def test_the_products_are_those_of_the_exported_weights(weights: str, error: float, tmp_path: Path) -> None:
+    exported(tiny_model(), tmp_path, weights)
+    matrices = stored_matrices(tmp_path / DECODER_FILE)
+    graph, inputs, outputs = products_graph(tmp_path / DECODER_FILE)
+    onnx.load_external_data_for_model(graph, str((tmp_path / DECODER_FILE).parent))
+    rng = np.random.default_rng(0)
+    rows = {name: rng.standard_normal((1, 1, width), np.float32) for name, width in inputs.items()}
+    found = ort.InferenceSession(graph.SerializeToString()).run(None, rows)
+    assert list(outputs) == list(matrices)
+    for row, matrix in zip(found, matrices.values(), strict=True):
+        expected = next(rows[name] for name, width in inputs.items() if width == matrix.shape[1]) @ matrix.T
+        assert np.linalg.norm(row - expected) < error * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("weights", ["int8", "fp32"])
+def test_the_exported_weights_are_the_model_s(weights: str, tmp_path: Path) -> None:
+    model = tiny_model()
+    exported(model, tmp_path, weights)
+    matrices = stored_matrices(tmp_path / DECODER_FILE)
+    down = model.get_parameter("model.layers.0.mlp.down_proj.weight")  # nothing is folded into this matrix
+    assert matrices["layers.0.mlp.down_proj"] == pytest.approx(down.detach().numpy(), abs=1e-2)
+
+
+def test_a_pass_computes_every_product(folder: Path) -> None:
+    products = Products(folder, threads=1)
+    _, _, outputs = products_graph(folder / DECODER_FILE)
+    assert not any(products._arrays[name].any() for name in outputs)
+    assert products.seconds(1) > 0
+    computed = [output.numpy() for output in products._binding.get_outputs()]
+    assert [array.shape[-1] for array in computed] == list(outputs.values())
+    assert all(array.any() for array in computed)
+
+
+def test_threads_that_cannot_be_are_refused_before_a_random_model_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doge_export.commands.bench.export_random", None)  # calling it would fail
+    done = run("--random", "20m", "--threads", 100_000)
+    assert (done.exit_code, "threads is 100000" in done.stderr) == (2, True)
+
+
+def test_a_process_that_dies_is_named_with_its_exit_code_and_last_words(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match=rf"nowhere ended with exit code 1: .*{DECODER_FILE} is missing; give"):
+        probe.watch(tmp_path / "nowhere", 1, 5, 3)
+
+
+def test_a_process_that_dies_ends_in_one_sentence(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\necho 7\nkill -9 $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    done = run(folder, "--json", *QUICK)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        f"Error: the process that opens {folder} ended with exit code -9 (Killed) and gave no reason; "
+        "it may need more memory than there is"
+    ]
+
+
+def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "doge_export.bench.ceiling", raising=False)
     done = run(folder, *QUICK)
-    assert "pip install 'doge-export[bench]'" in done.stderr
+    assert done.stderr.splitlines() == [NO_CEILING]
     assert json.loads(done.stdout.splitlines()[-1])["ceiling_tokens_per_s"] is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "either the FOLDER"),
-        (["x", "--random", "20m"], "either the FOLDER"),
+        ([], "FOLDER is missing; give"),
+        (["x", "--random", "20m"], "FOLDER and --random exclude each other"),
         (["--random", "20m", "--int8", "--fp32"], "exclude each other"),
         (["x", "--int8"], "go with --random"),
         (["x", "--threads", "0"], "threads is 0"),
-        (["x", "--prompt-tokens", "0"], "prompt-tokens is 0"),
+        (["x", "--prompt-tokens", "0"], "prompt_tokens is 0; it must be at least 1"),
         (["x", "--rounds", "-1"], "rounds is -1"),
         (["nowhere"], "nowhere/onnx/decoder.onnx is missing"),
     ],
 )
-def test_bad_options_get_one_sentence(arguments, said):
+def test_bad_options_get_one_sentence(arguments: list[str], said: str) -> None:
     done = run(*arguments)
     assert done.exit_code in (1, 2)
     assert done.stdout == ""
@@ -121,13 +196,13 @@ def test_bad_options_get_one_sentence(arguments, said):
     assert said in done.stderr
 
 
-def test_a_random_model_is_a_decoder_of_the_family_s_size(tmp_path):
+def test_a_random_model_is_a_decoder_of_the_family_s_size(tmp_path: Path) -> None:
     export_random("20m", "int8", tmp_path / "m")
     description = Decoder(tmp_path / "m").description
     assert (description.num_layers, description.num_kv_heads, description.vocab_size) == (8, 1, 32768)
 
 
-def test_an_unknown_size_gets_one_sentence():
+def test_an_unknown_size_gets_one_sentence() -> None:
     done = run("--random", "21m", *QUICK)
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1].startswith("Error: unknown model size '21m'; the family has Doge-20M")

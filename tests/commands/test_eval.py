@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import lm_eval
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from datasets import Dataset, DatasetDict
 
 from doge_export.commands.eval import main
@@ -18,12 +20,12 @@ from tests.helpers.evaluation_data import RECORDS, WINDOW, export_talking, save_
 TEXT = "The lighthouse keeper wrote a short letter to her brother every evening. " * 4
 
 
-def run(*arguments):
+def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model as a checkpoint and exported, records and a text."""
     folder = tmp_path_factory.mktemp("place")
     save_talking_checkpoint(folder / "checkpoint")
@@ -34,7 +36,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluated(place):
+def evaluated(place: Path) -> dict[str, dict[str, Any]]:
     """Both models' results on every task but IFEval, which needs data of NLTK's."""
     for name in ("checkpoint", "export"):
         arguments = ["--tasks", "mmlu,bbh,arc,piqa,hellaswag", "--data-dir", place / "data", "--threads", 1]
@@ -44,7 +46,7 @@ def evaluated(place):
     return {name: json.loads((place / f"{name}.json").read_text()) for name in ("checkpoint", "export")}
 
 
-def test_the_row_of_the_card_has_every_column(evaluated, place):
+def test_the_row_of_the_card_has_every_column(evaluated: dict[str, dict[str, Any]], place: Path) -> None:
     found = evaluated["export"]
     scores = {score["task"]: score for score in found["scores"]}
     assert {task: (score["items"], score["total"]) for task, score in scores.items()} == {
@@ -61,7 +63,7 @@ def test_the_row_of_the_card_has_every_column(evaluated, place):
     assert f"| export | - | - | - | - | {100 * scores['piqa']['value']:.1f} | - |" in result.stdout
 
 
-def test_arc_is_the_mean_of_its_two_sets(evaluated):
+def test_arc_is_the_mean_of_its_two_sets(evaluated: dict[str, dict[str, Any]]) -> None:
     arc = next(score for score in evaluated["export"]["scores"] if score["task"] == "arc")
     means = [arc["details"][name]["acc_norm"] for name in ("arc_easy", "arc_challenge")]
     assert arc["value"] == pytest.approx(sum(means) / 2)
@@ -69,7 +71,7 @@ def test_arc_is_the_mean_of_its_two_sets(evaluated):
     assert means == pytest.approx([sum(found) / len(found) for found in values])
 
 
-def test_the_exported_decoder_and_pytorch_answer_alike(evaluated):
+def test_the_exported_decoder_and_pytorch_answer_alike(evaluated: dict[str, dict[str, Any]]) -> None:
     for ours, theirs in zip(evaluated["export"]["scores"], evaluated["checkpoint"]["scores"], strict=True):
         assert ours["answers"] == theirs["answers"]
         assert ours["details"] == theirs["details"]
@@ -78,7 +80,7 @@ def test_the_exported_decoder_and_pytorch_answer_alike(evaluated):
     assert evaluated["export"]["model_hash"] != evaluated["checkpoint"]["model_hash"]
 
 
-def test_two_results_are_compared_in_pairs(evaluated, place):
+def test_two_results_are_compared_in_pairs(evaluated: dict[str, dict[str, Any]], place: Path) -> None:
     result = run("--compare", place / "checkpoint.json", place / "export.json")
     assert result.exit_code == 0, result.stderr
     assert "PIQA" in result.stdout
@@ -90,14 +92,16 @@ def test_two_results_are_compared_in_pairs(evaluated, place):
     assert abs(found["log perplexity"]["difference"]) < 1e-4
 
 
-def test_models_can_be_compared_too(evaluated, place):
+def test_models_can_be_compared_too(evaluated: dict[str, dict[str, Any]], place: Path) -> None:
     arguments = ["--tasks", "piqa", "--data-dir", place / "data", "--journal", place / "journal"]
     result = run("--compare", place / "checkpoint", place / "export.json", *arguments)
     assert result.exit_code == 0, result.stderr
     assert "PIQA" in result.stdout
 
 
-def test_what_the_journal_holds_is_not_computed_again(evaluated, place, monkeypatch):
+def test_what_the_journal_holds_is_not_computed_again(
+    evaluated: dict[str, dict[str, Any]], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(DogeLM, "_score", None)  # calling it would fail
     arguments = ["--tasks", "piqa,arc", "--data-dir", place / "data", "--journal", place / "journal", "--json"]
     result = run(place / "export", *arguments)
@@ -108,26 +112,26 @@ def test_what_the_journal_holds_is_not_computed_again(evaluated, place, monkeypa
     assert "answers" not in result.stdout
 
 
-def test_the_harness_s_settings_differ_from_the_card_s(place):
+def test_the_harness_s_settings_differ_from_the_card_s(place: Path) -> None:
     arguments = ["--settings", "harness", "--data-dir", place / "data", "--journal", place / "journal", "--json"]
     # complete files have 27 tasks of BBH and 57 subjects of MMLU
     result = run(place / "export", "--tasks", "mmlu", *arguments)
-    assert (result.exit_code, "no items of subject" in result.stderr) == (1, True)
+    assert (result.exit_code, "items of subject" in result.stderr) == (1, True)
     found = json.loads(run(place / "export", "--tasks", "piqa", *arguments).stdout)
     assert found["settings"]["chat_template"] is False
 
 
-def test_a_limit_takes_so_many_items(place):
+def test_a_limit_takes_so_many_items(place: Path) -> None:
     arguments = ["--data-dir", place / "data", "--journal", place / "journal", "--limit", 2, "--json"]
     found = json.loads(run(place / "export", "--tasks", "arc", *arguments).stdout)["scores"][0]
     assert (found["items"], found["total"]) == (2, 5)
     assert set(found["details"]) == {"arc_easy", "arc_challenge"}
 
 
-def test_without_local_data_the_harness_asks_the_hub_as_ever(place, monkeypatch):
-    asked = []
+def test_without_local_data_the_harness_asks_the_hub_as_ever(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
 
-    def load_dataset(path, name=None, **_):
+    def load_dataset(path: str, name: str | None = None, **_: object) -> DatasetDict:
         asked.append((path, name))
         rows = [{"goal": "Dry it.", "sol1": "Use a towel.", "sol2": "Use a towl.", "label": 0}]
         return DatasetDict({split: Dataset.from_list(rows) for split in ("train", "validation")})
@@ -138,13 +142,13 @@ def test_without_local_data_the_harness_asks_the_hub_as_ever(place, monkeypatch)
     assert (found["settings"]["data"], found["scores"][0]["items"]) == ("hub", 1)
 
 
-def test_what_the_harness_prints_is_kept_out_of_the_json(place, monkeypatch):
-    def load_dataset(*_, **__):
+def test_what_the_harness_prints_is_kept_out_of_the_json(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: object, **__: object) -> DatasetDict:
         print("Downloading the records")
         rows = [{"goal": "Dry it.", "sol1": "Use a towel.", "sol2": "Use a towl.", "label": 0}]
         return DatasetDict({split: Dataset.from_list(rows) for split in ("train", "validation")})
 
-    def talkative(*arguments, **options):
+    def talkative(*arguments: Any, **options: Any) -> Any:
         print("Running the tasks")
         return evaluate(*arguments, **options)
 
@@ -157,8 +161,10 @@ def test_what_the_harness_prints_is_kept_out_of_the_json(place, monkeypatch):
     assert "Running the tasks" in result.stderr
 
 
-def test_records_that_the_hub_does_not_give_are_named_with_the_remedy(place, monkeypatch):
-    def load_dataset(path, name=None, **_):
+def test_records_that_the_hub_does_not_give_are_named_with_the_remedy(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_dataset(path: str, name: str | None = None, **_: object) -> DatasetDict:
         raise ConnectionError(f"Couldn't reach {path!r} on the Hub")
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
@@ -166,7 +172,7 @@ def test_records_that_the_hub_does_not_give_are_named_with_the_remedy(place, mon
     assert (result.exit_code, "'cais/mmlu'" in result.stderr, "--data-dir" in result.stderr) == (1, True, True)
 
 
-def test_perplexity_alone_needs_no_tasks(place):
+def test_perplexity_alone_needs_no_tasks(place: Path) -> None:
     found = json.loads(run(place / "export", "--perplexity", place / "text.txt", "--json").stdout)
     assert found["scores"] == []
     assert found["perplexity"]["tokens"] > 100
@@ -174,7 +180,7 @@ def test_perplexity_alone_needs_no_tasks(place):
     assert "windows" not in found["perplexity"]
 
 
-def test_a_text_is_known_by_its_bytes_and_counted_by_them(place):
+def test_a_text_is_known_by_its_bytes_and_counted_by_them(place: Path) -> None:
     for name, line in (("unix", b"One line.\n"), ("again", b"One line.\n"), ("windows", b"One line.\r\n")):
         (place / f"{name}.txt").write_bytes(line * 9)
         run(place / "export", "--perplexity", place / f"{name}.txt", "--out", place / f"{name}.json")
@@ -185,7 +191,7 @@ def test_a_text_is_known_by_its_bytes_and_counted_by_them(place):
     assert found["bits_per_byte"] == pytest.approx(bits / (11 * 9))
 
 
-def test_a_choice_longer_than_the_window_is_refused_before_anything_is_asked(place, tmp_path):
+def test_a_choice_longer_than_the_window_is_refused_before_anything_is_asked(place: Path, tmp_path: Path) -> None:
     rows = [RECORDS["piqa"][0], RECORDS["piqa"][0] | {"sol2": "lid " * WINDOW}]
     write_records(tmp_path / "data", {"piqa": rows})
     for name in ("export", "checkpoint"):
@@ -198,24 +204,28 @@ def test_a_choice_longer_than_the_window_is_refused_before_anything_is_asked(pla
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--tasks", "piqa"], 2, "either MODEL or --compare"),
-        (["{export}"], 2, "nothing to measure"),
-        (["{export}", "--tasks", "squad"], 2, "no task 'squad'"),
-        (["{export}", "--tasks", "piqa", "--data-dir", "{place}/none"], 2, "no folder"),
-        (["{export}", "--tasks", "piqa", "--data-dir", "{export}"], 2, "neither piqa.jsonl"),
-        (["{place}/none", "--tasks", "piqa"], 1, "there is no"),
-        (["{export}", "--perplexity", "{place}/none.txt"], 2, "no file"),
+        (["--tasks", "piqa"], 2, "MODEL is missing; give it, or --compare"),
+        (["{export}"], 2, "a measure is missing"),
+        (["{export}", "--tasks", "squad"], 2, "task is 'squad'"),
+        (["{export}", "--tasks", "piqa", "--data-dir", "{place}/none"], 2, "none is missing; give --data-dir a folder"),
+        (["{export}", "--tasks", "piqa", "--data-dir", "{export}"], 2, "piqa.jsonl or piqa.jsonl.xz is missing"),
+        (["{place}/none", "--tasks", "piqa"], 1, "none"),
+        (["{export}", "--perplexity", "{place}/none.txt"], 2, "none.txt is missing"),
         (["{export}", "--perplexity", "{export}/onnx/model.onnx_data"], 1, "UTF-8"),
         (["{export}", "--perplexity", "{place}/text.txt", "--window", "99999"], 2, "window is 99999"),
-        (["{export}", "--tasks", "piqa", "--out", "{place}/no/where.json"], 2, "does not exist"),
+        (["{export}", "--tasks", "piqa", "--out", "{place}/no/where.json"], 2, "no is missing; create it first"),
         (["{export}", "--tasks", "piqa", "--out", "{place}"], 2, "cannot be written"),
-        (["--compare", "{place}/none.json", "{place}/none.json"], 2, "no file"),
-        (["--compare", "a.json", "b.json", "--limit", "0"], 2, "hold finished results, which --limit has no say in"),
-        (["--compare", "{checkpoint}/config.json", "{checkpoint}/config.json"], 1, "no results of doge-eval"),
+        (["--compare", "{place}/none.json", "{place}/none.json"], 2, "none.json is missing"),
+        (
+            ["--compare", "a.json", "b.json", "--limit", "0"],
+            2,
+            "--limit does nothing, as a.json and b.json hold finished results",
+        ),
+        (["--compare", "{checkpoint}/config.json", "{checkpoint}/config.json"], 1, "results of doge-eval are missing"),
         (["{export}", "--tasks", "piqa", "--journal", "{place}/text.txt"], 1, "journal"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(arguments, code, words, place):
+def test_what_cannot_be_is_refused_in_one_sentence(arguments: list[str], code: int, words: str, place: Path) -> None:
     filled = [
         argument.format(place=place, export=place / "export", checkpoint=place / "checkpoint") for argument in arguments
     ]
@@ -230,13 +240,19 @@ def test_what_cannot_be_is_refused_in_one_sentence(arguments, code, words, place
 @pytest.mark.parametrize(
     ("pair", "options", "words"),
     [
-        (("export", "none"), ["--tasks", "piqa"], "there is no"),
+        (("export", "none"), ["--tasks", "piqa"], "none"),
         (("piqa.json", "export"), ["--tasks", "bbh"], "no measure in common"),
         (("export.json", "export"), ["--tasks", "piqa", "--no-chat-template"], "evaluate both in the same way"),
-        (("export", "checkpoint"), ["--perplexity", "text.txt", "--tasks", "piqa", "--data-dir", "export"], "neither"),
+        (
+            ("export", "checkpoint"),
+            ["--perplexity", "text.txt", "--tasks", "piqa", "--data-dir", "export"],
+            "piqa.jsonl.xz is missing",
+        ),
     ],
 )
-def test_a_pair_that_could_not_be_compared_is_refused_before_anything_is_asked(pair, options, words, evaluated, place):
+def test_a_pair_that_could_not_be_compared_is_refused_before_anything_is_asked(
+    pair: tuple[str, str], options: list[str], words: str, evaluated: dict[str, dict[str, Any]], place: Path
+) -> None:
     piqa = [score for score in evaluated["export"]["scores"] if score["task"] == "piqa"]
     (place / "piqa.json").write_text(json.dumps(evaluated["export"] | {"scores": piqa, "perplexity": None}))
     paths = {"text.txt": str(place / "text.txt"), "export": str(place / "export")}
@@ -248,7 +264,7 @@ def test_a_pair_that_could_not_be_compared_is_refused_before_anything_is_asked(p
     assert not (place / "unused").exists()
 
 
-def test_results_that_differ_in_settings_are_not_compared(evaluated, place):
+def test_results_that_differ_in_settings_are_not_compared(evaluated: dict[str, dict[str, Any]], place: Path) -> None:
     other = dict(evaluated["export"], settings=dict(evaluated["export"]["settings"], chat_template=False))
     (place / "other.json").write_text(json.dumps(other))
     result = run("--compare", place / "export.json", place / "other.json")
@@ -256,17 +272,21 @@ def test_results_that_differ_in_settings_are_not_compared(evaluated, place):
     del other["settings"]["num_fewshot"]
     (place / "other.json").write_text(json.dumps(other))
     result = run("--compare", place / "export.json", place / "other.json")
-    assert (result.exit_code, "no results of doge-eval" in result.stderr) == (1, True)
+    assert (result.exit_code, "results of doge-eval are missing" in result.stderr) == (1, True)
 
 
-def test_ifeval_without_its_data_is_refused_before_anything_is_generated(place, monkeypatch):
+def test_ifeval_without_its_data_is_refused_before_anything_is_generated(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NLTK_DATA", "")
     monkeypatch.setattr("nltk.data.path", [])
     result = run(place / "export", "--tasks", "ifeval", "--data-dir", place / "data")
     assert (result.exit_code, "punkt_tab" in result.stderr) == (1, True)
 
 
-def test_ifeval_counts_the_prompts_whose_every_instruction_is_followed(place, monkeypatch):
+def test_ifeval_counts_the_prompts_whose_every_instruction_is_followed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("langdetect")
     monkeypatch.setattr("doge_export.evaluation.tasks.require_sentences", lambda: None)  # these two need no sentences
     monkeypatch.setattr("nltk.download", lambda *_: False)
@@ -276,7 +296,7 @@ def test_ifeval_counts_the_prompts_whose_every_instruction_is_followed(place, mo
     assert (found["metric"], found["value"], found["items"]) == ("prompt_level_strict_acc", 0.5, 2)
 
 
-def test_a_text_is_scored_by_the_same_function_as_in_python(place):
+def test_a_text_is_scored_by_the_same_function_as_in_python(place: Path) -> None:
     assert perplexity.DEFAULT_WINDOW == 2048
     found = json.loads(run(place / "export", "--perplexity", place / "text.txt", "--json").stdout)["perplexity"]
     assert (found["window"], found["stride"]) == (2048, 1024)

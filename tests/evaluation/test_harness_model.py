@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import lm_eval
 import numpy as np
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from numpy.typing import NDArray
 
 import doge_export
 from doge_export.errors import EvaluationError
@@ -31,55 +35,55 @@ PAIRS = [
 ]
 
 
-def instances(kind, arguments):
+def instances(kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[Instance]:
     return [Instance(kind, {}, args, index) for index, args in enumerate(arguments)]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_talking_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
-def folder(checkpoint, tmp_path_factory):
+def folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_talking(checkpoint, tmp_path_factory.mktemp("export") / "tiny")
 
 
 @pytest.fixture(scope="module")
-def theirs(checkpoint) -> HFLM:
-    return harness_model(load_checkpoint(checkpoint))
+def theirs(checkpoint: Path) -> HFLM:
+    return harness_model(load_checkpoint(str(checkpoint)))
 
 
 @pytest.fixture
-def ours(folder) -> DogeLM:
+def ours(folder: Path) -> DogeLM:
     return DogeLM(str(folder), threads=1)
 
 
-def direct(lm, context, continuation):
+def direct(lm: DogeLM, context: str, continuation: str) -> tuple[float, bool]:
     """Log-likelihood by the logits of the whole sequence at once, and whether every token is the most likely one."""
     ids = lm.tok_encode(context + continuation) if context else [lm.prefix_token_id, *lm.tok_encode(continuation)]
     begins = len(lm.tok_encode(context.rstrip())) if context else 1
     logits = lm.model.logits(ids).astype(np.float64)
     log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     rows = log_probs[begins - 1 : -1]
-    return rows[np.arange(len(rows)), ids[begins:]].sum(), bool((rows.argmax(-1) == ids[begins:]).all())
+    return float(rows[np.arange(len(rows)), ids[begins:]].sum()), bool((rows.argmax(-1) == ids[begins:]).all())
 
 
-def test_loglikelihoods_are_those_of_computing_each_sequence_whole(ours):
+def test_loglikelihoods_are_those_of_computing_each_sequence_whole(ours: DogeLM) -> None:
     for (total, greedy), pair in zip(ours.loglikelihood(instances("loglikelihood", PAIRS)), PAIRS, strict=True):
         expected = direct(ours, *pair)
         assert total == pytest.approx(expected[0], abs=1e-4)
         assert greedy == expected[1]
 
 
-def test_loglikelihoods_are_those_of_the_harness_s_own_model(ours, theirs):
+def test_loglikelihoods_are_those_of_the_harness_s_own_model(ours: DogeLM, theirs: HFLM) -> None:
     requests = instances("loglikelihood", PAIRS)
     a, b = ours.loglikelihood(requests), theirs.loglikelihood(requests, disable_tqdm=True)
     assert [total for total, _ in a] == pytest.approx([total for total, _ in b], abs=1e-3)
     assert [greedy for _, greedy in a] == [greedy for _, greedy in b]
 
 
-def test_a_greedy_continuation_is_said_to_be_one(ours):
+def test_a_greedy_continuation_is_said_to_be_one(ours: DogeLM) -> None:
     context = ours.tok_encode("The tea")
     best = ours.model.generate(context, max_new_tokens=3, temperature=0, ignore_eos=True).token_ids
     other = [*best[:2], (best[2] + 1) % ours.model.decoder.vocab_size]
@@ -87,7 +91,7 @@ def test_a_greedy_continuation_is_said_to_be_one(ours):
     assert [greedy for _, greedy in answers] == [True, False]
 
 
-def test_rolling_loglikelihoods_are_those_of_the_harness_s_own_model(ours, theirs):
+def test_rolling_loglikelihoods_are_those_of_the_harness_s_own_model(ours: DogeLM, theirs: HFLM) -> None:
     ours.max_length = theirs._max_length = 50  # so that the second text takes three windows
     texts = [("Short.",), ("The lighthouse keeper wrote a short letter to her brother every evening. " * 2,)]
     requests = instances("loglikelihood_rolling", texts)
@@ -96,7 +100,7 @@ def test_rolling_loglikelihoods_are_those_of_the_harness_s_own_model(ours, their
     assert ours.loglikelihood_rolling(requests) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_context_longer_than_the_window_loses_its_beginning_as_in_the_harness(ours, theirs):
+def test_a_context_longer_than_the_window_loses_its_beginning_as_in_the_harness(ours: DogeLM, theirs: HFLM) -> None:
     ours.max_length = theirs._max_length = 24
     requests = instances("loglikelihood", [("A context of many more than twenty-four bytes, for sure.", " yes")])
     expected = theirs.loglikelihood(requests, disable_tqdm=True)
@@ -104,13 +108,13 @@ def test_a_context_longer_than_the_window_loses_its_beginning_as_in_the_harness(
     assert ours.loglikelihood(requests)[0][0] == pytest.approx(expected[0][0], abs=1e-3)
 
 
-def test_a_continuation_longer_than_the_window_is_refused(ours):
+def test_a_continuation_longer_than_the_window_is_refused(ours: DogeLM) -> None:
     ours.max_length = 4
-    with pytest.raises(EvaluationError, match="5 tokens, but the model sees 4"):
+    with pytest.raises(EvaluationError, match="5 tokens; it must be at most 4"):
         ours.loglikelihood(instances("loglikelihood", [("A", "bcdef")]))
 
 
-def test_generated_texts_are_those_of_the_harness_s_own_model(ours, theirs):
+def test_generated_texts_are_those_of_the_harness_s_own_model(ours: DogeLM, theirs: HFLM) -> None:
     asked = [("Once", [], 12), ("Once upon", [], 20), ("Twice", ["\x00"], 3)]
     settings = [(text, {"until": until, "max_gen_toks": count, "do_sample": False}) for text, until, count in asked]
     requests = instances("generate_until", settings)
@@ -120,12 +124,12 @@ def test_generated_texts_are_those_of_the_harness_s_own_model(ours, theirs):
     assert ours.generate_until(stopped) == theirs.generate_until(stopped, disable_tqdm=True) == [texts[1][:4]]
 
 
-def test_a_setting_of_generation_that_there_is_not_is_refused():
+def test_a_setting_of_generation_that_there_is_not_is_refused() -> None:
     with pytest.raises(EvaluationError, match="num_beams"):
         generation_options({"until": [], "num_beams": 4}, 10)
 
 
-def test_chats_are_rendered_as_by_transformers(ours, theirs):
+def test_chats_are_rendered_as_by_transformers(ours: DogeLM, theirs: HFLM) -> None:
     history = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "The best answer is"}]
     for add in (True, False):
         messages = history[: 1 if add else 2]
@@ -133,12 +137,12 @@ def test_chats_are_rendered_as_by_transformers(ours, theirs):
     assert ours.chat_template(True) == theirs.tokenizer.chat_template
 
 
-def test_the_harness_finds_the_model_by_its_name(folder):
+def test_the_harness_finds_the_model_by_its_name(folder: Path) -> None:
     lm = lm_eval.api.registry.get_model("doge-export").create_from_arg_string(f"pretrained={folder},threads=1")
     assert lm.loglikelihood(instances("loglikelihood", [("The", " tea")]))[0][0] < 0
 
 
-def test_what_sequences_begin_with_is_computed_once():
+def test_what_sequences_begin_with_is_computed_once() -> None:
     prefix = SharedPrefix(BigramDecoder(random_table(50), keep_window_size=1000))
     context = list(range(40))
     for ending in ([1, 2, 3], [1, 2, 4], [5], [5, 6]):
@@ -147,7 +151,7 @@ def test_what_sequences_begin_with_is_computed_once():
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_shared_rows_are_those_of_a_whole_sequence(seed, tmp_path):
+def test_shared_rows_are_those_of_a_whole_sequence(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     model = tiny_model()
     prefix = SharedPrefix(exported(model, tmp_path))
@@ -161,11 +165,11 @@ def test_shared_rows_are_those_of_a_whole_sequence(seed, tmp_path):
         assert relative_difference(torch_logits(model, ids)[-count:], rows) < 2e-5
 
 
-def feed(prefix, tokens):
+def feed(prefix: SharedPrefix, tokens: list[int]) -> NDArray[np.float32]:
     return prefix._decoder.forward(prefix.state, np.array(tokens))[-1].copy()
 
 
-def test_a_state_that_overflowed_begins_anew(tmp_path):
+def test_a_state_that_overflowed_begins_anew(tmp_path: Path) -> None:
     model = tiny_model(keep_window_size=8)
     prefix, ids = SharedPrefix(exported(model, tmp_path)), random_ids(6)
     prefix.before_last(ids.tolist())
@@ -174,10 +178,10 @@ def test_a_state_that_overflowed_begins_anew(tmp_path):
     assert relative_difference(torch_logits(model, ids)[-1:], np.stack(prefix.logits(ids.tolist(), 1))) < 2e-5
 
 
-def test_the_common_length_ends_at_the_first_difference():
+def test_the_common_length_ends_at_the_first_difference() -> None:
     assert [shared_length([1, 2, 3], other) for other in ([], [2], [1, 2], [1, 2, 3, 4], [1, 9, 3])] == [0, 0, 2, 3, 1]
 
 
-def test_a_loaded_model_is_taken_too(folder):
+def test_a_loaded_model_is_taken_too(folder: Path) -> None:
     lm = DogeLM(doge_export.load(folder, threads=1))
     assert math.isfinite(lm.loglikelihood(instances("loglikelihood", PAIRS[:1]))[0][0])

@@ -137,7 +137,7 @@ def test_the_padded_output_projection_ignores_padding(form: str) -> None:
 
 def test_a_residual_factor_of_ones_adds_no_node() -> None:
     model = tiny_model()
-    model.model.layers[0].input_residual.data.fill_(1)
+    model.get_parameter("model.layers.0.input_residual").data.fill_(1)
     graph, weights = GraphBuilder(ConstantPool()), Weights(fold_model(model), {})
     assert scaled(graph, "layers.0.input_residual", "x", weights) == "x"
     assert not graph.nodes

@@ -10,12 +10,12 @@ import torch
 from transformers import GenerationConfig
 
 from doge_export.graph.folding import Matrix
+from doge_export.measure.greedy import greedy_tokens
 from doge_export.measure.layer_errors import decoder_hidden, layer_errors, matrix_errors, relative_error, torch_hidden
 from doge_export.measure.quality import (
     BINS,
     Quality,
     compare_rows,
-    greedy,
     greedy_lengths,
     log_histogram,
     measure_quality,
@@ -83,7 +83,7 @@ def test_greedy_tokens_are_counted_up_to_the_first_difference(tmp_path: Path) ->
     decoder = exported(tiny_model(seed=1), tmp_path)
     lengths = greedy_lengths(model, decoder, ids)
     start = ids[:32]  # the first prompt
-    ours = greedy(decoder, start, 32)
+    ours = greedy_tokens(decoder, start, 32)
     theirs: list[np.int64] = []
     while len(theirs) < 32:
         theirs.append(torch_logits(model, np.append(start, np.array(theirs, np.int64)))[-1].argmax())

@@ -1,0 +1,44 @@
+"""An exported folder as the model under evaluation."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..runtime.description import DECODER_FILE, RECURRENT_FILE
+from ..runtime.model import load
+from .evaluated_model import EvaluatedModel, files_hash
+from .perplexity import DecoderScorer
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+HASHED_FILES = (DECODER_FILE, RECURRENT_FILE, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def load_exported(source: str, threads: int | None) -> EvaluatedModel:
+    """Load a folder that doge-export wrote.
+
+    Raises:
+        PackageError: the folder is no export, a damaged one, or has no tokenizer.
+    """
+    model = load(source, threads)
+    tokenizer = model.require_tokenizer()
+
+    def harness() -> LM:
+        from .harness_model import DogeLM  # noqa: PLC0415  perplexity needs no harness
+
+        return DogeLM(model)
+
+    weights = model.new_state().description.weights_sha256
+    return EvaluatedModel(
+        name=source,
+        kind="onnxruntime",
+        model_hash=files_hash((Path(source) / name for name in HASHED_FILES), weights),
+        has_chat_template=model.has_chat_template,
+        encode=tokenizer.encode,
+        scorer=DecoderScorer(model.decoder),
+        harness=harness,
+        open_stream=lambda: partial(model.decoder.forward, model.new_state()),
+    )
