@@ -13,7 +13,6 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf import dequantize, quantize
 
-from benchmarks.block_products import product
 from doge_export.errors import ExportError, OptionError
 from doge_export.export.decoder_files import matrices_of, plain_layout, write_decoder
 from doge_export.export.pipeline import export
@@ -34,6 +33,7 @@ from doge_model import load_checkpoint
 from doge_model.gguf import GgufFile
 from tests.helpers.checkpoints import add_byte_level_tokenizer, byte_level_llama, save_gguf, tiny_llama
 from tests.helpers.models import FORMS, random_ids, relative_difference, tiny_model, torch_logits
+from tests.helpers.products import product
 from tests.measure.test_verification import checkpoint_of
 
 SEQUENCES = torch.from_numpy(random_ids(8 * 64).reshape(8, 64))
@@ -92,7 +92,7 @@ def test_a_row_in_8_bits_is_alike_in_any_company_on_every_processor(block_size):
 
 def rows_are_alike_in_any_company(bits: int, block_size: int) -> bool:
     """Is a row's product, to the last bit, the same alone and beside others? onnxruntime has a kernel per processor."""
-    session = product(bits, block_size, "none")
+    session = product(bits, block_size)
     x = np.random.default_rng(1).standard_normal((8, session.get_inputs()[0].shape[1])).astype(np.float32)
     apart = np.concatenate([session.run(None, {"x": row[None]})[0] for row in x])
     return np.array_equal(session.run(None, {"x": x})[0], apart)
