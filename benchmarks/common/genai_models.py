@@ -1,7 +1,6 @@
 """Random models for onnxruntime-genai: Llamas with the dimensions of a member of the family, in 8 bits.
 
-Its own model builder writes them: pip install onnxruntime-genai onnx_ir. A Doge it cannot drive: it feeds
-attention_mask and whole caches, while our graphs take the place of each token.
+Its own model builder writes them, which knows no Doge: pip install onnxruntime-genai onnx_ir.
 """
 
 from __future__ import annotations

@@ -53,8 +53,11 @@ def doge_export_worker(task: Task) -> Opened:
 
 def spinning_worker(task: Task) -> Opened:
     """The same with idle threads that look for work as long as the kind says."""
+    import onnxruntime  # noqa: PLC0415 - the same
+
     from .decoders import changed_sessions  # noqa: PLC0415 - the same
 
+    onnxruntime.set_default_logger_severity(4)  # it would warn of the second value
     microseconds = task.kind.removeprefix(SPIN)
     with changed_sessions(
         lambda options: options.add_session_config_entry("session.intra_op.spin_duration_us", microseconds)

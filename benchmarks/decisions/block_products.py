@@ -3,7 +3,7 @@
     python -m benchmarks.decisions.block_products
 
 Decides the sizes of blocks in doge_export/graph/blocks.py. One matrix [3072, 576] is stored with every number of bits,
-size of blocks and kind of zero point that MatMulNBits takes, with 8-bit activations, on one thread. A line has the
+size of blocks and kind of zero point that MatMulNBits takes. Activations are in 8 bits, on one thread. A line has the
 microseconds of 1 and of 37 rows. `alike` says whether 37 rows fed at once are to the last bit those fed one by one.
 """
 

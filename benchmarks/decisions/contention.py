@@ -3,8 +3,8 @@
     python -m benchmarks.decisions.contention --sizes 20m,60m
 
 Decides SPIN_US and the number of threads in doge_export/runtime/threads.py. Everyone decodes alone and beside processes
-that compute without end, in turns: ours, ours with other times of spinning (-1: onnxruntime's own), and llama.cpp where
-it is installed. --under puts all of them behind a command that limits them, such as --under "taskset -c 0".
+that compute without end, in turns. Contenders are ours, ours with other times of spinning (-1: onnxruntime's own), and
+llama.cpp where it is installed. --under puts all behind a command that limits them, such as --under "taskset -c 0".
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m benchmarks.peers.speed --sizes 20m,60m --models models --json results/peers-all.json
 
 Decoding, prompts, start and memory; each contender has a process of its own, and they take turns. All get random
-models of the same dimensions: ours a Doge in 8 bits, llama.cpp a Llama at Q8_0, transformers a Doge in its four
-variants, onnxruntime-genai a Llama that its own builder wrote in 8 bits. The size `smollm2-135m` compares on
+models of the same dimensions. Ours is a Doge in 8 bits, and transformers' is a Doge in four variants. llama.cpp's is a
+Llama at Q8_0, onnxruntime-genai's a Llama that its own builder wrote in 8 bits. The size `smollm2-135m` compares on
 SmolLM2-135M-Instruct itself. Ratios are medians of the rounds' ratios, ours to the peer's; above 1 ours is faster.
 """
 

@@ -4,7 +4,7 @@
 
 This makes a model for benchmarks.quality.int4. Every norm's gain is folded into the matrices behind it. The final
 norm's goes into an output matrix of its own, which is then no longer tied. Then the residual stream is multiplied by
-one random orthogonal matrix R: a matrix that writes to it becomes R^T W, one that reads from it W R. With --gguf the
+one random orthogonal matrix R. A matrix that writes to it becomes R^T W, one that reads from it W R. With --gguf the
 same model is written for llama.cpp, in float32.
 """
 

@@ -4,7 +4,7 @@
 
 Alternates prompts of 512 tokens, their continuation until the window is full, and 1,024 tokens beyond it. The last are
 compared with as many behind as many keys in a model whose window is a chunk larger, so that nothing is evicted.
-`bound_to_short` is the most that the ratio beyond the window could be: eviction would take no time, and the products of
+`bound_to_short` is the most that the ratio beyond the window could be. Eviction would take no time, and the products of
 attention would run at the speed of a large float32 product. Ratios are medians of the rounds' ratios.
 """
 
