@@ -1,6 +1,9 @@
-"""Tables and figures of docs/benchmarks.md from results: python benchmarks/report.py FOLDER docs
+"""Which tables and figures do the results give docs/benchmarks.md?
 
-FOLDER holds what the other scripts wrote with --json; a figure whose results are not there is left out.
+    python -m benchmarks.report FOLDER docs
+
+FOLDER holds the files that benchmarks wrote with --json: peers-*.json and transformers-*.json of peers.speed,
+positions-*.json of peers.positions, batch-*.json of speed.batch. A figure whose results are missing is left out.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ def main(folder: Path, docs: Path) -> None:
 
 
 def read(folder: Path, pattern: str) -> Rows:
-    """The rows of all results of a name; those of peers know what ours did beside them."""
+    """The rows of all results of a name; `beside` of a row is the row of ours that was measured in turn with it."""
     rows: Rows = []
     for path in sorted(folder.glob(pattern)):
         found = json.loads(path.read_text())["rows"]
@@ -115,7 +118,7 @@ def draw_positions(rows: Rows, path: Path) -> None:
 
 
 def draw_scaling(peers: Rows, batches: Rows, path: Path) -> None:
-    """What a second thread gives, by size and contender, and what more sequences at once give."""
+    """Gains by a second thread, of each size and contender, and by more sequences at once."""
     figure, (thread_axis, batch_axis) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     speeds = {(row["kind"], row["size"], row["threads"]): row["decode_tokens_per_s"] for row in peers}
     sizes = [size for size in SIZES if ("doge-export", size, 2) in speeds and ("doge-export", size, 1) in speeds]

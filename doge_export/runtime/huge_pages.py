@@ -3,7 +3,7 @@
 onnxruntime packs the weights into ordinary memory. A step walks through all of it, far more than a processor's table
 of recent pages holds, and in a virtual machine a missing entry is looked up in two page tables. Linux puts the same
 bytes into pages of 2 MiB when asked (MADV_COLLAPSE, since 6.1, man 2 madvise); nothing but the time changes
-(`python benchmarks/huge_pages.py`). Where that cannot be asked for, nothing happens.
+(docs/log.md). Where that cannot be asked for, nothing happens.
 """
 
 from __future__ import annotations

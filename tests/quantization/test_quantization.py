@@ -15,7 +15,6 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import dequantize, quantize
 from torch import Tensor
 
-from benchmarks.block_products import product
 from doge_export.errors import ExportError, OptionError
 from doge_export.export.decoder_files import fold_model
 from doge_export.export.pipeline import export
@@ -46,6 +45,7 @@ from tests.helpers.models import (
     torch_logits,
     write_model,
 )
+from tests.helpers.products import product
 from tests.measure.test_verification import checkpoint_of
 
 SEQUENCES = torch.from_numpy(random_ids(8 * 64).reshape(8, 64))
@@ -104,7 +104,7 @@ def test_a_row_in_8_bits_is_alike_in_any_company_on_every_processor(block_size: 
 
 def rows_are_alike_in_any_company(bits: int, block_size: int) -> bool:
     """Is a row's product, to the last bit, the same alone and beside others? onnxruntime has a kernel per processor."""
-    session = product(bits, block_size, "none")
+    session = product(bits, block_size)
     x = np.random.default_rng(1).standard_normal((8, session.get_inputs()[0].shape[1])).astype(np.float32)
     apart = np.concatenate([session.run(None, {"x": row[None]})[0] for row in x])
     return np.array_equal(session.run(None, {"x": x})[0], apart)

@@ -16,6 +16,7 @@ import torch
 
 import doge_export
 from doge_export.export import ExportOptions, export
+from doge_export.runtime.generation_options import GenerationOverrides
 from doge_model import DogeConfig, DogeForCausalLM
 from tests.helpers.checkpoints import byte_level_llama, save_tokenizer
 from tests.helpers.models import FORMS, tiny_config, tiny_model
@@ -64,7 +65,12 @@ def answers(folder: Path) -> list[dict[str, list[int]]]:
     """Prompts and the greedy tokens behind them, by our own runtime; in two pieces too, which may round otherwise."""
     model = doge_export.load(folder, threads=1)
     prompts = [model.tokenizer.encode(text) for text in TEXTS]
-    greedy = {"max_new_tokens": NEW_TOKENS, "temperature": 0.0, "ignore_eos": True, "repetition_penalty": 1.0}
+    greedy: GenerationOverrides = {
+        "max_new_tokens": NEW_TOKENS,
+        "temperature": 0.0,
+        "ignore_eos": True,
+        "repetition_penalty": 1.0,
+    }
     rows = [{"prompt": ids, "tokens": model.generate(ids, **greedy).token_ids} for ids in prompts]
     for row in rows:
         state = model.prefill(row["prompt"][:-1]) if len(row["prompt"]) > 1 else None

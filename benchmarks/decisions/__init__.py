@@ -1,0 +1,1 @@
+"""Measurements behind constants of the code, for the next onnxruntime or the next processor."""

@@ -1,0 +1,1 @@
+"""Beside other runtimes: llama.cpp, onnxruntime-genai, transformers."""

@@ -1,0 +1,1 @@
+"""The costs of rounding in perplexity, and the exactness of eviction."""

@@ -1,0 +1,1 @@
+"""The speed of this package alone: prompts, steps, batches, drafts, sampling, streams."""
