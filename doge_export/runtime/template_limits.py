@@ -110,7 +110,7 @@ def check_bits(bits: int) -> None:
 
 
 def check_operator(budget: Budget, operator: str, left: Any, right: Any) -> None:
-    """TemplateLimitError when an operator would make too much; the others' results are small enough to be made first."""
+    """TemplateLimitError when an operator would make too much; the others make little, which is checked afterwards."""
     if operator == "*":
         for sequence, times in ((left, right), (right, left)):
             if isinstance(sequence, str | list | tuple) and isinstance(times, int):
