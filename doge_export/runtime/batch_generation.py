@@ -29,9 +29,12 @@ class BatchGeneration(Generic[StateT]):
     """Generates for a list of prompts; a place that becomes free is given to the next one."""
 
     def __init__(
-        self, decoder: TokenDecoder[StateT], answer: Callable[[], Answer], stream: Callable[[int], TextStream]
+        self,
+        decoder: TokenDecoder[StateT],
+        answer: Callable[[Sequence[int]], Answer],
+        stream: Callable[[int], TextStream],
     ) -> None:
-        """answer: begins an answer. stream: begins the text of one whose prompt has so many tokens."""
+        """answer: begins an answer to a prompt. stream: begins the text of one whose prompt has so many tokens."""
         self._decoder, self._answer, self._stream = decoder, answer, stream
         self._rows: list[Row] = []
 
@@ -43,7 +46,7 @@ class BatchGeneration(Generic[StateT]):
             while waiting and len(self._rows) < MAX_ROWS:
                 prompt = waiting.popleft()
                 streams.append(self._stream(len(prompt)))
-                self._start(batch, Row(self._answer(), streams[-1]), prompt)
+                self._start(batch, Row(self._answer(prompt), streams[-1]), prompt)
             self._leave_full_windows(batch)
             if self._rows:
                 self._step(batch)

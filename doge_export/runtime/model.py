@@ -125,7 +125,7 @@ class Model(Generic[StateT]):
         empty, stop_ids = self.new_state(), self._stop_ids(options)
         generation = BatchGeneration(
             self.decoder,
-            lambda: Answer(options, stop_ids),
+            lambda prompt_ids: Answer(options, stop_ids, prompt_ids),
             lambda length: TextStream(iter(()), self._tokenizer, options.stop, length),
         )
         return [stream.result for stream in generation.run([self._next_ids(prompt, empty) for prompt in prompts])]
@@ -241,14 +241,14 @@ class Model(Generic[StateT]):
     ) -> TextStream:
         """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer.
 
-        past_ids: the tokens before them, where they are known; prompt lookup guesses from them too.
+        past_ids: the tokens before them, where they are known; prompt lookup and no_repeat_ngram_size look at them too.
         """
         if options.stop:
             self.require_tokenizer()
         guesses = options.prompt_lookup_num_tokens
         lookup = PromptLookup(self.decoder, guesses, past_ids) if guesses else None
         source: LogitsSource[StateT] = lookup or SingleSteps(self.decoder)
-        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options))
+        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options), past_ids)
         return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)
 
     def require_tokenizer(self) -> Tokenizer:

@@ -43,8 +43,8 @@ def test_a_template_that_takes_too_many_steps_is_refused(source, monkeypatch):
 @pytest.mark.parametrize(
     "source",
     [
-        "{{ 'x' * 10 ** 10 }}",
-        "{{ 10 ** 10 * ['x'] }}",
+        "{{ 'x' * 10 ** 12 }}",
+        "{{ 10 ** 12 * ['x'] }}",
         "{{ 10 ** (10 ** 8) }}",
         "{% set ns = namespace(x=3) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
         "{{ ('f' * 1000000) | int(base=16) // 3 }}",
@@ -63,14 +63,14 @@ def test_a_template_that_takes_too_many_steps_is_refused(source, monkeypatch):
         LAUGHS.format("(ns.x, ns.x)"),
         LAUGHS.format("{'a': ns.x, 'b': ns.x}"),
         LAUGHS.format("dict(a=ns.x, b=ns.x)"),
-        "{{ '%1000000000d' % 1 }}",
-        "{{ '%*d' % (1000000000, 1) }}",
-        "{{ '{:>1000000000}'.format('a') }}",
-        "{{ '{:>{}}'.format('a', 1000000000) }}",
-        "{{ 'a'.center(10 ** 10) }}",
-        "{{ ('a' | attr('zfill'))(10 ** 10) }}",
-        "{{ 'a' | indent(10 ** 10) }}",
-        "{{ [1, 2] | tojson(indent=10 ** 10) }}",
+        "{{ '%1000000000000d' % 1 }}",
+        "{{ '%*d' % (10 ** 12, 1) }}",
+        "{{ '{:>1000000000000}'.format('a') }}",
+        "{{ '{:>{}}'.format('a', 10 ** 12) }}",
+        "{{ 'a'.center(10 ** 12) }}",
+        "{{ ('a' | attr('zfill'))(10 ** 12) }}",
+        "{{ 'a' | indent(10 ** 12) }}",
+        "{{ [1, 2] | tojson(indent=10 ** 12) }}",
         "{{ 5 | round(-10 ** 9) }}",
         "{{ range(100000) | join('x' * 1000000) }}",
         "{{ ('a' * 1000000).replace('', 'b' * 1000000) }}",
@@ -94,7 +94,7 @@ def test_a_template_that_needs_too_much_memory_is_refused_before_it_takes_any(so
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("{{ 'a' | center(10 ** 10) }}", "No filter named 'center'"),
+        ("{{ 'a' | center(10 ** 12) }}", "No filter named 'center'"),
         ("{% for a in [1] %}" * 25 + "{% endfor %}" * 25, "too many statically nested blocks"),
         ("{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}", "recursion"),
         ("{{ " + "9" * 9999 + " }}", "integer string conversion"),
@@ -107,12 +107,12 @@ def test_a_source_that_cannot_be_compiled_is_a_damaged_package(source, reason):
 
 
 def test_a_template_that_takes_too_long_ends_in_any_thread(monkeypatch):
-    monkeypatch.setattr(template_limits, "MOST_SECONDS", 0.05)
+    monkeypatch.setattr(template_limits, "MOST_SECONDS", 0.3)
     slow = "{% set a = range(100000) | list %}" + "{% if -1 in a %}{% endif %}" * 999  # a millisecond each
     errors = []
 
     def render():
-        with pytest.raises(OptionError, match=r"it takes more than 0\.05 seconds") as error:
+        with pytest.raises(OptionError, match=r"it takes more than 0\.3 seconds") as error:
             ChatTemplate(slow).render(HI)
         errors.append(error)
 
