@@ -72,9 +72,9 @@ def test_the_work_per_token_does_not_grow_with_the_text():
     lengths = []
 
     class Counting:
-        is_silent, is_byte = BYTE_LEVEL.is_silent, BYTE_LEVEL.is_byte
+        is_silent, is_byte, clean_up_tokenization_spaces = BYTE_LEVEL.is_silent, BYTE_LEVEL.is_byte, False
 
-        def decode(self, token_ids, skip_special_tokens=True):
+        def decode(self, token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=None):
             lengths.append(len(token_ids))
             return BYTE_LEVEL.decode(token_ids, skip_special_tokens)
 

@@ -70,7 +70,7 @@ def test_logits_are_those_of_transformers(data):
         repetition_penalty=draw(st.sampled_from([1.0, 1.5])),
         min_new_tokens=draw(st.integers(0, 6)),
         no_repeat_ngram_size=draw(st.integers(0, 4)),
-        suppress_tokens=draw(st.lists(st.integers(2, 3))),
+        suppress_tokens=draw(st.lists(st.sampled_from([2, 3, 7]))),
         begin_suppress_tokens=draw(st.lists(st.integers(4, 5))),
         bad_words_ids=[word for word in words if word not in ([0], [1])] and words,
         sequence_bias=[(word, draw(st.floats(-3, 3, width=32))) for word in draw(sequences | st.just([]))],
