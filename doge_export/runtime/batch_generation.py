@@ -29,9 +29,12 @@ class BatchGeneration:
     """Generates for a list of prompts; a place that becomes free is given to the next one."""
 
     def __init__(
-        self, decoder: TokenDecoder, selector: Callable[[], TokenSelector], stream: Callable[[int], TextStream]
+        self,
+        decoder: TokenDecoder,
+        selector: Callable[[Sequence[int]], TokenSelector],
+        stream: Callable[[int], TextStream],
     ) -> None:
-        """selector: begins an answer. stream: begins the text of one whose prompt has so many tokens."""
+        """selector: begins an answer to a prompt. stream: begins the text of one whose prompt has so many tokens."""
         self._decoder, self._selector, self._stream = decoder, selector, stream
         self._rows: list[Row] = []
 
@@ -43,7 +46,7 @@ class BatchGeneration:
             while waiting and len(self._rows) < MAX_ROWS:
                 prompt = waiting.popleft()
                 streams.append(self._stream(len(prompt)))
-                self._start(batch, Row(self._selector(), streams[-1]), prompt)
+                self._start(batch, Row(self._selector(prompt), streams[-1]), prompt)
             self._leave_full_windows(batch)
             if self._rows:
                 self._step(batch)

@@ -1,7 +1,8 @@
 """Chat templates: messages to the text a model was tuned on, in the sandboxed Jinja dialect of transformers.
 
-Source of the dialect: `transformers/utils/chat_template_utils.py`. A template is foreign code from a model folder, so
-it runs in the immutable sandbox and sees nothing but plain strings, numbers, lists and dictionaries.
+Source of the dialect: `transformers/utils/chat_template_utils.py`. A template is foreign code from a model folder. So
+it runs in the immutable sandbox with the limits of `template_limits`, and sees nothing but plain strings, numbers,
+lists and dictionaries. Filters that only web pages need are not offered, which is the one difference.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import nodes, pass_context
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.runtime import Context
 from jinja2.utils import Namespace
 
 from doge_model.errors import one_line
 
 from ..errors import OptionError, PackageError
+from .template_limits import MOST_ENTRIES, WIDEST_FIELD, Budget, TemplateLimitError
+from .template_sandbox import BUDGET, LimitedEnvironment, budget_of
 
 Message = Mapping[str, Any]
 
@@ -29,10 +32,16 @@ _EXPRESSION_ERRORS = (
     ArithmeticError,
     AttributeError,
     LookupError,
+    MemoryError,
     RecursionError,
     TypeError,
     ValueError,
 )
+# What a source can raise that Jinja takes and Python's compiler does not, such as loops nested 20 deep.
+_COMPILER_ERRORS = (MemoryError, OverflowError, RecursionError, SyntaxError, ValueError)
+
+# Text parts of one message are joined by this, as llama.cpp (common/chat.cpp) and vLLM (chat_utils.py) join them.
+BETWEEN_PARTS = "\n"
 
 
 class ChatTemplate:
@@ -41,50 +50,106 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
         """source: Jinja text. special_tokens: e.g. {"bos_token": "<s>"}. PackageError when it is no valid Jinja."""
         self._special_tokens = dict(special_tokens or {})
+        environment = LimitedEnvironment({"tojson": _to_json}, [_GenerationTag, loopcontrols])
+        environment.globals |= _GLOBALS
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
-            raise PackageError(f"The chat template of the model is not valid Jinja: {one_line(error)}.") from error
+            self._template = environment.compiled(source)
+        except (jinja2.TemplateError, *_COMPILER_ERRORS) as error:
+            raise PackageError(
+                f"the chat template is not valid Jinja ({one_line(error)}); write another into the folder as "
+                "chat_template.jinja"
+            ) from error
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The text of a conversation; with `add_generation_prompt` it ends where the assistant's answer begins.
 
-        Raises OptionError for malformed messages, and with the template's own words when it refuses them.
+        Raises OptionError for malformed messages, with the template's own words when it refuses them, and when it
+        writes nothing or needs more time or memory than `template_limits` allows.
         """
-        check_messages(messages)
-        plain = [{name: value for name, value in message.items() if value is not None} for message in messages]
-        variables = {**self._special_tokens, "tools": None, "documents": None}
+        plain = check_messages(messages)
+        budget = Budget(plain)
+        variables: dict[str, Any] = {**self._special_tokens, "tools": None, "documents": None}
+        variables |= {"messages": plain, "add_generation_prompt": add_generation_prompt, BUDGET: budget}
+        pieces, length = [], 0
         try:
-            return self._template.render(messages=plain, add_generation_prompt=add_generation_prompt, **variables)
+            for piece in self._template.generate(variables):
+                pieces.append(piece)
+                length += len(piece)
+                budget.room(length)
+        except TemplateLimitError as error:
+            raise OptionError(
+                f"the chat template asks for too much: {error}; give other messages, or mend the template"
+            ) from error
         except (jinja2.TemplateError, *_EXPRESSION_ERRORS) as error:
-            raise OptionError(f"The chat template does not accept these messages: {one_line(error)}.") from error
+            raise OptionError(f"the chat template does not accept these messages: {one_line(error)}") from error
+        if not length:
+            raise OptionError("the chat template writes nothing for these messages; give other messages")
+        return "".join(pieces)
 
 
-def check_messages(messages: object) -> None:
-    """OptionError unless `messages` is a non-empty list of dictionaries with the strings `role` and `content`."""
+def check_messages(messages: object) -> list[dict[str, Any]]:
+    """The messages as a template takes them: plain data without empty entries, the content of each one text.
+
+    Content may be given as a list of parts, as OpenAI's clients send it: {"type": "text", "text": ...}. Raises
+    OptionError unless `messages` is a non-empty list of dictionaries with `role` and `content`.
+    """
     if not isinstance(messages, list | tuple) or not messages:
         raise OptionError(
-            f'messages is {messages!r}, but must be a non-empty list such as [{{"role": "user", "content": "Hello"}}].'
+            f'messages is {messages!r}; it must be a non-empty list such as [{{"role": "user", "content": "Hello"}}]'
         )
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise OptionError(f"messages[{index}] is {message!r}, but must be a dictionary with role and content.")
-        for name in ("role", "content"):
-            if not isinstance(message.get(name), str):
-                given = repr(message[name]) if name in message else "missing"
-                raise OptionError(f"messages[{index}][{name!r}] is {given}, but must be a string.")
+    try:
+        return [_checked_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    except RecursionError as error:
+        raise OptionError(
+            "messages holds lists and dictionaries without end; give each message as plain data"
+        ) from error
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+def _checked_message(message: object, where: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise OptionError(f"{where} is {message!r}; it must be a dictionary with role and content")
+    for name in ("role", "content"):
+        if message.get(name) is None:
+            raise OptionError(f"{where}[{name!r}] is missing; give it as text")
+    if not isinstance(message["role"], str):
+        raise OptionError(f"{where}['role'] is {message['role']!r}; it must be a string")
+    plain = {name: _plain(value, f"{where}[{name!r}]") for name, value in message.items() if value is not None}
+    return {**plain, "content": _content(message["content"], f"{where}['content']")}
+
+
+def _content(content: object, where: str) -> str:
+    """The text of a message, whose parts become one."""
+    if isinstance(content, str):
+        return str(content)
+    if not isinstance(content, list | tuple):
+        raise OptionError(f"{where} is {content!r}; it must be a string, or a list of text parts")
+    return BETWEEN_PARTS.join(_part(part, f"{where}[{index}]") for index, part in enumerate(content))
+
+
+def _part(part: object, where: str) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(part, Mapping) or not isinstance(kind, str):
+        raise OptionError(f'{where} is {part!r}; it must be a part such as {{"type": "text", "text": "Hello"}}')
+    if kind != "text":
+        raise OptionError(f"{where} is a part of the type {kind!r}; the model reads only text")
+    if not isinstance(part.get("text"), str):
+        raise OptionError(f"{where}['text'] is {part.get('text')!r}; it must be a string")
+    return str(part["text"])
+
+
+def _plain(value: object, where: str) -> Any:
+    """A copy of strings, numbers, lists and dictionaries only: other objects have methods that a sandbox knows not."""
+    if value is None or type(value) in (str, bool, int, float):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Mapping):
+        return {_plain(key, where): _plain(entry, where) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry, where) for entry in value]
+    raise OptionError(
+        f"{where} holds a {type(value).__name__}; it must be made of strings, numbers, lists and dictionaries"
     )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    environment.globals["dict"] = _PlainDict()
-    environment.globals["namespace"] = _PlainNamespace
-    return environment
 
 
 class _GenerationTag(Extension):
@@ -102,6 +167,8 @@ class _PlainDict:
     """The `dict` of a template: a call, without the attributes of the type through which a sandbox is left."""
 
     def __call__(self, *args: Any, **entries: Any) -> dict[Any, Any]:
+        if any(len(given) > MOST_ENTRIES for given in args if isinstance(given, Mapping | list | tuple)):
+            raise TemplateLimitError(f"it makes a dictionary of more than {MOST_ENTRIES:,} entries")
         return dict(*args, **entries)
 
 
@@ -119,13 +186,18 @@ class _PlainNamespace(Namespace):
         _refuse_underscore(name)
         super().__setitem__(name, value)
 
+    def __repr__(self) -> str:
+        return "<Namespace>"  # with its entries, a few namespaces in each other would be endless to print
+
 
 def _refuse_underscore(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise jinja2.exceptions.SecurityError(f"a namespace must not hold {name!r}")
 
 
+@pass_context
 def _to_json(
+    context: Context,
     value: Any,
     ensure_ascii: bool = False,
     indent: int | None = None,
@@ -133,7 +205,16 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     # Jinja's own filter escapes HTML characters, which would change what the model reads.
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if (isinstance(indent, int) and indent > WIDEST_FIELD) or len("".join(separators or ())) > WIDEST_FIELD:
+        raise TemplateLimitError(f"it separates entries by more than {WIDEST_FIELD} characters")
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if indent is None:
+        return encoder.encode(value)
+    pieces, budget = [], budget_of(context)
+    for piece in encoder.iterencode(value):  # indentation can be most of the text
+        budget.spend(len(piece))
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 def _raise_exception(message: str) -> None:
@@ -141,4 +222,14 @@ def _raise_exception(message: str) -> None:
 
 
 def _strftime_now(pattern: str) -> str:
+    if len(pattern) > WIDEST_FIELD:
+        raise TemplateLimitError(f"it writes the date in more than {WIDEST_FIELD} characters")
     return datetime.now().strftime(pattern)
+
+
+_GLOBALS = {
+    "raise_exception": _raise_exception,
+    "strftime_now": _strftime_now,
+    "dict": _PlainDict(),
+    "namespace": _PlainNamespace,
+}

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from .clean_up import CleanUp
+
 REPLACEMENT_CHARACTER = "\ufffd"
 
 # A run of this many tokens without one settled character is garbage; it is cut so that it is not decoded for ever anew.
@@ -19,9 +21,17 @@ MOST_TOKENS_IN_CHARACTER = 4
 
 
 class TextDecoder(Protocol):
-    """What the detokenizer needs of a tokenizer."""
+    """The part of a tokenizer that the detokenizer uses."""
 
-    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+    clean_up_tokenization_spaces: bool
+    """Whether decoded text loses its spaces before punctuation."""
+
+    def decode(
+        self,
+        token_ids: list[int],
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
         """The text of `token_ids`."""
 
     def is_silent(self, token_id: int) -> bool:
@@ -39,51 +49,63 @@ class Detokenizer:
 
     def __init__(self, tokenizer: TextDecoder) -> None:
         self._tokenizer = tokenizer
+        self._clean_up = CleanUp() if tokenizer.clean_up_tokenization_spaces else None
         self._context: list[int] = []
         self._context_text = ""
         self._pending: list[int] = []
-        self.unsettled = ""
-        """Text of the tokens that have not come out yet; it may still change."""
+        self._unsettled = ""  # text of the pending tokens, which may still change
 
     def push(self, token_id: int) -> str:
         """Take the next token and return the text that no later token can change, often ''."""
+        piece = self._decoded(token_id)
+        return piece if self._clean_up is None else self._clean_up.push(piece)
+
+    @property
+    def unsettled(self) -> str:
+        """Text of the tokens that have not come out yet; it may still change."""
+        return self._unsettled if self._clean_up is None else self._clean_up.foresee(self._unsettled)
+
+    def finish(self) -> str:
+        """The text of tokens still pending, incomplete characters as U+FFFD; to be called when no more will come."""
+        piece = self._settle(self._decode(self._context + self._pending)) if self._pending else ""
+        return piece if self._clean_up is None else self._clean_up.push(piece) + self._clean_up.finish()
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, clean_up_tokenization_spaces=False)
+
+    def _decoded(self, token_id: int) -> str:
+        """Take the next token; the text, not cleaned up, that no later token can change."""
         if self._tokenizer.is_silent(token_id):
             return ""
         self._pending.append(token_id)
-        text = self._tokenizer.decode(self._context + self._pending)
+        text = self._decode(self._context + self._pending)
         # A group of byte tokens is valid or not as a whole, so it is settled only by the token after it.
         if not text.endswith(REPLACEMENT_CHARACTER) and not self._tokenizer.is_byte(token_id):
             return self._settle(text)
         if len(self._pending) > LONGEST_RUN:
             return self._cut(text)
-        self.unsettled = text[len(self._context_text) :]
+        self._unsettled = text[len(self._context_text) :]
         return ""
-
-    def finish(self) -> str:
-        """The text of tokens still pending, incomplete characters as U+FFFD; to be called when no more will come."""
-        if not self._pending:
-            return ""
-        return self._settle(self._tokenizer.decode(self._context + self._pending))
 
     def _settle(self, text: str) -> str:
         piece = text[len(self._context_text) :]
         # A token that shows nothing, such as the dropped space at the start, cannot serve as context alone.
         self._context = self._pending if piece else self._context + self._pending
-        self._context_text = self._tokenizer.decode(self._context)
+        self._context_text = self._decode(self._context)
         self._pending = []
-        self.unsettled = ""
+        self._unsettled = ""
         return piece
 
     def _cut(self, text: str) -> str:
         """Settle all but the last few pending tokens, where the text can be cut between two characters."""
         newest = len(self._pending)
         for cut in range(newest - MOST_TOKENS_IN_CHARACTER + 1, newest - 2 * MOST_TOKENS_IN_CHARACTER, -1):
-            head = self._tokenizer.decode(self._context + self._pending[:cut])
-            tail = self._tokenizer.decode(self._pending[cut:])
+            head = self._decode(self._context + self._pending[:cut])
+            tail = self._decode(self._pending[cut:])
             if head + tail == text:
                 piece = head[len(self._context_text) :]
                 self._context, self._context_text, self._pending = [], "", self._pending[cut:]
-                self.unsettled = tail
+                self._unsettled = tail
                 return piece
-        self.unsettled = text[len(self._context_text) :]
+        self._unsettled = text[len(self._context_text) :]
         return ""

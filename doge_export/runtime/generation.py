@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import StateError
 from . import sampling
 from .generation_options import GenerationOptions
+from .logits_processors import LogitsProcessors
 from .sampling import Logits
 from .state import State
 
@@ -109,6 +110,7 @@ def generate_tokens(
     prompt_ids: Sequence[int],
     options: GenerationOptions,
     stop_ids: frozenset[int],
+    past_ids: Sequence[int] = (),
 ) -> Iterator[GeneratedToken]:
     """Feed `prompt_ids` to `state`, then yield one sampled token after the other.
 
@@ -116,9 +118,9 @@ def generate_tokens(
 
     prompt_ids: at least one. stop_ids: tokens that end the answer. A token is fed when the next one is asked for, so
     the last one is not: `state.unfed_token` remembers it. The repetition penalty weakens every token that `state` has
-    seen, as transformers does with prompt and answer.
+    seen, as transformers does with prompt and answer; past_ids: the tokens before the prompt, for other processors.
     """
-    selector = TokenSelector(options, stop_ids)
+    selector = TokenSelector(options, stop_ids, [*past_ids, *prompt_ids])
     fed = np.asarray(prompt_ids, dtype=np.int64)
     while True:
         logits = source.next_logits(state, fed)
@@ -138,26 +140,21 @@ def generate_tokens(
 class TokenSelector:
     """The tokens of one answer: filters logits, chooses, and decides whether to stop."""
 
-    def __init__(self, options: GenerationOptions, stop_ids: frozenset[int]) -> None:
+    def __init__(self, options: GenerationOptions, stop_ids: frozenset[int], past_ids: Sequence[int]) -> None:
         self._options, self._stop_ids = options, stop_ids
+        self._process = LogitsProcessors(options, stop_ids, past_ids)
         self._choose = token_chooser(options)
         self._count = 0
 
     def next_token(self, logits: Logits, state: State) -> GeneratedToken:
         """The next token from float32 [vocab] logits; the state remembers it as not fed yet."""
-        token_id = self._choose(penalised(logits, state, self._options))
+        token_id = self._choose(self._process(logits, state))
+        self._process.append(token_id)
         state.unfed_token = token_id
         self._count += 1
         if token_id in self._stop_ids:
             return GeneratedToken(token_id, "stop")
         return GeneratedToken(token_id, "length" if self._count == self._options.max_new_tokens else None)
-
-
-def penalised(logits: Logits, state: State, options: GenerationOptions) -> Logits:
-    """Logits after the repetition penalty, which knows every token that was fed."""
-    if options.repetition_penalty == 1:
-        return logits
-    return sampling.apply_repetition_penalty(logits, state.seen_tokens(), options.repetition_penalty)
 
 
 def token_chooser(options: GenerationOptions) -> TokenChooser:

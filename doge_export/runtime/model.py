@@ -131,7 +131,7 @@ class Model:
         empty, stop_ids = self.new_state(), self._stop_ids(options)
         generation = BatchGeneration(
             self.decoder,
-            lambda: TokenSelector(options, stop_ids),
+            lambda prompt_ids: TokenSelector(options, stop_ids, prompt_ids),
             lambda length: TextStream(iter(()), self._tokenizer, options.stop, length),
         )
         return [stream.result for stream in generation.run([self._next_ids(prompt, empty) for prompt in prompts])]
@@ -248,7 +248,7 @@ class Model:
     ) -> TextStream:
         """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer.
 
-        past_ids: the tokens before them, where they are known; prompt lookup guesses from them too.
+        past_ids: the tokens before them, where they are known; prompt lookup and no_repeat_ngram_size look at them too.
         """
         if options.stop:
             self.require_tokenizer()
@@ -256,7 +256,7 @@ class Model:
         guesses = options.prompt_lookup_num_tokens
         lookup = PromptLookup(self.decoder, guesses, past_ids) if guesses else None
         source: LogitsSource = lookup or SingleSteps(self.decoder)
-        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options))
+        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options), past_ids)
         return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:

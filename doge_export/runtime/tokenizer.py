@@ -8,23 +8,34 @@ from typing import Any
 
 import tokenizers
 
+from doge_model.errors import one_line
+
 from ..errors import OptionError, PackageError
+from .clean_up import clean_up
 from .generation_options import read_json_object
 
 # The names under which transformers hands special tokens to a chat template.
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+FOR_BPE = "_for_bpe_even_though_it_will_corrupt_output"  # the end of a field that asks for cleaning all the same
 
 
 class Tokenizer:
-    """Text to token ids and back, as transformers does it with the same files."""
+    """Text to token ids and back, as transformers does it with the same files.
+
+    Attributes:
+        special_tokens: texts by name, such as `eos_token`.
+        chat_templates: Jinja sources by name; `default` is the one of `chat`.
+        clean_up_tokenization_spaces: whether decoded text loses its spaces before punctuation.
+    """
 
     def __init__(
         self,
         backend: tokenizers.Tokenizer,
         special_tokens: Mapping[str, str] | None = None,
         chat_templates: Mapping[str, str] | None = None,
+        clean_up_tokenization_spaces: bool = False,
     ) -> None:
-        """special_tokens: texts by name, such as `eos_token`. chat_templates: Jinja sources by name."""
+        """See the attributes of the class."""
         # A file may have stored the padding and truncation of its training; neither has a place at generation.
         backend.no_padding()
         backend.no_truncation()
@@ -36,6 +47,7 @@ class Tokenizer:
         self._byte_ids = frozenset(token_id for token_id in byte_ids if token_id is not None)
         self.special_tokens = dict(special_tokens or {})
         self.chat_templates = dict(chat_templates or {})
+        self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer | None:
@@ -46,31 +58,50 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the tokenizers library raises bare Exception for every fault of the file
-            raise PackageError(f"{path} is not a tokenizer ({error}); export the model again.") from error
+            raise PackageError(f"{path} is not a tokenizer ({one_line(error)}); export the model again") from error
         config_path = folder / "tokenizer_config.json"
         config = read_json_object(config_path) if config_path.is_file() else {}
         map_path = folder / "special_tokens_map.json"
         names = read_json_object(map_path) if map_path.is_file() else {}
-        return cls(backend, _special_tokens({**names, **config}), _chat_templates(folder, config))
+        return cls(
+            backend, _special_tokens({**names, **config}), _chat_templates(folder, config), _cleans_up(backend, config)
+        )
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; `add_special_tokens` puts those around it that the tokenizer's file asks for."""
-        if not isinstance(text, str):
-            raise OptionError(f"The text is {text!r}, but must be a string.")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            lone = text[error.start]
-            raise OptionError(
-                f"The text holds {lone!r}, half a character; give valid Unicode, such as UTF-8."
-            ) from error
-        ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        ids: list[int] = self._backend.encode(checked_text(text), add_special_tokens=add_special_tokens).ids
         return ids
 
-    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of `token_ids`; an incomplete character becomes U+FFFD."""
+    def encode_as_text(self, text: str) -> list[int]:
+        """Token ids of `text` read as plain text, none of it as a special or added token."""
+        backend = self._backend
+        if backend.normalizer is not None:
+            text = backend.normalizer.normalize_str(text)
+        words = (
+            [text] if backend.pre_tokenizer is None else [w for w, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+        )
+        return [token.id for word in words for token in backend.model.tokenize(word)]
+
+    def decode(
+        self,
+        token_ids: Sequence[int],
+        skip_special_tokens: bool = True,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
+        """The text of `token_ids`; an incomplete character becomes U+FFFD.
+
+        clean_up_tokenization_spaces: None does as the folder asks.
+        """
         text: str = self._backend.decode([int(token_id) for token_id in token_ids], skip_special_tokens)
-        return text
+        cleans_up = self.clean_up_tokenization_spaces
+        if clean_up_tokenization_spaces is not None:
+            cleans_up = clean_up_tokenization_spaces
+        return clean_up(text) if cleans_up else text
+
+    @property
+    def special_texts(self) -> list[str]:
+        """The special tokens as they are written."""
+        return list(self._special_ids)
 
     def special_id(self, text: str) -> int | None:
         """The id of the special token written `text`, None when there is none."""
@@ -85,6 +116,25 @@ class Tokenizer:
         return token_id in self._byte_ids
 
 
+def checked_text(text: object) -> str:
+    """The text; OptionError when it is none, or holds half a character, which no tokenizer takes."""
+    if not isinstance(text, str):
+        raise OptionError(f"the text is {text!r}; it must be a string")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        lone = text[error.start]
+        raise OptionError(f"the text holds {lone!r}, half a character; give valid Unicode, such as UTF-8") from error
+    return text
+
+
+def _cleans_up(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> bool:
+    """Whether transformers would clean decoded text: by default never that of BPE, which writes its own spaces."""
+    is_bpe = isinstance(backend.model, tokenizers.models.BPE)
+    name = "clean_up_tokenization_spaces"
+    return bool(config.get(name)) and (not is_bpe or bool(config.get(name + FOR_BPE)))
+
+
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     """Texts of the named special tokens; an entry is the text itself or an object with it under `content`."""
     contents = {
@@ -96,13 +146,12 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Templates by name; as in transformers, `chat_template.jinja` comes before the entry of the configuration."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        try:
-            return {"default": path.read_text(encoding="utf-8")}
-        except ValueError as error:
-            raise PackageError(f"{path} is not UTF-8 text ({error}); export the model again.") from error
+    """Templates by name; as in transformers, files come before the entry of the configuration."""
+    files = {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    if (folder / "chat_template.jinja").is_file():
+        files["default"] = folder / "chat_template.jinja"
+    if files:
+        return {name: _read_template(path) for name, path in files.items()}
     entry = config.get("chat_template")
     if entry is None:
         return {}
@@ -112,6 +161,13 @@ def _chat_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         return {str(named["name"]): str(named["template"]) for named in entry}
     except (TypeError, KeyError) as error:
         raise PackageError(
-            f"{folder / 'tokenizer_config.json'}: chat_template must be a string or a list of objects with a name "
-            f"and a template, but is {type(entry).__name__}."
+            f"{folder / 'tokenizer_config.json'}: chat_template is a {type(entry).__name__}; it must be a string, or a "
+            "list of objects with a name and a template"
         ) from error
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise PackageError(f"{path} is not UTF-8 text ({one_line(error)}); export the model again") from error

@@ -95,18 +95,18 @@ def test_the_date_is_todays() -> None:
 
 
 def test_a_refusal_of_the_template_is_one_sentence_with_its_words() -> None:
-    with pytest.raises(OptionError, match=r"^The chat template does not accept these messages: .* roles .*\.$"):
+    with pytest.raises(OptionError, match=r"^the chat template does not accept these messages: .* roles "):
         ChatTemplate(LLAMA3, SPECIAL_TOKENS).render([{"role": "assistant", "content": "Hi"}])
 
 
 @pytest.mark.parametrize("expression", ["messages[7].role", "1 / 0", "messages + 1", "nothing.at", "range(10 ** 9)"])
 def test_a_template_that_fails_on_the_messages_is_one_sentence(expression: str) -> None:
-    with pytest.raises(OptionError, match=r"^The chat template does not accept these messages: .*\.$"):
+    with pytest.raises(OptionError, match=r"^the chat template does not accept these messages: .*[^.]$"):
         ChatTemplate("{{ " + expression + " }}").render([{"role": "user", "content": "Hi"}])
 
 
 def test_invalid_jinja_is_a_damaged_package() -> None:
-    with pytest.raises(PackageError, match=r"not valid Jinja: .*\.$"):
+    with pytest.raises(PackageError, match=r"not valid Jinja \(.*\); write another"):
         ChatTemplate("{% for message in messages %}")
 
 
@@ -131,8 +131,8 @@ def test_a_template_cannot_leave_its_sandbox(attack: str) -> None:
         ("Hi", "non-empty list"),
         ([], "non-empty list"),
         ({"role": "user", "content": "Hi"}, "non-empty list"),
-        (["Hi"], r"messages\[0\] is 'Hi', but must be a dictionary"),
-        ([{"role": "user"}], r"messages\[0\]\['content'\] is missing, but must be a string"),
+        (["Hi"], r"messages\[0\] is 'Hi'; it must be a dictionary"),
+        ([{"role": "user"}], r"messages\[0\]\['content'\] is missing; give it as text"),
         ([{"content": "Hi"}], r"messages\[0\]\['role'\] is missing"),
         ([{"role": "user", "content": "Hi"}, {"role": "user", "content": 3}], r"messages\[1\]\['content'\] is 3"),
     ],
@@ -171,7 +171,7 @@ def test_a_template_may_be_a_string_or_a_list_of_named_ones(tmp_path: Path) -> N
 
 
 def test_a_template_of_another_form_is_a_damaged_package(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="chat_template must be"):
+    with pytest.raises(PackageError, match=r"chat_template is a list; it must be a string, or"):
         tokenizer_of(folder_with(tmp_path, chat_template=[1]))
 
 

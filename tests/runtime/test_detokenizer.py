@@ -75,7 +75,12 @@ def test_the_work_per_token_does_not_grow_with_the_text() -> None:
     lengths: list[int] = []
 
     class Counting(Tokenizer):
-        def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        def decode(
+            self,
+            token_ids: Sequence[int],
+            skip_special_tokens: bool = True,
+            clean_up_tokenization_spaces: bool | None = None,
+        ) -> str:
             lengths.append(len(token_ids))
             return super().decode(token_ids, skip_special_tokens)
 

@@ -1,0 +1,161 @@
+"""Logits before a token is chosen: the options of an answer at work, in the order of transformers' `generate`.
+
+First the sequence bias and the repetition penalty, then the tokens that are ruled out: repeated n-grams, bad words, an
+end before min_new_tokens, suppressed tokens. Source: `_get_logits_processor` in transformers/generation/utils.py.
+
+All but the penalty look at the tokens of this call: the past that the caller knows, the prompt, and the answer so far.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import OptionError
+from .generation_options import GenerationOptions
+from .sampling import Indices, Logits, apply_repetition_penalty
+
+Tokens = NDArray[np.int32]
+
+
+class SeenTokens(Protocol):
+    """A state, which remembers the tokens of its whole stream."""
+
+    def seen_tokens(self) -> Indices:
+        """The different tokens fed so far: int64 [n]."""
+
+
+class LogitsProcessors:
+    """The options of one answer at work; `append` tells them of each token that was chosen."""
+
+    def __init__(self, options: GenerationOptions, end_ids: Iterable[int], past_ids: Sequence[int]) -> None:
+        """end_ids: tokens that end the answer. past_ids: the tokens before the answer, as far as they are known."""
+        self._options = options
+        self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
+        self._bias = Sequences(options.sequence_bias)
+        # As in transformers, an end is not ruled out as a bad word; that is what ignore_eos is for.
+        ends = {(int(end_id),) for end_id in self._end_ids}
+        self._bad_words = Sequences([(word, -np.inf) for word in options.bad_words_ids if word not in ends])
+        self._new_tokens = 0
+        self._longest = max(self._bias.longest, self._bad_words.longest)
+        self._remembers_all = options.no_repeat_ngram_size > 0
+        self._tokens = array("i")
+        for token_id in past_ids if self._remembers_all else past_ids[max(len(past_ids) - self._longest, 0) :]:
+            self._remember(token_id)
+
+    def __call__(self, logits: Logits, state: SeenTokens) -> Logits:
+        """float32 [vocab] to float32 [vocab], the same array when nothing changes it.
+
+        Raises OptionError when every token is ruled out.
+        """
+        options = self._options
+        if options.sequence_bias:
+            logits = add_bias(logits, *self._bias.completed_by(self._tokens))
+        if options.repetition_penalty != 1:
+            logits = apply_repetition_penalty(logits, state.seen_tokens(), options.repetition_penalty)
+        if options.forced_eos_token_id and self._new_tokens == options.max_new_tokens - 1:
+            logits = only(logits, np.array(options.forced_eos_token_id))
+            return self._without(logits, self._suppressed())
+        return self._without(logits, self._repeated() + self._suppressed())
+
+    def append(self, token_id: int) -> None:
+        """The answer goes on with this token."""
+        self._new_tokens += 1
+        self._remember(token_id)
+
+    def _remember(self, token_id: int) -> None:
+        if self._remembers_all or self._longest:
+            self._tokens.append(int(token_id))
+        if not self._remembers_all and len(self._tokens) > 2 * self._longest:
+            del self._tokens[: -self._longest]  # no sequence reaches further back
+
+    def _repeated(self) -> list[Indices]:
+        """Tokens that are ruled out by those before them."""
+        ruled_out = []
+        if self._remembers_all:
+            tokens = np.frombuffer(self._tokens, dtype=np.int32)
+            ruled_out.append(ngram_ends(tokens, self._options.no_repeat_ngram_size))
+        if self._options.bad_words_ids:
+            ruled_out.append(self._bad_words.completed_by(self._tokens)[0])
+        if self._new_tokens < self._options.min_new_tokens:
+            ruled_out.append(self._end_ids)
+        return ruled_out
+
+    def _suppressed(self) -> list[Indices]:
+        """Tokens that are ruled out by themselves."""
+        always, at_first = self._options.suppress_tokens, self._options.begin_suppress_tokens
+        ids = always + at_first if self._new_tokens == 0 else always
+        return [np.array(ids, dtype=np.int64)] if ids else []
+
+    def _without(self, logits: Logits, ruled_out: list[Indices]) -> Logits:
+        ids = np.concatenate(ruled_out) if ruled_out else np.empty(0, dtype=np.int64)
+        if not len(ids):
+            return logits
+        left = rule_out(logits, ids)
+        if left.max() == -np.inf:
+            raise OptionError(
+                "no token is left to choose: no_repeat_ngram_size, suppress_tokens or bad_words_ids rule all of them "
+                "out; leave one of these options away"
+            )
+        return left
+
+
+class Sequences:
+    """Sequences of tokens with a number each, found by the tokens before their last one."""
+
+    def __init__(self, sequences: Sequence[tuple[tuple[int, ...], float]]) -> None:
+        """sequences: none empty; of equal ones the last counts."""
+        self._ends: dict[tuple[int, ...], list[tuple[int, float]]] = {}
+        for sequence, number in dict(sequences).items():
+            self._ends.setdefault(sequence[:-1], []).append((sequence[-1], number))
+        self._lengths = sorted({len(beginning) for beginning in self._ends})
+        self.longest = max(self._lengths, default=0)
+        """Tokens before the last one of the longest sequence."""
+
+    def completed_by(self, tokens: Sequence[int]) -> tuple[Indices, NDArray[np.float32]]:
+        """Tokens that would complete a sequence, int64 [n], and the numbers of these sequences, float32 [n]."""
+        completing = [
+            end
+            for length in self._lengths
+            if length <= len(tokens)
+            for end in self._ends.get(tuple(tokens[len(tokens) - length :]), ())
+        ]
+        ids, numbers = [token_id for token_id, _ in completing], [number for _, number in completing]
+        return np.array(ids, dtype=np.int64), np.array(numbers, dtype=np.float32)
+
+
+def add_bias(logits: Logits, ids: Indices, biases: NDArray[np.float32]) -> Logits:
+    """Float32 [vocab] with float32 [n] biases added at int64 [n] ids; ids beyond the vocabulary have no effect."""
+    biased, known = logits.copy(), ids < len(logits)
+    np.add.at(biased, ids[known], biases[known])
+    return biased
+
+
+def rule_out(logits: Logits, ids: Indices) -> Logits:
+    """Float32 [vocab] with -inf at int64 [n] ids; ids beyond the vocabulary have no effect."""
+    left = logits.copy()
+    left[ids[ids < len(logits)]] = -np.inf
+    return left
+
+
+def only(logits: Logits, ids: Indices) -> Logits:
+    """0 at int64 [n] ids and -inf elsewhere: float32 [vocab]."""
+    left = np.full_like(logits, -np.inf)
+    left[ids[ids < len(logits)]] = 0
+    return left
+
+
+def ngram_ends(tokens: Tokens, size: int) -> Indices:
+    """Tokens that would repeat an n-gram of `size` tokens: int64 [n], from int32 [length] tokens so far."""
+    places = len(tokens) - size + 1
+    if places < 1:
+        return np.empty(0, dtype=np.int64)
+    beginning = tokens[len(tokens) - size + 1 :]
+    repeated = np.ones(places, dtype=bool)
+    for offset, token_id in enumerate(beginning):
+        repeated &= tokens[offset : offset + places] == token_id
+    return tokens[size - 1 :][repeated].astype(np.int64)
