@@ -166,7 +166,8 @@ def test_shared_rows_are_those_of_a_whole_sequence(seed: int, tmp_path: Path) ->
 
 
 def feed(prefix: SharedPrefix, tokens: list[int]) -> NDArray[np.float32]:
-    return prefix._decoder.forward(prefix.state, np.array(tokens))[-1].copy()
+    row: NDArray[np.float32] = prefix._decoder.forward(prefix.state, np.array(tokens))[-1].copy()
+    return row
 
 
 def test_a_state_that_overflowed_begins_anew(tmp_path: Path) -> None:
