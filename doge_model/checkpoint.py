@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -21,7 +20,9 @@ from transformers.utils import logging as transformers_logging
 from .configuration import DogeConfig
 from .errors import CheckpointError, OptionError, one_line
 from .forms import doge_config, recognise, to_native
-from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_config, gguf_generation_config, gguf_name
+from .generation_settings import gguf_generation_config, load_generation_config
+from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_name
+from .gguf_config import gguf_config
 from .gguf_tokenizer import gguf_tokenizer
 from .hub import download, is_hub_id
 from .llama import FORM as LLAMA
@@ -75,9 +76,6 @@ SWITCHES = {
     r".*\.mlp\.(gate|up|down)_proj\.bias": "mlp_bias",
     r".*\.self_attn\..*_proj\.bias": "attention_bias",
 }
-
-# What generation_config.json may say of sampling: numbers from 0 to these.
-SAMPLING = {"temperature": 1e6, "top_p": 1, "top_k": 2**31, "min_p": 1, "repetition_penalty": 1e6}
 
 
 def load_checkpoint(
@@ -266,38 +264,6 @@ def check_tied(tensors: RenamedTensors, embedding: torch.Tensor, dtype: torch.dt
             "tensor lm_head.weight differs from the embedding although config.json has tie_word_embeddings true; "
             "set it to false if the matrix counts, or remove the tensor if it does not"
         )
-
-
-def load_generation_config(folder: Path, config: DogeConfig) -> GenerationConfig:
-    """generation_config.json, its missing special tokens from the configuration; or that configuration's alone.
-
-    Raises:
-        CheckpointError: the file holds values that generation cannot have.
-    """
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return GenerationConfig.from_model_config(config)
-    fields = read_json(path)
-    for name, most in SAMPLING.items():
-        value = fields.get(name)
-        if value is not None and (type(value) not in (int, float) or not 0 <= value <= most):
-            raise CheckpointError(f"{path}: {name} is {value!r}; expected a number from 0 to {most}")
-    if not isinstance(fields.get("do_sample"), bool | None):
-        raise CheckpointError(f"{path}: do_sample is {fields['do_sample']!r}; expected true or false")
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        if fields.get(name) is None:
-            fields[name] = vars(config)[name]
-        if not is_token_id(fields[name]):
-            raise CheckpointError(f"{path}: {name} is {fields[name]!r}; expected a token id or a list of them")
-    try:
-        return GenerationConfig.from_dict(fields)
-    except (ValueError, TypeError, AttributeError) as error:  # what it makes of nested settings of the wrong kind
-        raise CheckpointError(f"{path}: {one_line(error)}") from error
-
-
-def is_token_id(value: Any) -> bool:
-    """Whether a value is null, a token id or a list of token ids."""
-    return value is None or all(type(item) is int for item in (value if isinstance(value, list) else [value]))
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:

@@ -112,7 +112,7 @@ def rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"config field rope_parameters has rope_type {kind!r}; allowed is {', '.join(ROPE_KEYS)}")
     nested = [key for key, value in stated.items() if isinstance(value, dict)]
     if nested:
-        raise CheckpointError(f"config field rope_parameters has {nested[0]}; expected one RoPE for all layers")
+        raise CheckpointError(f"config field rope_parameters has {nested[0]!r}; expected one RoPE for all layers")
     partial = first_stated(stated.get("partial_rotary_factor"), fields.get("partial_rotary_factor"), 1)
     if partial != 1:
         raise CheckpointError(f"config field partial_rotary_factor is {partial!r}; Doge rotates whole heads, so 1")

@@ -1,15 +1,16 @@
-"""Llama-architecture GGUF files: tensors, configuration and generation settings; gguf_tokenizer.py has the tokenizer.
+"""Llama-architecture GGUF files: their tensors and metadata, read and dequantized by the `gguf` package.
 
-Format: github.com/ggml-org/ggml docs/gguf.md. Reading and dequantizing is the `gguf` package's. A key means what
-llama.cpp makes of it (src/llama-model.cpp, src/llama-vocab.cpp).
+The metadata becomes a configuration in gguf_config.py, a tokenizer in gguf_tokenizer.py and generation settings in
+generation_settings.py. Format: github.com/ggml-org/ggml docs/gguf.md.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,10 +18,11 @@ import torch
 from gguf import GGUFReader, dequantize
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import GenerationConfig
 
 from .errors import CheckpointError, one_line
+from .gguf_header import check_header
 from .llama import FILLS
+from .tensors import check_printable
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -48,27 +50,6 @@ ATTENTION_BIASES = tuple(f".self_attn.{part}_proj.bias" for part in "qkvo")
 MLP_BIASES = tuple(f".mlp.{part}_proj.bias" for part in ("gate", "up", "down"))
 GGUF_FILLS = FILLS | dict.fromkeys((*ATTENTION_BIASES, *MLP_BIASES), 0.0)
 
-# GGUF key after "llama." -> LlamaConfig field
-NEEDED = {
-    "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size",
-    "block_count": "num_hidden_layers",
-    "attention.head_count": "num_attention_heads",
-    "context_length": "max_position_embeddings",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-}
-OPTIONAL = {"attention.head_count_kv": "num_key_value_heads", "attention.key_length": "head_dim"}
-
-# Keys that are read elsewhere in this file, or that say nothing about the function.
-OTHER_KEYS = """
-vocab_size tensor_data_layout attention.layer_norm_epsilon attention.value_length rope.dimension_count rope.freq_base
-rope.scale_linear rope.scaling.type rope.scaling.factor rope.scaling.original_context_length rope.scaling.finetuned
-rope.scaling.attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
-"""
-
-# Keys that would change the function unless they have this value; for any other key, 0, false and empty mean "off".
-NEUTRAL = {"attention.causal": True, "rope.scaling.yarn_ext_factor": 1.0, "rope.scaling.yarn_attn_factor": 1.0}
-
 
 class GgufFile:
     """The tensors of a Llama GGUF file under transformers' names, dequantized when they are read."""
@@ -80,20 +61,29 @@ class GgufFile:
             CheckpointError: it is no whole GGUF file, or of another architecture.
         """
         self.path = path
+        check_header(path)
         try:
             self._reader = GGUFReader(path)
         except (ValueError, IndexError, KeyError, OSError, OverflowError, MemoryError) as error:
-            reason = one_line(error)
-            raise CheckpointError(f"{path} is not a whole GGUF file, but cut off or damaged: {reason}") from error
+            raise CheckpointError(f"{path} is not a whole GGUF file: {one_line(error)}") from error
+        check_printable(self._reader.fields, f"{path}: key")
+        check_printable((tensor.name for tensor in self._reader.tensors), "tensor")
+        self._check_is_whole()
         architecture = self.field("general.architecture")
         if architecture != "llama":
-            raise CheckpointError(f"{path}: general.architecture is {architecture!r}; expected 'llama'")
-        if self.number("split.count", 1) > 1:
-            raise CheckpointError(
-                f"{path} is one of {self.field('split.count')} parts; join them: llama-gguf-split --merge"
-            )
+            raise CheckpointError(f"{path}: general.architecture is {architecture!r}; it must be 'llama'")
         self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
         self._gguf_name = {transformers_name(name): name for name in self._tensors if name != "rope_freqs.weight"}
+
+    def _check_is_whole(self) -> None:
+        """Refuse a part of a split file; all but the first have neither architecture nor sizes, so this comes first."""
+        parts, number = self.whole_number("split.count") or 1, self.whole_number("split.no") or 0
+        if parts > 1:
+            first = re.sub(r"-\d{5}-of-(\d{5})\.gguf$", r"-00001-of-\1.gguf", self.path.name)
+            raise CheckpointError(
+                f"{self.path} is part {number + 1} of the {parts} of a split file; "
+                f"give the whole file, which `llama-gguf-split --merge {first} WHOLE.gguf` writes beside all parts"
+            )
 
     def field(self, key: str, default: Any = None) -> Any:
         """A metadata value; floats are stored as float32, where 9.999999747378752e-06 means 1e-05."""
@@ -113,7 +103,53 @@ class GgufFile:
         """
         value = self.field(key, default)
         if type(value) not in (int, float, type(default)):
-            raise CheckpointError(f"{self.path}: {key} is {value!r}; expected a number")
+            raise CheckpointError(f"{self.path}: {key} is {value!r}; it must be a number")
+        return value
+
+    def whole_number(self, key: str) -> int | None:
+        """A metadata value that is a whole number, None where the file has none.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        value = self.field(key)
+        if type(value) not in (int, NoneType):
+            raise CheckpointError(f"{self.path}: {key} is {value!r}; it must be a whole number")
+        return value
+
+    def token_id(self, name: str) -> int | None:
+        """The id of a special token (bos, eos, eot, eom, unknown, padding), None where the file names none.
+
+        Raises:
+            CheckpointError: there is no token of such an id.
+        """
+        key = f"tokenizer.ggml.{name}_token_id"
+        token_id, tokens = self.whole_number(key), self._reader.fields.get("tokenizer.ggml.tokens")
+        size = self.shape("model.embed_tokens.weight")[0] if tokens is None else len(tokens.data)
+        if token_id is not None and not 0 <= token_id < size:
+            raise CheckpointError(f"{self.path}: {key} is {token_id}; it must be from 0 to {size - 1}")
+        return token_id
+
+    def text(self, key: str) -> str | None:
+        """A metadata value that is text, None where the file has none.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        value = self.field(key)
+        if value is not None and not isinstance(value, str):
+            raise CheckpointError(f"{self.path}: {key} is {type(value).__name__}; it must be text")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A metadata value that is true or false.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        value = self.field(key, default)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{self.path}: {key} is {value!r}; it must be true or false")
         return value
 
     def llama_keys(self) -> list[str]:
@@ -198,102 +234,6 @@ def unpermute(values: NDArray[Scalar], heads: int) -> NDArray[Scalar]:
     """
     pairs = values.reshape(heads, len(values) // heads // 2, 2, *values.shape[1:])
     return pairs.swapaxes(1, 2).reshape(values.shape)
-
-
-def gguf_config(file: GgufFile) -> dict[str, Any]:
-    """The metadata as LlamaConfig fields.
-
-    Raises:
-        CheckpointError: a key is missing, or changes the function in a way that is not supported.
-    """
-    check_keys(file)
-    if "model.embed_tokens.weight" not in file:
-        raise CheckpointError(f"{file.path}: tensor token_embd.weight is missing")
-    fields = {ours: file.number(f"llama.{theirs}") for theirs, ours in (NEEDED | OPTIONAL).items()}
-    fields["head_dim"] = head_dim(file)
-    fields["vocab_size"] = file.shape("model.embed_tokens.weight")[0]
-    fields["tie_word_embeddings"] = "lm_head.weight" not in file
-    fields["attention_bias"] = any(name.endswith(ATTENTION_BIASES) for name in file)
-    fields["mlp_bias"] = any(name.endswith(MLP_BIASES) for name in file)
-    fields["rope_parameters"] = rope_parameters(file)
-    return fields | special_token_ids(file)
-
-
-def check_keys(file: GgufFile) -> None:
-    """Refuse a file without what every Llama has, or with what no plain Llama has."""
-    for key in NEEDED:
-        if file.field(f"llama.{key}") is None:
-            raise CheckpointError(f"{file.path}: llama.{key} is missing")
-    for key in file.llama_keys():
-        value = file.field(f"llama.{key}")
-        known = key in NEEDED or key in OPTIONAL or key in OTHER_KEYS.split()
-        if not known and value and value != NEUTRAL.get(key):
-            raise CheckpointError(f"{file.path}: llama.{key} is {value!r}; expected a plain Llama without it")
-    if not file.field("llama.attention.causal", True):
-        raise CheckpointError(f"{file.path}: llama.attention.causal is False; expected a causal model")
-
-
-def head_dim(file: GgufFile) -> int | None:
-    """Channels per head, which must be the same for keys, values and rotation; None if the file does not say."""
-    keys = ("attention.key_length", "attention.value_length", "rope.dimension_count")
-    sizes = {key: file.number(f"llama.{key}") for key in keys if file.number(f"llama.{key}") is not None}
-    if len(set(sizes.values())) > 1:
-        stated = ", ".join(f"llama.{key} is {size}" for key, size in sizes.items())
-        raise CheckpointError(f"{file.path}: {stated}; expected the same number, heads that are rotated as a whole")
-    return next(iter(sizes.values()), None)
-
-
-def rope_parameters(file: GgufFile) -> dict[str, Any]:
-    """RoPE as transformers writes it; per-frequency divisors are a longrope that is the same at every length.
-
-    Raises:
-        CheckpointError: RoPE is scaled in a way that is not supported.
-    """
-    rope: dict[str, Any] = {"rope_theta": file.number("llama.rope.freq_base", 10000.0)}
-    factor = file.number("llama.rope.scaling.factor", file.number("llama.rope.scale_linear")) or 1.0
-    kind = file.field("llama.rope.scaling.type", "linear" if factor != 1.0 else "none")
-    factors = file.rope_factors()
-    if kind not in ("none", "linear", "yarn") or (factors is not None and kind != "none"):
-        allowed = "none, linear or yarn" if factors is None else "none beside rope_freqs.weight"
-        raise CheckpointError(f"{file.path}: llama.rope.scaling.type is {kind!r}; expected {allowed}")
-    if factors is not None:
-        rope |= {"rope_type": "longrope", "factor": 1.0, "attention_factor": 1.0}
-        return rope | {"short_factor": factors, "long_factor": factors}
-    if kind == "yarn":
-        return rope | yarn_parameters(file, factor)
-    return rope | ({"rope_type": "linear", "factor": factor} if kind == "linear" else {"rope_type": "default"})
-
-
-def yarn_parameters(file: GgufFile, factor: float) -> dict[str, Any]:
-    """YaRN: transformers states the whole factor of the attention, llama.cpp what it multiplies the usual one by."""
-    values = {
-        "original_max_position_embeddings": file.number("llama.rope.scaling.original_context_length"),
-        "beta_fast": file.number("llama.rope.scaling.yarn_beta_fast"),
-        "beta_slow": file.number("llama.rope.scaling.yarn_beta_slow"),
-    }
-    extra = file.number("llama.rope.scaling.attn_factor", 1.0)
-    usual = 0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0
-    stated = {name: value for name, value in values.items() if value is not None}
-    return {"rope_type": "yarn", "factor": factor, "attention_factor": extra * usual, **stated}
-
-
-def special_token_ids(file: GgufFile) -> dict[str, int | None]:
-    """The ids of the tokens that begin, end and pad a text."""
-    names = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
-    return {ours: file.number(f"tokenizer.ggml.{theirs}") for ours, theirs in names.items()}
-
-
-def gguf_generation_config(file: GgufFile) -> GenerationConfig:
-    """The special tokens, with the ends of a turn among the ends of a text, and the author's sampling if stated."""
-    fields: dict[str, Any] = {name: value for name, value in special_token_ids(file).items() if value is not None}
-    ends = [file.number(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    distinct = list(dict.fromkeys(end for end in ends if end is not None))
-    if len(distinct) > 1:
-        fields["eos_token_id"] = distinct
-    sampling = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
-    stated = {ours: file.number(f"general.sampling.{theirs}") for ours, theirs in sampling.items()}
-    stated = {name: value for name, value in stated.items() if value is not None}
-    return GenerationConfig(**fields, **stated, do_sample=bool(stated.get("temperature")))
 
 
 def demo_gguf_path() -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +44,7 @@ class SafetensorsFolder:
             CheckpointError: a file is missing, damaged, or there is only a pickle.
         """
         self._file_of = stated = weight_map(folder)
+        check_printable(stated, "tensor")
         self._open = {}
         for file in sorted(set(stated.values())) or [SINGLE_FILE]:
             try:
@@ -52,6 +53,7 @@ class SafetensorsFolder:
                 raise CheckpointError(f"{folder / file} is not a whole safetensors file: {error}") from error
             # A shard may hold what the index leaves out; where two hold the same name the index decides.
             self._file_of = dict.fromkeys(self._open[file].keys(), file) | self._file_of
+        check_printable(self._file_of, "tensor")
         for name, file in stated.items():
             if name not in self._open[file].keys():  # noqa: SIM118 - the opened file itself is no container
                 raise CheckpointError(f"tensor {name} is not in {folder / file}, where {INDEX_FILE} says that it is")
@@ -70,6 +72,17 @@ class SafetensorsFolder:
         """A view of the file."""
         tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
         return tensor
+
+
+def check_printable(names: Iterable[str], kind: str) -> None:
+    """Refuse a name with a line break or another control character: messages name what a file holds.
+
+    Raises:
+        CheckpointError: there is such a name.
+    """
+    for name in names:
+        if not name.isprintable():
+            raise CheckpointError(f"{kind} {name!r} has a character that cannot be printed; give it a plain name")
 
 
 def weight_map(folder: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from doge_model.errors import OptionError
 from .arguments import ModelArguments, StageConfig
 from .data import DataArguments, load_mixture
 from .stage import load_model, make_trainer, run, train
+from .templates import check_template
 from .trainers import DogeDPOTrainer
 
 
@@ -32,6 +33,7 @@ def dpo(arguments: ModelArguments, data: DataArguments, config: PreferenceConfig
     """Train a checkpoint on preferences and save it in output_dir."""
     set_seed(config.seed)
     model, tokenizer = load_model(arguments)
+    check_template(tokenizer, arguments.model_name_or_path)
     reference, _ = load_model(arguments)  # TRL would load one by name, as transformers' own Doge
     train_dataset, eval_dataset = load_mixture(data, "preference", config.seed)
     trainer = make_trainer(

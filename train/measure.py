@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,7 @@ from .arguments import ModelArguments
 from .data import DataArguments, load_mixture
 from .records import KINDS
 from .stage import load_model, run
+from .templates import check_template, marked_template
 
 
 @dataclass
@@ -49,6 +52,8 @@ class MeasureArguments:
 def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArguments) -> dict[str, Any]:
     """Measure a checkpoint on records, print and return the figures."""
     model, tokenizer = load_model(arguments)
+    if options.kind != "text":
+        mark_answers(tokenizer, arguments.model_name_or_path)
     train, held_out = load_mixture(data, options.kind, options.seed)
     records = train if held_out is None else held_out.shuffle(seed=options.seed)
     records = list(records.select(range(min(options.max_records, len(records)))))
@@ -58,19 +63,31 @@ def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArgu
     else:
         result |= perplexity(model, tokenizer, records, options.max_length)
         result["perplexity_without_mask"] = perplexity_without_mask(model, tokenizer, records, options.max_length)
-        own = model.config.keep_window_size
         for window in options.keep_window_sizes:
-            model.config.keep_window_size = window
-            narrow = perplexity(model, tokenizer, records, options.max_length)
+            with keep_window_size(model, window):
+                narrow = perplexity(model, tokenizer, records, options.max_length)
+                plain = perplexity_without_mask(model, tokenizer, records, options.max_length)
             result[f"perplexity_with_window_{window}"] = narrow["perplexity"]
-            plain = perplexity_without_mask(model, tokenizer, records, options.max_length)
             result[f"perplexity_with_window_{window}_without_mask"] = plain
-        model.config.keep_window_size = own
         result |= mask_spread(model, tokenizer, records, options.max_length)
     set_seed(options.seed)
     result["samples"] = [sample(model, tokenizer, prompt, options) for prompt in options.prompts]
     print(json.dumps(result, ensure_ascii=False))
     return result
+
+
+def mark_answers(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Give the chat template marks around answers, by which `encode` finds them.
+
+    Raises:
+        OptionError: there is no default template, or it has no marks and TRL cannot add them.
+    """
+    check_template(tokenizer, name)
+    tokenizer.chat_template = marked_template(tokenizer)
+    if tokenizer.chat_template is None:
+        raise OptionError(
+            f"the chat template of {name} does not mark answers with {{% generation %}}; give it the marks"
+        )
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any], max_length: int) -> tuple[Tensor, Tensor]:
@@ -102,31 +119,59 @@ def perplexity(
     return {"tokens": len(every), "perplexity": math.exp(-every.mean().item())}
 
 
-@torch.no_grad()
+@contextmanager
+def keep_window_size(model: DogeForCausalLM, size: int) -> Iterator[None]:
+    """The model with another window, and afterwards, come what may, with its own."""
+    own = model.config.keep_window_size
+    model.config.keep_window_size = size
+    try:
+        yield
+    finally:
+        model.config.keep_window_size = own
+
+
+@contextmanager
+def without_mask(model: DogeForCausalLM) -> Iterator[None]:
+    """The model with A = 0, and afterwards, come what may, with its own.
+
+    dt is then 1 for every key, so the most recent keys are kept.
+    """
+    mask = [parameter for name, parameter in model.named_parameters() if name.endswith("self_attn.A")]
+    learned = [parameter.detach().clone() for parameter in mask]
+    try:
+        for parameter in mask:
+            parameter.data.zero_()
+        yield
+    finally:
+        for parameter, values in zip(mask, learned, strict=True):
+            parameter.data.copy_(values)
+
+
 def perplexity_without_mask(
     model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, records: list[dict[str, Any]], max_length: int
 ) -> float:
-    """Perplexity with A = 0, the same weights otherwise: dt is 1 for every key, and the most recent ones stay."""
-    mask = [parameter for name, parameter in model.named_parameters() if name.endswith("self_attn.A")]
-    learned = [parameter.clone() for parameter in mask]
-    for parameter in mask:
-        parameter.zero_()
-    plain: float = perplexity(model, tokenizer, records, max_length)["perplexity"]
-    for parameter, values in zip(mask, learned, strict=True):
-        parameter.copy_(values)
+    """Perplexity with A = 0 and all other weights as they are."""
+    with without_mask(model):
+        plain: float = perplexity(model, tokenizer, records, max_length)["perplexity"]
     return plain
 
 
 def preferences(
     model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, records: list[dict[str, Any]], max_length: int
 ) -> dict[str, Any]:
-    """How often the chosen answer is likelier than the rejected one, as a whole and per token."""
+    """How often the chosen answer is likelier than the rejected one, as a whole and per token.
+
+    Pairs without an answer within max_length, or with two answers that are equal within it, are not counted.
+    """
     whole, per_token = [], []
     for record in records:
-        scores = []
-        for name in ("chosen", "rejected"):
-            messages = record["prompt"] + record[name]
-            scores.append(log_probabilities(model, *encode(tokenizer, {"messages": messages}, max_length)))
+        pair = [
+            encode(tokenizer, {"messages": record["prompt"] + record[name]}, max_length)
+            for name in ("chosen", "rejected")
+        ]
+        if torch.equal(pair[0][0], pair[1][0]):
+            continue
+        scores = [log_probabilities(model, ids, labels) for ids, labels in pair]
         if all(len(score) for score in scores):
             whole.append(scores[0].sum() > scores[1].sum())
             per_token.append(scores[0].mean() > scores[1].mean())

@@ -13,6 +13,7 @@ from trl import SFTConfig
 from .arguments import ModelArguments, StageConfig
 from .data import DataArguments, load_mixture
 from .stage import load_model, make_trainer, run, train
+from .templates import check_training_template
 from .trainers import DogeSFTTrainer
 
 
@@ -27,6 +28,8 @@ def sft(arguments: ModelArguments, data: DataArguments, config: FineTuningConfig
     """Fine-tune a checkpoint on conversations and save it in output_dir."""
     set_seed(config.seed)
     model, tokenizer = load_model(arguments)
+    name = arguments.model_name_or_path
+    check_training_template(tokenizer, name, config.chat_template_path, config.assistant_only_loss)
     train_dataset, eval_dataset = load_mixture(data, "conversation", config.seed)
     trainer = make_trainer(
         DogeSFTTrainer,

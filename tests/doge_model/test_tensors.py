@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,3 +138,8 @@ def test_a_gap_among_the_layers_is_named_before_a_model_is_built(layers, folder)
     stray = {f"model.layers.{layers - 1}.input_residual": torch.ones(32)}
     edit_tensors(folder, lambda tensors: tensors.update(stray))
     assert "tensor model.layers.2.self_attn.q_proj.weight is missing" in refusal(folder)
+
+
+def test_a_tensor_name_with_a_line_break_is_refused_in_one_line(folder: Path) -> None:
+    edit_tensors(folder, lambda tensors: tensors.update({"model.layers.0\nextra": torch.ones(2)}))
+    assert "tensor 'model.layers.0\\nextra' has a character that cannot be printed" in refusal(folder)

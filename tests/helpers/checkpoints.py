@@ -163,14 +163,16 @@ def save_gguf(
             gguf_name = gguf_name.replace(ours, theirs)
         stored = kind if values.ndim > 1 else GGMLQuantizationType.F32
         writer.add_tensor(gguf_name, quantize(values, stored), raw_dtype=stored)
-    for write in (
-        writer.write_header_to_file,
-        writer.write_kv_data_to_file,
-        writer.write_tensors_to_file,
-        writer.close,
-    ):
-        write()
+    finish_gguf(writer)
     return path
+
+
+def finish_gguf(writer: GGUFWriter) -> None:
+    """Write the file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def add_byte_level_tokenizer(writer: GGUFWriter, pre: str | None = "gpt-2") -> None:
