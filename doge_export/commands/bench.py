@@ -35,7 +35,7 @@ UNITS = {  # of the rows that are shown, in their order
 }
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--random", "random_size", metavar="SIZE", help="Time a random model of a family size, such as 20m.")
 @click.option("--int8", is_flag=True, help="With --random: large matrices in 8 bits (the default).")
