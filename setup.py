@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = next(
     line.split('"')[1]
-    for line in (ROOT / "doge_export" / "__init__.py").read_text().splitlines()
+    for line in (ROOT / "doge_export" / "__init__.py").read_text(encoding="utf-8").splitlines()
     if line.startswith("__version__")
 )
 
@@ -26,6 +26,7 @@ EXPORT = [
     "onnx>=1.18",
     "huggingface_hub>=1.0",
     "gguf>=0.17",
+    "filelock>=3.12",  # torch and huggingface_hub bring it too
     "matplotlib>=3.9",  # the plots of export_report.html
 ]
 TRAIN = [

@@ -1,4 +1,4 @@
-"""Which packages an extra of the installation brings, and one sentence where they are missing."""
+"""The packages of the installation's extras, and one sentence where one of them is missing."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PACKAGES = {
-    "export": {"torch", "transformers", "onnx", "huggingface_hub", "gguf", "matplotlib"},
+    "export": {"torch", "transformers", "onnx", "huggingface_hub", "gguf", "filelock", "matplotlib"},
     "eval": {"torch", "transformers", "gguf", "lm_eval", "datasets", "langdetect", "immutabledict", "nltk"},
 }
 
 
 @contextmanager
 def needs_extra(extra: str, purpose: str, kind: type[Exception]) -> Iterator[None]:
-    """Turn the lack of one of an extra's packages into an error of this kind that has the pip command."""
+    """Turn an import that fails for lack of an extra's package into an error of this kind, with the pip command."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,43 +1,54 @@
-"""What an export can be asked for, checked before anything is loaded."""
+"""The options of an export, checked before anything is loaded."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from .errors import OptionError
+from .places import check_model, check_target
 from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLES
 from .runtime.threads import check_threads
+from .texts.calibration_source import check_calibration
 
 DEMO = "smollm2-135m"  # doge_model.gguf.DEMO; importing that takes seconds
 MIN_REPORT_TOKENS = 16
-DATASET_FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}  # and the builder in datasets
-TEXT_FILES = (".txt", ".md", ".text")
-SEEDS = 2**64  # what torch's generators take
-REPORT_FILE = "export_report.json"  # every exported folder has one; a folder without it is never overwritten
+
+# option: its least value, its largest, and both in words
+RANGES = {
+    "bits": (LEAST_BITS, MOST_BITS, f"from {LEAST_BITS} to {MOST_BITS}, scales included"),
+    "keep_window": (1, inf, "at least 1"),
+    "calibration_tokens": (1, inf, "at least 1"),
+    "seed": (0, 2**64 - 1, "from 0 to 2^64 - 1"),  # the seeds that torch's generators take
+}
+# option: what uses it, in words
+ONLY_INT4 = dict.fromkeys(("bits", "wide", "calibration_tokens"), "int4")
+ONLY_BY_TEXT = dict.fromkeys(("calibration", "seed"), "int4 and with kv_int8")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """One export.
+    """One export. A value that is not allowed raises OptionError at construction.
 
     Attributes:
-        model: a local checkpoint folder, a .gguf file, a hub id, or a demo name.
-        out: the folder to write; None means the model's name + "-" + weights (+ "-kv-int8"), in the current folder.
-        weights: how large matrices are stored, the name of a recipe.
+        model: a checkpoint folder, a .gguf file, a hub id, or the demo's name, smollm2-135m.
+        out: the folder to write; None takes `default_name`, in the current folder.
+        weights: the name of a recipe, which says how large matrices are stored.
         kv_int8: keep the keys and values of the state in 8 bits.
         revision: of a hub repository.
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         overwrite: replace `out` if it is an earlier export.
         threads: of onnxruntime while the export is verified; None takes the runtime's default.
-        bits: mean bits of a weight that int4 chooses between 4 and 8 for, scales included; None means DEFAULT_BITS.
-        wide: what int4 stores in 8 bits, some of ROLES, instead of choosing by what is measured; None chooses.
-        calibration: the text that int4 is rounded by, and that gives kv_int8 its scales: a text file, a dataset with a
-            column `text` (a file of DATASET_FILES, a folder, a name on the hub), or None for the built-in one.
-        calibration_tokens: of it that are used; None means CALIBRATION_TOKENS.
-        seed: of what is drawn: pieces of the text, tokens on which int4 measures sensitivity; None means 0.
-        report_tokens: of text on which the export is compared with PyTorch for the report; 0 leaves that out.
+        bits: mean bits of a layer's weight in int4, scales included; None means DEFAULT_BITS.
+        wide: the ROLES that int4 stores in 8 bits; None lets a measurement choose the rows.
+        calibration: the text that int4 is rounded by and that gives kv_int8 its scales: a text file, or a dataset with
+            a column `text` (.jsonl, .json, .parquet, .csv, a folder, a name on the hub); None takes the built-in text.
+        calibration_tokens: tokens of that text to use; None means CALIBRATION_TOKENS.
+        seed: of all that is drawn: pieces of the text, tokens on which int4 measures sensitivity; None means 0.
+        report_tokens: tokens of text on which the report compares the export with PyTorch; 0 leaves that out.
     """
 
     model: str
@@ -56,99 +67,65 @@ class ExportOptions:
     report_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        if self.weights not in RECIPES:
-            raise OptionError(f"weights is {self.weights!r}; allowed are {', '.join(RECIPES)}")
-        self._check_rounding()
-        check_threads(self.threads)
-        if self.keep_window is not None and self.keep_window < 1:
-            raise OptionError(f"keep_window is {self.keep_window}; it must be at least 1")
-        if self.report_tokens != 0 and self.report_tokens < MIN_REPORT_TOKENS:
-            raise OptionError(
-                f"report_tokens is {self.report_tokens}; it must be 0, for no report, or at least {MIN_REPORT_TOKENS}"
-            )
-        if not self.model.strip():
-            raise OptionError("MODEL is empty; give a checkpoint folder, a .gguf file, a hub id or smollm2-135m")
-        self._check_folder(self.folder)
+        self._check_values()
+        self._check_combinations()
+        check_model(self.model)
+        check_target(self.folder, self.overwrite)
 
     @property
     def mean_bits(self) -> float:
-        """`bits`, or what stands for None."""
+        """`bits`, or DEFAULT_BITS for None."""
         return DEFAULT_BITS if self.bits is None else self.bits
 
     @property
     def folder(self) -> Path:
-        """Where the export goes."""
-        if self.out is not None:
-            return self.out
-        local = Path(self.model)  # resolved, "." has a name too
-        name = local.resolve().name if local.exists() else self.model.rstrip("/").rsplit("/", 1)[-1]
-        name = name.removesuffix(".gguf")
-        return Path(f"{name}-{self.weights}" + ("-kv-int8" if self.kv_int8 else ""))
+        """The folder that the export becomes."""
+        return Path(self.default_name) if self.out is None else Path(self.out)
 
-    def _check_rounding(self) -> None:
-        recipe = RECIPES[self.weights]
-        by_text = recipe.rounding == "calibrated"
-        for name in ("bits", "wide", "calibration_tokens"):
-            if vars(self)[name] is not None and not by_text:
-                raise OptionError(f"{name} goes with int4, which rounds by a text; {self.weights} does not")
-        for name in ("calibration", "seed"):
-            if vars(self)[name] is not None and not by_text and not self.kv_int8:
-                raise OptionError(
-                    f"{name} goes with int4, which rounds by a text, and with kv_int8; {self.weights} needs no text"
-                )
-        if self.bits is not None and self.wide is not None:
-            raise OptionError("bits and wide exclude each other: one chooses what gets 8 bits, the other names it")
-        if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
-            raise OptionError(f"bits is {self.bits:g}; it must be from {LEAST_BITS} to {MOST_BITS}, scales included")
-        unknown = [role for role in self.wide or () if role not in ROLES]
-        if unknown:
-            raise OptionError(f"wide names {unknown[0]!r}; allowed are {', '.join(ROLES)}")
-        if self.calibration_tokens is not None and self.calibration_tokens < 1:
-            raise OptionError(f"calibration_tokens is {self.calibration_tokens}; it must be at least 1")
-        if self.seed is not None and not 0 <= self.seed < SEEDS:
-            raise OptionError(f"seed is {self.seed}; it must be from 0 to 2^64 - 1")
+    @property
+    def default_name(self) -> str:
+        """The model's name, the weights, and each option that makes another model of them."""
+        # the resolved "." has a name
+        name = Path(self.model).resolve().name if os.path.exists(self.model) else self.model.rstrip("/").split("/")[-1]
+        parts = [name.removesuffix(".gguf"), self.weights]
+        if self.kv_int8:
+            parts.append("kv-int8")
+        if self.keep_window is not None:
+            parts.append(f"window-{self.keep_window}")
+        return "-".join(parts)
+
+    def _check_values(self) -> None:
+        check_choice("weights", self.weights, RECIPES)
+        for role in self.wide or ():
+            check_choice("wide", role, ROLES)
+        check_threads(self.threads)
+        for name, (least, most, words) in RANGES.items():
+            value = vars(self)[name]
+            if value is not None and not least <= value <= most:
+                raise OptionError(f"{name} is {value}; it must be {words}")
+        if self.report_tokens != 0 and self.report_tokens < MIN_REPORT_TOKENS:
+            raise OptionError(
+                f"report_tokens is {self.report_tokens}; it must be 0, for no report, or at least {MIN_REPORT_TOKENS}"
+            )
         if self.calibration is not None:
             check_calibration(self.calibration)
-        if recipe.rounding == "kept" and self.model != DEMO and not self.model.lower().endswith(".gguf"):
-            raise OptionError(f"{self.weights} keeps the numbers of a .gguf file, which {self.model!r} is not")
 
-    def _check_folder(self, folder: Path) -> None:
-        if not folder.absolute().parent.is_dir():
-            raise OptionError(f"the folder {folder.absolute().parent} does not exist; create it first")
-        if not os.access(folder.absolute().parent, os.W_OK):
-            raise OptionError(f"the folder {folder.absolute().parent} cannot be written to; give another OUT")
-        if not folder.exists() and not folder.is_symlink():
-            return
-        if not self.overwrite:
-            raise OptionError(f"{folder} exists already; give another OUT, or --overwrite to replace an earlier export")
-        if folder.is_symlink() or not folder.is_dir():
-            raise OptionError(f"{folder} is not a folder, so --overwrite leaves it alone; give another OUT")
-        if any(folder.iterdir()) and not (folder / REPORT_FILE).is_file():
+    def _check_combinations(self) -> None:
+        recipe = RECIPES[self.weights]
+        if recipe.rounding != "calibrated":
+            users = ONLY_INT4 if self.kv_int8 else ONLY_INT4 | ONLY_BY_TEXT
+            for name, user in users.items():
+                if vars(self)[name] is not None:
+                    raise OptionError(f"{name} goes with {user}; leave it out with {self.weights}")
+        if self.bits is not None and self.wide is not None:
+            raise OptionError("bits and wide exclude each other; give bits to have rows chosen, or wide to name them")
+        if recipe.rounding == "kept" and self.model != DEMO and not self.model.lower().endswith(".gguf"):
             raise OptionError(
-                f"{folder} holds something else than an export (no {REPORT_FILE}), so --overwrite leaves it alone; "
-                "give another OUT"
+                f"model is {self.model!r}; it must be a .gguf file, as {self.weights} keeps the numbers of a .gguf file"
             )
 
 
-def check_calibration(source: str) -> None:
-    """OptionError for a file that is not there, or no text; whether there is such a dataset shows when it is read."""
-    if not source.strip():
-        raise OptionError("calibration is empty; give a text file, or the name of a dataset")
-    path = Path(source)
-    if path.is_file() and path.suffix.lower() not in DATASET_FILES:
-        read_calibration_file(path)
-    elif not path.exists() and (
-        path.suffix.lower() in (*DATASET_FILES, *TEXT_FILES) or source.startswith((".", "/", "~"))
-    ):
-        raise OptionError(f"there is no calibration text {source}; give a file, or the name of a dataset")
-
-
-def read_calibration_file(path: Path) -> str:
-    """A text file; OptionError where it cannot be read, is not UTF-8, or holds no words."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"calibration text {path} cannot be read: {error}; give a text file in UTF-8") from error
-    if not text.replace("\0", "").strip():
-        raise OptionError(f"calibration text {path} is empty; give a text like what the model will be asked for")
-    return text
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raise OptionError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")

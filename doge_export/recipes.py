@@ -1,4 +1,4 @@
-"""How the numbers of a decoder can be stored: the recipes that `doge-export --help` lists."""
+"""The recipes: ways to store the numbers of a decoder, as `doge-export --help` lists them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Literal
 
 Rounding = Literal["none", "nearest", "calibrated", "kept"]
 
-ROLES = ("q", "k", "v", "o", "gate_up", "down")  # what the rows of a layer's matrices do; the mask belongs to v
+ROLES = ("q", "k", "v", "o", "gate_up", "down")  # of the rows of a layer's matrices; the mask belongs to v
 WIDE_BITS = 8  # of rows that need more than 4
-LEAST_BITS, MOST_BITS = 4.625, 8.25  # a weight of an int4 file takes, with its share of scales and zero points
-DEFAULT_BITS = 5.4  # mean of those that --int4 chooses between
+LEAST_BITS, MOST_BITS = 4.625, 8.25  # of a weight in an int4 file, with its share of scales and zero points
+DEFAULT_BITS = 5.4  # mean over the weights in layers of an --int4 file
 CALIBRATION_TOKENS = 32768
 
 
@@ -35,13 +35,15 @@ RECIPES = {
         Recipe("int8", "Large matrices in 8 bits, rounded to the nearest (the default).", "nearest"),
         Recipe(
             "int4",
-            "Layers in 4 bits, rounded by a calibration text (GPTQ), 8 where it matters most; embedding and output in "
-            "8. Takes minutes.",
+            "Layers in 4 bits, the rows that need it in 8, rounded by a calibration text (GPTQ); embedding and output "
+            "in 8. Takes minutes.",
             "calibrated",
         ),
-        Recipe("fp16", "Large matrices in float16, which become float32 in memory.", "none"),
+        Recipe("fp16", "Large matrices in float16 on disk, in float32 in memory.", "none"),
         Recipe("fp32", "Everything in float32.", "none"),
-        Recipe("keep-grid", "The very numbers of a Q4_0, Q4_1 or Q8_0 GGUF file, nothing rounded again.", "kept"),
+        Recipe(
+            "keep-grid", "The numbers of a Q4_0, Q4_1 or Q8_0 GGUF file as they are, nothing rounded again.", "kept"
+        ),
     )
 }
 DEFAULT = next(iter(RECIPES))

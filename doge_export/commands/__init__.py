@@ -1,6 +1,6 @@
-"""The command lines. What they share: an error a user can cause ends in one line, `Error: ...`, without a traceback.
+"""The command lines. All share `Command`: -h, --version, and errors of one line, `Error: ...`, without a traceback.
 
-Exit code 2 tells wrong usage (an option, a missing file), 1 a run that failed.
+Exit code 2 means wrong usage (an option, a missing file), 1 a run that failed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from .. import __version__
 from ..errors import DogeError, OptionError
 
 
@@ -28,7 +29,12 @@ def user_errors() -> Iterator[None]:
 
 
 class Command(click.Command):
-    """A click command whose errors, those of click's own parser included, are one line on stderr."""
+    """A click command with -h and --version, whose errors, those of click's own parser included, are one line each."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
+        click.version_option(__version__, message="%(prog)s %(version)s")(self)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse as click does; an error loses its usage lines and names --help instead."""
@@ -46,9 +52,9 @@ class Command(click.Command):
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
-    """Let a termination signal unwind the program like Ctrl-C does, so that half-written folders are removed.
+    """Let a termination signal unwind the program as Ctrl-C does, so that half-written folders are removed.
 
-    A closing terminal counts too, where the system has that signal and nohup does not hold it off.
+    A closing terminal sends such a signal too, unless nohup holds it off.
     """
     stops = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGHUP")]
     previous = {number: signal.getsignal(number) for number in stops}

@@ -36,7 +36,7 @@ UNITS = {  # unit of each row that is shown, in this order
 }
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--random", "random_size", metavar="SIZE", help="Time a random model of a family size, such as 20m.")
 @click.option("--int8", is_flag=True, help="With --random: large matrices in 8 bits (the default).")

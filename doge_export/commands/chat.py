@@ -44,7 +44,7 @@ HELP = """\
 Ctrl-C stops an answer. A message that begins with a slash is written with two: //"""
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--prompt", metavar="TEXT", help="Answer this once and leave. Piped input is taken as the prompt too.")
 @click.option("--system", metavar="TEXT", help="System message before the conversation.")

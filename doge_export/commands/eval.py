@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 60  # lines of progress where there is no terminal
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command)
 @click.argument("model", required=False)
 @click.option("--tasks", metavar="A,B,...", default="", help=f"Some of {','.join(TASKS)}.")
 @click.option("--perplexity", type=click.Path(path_type=Path), metavar="FILE", help="Measure the perplexity of a text.")

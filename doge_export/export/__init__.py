@@ -1,7 +1,33 @@
-"""From a checkpoint to a folder: `export(ExportOptions("smollm2-135m"))`."""
+"""From a checkpoint to a folder: `export(ExportOptions("smollm2-135m"))`.
 
+Importing this takes neither torch nor the export extra; calling `export` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import ExportError
+from ..extras import needs_extra
 from ..options import ExportOptions
 from ..report.report import ExportReport
-from .pipeline import export
 
 __all__ = ["ExportOptions", "ExportReport", "export"]
+
+
+def export(options: ExportOptions, progress: Callable[[str], None] = lambda step: None) -> ExportReport:
+    """Export a checkpoint to `options.folder`.
+
+    Args:
+        options: the checkpoint, the folder and how to store the weights.
+        progress: called with the name of each step as it begins.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit, or its export would not load.
+        OptionError: an option does not fit the checkpoint, or the calibration text cannot be had.
+        VerificationError: the written decoder disagrees with the PyTorch model; nothing is left at `options.folder`.
+        ExportError: the export could not be made or written, or the export extra is missing.
+    """
+    with needs_extra("export", "exporting", ExportError):
+        from .pipeline import export as run  # noqa: PLC0415 - imports torch, which takes seconds and an extra
+    return run(options, progress)

@@ -1,76 +1,113 @@
-"""The exported folder: what lies in it, and how it appears all at once or not at all."""
+"""How an exported folder appears: all at once or not at all.
+
+An export is written into a hidden work folder beside its place, and renamed into place when it is whole:
+
+    .NAME.xxxxxxxx.partial/
+        .doge-export.lock    locked by the process that writes; the system unlocks it however that process ends
+        new/                 the export on its way
+        old/                 the earlier export, from the moment it gives way until its successor is in place
+
+A process killed by SIGKILL leaves its work folder behind, and the next export to that place removes it. The lock tells
+whether its owner lives. A process id would not do: ids are used again, and mean nothing in another container or on
+another machine that shares the disk.
+"""
 
 from __future__ import annotations
 
-import json
-import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from doge_model.errors import one_line
 
 from ..errors import ExportError
+from ..places import REPORT_FILE, check_target, named
 
-if TYPE_CHECKING:
-    from doge_model import Checkpoint
+LOCK_FILE, NEW, OLD, SUFFIX = ".doge-export.lock", "new", "old", ".partial"
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` to write into; it becomes `target` when the block ends well, else it is removed.
+def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder to write into; it becomes `target` when the block ends well, else it is removed.
 
-    An existing `target` (the caller has checked that it may go) is replaced, and put back if that fails.
+    overwrite: whether `target` may be an earlier export, which is then replaced, or put back if that fails.
 
     Raises:
+        OptionError: of `check_target`, which is asked again at the end: another process may have taken the place.
         ExportError: the system refused to write.
     """
-    target = Path(os.path.abspath(target))  # "." and "x/.." have a name and a parent too
+    target = named(target)
     try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        try:
-            yield partial
-            partial.chmod(0o755)  # mkdtemp makes it private
-            replace_folder(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        clear_abandoned(target)
+        check_target(target, overwrite)
+        with work_folder(target) as work:
+            new = work / NEW
+            new.mkdir()
+            yield new
+            check_target(target, overwrite)
+            if target.exists():
+                target.rename(work / OLD)
+            new.rename(target)
     except OSError as error:
-        raise ExportError(f"cannot write {error.filename or target}: {error.strerror}") from error
+        reason = error.strerror or one_line(error)
+        raise ExportError(f"cannot write {error.filename or target}: {reason}") from error
 
 
-def replace_folder(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; what was there goes only when its successor is in place."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent)) / target.name
-    target.rename(old)
+def clear_abandoned(target: Path) -> None:
+    """Remove the work folders of `target` whose owner is dead; one of them may hold an earlier export to put back."""
+    # tempfile puts no dot into a name, so that the work folders of "a" are not taken for those of "a.b"
+    pattern = re.compile(re.escape(f".{target.name}.") + "[^.]+" + re.escape(SUFFIX))
+    for work in list(target.parent.iterdir()):
+        if pattern.fullmatch(work.name) and is_work_folder(work):
+            lock = FileLock(work / LOCK_FILE)
+            try:
+                lock.acquire(blocking=False)
+            except (Timeout, PermissionError):  # a living process has it, or another user
+                continue
+            close_work_folder(work, target, lock)
+
+
+def is_work_folder(path: Path) -> bool:
+    """Whether a folder was made by `work_folder`, which locks it before anything else is in it."""
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return (path / LOCK_FILE).exists() or not any(path.iterdir())
+
+
+@contextmanager
+def work_folder(target: Path) -> Iterator[Path]:
+    """A new work folder of `target`, locked until the block ends and then removed."""
+    while True:
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=SUFFIX, dir=target.parent))
+        lock = FileLock(work / LOCK_FILE)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:  # another export took the folder for abandoned in the instant before it was locked
+            continue
+        if (work / LOCK_FILE).exists():
+            break
+        lock.release()
     try:
-        new.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
+        yield work
     finally:
-        shutil.rmtree(old.parent, ignore_errors=True)
+        close_work_folder(work, target, lock)
 
 
-def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
-    """config.json, generation_config.json and, where the checkpoint has one, the tokenizer with its chat template."""
-    checkpoint.model.config.save_pretrained(folder)
-    checkpoint.generation_config.save_pretrained(folder)
-    if checkpoint.tokenizer is None:
-        return
-    checkpoint.tokenizer.save_pretrained(folder)
-    checkpoint.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)  # half the size
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    # transformers 5 writes a class name that onnxruntime-genai and transformers 4 do not know; this one all of them do
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def close_work_folder(work: Path, target: Path, lock: FileLock) -> None:
+    """Put an earlier export back if its successor is not in place, then unlock and remove the work folder.
 
-
-def folder_bytes(folder: Path) -> dict[str, int]:
-    """Size of every file in a folder by its relative name."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    If something else than an export has taken the place since, nothing is removed: the earlier export is the only copy.
+    """
+    old = work / OLD
+    gave_way = old.exists() and (work / NEW).exists()  # it ended between the two renames
+    if gave_way and not target.exists():
+        old.rename(target)
+    removable = not gave_way or (target / REPORT_FILE).is_file()
+    lock.release()  # before the removal, for which Windows wants every file closed
+    if removable:
+        shutil.rmtree(work, ignore_errors=True)

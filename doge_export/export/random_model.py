@@ -6,14 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from doge_export.extras import needs_extra
-
 from ..errors import DogeError, ExportError, OptionError
+from ..extras import needs_extra
 from ..recipes import RECIPES
 
 
 def export_random(size: str, weights: str, folder: Path, keep_window: int | None = None) -> None:
-    """Write the decoder of a random family member, in a process of its own: torch stays out of what is measured.
+    """Write the decoder of a random family member, in a process of its own: torch stays out of the one that measures.
 
     Args:
         size: of the family, such as 20m or 20m-moe.
@@ -55,7 +54,7 @@ def write_random(size: str, weights: str, folder: Path, keep_window: int | None)
 
 
 def main(size: str, weights: str, folder: str, keep_window: str | None = None) -> None:
-    """The process of its own: an error is the last line on stderr, and 2 its exit code where an option is wrong."""
+    """The process of its own: the last line on stderr is the error, and exit code 2 stands for a wrong option."""
     try:
         write_random(size, weights, Path(folder), None if keep_window is None else int(keep_window))
     except DogeError as error:

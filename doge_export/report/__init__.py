@@ -1,1 +1,1 @@
-"""What became of an export: a report in JSON, and as a page with plots."""
+"""The report of an export: JSON, and a page with plots."""

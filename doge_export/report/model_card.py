@@ -11,15 +11,15 @@ from doge_model.checkpoint import locate
 from doge_model.errors import CheckpointError
 from doge_model.hub import is_hub_id
 
+from ..places import CARD_FILE
 from .report import ExportReport
 
-FILE = "README.md"
 TAGS = ["doge", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js"]
 
 
 def write_model_card(report: ExportReport, folder: Path, window: int) -> None:
     """Write the card; window: tokens that the portable graph takes."""
-    (folder / FILE).write_text(render_card(report, window), encoding="utf-8")
+    (folder / CARD_FILE).write_text(render_card(report, window), encoding="utf-8")
 
 
 def render_card(report: ExportReport, window: int) -> str:
@@ -52,7 +52,7 @@ def front_matter(report: ExportReport) -> ModelCardData:
 def licence_of(source: str) -> str | None:
     """The licence that the checkpoint's own card names, None where it has no card or names none."""
     try:
-        card = Path(locate(source, None, None, local_files_only=True)) / FILE
+        card = Path(locate(source, None, None, local_files_only=True)) / CARD_FILE
     except CheckpointError:
         return None
     if not card.is_file():

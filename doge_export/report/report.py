@@ -1,66 +1,90 @@
-"""What became of an export."""
+"""The report of an export: all that was measured, as a dataclass and as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import onnxruntime
-import torch
-import transformers
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..measure.quality import Quality
-from ..measure.speed import Speed
-from ..measure.verification import Verification
-from ..measure.window_cost import NarrowedWindow
 from ..options import ExportOptions
-from ..quantization.plan import WeightSummary
-from ..texts.calibration import Calibration
+from ..places import named
+
+if TYPE_CHECKING:  # their modules import torch
+    from ..measure.quality import Quality
+    from ..measure.speed import Speed
+    from ..measure.verification import Verification
+    from ..measure.window_cost import NarrowedWindow
+    from ..quantization.plan import WeightSummary
+    from ..texts.calibration import Calibration
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was exported and how well it agrees with PyTorch; also written to export_report.json.
+    """An export and how well it agrees with PyTorch; also written to export_report.json.
 
     Attributes:
-        folder: where the export is.
-        model: what was asked for.
-        form: the published form that the checkpoint had.
-        weights: how large matrices are stored, the name of the recipe.
-        storage: what came of the recipe.
-        kv_int8: whether the state keeps keys and values in 8 bits.
-        kv_calibration: what their scales were made of, random tokens included; None without kv_int8.
-        options: what was asked for, as given.
+        options: as given.
+        form: the published form of the checkpoint.
         parameters: of the PyTorch model, a tied matrix counted once.
-        files: bytes by file name.
+        storage: how the recipe stored the large matrices.
+        kv_calibration: the tokens, random ones included, that a state in 8 bits has its scales from; None without
+            kv_int8.
+        narrowed_window: the cost of --keep-window, else None.
         verification: agreement with the PyTorch model that has the stored numbers (and the narrowed window, if any).
-        narrowed_window: what --keep-window costs, else None.
-        quality: against the PyTorch model in float32 (of the narrowed window), on a text; None where it was left out.
+        quality: against the PyTorch model in float32 (of the narrowed window), on a text; None if it was left out.
         speed: of the decoder; None with the quality.
+        files: bytes by file name, without the reports.
+        sha256: hashes of the same files.
     """
 
-    folder: Path
-    model: str
-    form: str
-    weights: str
-    storage: WeightSummary
-    kv_int8: bool
-    kv_calibration: Calibration | None
     options: ExportOptions
+    form: str
     parameters: int
-    files: dict[str, int]
-    verification: Verification
+    storage: WeightSummary
+    kv_calibration: Calibration | None
     narrowed_window: NarrowedWindow | None
-    quality: Quality | None = None
-    speed: Speed | None = None
+    verification: Verification
+    quality: Quality | None
+    speed: Speed | None
+    files: dict[str, int]
+    sha256: dict[str, str]
+
+    @property
+    def folder(self) -> Path:
+        """The exported folder."""
+        return self.options.folder
+
+    @property
+    def name(self) -> str:
+        """The name of the exported folder."""
+        return named(self.folder).name
+
+    @property
+    def model(self) -> str:
+        """The checkpoint, as given."""
+        return self.options.model
+
+    @property
+    def weights(self) -> str:
+        """The name of the recipe."""
+        return self.options.weights
+
+    @property
+    def kv_int8(self) -> bool:
+        """Whether the state keeps keys and values in 8 bits."""
+        return self.options.kv_int8
+
+    @property
+    def megabytes(self) -> float:
+        """Size of all files, the reports left out."""
+        return sum(self.files.values()) / 1e6
 
     def to_json(self) -> dict[str, Any]:
         """The report as it is written, with the versions that made it."""
-        values = dataclasses.asdict(self)
-        del values["folder"]
+        values: dict[str, Any] = {"model": self.model, "weights": self.weights, "kv_int8": self.kv_int8}
+        values |= dataclasses.asdict(self)
         values["options"] |= {"out": str(self.folder)}
         values["verification"]["worst"] = dataclasses.asdict(self.verification.worst)
         values["versions"] = self.versions
@@ -68,10 +92,10 @@ class ExportReport:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of what made the export."""
-        return {
-            "doge-export": __version__,
-            "onnxruntime": onnxruntime.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        }
+        """The versions of the packages that made the export."""
+        import onnxruntime  # noqa: PLC0415 - these three take seconds to import
+        import torch  # noqa: PLC0415
+        import transformers  # noqa: PLC0415
+
+        packages = {"onnxruntime": onnxruntime, "torch": torch, "transformers": transformers}
+        return {"doge-export": __version__} | {name: module.__version__ for name, module in packages.items()}

@@ -1,1 +1,1 @@
-"""Texts as token ids: those that come along to measure on and to calibrate with, and the user's own."""
+"""Texts as token ids: the built-in ones, to measure on and to calibrate with, and the user's own."""

@@ -1,4 +1,4 @@
-"""The text that weights are rounded by and a state's scales are made of: a file, a dataset, or the one that is here."""
+"""Calibration texts as token ids: weights are rounded by them, and a state's scales are made of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from doge_model import Checkpoint
 from doge_model.errors import one_line
 
 from ..errors import ExportError, OptionError
-from ..options import DATASET_FILES, read_calibration_file
+from .calibration_source import DATASET_FILES, is_text_file, read_text_file
 from .token_ids import text_ids
 
 BUILT_IN = Path(__file__).parent / "calibration.txt"
@@ -28,12 +28,12 @@ CHARACTERS = 16  # a token has hardly ever more; bounds what is read of a datase
 
 @dataclass(frozen=True)
 class Calibration:
-    """What an export was calibrated with.
+    """The calibration text of an export.
 
     Attributes:
         text: its name.
-        tokens: used.
-        sha256: over the token ids used, int64.
+        tokens: number of tokens used.
+        sha256: of the token ids used, int64.
     """
 
     text: str
@@ -42,7 +42,7 @@ class Calibration:
 
 
 def describe_calibration(source: str | None, ids: NDArray[np.int64]) -> Calibration:
-    """Of all the token ids that were used."""
+    """Describe the token ids, int64 [N], that were used of a text."""
     name = BUILT_IN.name if source is None else source
     return Calibration(name, ids.size, hashlib.sha256(ids.tobytes()).hexdigest())
 
@@ -51,18 +51,19 @@ def calibration_sequences(checkpoint: Checkpoint, source: str | None, tokens: in
     """Pieces of a text, drawn without repetition: int64 [N, S] of at most `tokens` tokens.
 
     Args:
-        checkpoint: whose tokenizer is used, and whose window bounds S.
+        checkpoint: its tokenizer is used, and its window bounds S.
         source: as `ExportOptions.calibration`.
-        tokens: wanted; a shorter text gives fewer.
+        tokens: number of tokens wanted; a shorter text gives fewer.
         seed: of the draw.
 
     Raises:
-        ExportError: the checkpoint has no tokenizer, or not that of its model.
-        OptionError: the text cannot be had, or is too short.
+        ExportError: the checkpoint has no tokenizer.
+        OptionError: the text cannot be read, or is too short.
     """
     if checkpoint.tokenizer is None:
         raise ExportError(
-            "a calibration text needs a tokenizer, which the checkpoint has not; use --int8 without --calibration"
+            f"the tokenizer of {checkpoint.source} is missing, and a calibration text needs it; add one to the "
+            "checkpoint, or export with --int8 and without --calibration"
         )
     name = BUILT_IN.name if source is None else source
     text = (
@@ -86,20 +87,23 @@ def read_text(source: str, characters: int) -> str:
     Raises:
         OptionError: it cannot be read.
     """
-    path = Path(source)
-    if path.is_file() and path.suffix.lower() not in DATASET_FILES:
-        return read_calibration_file(path)
+    if is_text_file(Path(source)):
+        return read_text_file(Path(source))
     return "\n\n".join(dataset_texts(source, characters))
 
 
 def dataset_texts(source: str, characters: int) -> Iterator[str]:
-    """Texts of the train split of a dataset which has a column `text`, until there are so many characters."""
+    """Texts of a dataset's column `text`, from its train split, until there are so many characters.
+
+    Raises:
+        OptionError: the dataset cannot be read, has no such column, or a row of it holds no text.
+    """
     read = 0
     for number, row in enumerate(dataset_rows(source), 1):
         if "text" not in row:
-            raise OptionError(f"dataset {source} has the columns {', '.join(row)}; calibration needs one called text")
+            raise OptionError(f"dataset {source} has the columns {', '.join(row)}; one of them must be called text")
         if not isinstance(row["text"], str):
-            raise OptionError(f"row {number} of dataset {source} has the text {row['text']!r}; give every row a text")
+            raise OptionError(f"the text in row {number} of dataset {source} is {row['text']!r}; it must be a string")
         if row["text"].strip():
             read += len(row["text"])
             yield row["text"]
@@ -108,18 +112,22 @@ def dataset_texts(source: str, characters: int) -> Iterator[str]:
 
 
 def dataset_rows(source: str) -> Iterator[dict[str, Any]]:
-    """Rows of a data file, of a folder of them, or of a dataset of the hub."""
+    """Rows of a data file, of a folder of such files, or of a dataset of the hub.
+
+    Raises:
+        OptionError: there is no such dataset, or it cannot be read.
+    """
     try:
         from datasets import load_dataset  # noqa: PLC0415 - takes seconds, and belongs to an extra
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"{source} is no text file; for a dataset of that name: pip install 'doge-export[eval]'"
+            f"the text file {source} is missing; for a dataset of that name: pip install 'doge-export[eval]'"
         ) from error
     path = Path(source)
-    what = (DATASET_FILES[path.suffix.lower()], source) if path.is_file() else (source, None)
+    builder, data_files = (DATASET_FILES[path.suffix.lower()], source) if path.is_file() else (source, None)
     try:
-        yield from load_dataset(what[0], data_files=what[1], split="train", streaming=True)
-    except (OSError, ValueError, StopIteration) as error:  # those of datasets and pyarrow; the last of an empty file
+        yield from load_dataset(builder, data_files=data_files, split="train", streaming=True)
+    except (OSError, ValueError, StopIteration) as error:  # of datasets and pyarrow; the last for an empty file
         reason = "it holds nothing" if isinstance(error, StopIteration) else one_line(error)
         found = f"dataset {source}" if path.exists() else f"there is no file {source}, and a dataset of that name"
         raise OptionError(f"{found} cannot be loaded: {reason}; give a text file, or another dataset") from error

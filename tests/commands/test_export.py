@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from click.testing import CliRunner, Result
 import doge_export
 from doge_export.commands.export import main
 from doge_export.measure.verification import Limits
+from tests.helpers.checkpoints import byte_vocabulary, save_doge, save_tokenizer
 from tests.helpers.models import FORMS, attentions, random_ids, tiny_model
 
 
@@ -92,11 +95,11 @@ def test_overwrite_never_replaces_what_is_not_an_export(checkpoint: Path, tmp_pa
 
 
 USAGE = {
-    "no model": ([], "Missing argument 'MODEL'"),
+    "no model": ([], "MODEL is missing; give a checkpoint folder"),
     "an unknown option": (["x", "--int3"], "No such option '--int3'"),
     "no parent folder": (["x", "/nowhere/at/all"], "/nowhere/at does not exist"),
-    "no threads": (["x", "--threads", "0"], "threads is 0, but must be a whole number from 1 to"),
-    "too many threads": (["x", "--threads", "100000"], "threads is 100000, but must be a whole number from 1 to"),
+    "no threads": (["x", "--threads", "0"], "threads is 0"),
+    "too many threads": (["x", "--threads", "100000"], "threads is 100000"),
     "no window": (["x", "--keep-window", "0"], "keep_window is 0; it must be at least 1"),
     "an empty model": ([" "], "MODEL is empty"),
     "two kinds of weights": (["x", "--int8", "--fp32"], "exclude each other"),
@@ -164,9 +167,8 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_export_leaves_nothing(stop: signal.Signals, checkpoint: Path, tmp_path: Path) -> None:
     script = (
-        "import sys, time, doge_export.export as e; from doge_export.commands.export import main\n"
-        "e.verify = lambda *a, **k: (print('verifying', flush=True), time.sleep(60))\n"
-        "sys.argv[1:] = sys.argv[1:]; main()"
+        "import time, doge_export.export.pipeline as p; from doge_export.commands.export import main\n"
+        "p.verify = lambda *a, **k: (print('verifying', flush=True), time.sleep(60)); main()"
     )
     command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -193,3 +195,38 @@ def test_without_the_extra_the_missing_package_and_the_remedy_are_named(tmp_path
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "Error: exporting needs torch: pip install 'doge-export[export]'"
+
+
+def test_an_export_killed_outright_is_cleaned_up_by_the_next_one(checkpoint, tmp_path):
+    script = (
+        "import os, doge_export.export.pipeline as p; from doge_export.commands.export import main\n"
+        "p.verify = lambda *a, **k: os.kill(os.getpid(), 9); main()"
+    )
+    command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path / "out"), "--report-tokens", "0"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".out.*/new/onnx/model.onnx"))) == 1
+    assert run(checkpoint, tmp_path / "out", "--report-tokens", 0).exit_code == 0
+    assert left_in(tmp_path) == ["out", "tiny"]
+
+
+def test_an_existing_empty_folder_is_written_to(checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert run(checkpoint, tmp_path / "out", "--report-tokens", 0).exit_code == 0
+    assert left_in(tmp_path) == ["out", "tiny"]
+    assert doge_export.load(tmp_path / "out").name == "out"
+
+
+def test_the_next_command_can_be_pasted_whatever_the_name_of_the_folder(tmp_path):
+    save_doge(tmp_path / "tiny", vocab_size=len(byte_vocabulary()))
+    save_tokenizer(tmp_path / "tiny")
+    result = run(tmp_path / "tiny", tmp_path / "it's mine", "--report-tokens", 0)
+    command = next(line for line in result.stdout.splitlines() if line.startswith("next")).removeprefix("next")
+    assert shlex.split(command) == ["doge-chat", str(tmp_path / "it's mine")]
+
+
+@pytest.mark.parametrize("name", ["bench", "chat", "eval", "export"])
+def test_every_command_tells_its_version(name):
+    command = importlib.import_module(f"doge_export.commands.{name}").main
+    result = CliRunner().invoke(command, ["--version"], prog_name=f"doge-{name}")
+    assert (result.exit_code, result.output) == (0, f"doge-{name} {doge_export.__version__}\n")
+    assert "-h, --help" in CliRunner().invoke(command, ["-h"]).output

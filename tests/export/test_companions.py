@@ -1,0 +1,97 @@
+"""An export loads: settings, tokenizers and templates that the runtime refuses are refused before anything is built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from transformers import AddedToken
+
+import doge_export
+from doge_export.commands.export import main
+from tests.helpers.checkpoints import byte_vocabulary, save_doge, save_tokenizer
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A tiny checkpoint with its tokenizer."""
+    folder = tmp_path / "tiny"
+    save_doge(folder, vocab_size=len(byte_vocabulary()))
+    save_tokenizer(folder)
+    return folder
+
+
+def run(checkpoint: Path, *arguments: str) -> Result:
+    out = checkpoint.parent / "out"
+    return CliRunner().invoke(main, [str(checkpoint), str(out), "--report-tokens", "0", *arguments])
+
+
+def assert_refused_early(result: Result, folder: Path, message: str) -> None:
+    assert (result.exit_code, result.stderr.count("Error: ")) == (1, 1)
+    assert message in result.stderr.splitlines()[-1]
+    assert "building" not in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["tiny"]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no penalty at all": ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+    "no nucleus": ({"top_p": 0.0, "do_sample": True}, "top_p is 0.0"),
+    "an end that is no token": ({"eos_token_id": -1}, "eos_token_id is -1"),
+    "a number to stop at": ({"stop_strings": 5}, "stop is 5"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_settings_that_would_not_load_are_refused_before_anything_is_built(case: str, checkpoint: Path) -> None:
+    settings, message = REFUSED[case]
+    (checkpoint / "generation_config.json").write_text(json.dumps(settings))
+    result = run(checkpoint)
+    assert_refused_early(result, checkpoint.parent, message)
+    assert f"an export of {checkpoint} would not load: generation_config.json" in result.stderr
+    assert ".partial" not in result.stderr
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 50.0, "do_sample": True}, {"temperature": 0.7}, {"top_k": 7}])
+def test_settings_are_refused_or_the_export_loads(settings: dict[str, Any], checkpoint: Path) -> None:
+    (checkpoint / "generation_config.json").write_text(json.dumps(settings))
+    result = run(checkpoint)
+    if "top_k" in settings and result.exit_code == 1:
+        assert_refused_early(result, checkpoint.parent, "top_k is 50.0")
+    else:
+        assert result.exit_code == 0, result.output
+        model = doge_export.load(checkpoint.parent / "out")
+        assert model.options().temperature == (1.0 if settings.get("do_sample") else 0.0)
+        written = json.loads((checkpoint.parent / "out" / "generation_config.json").read_text())
+        assert settings.items() <= written.items()
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(checkpoint: Path) -> None:
+    tokenizer = save_tokenizer(checkpoint)
+    tokenizer.add_tokens([AddedToken("<extra>")])
+    tokenizer.save_pretrained(checkpoint)
+    rows = len(byte_vocabulary())
+    message = f"has '<extra>' as token {rows}; the model embeds the tokens 0 to {rows - 1}"
+    assert_refused_early(run(checkpoint, "--keep-window", "16"), checkpoint.parent, message)
+
+
+def test_a_model_that_embeds_more_than_the_tokenizer_has_is_fine(checkpoint: Path) -> None:
+    save_doge(checkpoint, vocab_size=len(byte_vocabulary()) + 7)
+    result = run(checkpoint)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ messages | no_such_filter }}"])
+def test_a_chat_template_that_is_not_valid_is_refused(template: str, checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(template)
+    assert_refused_early(run(checkpoint), checkpoint.parent, "chat template")
+
+
+def test_a_tokenizer_that_the_runtime_cannot_read_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(text: str) -> None:
+        raise Exception("data did not match any variant")
+
+    monkeypatch.setattr("tokenizers.Tokenizer.from_str", unreadable)
+    assert_refused_early(run(checkpoint), checkpoint.parent, "data did not match any variant")
