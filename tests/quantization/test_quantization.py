@@ -24,7 +24,7 @@ from doge_export.graph.blocks import BLOCK_SIZES, BlockQuantized, choose_block_s
 from doge_export.graph.folding import Matrix, stored_values
 from doge_export.measure.verification import verify
 from doge_export.options import ExportOptions
-from doge_export.quantization.gguf_blocks import kept_blocks, kept_plan
+from doge_export.quantization.gguf_blocks import block_quantized, gguf_plan
 from doge_export.quantization.gptq import gptq, nearest
 from doge_export.quantization.layer_by_layer import calibrated_plan, give_stored_numbers
 from doge_export.quantization.rounding import plan_bytes, simple_plan
@@ -244,7 +244,7 @@ def test_blocks_with_offsets_mean_what_they_say() -> None:
 def test_blocks_of_a_gguf_file_stand_for_the_same_numbers_to_the_last_bit(kind: Kind) -> None:
     weight = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
     rows = quantize(weight, kind)
-    np.testing.assert_array_equal(kept_blocks(kind.name, rows).dequantize(64), dequantize(rows, kind))
+    np.testing.assert_array_equal(block_quantized(kind.name, rows).dequantize(64), dequantize(rows, kind))
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q8_0], ids=lambda kind: kind.name)
@@ -253,7 +253,7 @@ def test_a_file_s_own_grid_is_kept(kind: Kind, tmp_path: Path) -> None:
     source = save_gguf(tmp_path / "model.gguf", llama, kind)
     export(ExportOptions(str(source), tmp_path / "out", "keep-grid"))
     model = load_checkpoint(source).model
-    matrices, plan = matrices_of(model), kept_plan(GgufFile(source), plain_layout(model), matrices_of(model))
+    matrices, plan = matrices_of(model), gguf_plan(GgufFile(source), plain_layout(model), matrices_of(model))
     for storage, parts in plan.items():
         np.testing.assert_array_equal(stored_values(parts, matrices[storage].weight.shape[1]), matrices[storage].weight)
 
@@ -263,7 +263,7 @@ def test_a_grid_with_offsets_is_multiplied_as_it_is_stored(tmp_path: Path) -> No
     plan = dict(simple_plan(matrices_of(model), RECIPES["int8"]))
     for storage, matrix in matrices_of(model).items():
         if storage.startswith("layers.1.mlp"):
-            plan[storage] = (kept_blocks("Q4_1", quantize(matrix.weight, Kind.Q4_1)),)
+            plan[storage] = (block_quantized("Q4_1", quantize(matrix.weight, Kind.Q4_1)),)
     write_decoder(model, "keep-grid", tmp_path, plan=plan)
     reference = with_stored_numbers(model, plan)
     worst = verify(checkpoint_of(reference), Decoder(tmp_path, threads=1), "keep-grid").worst
