@@ -1,1 +1,1 @@
-"""What an export is worth: agreement with PyTorch, quality, speed, and what a narrower window costs."""
+"""The worth of an export: agreement with PyTorch, quality, speed, and the cost of a narrower window."""

@@ -35,7 +35,7 @@ class Agreement:
 
     @classmethod
     def between(cls, reference: Logits, logits: Logits) -> Agreement:
-        """Compare logits with the reference; not-a-number anywhere counts as infinitely far."""
+        """Compare logits with the reference, float32 [tokens, vocab] each; not-a-number counts as infinitely far."""
         if not np.isfinite(logits).all():
             return cls(np.inf, np.inf, np.inf, np.inf, 0.0, 0.0)
         centered, other = (x - x.mean(-1, keepdims=True, dtype=np.float64) for x in (reference, logits))
@@ -56,18 +56,18 @@ class Agreement:
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis."""
+    """Over the last axis: float64 [..., vocab] -> the same shape."""
     shifted = logits - logits.max(-1, keepdims=True)
     normalized: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return normalized
 
 
 def kl_divergence(log_p: NDArray[np.float64], log_q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each row, in nats: [tokens, vocab] twice -> [tokens]."""
+    """Of each row, in nats: float64 [tokens, vocab] twice -> [tokens]."""
     divergence: NDArray[np.float64] = np.maximum((np.exp(log_p) * (log_p - log_q)).sum(-1), 0.0)
     return divergence  # rounding can make it -1e-17, hence the maximum
 
 
 def rms(x: NDArray[np.float64]) -> float:
-    """Root mean square."""
+    """Root mean square of a float64 array of any shape."""
     return float(np.sqrt(np.mean(x**2)))

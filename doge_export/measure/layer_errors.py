@@ -56,7 +56,7 @@ def matrix_errors(matrices: Mapping[str, Matrix], plan: Plan) -> dict[str, float
 
 
 def torch_hidden(model: DogeForCausalLM, ids: NDArray[np.int64]) -> list[Hidden]:
-    """What each layer hands on, float32 [S, hidden]."""
+    """The output of each layer, float32 [S, hidden], for int64 [S] tokens."""
     found: list[Hidden] = []
 
     def keep(layer: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -73,7 +73,7 @@ def torch_hidden(model: DogeForCausalLM, ids: NDArray[np.int64]) -> list[Hidden]
 
 
 def decoder_hidden(decoder: Decoder, folder: Path, ids: NDArray[np.int64]) -> list[Hidden]:
-    """The same of the exported file's own graph, its sums behind each layer made outputs."""
+    """The same of the exported file's own graph, in which the sum behind each layer becomes an output."""
     names = [f"layers.{index}.output.sum" for index in range(decoder.description.num_layers)]
     session, width = session_with_outputs(folder / DECODER_FILE, names, decoder.threads)
     state = decoder.new_state()

@@ -29,7 +29,7 @@ WINDOW = 1024  # tokens that both see at once
 PIECE = 128  # tokens whose logits are in memory at once
 PROMPTS, PROMPT_TOKENS, GREEDY_TOKENS = 8, 32, 64
 LAYER_TOKENS = 256
-BINS = np.linspace(-15, 1.5, 67)  # log10 of nats; what is beyond counts in the first or last bin
+BINS = np.linspace(-15, 1.5, 67)  # log10 of nats; values beyond count in the first or last bin
 
 Progress = Callable[[str], object]
 Logits = NDArray[np.float32]
@@ -40,7 +40,7 @@ class Quality:
     """An export against the PyTorch model in float32.
 
     Attributes:
-        text: what was read: a file of this package, or random tokens for a model without tokenizer.
+        text: that was read: a file of this package, or random tokens for a model without tokenizer.
         text_sha256: over the token ids, int64.
         tokens: compared: each with the one that follows it in the text.
         window: tokens that were seen at once; the next window begins anew.
@@ -87,7 +87,7 @@ def measure_quality(
 ) -> Quality:
     """Compare a folder's decoder with the checkpoint it was made from, on the first tokens of the package's text.
 
-    matrices: their errors. tokens: to compare, where the text has that many. progress: called with what is being done.
+    matrices: their errors. tokens: to compare, where the text has that many. progress: called with each stage in words.
     """
     model = checkpoint.model
     text, ids = long_text(checkpoint, tokens + 1)
@@ -144,7 +144,7 @@ def compare_rows(reference: Logits, logits: Logits, wanted: NDArray[np.int64]) -
 
 
 def torch_pieces(model: DogeForCausalLM, ids: NDArray[np.int64]) -> Iterator[Logits]:
-    """Logits of int64 [S] tokens, PIECE rows at a time."""
+    """Logits float32 [up to PIECE, vocab], one piece after the other, of int64 [S] tokens."""
     with torch.inference_mode():
         hidden = model.model(torch.from_numpy(ids)[None], use_cache=False).last_hidden_state[0]
         for piece in hidden.split(PIECE):
@@ -152,14 +152,14 @@ def torch_pieces(model: DogeForCausalLM, ids: NDArray[np.int64]) -> Iterator[Log
 
 
 def decoder_pieces(decoder: Decoder, ids: NDArray[np.int64]) -> Iterator[Logits]:
-    """The same of a decoder."""
+    """The same of a decoder; the next piece may overwrite the one before."""
     state = decoder.new_state()
     for start in range(0, len(ids), PIECE):
         yield decoder.forward(state, ids[start : start + PIECE], "all")
 
 
 def log_histogram(divergence: NDArray[np.float64]) -> tuple[int, ...]:
-    """Tokens in each of `BINS`, nats [n] -> counts."""
+    """Tokens in each of `BINS`: nats, float64 [n] -> counts."""
     logs = np.log10(np.maximum(divergence, 10 ** BINS[0])).clip(BINS[0], BINS[-1])
     return tuple(int(count) for count in np.histogram(logs, BINS)[0])
 
@@ -167,7 +167,7 @@ def log_histogram(divergence: NDArray[np.float64]) -> tuple[int, ...]:
 def greedy_lengths(model: DogeForCausalLM, decoder: Decoder, ids: NDArray[np.int64]) -> list[int]:
     """Greedy tokens until the two part, for prompts spread over int64 [S] tokens.
 
-    Up to there both have the same tokens before them, so PyTorch need only read what the decoder wrote.
+    Up to there both have the same tokens before them, so PyTorch need only read the decoder's answer.
     """
     prompt_tokens, new_tokens = greedy_sizes(decoder)
     starts = np.unique(np.linspace(0, max(0, len(ids) - prompt_tokens), PROMPTS).astype(int))

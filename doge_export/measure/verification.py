@@ -1,6 +1,6 @@
-"""Does the exported decoder say what the PyTorch model says?
+"""Does the exported decoder compute the PyTorch model's logits?
 
-Fed as one prompt, in chunks, and token by token; and once more with a full window, where keys are dropped.
+Tokens are fed as one prompt, in chunks, and one by one, and once more with a full window, where keys are evicted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Limits:
     same_greedy_tokens: bool = False
 
     def of_full_window(self) -> Limits:
-        """Those that a context which is no text can be held to."""
+        """The limits that hold for a context of no meaning too."""
         return dataclasses.replace(self, kl_mean=None, decided_top1=None)
 
     def misses(self, agreement: Agreement) -> list[str]:
@@ -65,9 +65,9 @@ class Limits:
         return words
 
 
-# The reference has the stored numbers. What remains in fp32 is rounding; in fp16 the mask's rows, which PyTorch does
-# not have by themselves; in blocks 8-bit activations too. A wrong graph is at an rms error of 1 and above. Of 40 random
-# models in 8 bits one, with norms drawn around 0, was beyond the limit.
+# The reference has the stored numbers. In fp32 only rounding differs. In fp16 the mask's rows do too, which PyTorch
+# does not have by themselves. In blocks 8-bit activations do as well. A wrong graph is at an rms error of 1 and above.
+# Of 40 random models in 8 bits one, with norms drawn around 0, was beyond the limit.
 ROUNDED_ACTIVATIONS = Limits(centered_rms_error=0.5, kl_mean=0.1, decided_top1=0.9)
 LIMITS = {
     "fp32": Limits(logit_difference=1e-4, same_greedy_tokens=True),
@@ -138,7 +138,7 @@ def verify(checkpoint: Checkpoint, decoder: Decoder, weights: str, kv_int8: bool
 
 
 def token_sequences(checkpoint: Checkpoint) -> list[NDArray[np.int64]]:
-    """Two sequences that fit the window: text where there is a tokenizer, and random tokens with repetitions."""
+    """Two sequences that fit the window, int64 [n]: text where there is a tokenizer, and random repeated tokens."""
     config = checkpoint.model.config
     length = min(MAX_TOKENS, config.keep_window_size)
     rng = np.random.default_rng(0)
@@ -160,7 +160,10 @@ def torch_logits(model: DogeForCausalLM, token_ids: NDArray[np.int64]) -> Logits
 def decoder_logits(
     decoder: Decoder, sequences: list[NDArray[np.int64]], lengths: Callable[[NDArray[np.int64]], list[int]]
 ) -> Logits:
-    """Feed each sequence to a new state in pieces of the given lengths; all logits, one after the other."""
+    """Feed each sequence, int64 [n], to a new state in pieces of the given lengths.
+
+    Returns the logits of all tokens of all sequences, float32 [total, vocab].
+    """
     rows = []
     for ids in sequences:
         state = decoder.new_state()
@@ -179,10 +182,10 @@ def chunk_lengths(total: int) -> list[int]:
 
 
 def compare_greedy(model: DogeForCausalLM, decoder: Decoder, token_ids: NDArray[np.int64]) -> tuple[int, int]:
-    """Continue half a sequence greedily on both: tokens compared, and equal ones up to the first difference.
+    """Continue the first half of int64 [n] tokens greedily on both.
 
-    Where PyTorch's own two best logits are closer than the fp32 limit allows the two to differ, either may win, and the
-    comparison ends there.
+    Returns the tokens compared, and the equal ones up to the first difference. Where PyTorch's own two best logits are
+    as close as the fp32 limit allows the two to differ, either may win, and the comparison ends there.
     """
     prompt = token_ids[: max(1, len(token_ids) // 2)]
     limit = LIMITS["fp32"].logit_difference
@@ -204,10 +207,10 @@ def logits_before(model: DogeForCausalLM, prompt: NDArray[np.int64], written: ND
 def verify_full_window(
     model: DogeForCausalLM, decoder: Decoder, context: NDArray[np.int64], limits: Limits
 ) -> Agreement | None:
-    """Agreement with a full window, or None where its cache is too large to try.
+    """Agreement with a full window of the keys of int64 [n] tokens, or None where its cache is too large to try.
 
-    Two keys whose precedence differs by rounding alone may fall out in either order, and then one sequence differs in
-    spite of a faithful export; a wrong one differs in every sequence. So the best of a few counts.
+    Two keys whose precedence differs by rounding alone may be evicted in either order. Then one sequence differs in
+    spite of a faithful export. A wrong export differs in every sequence, so the best of a few counts.
     """
     if decoder.new_state().nbytes > MAX_WINDOW_BYTES:
         return None
@@ -224,7 +227,7 @@ def verify_full_window(
 def compare_full_window(
     model: DogeForCausalLM, decoder: Decoder, context: NDArray[np.int64], token_ids: NDArray[np.int64]
 ) -> Agreement:
-    """Fill both windows with their own keys of the context, over and over, and feed int64 [S] tokens."""
+    """Fill both windows with their own keys of the context, int64 [n], over and over, and feed int64 [S] tokens."""
     state, window = decoder.new_state(), decoder.keep_window_size
     order = np.arange(window) % len(context)
     decoder.forward(state, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,11 @@ CHUNK = 128
 
 @dataclass(frozen=True)
 class NarrowedWindow:
-    """What narrowing the window costs, tokens at positions from keep_window_size on compared with the original.
+    """The cost of a narrower window: tokens at positions from keep_window_size on, compared with the original.
 
     Attributes:
         keep_window_size, original_keep_window_size: tokens.
-        text: what was read: a file of this package, or random tokens for a model without tokenizer.
+        text: that was read: a file of this package, or random tokens for a model without tokenizer.
         tokens: compared; 0 where the text is too short.
         kl_mean: Kullback-Leibler divergence from the original, nats per token; None without tokens.
         top1: share of the tokens at which both find the same next token most likely; None without tokens.
@@ -55,7 +56,7 @@ class NarrowedWindow:
 
 
 def narrow_window(checkpoint: Checkpoint, keep_window: int) -> NarrowedWindow:
-    """Narrow a checkpoint's window in place and measure what that changes.
+    """Narrow a checkpoint's window in place and measure how the model changes.
 
     Raises:
         OptionError: the checkpoint's window is smaller already.
@@ -85,21 +86,32 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int) -> NarrowedWindow:
 def compare_windows(
     model: DogeForCausalLM, ids: NDArray[np.int64], keep_window: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Logits [chunk, vocab] before and after narrowing, for every chunk of tokens beyond `keep_window`."""
-    config = model.config
-    windows = (config.keep_window_size, keep_window)
+    """Logits before and after narrowing, float32 [chunk, vocab] each, for every chunk of tokens beyond `keep_window`.
+
+    ids: int64 [S]. The model's own window is untouched whenever a pair comes out, and after any exception.
+    """
+    windows = (model.config.keep_window_size, keep_window)
     caches = []
     for window in windows:
-        config.keep_window_size = window
-        caches.append(KeepWindowCache(config))
+        with window_set(model, window):
+            caches.append(KeepWindowCache(model.config))
     for start in range(0, len(ids), CHUNK):
         chunk = torch.from_numpy(ids[start : start + CHUNK])[None]
         pair = []
         for window, cache in zip(windows, caches, strict=True):
-            config.keep_window_size = window
-            with torch.inference_mode():
+            with window_set(model, window), torch.inference_mode():
                 pair.append(model(chunk, past_key_values=cache).logits[0].float().numpy())
         skip = max(0, keep_window - start)
         if skip < chunk.shape[1]:
             yield pair[0][skip:], pair[1][skip:]
-    config.keep_window_size = windows[0]
+
+
+@contextmanager
+def window_set(model: DogeForCausalLM, tokens: int) -> Iterator[None]:
+    """Within the block, the model's window has so many tokens."""
+    before = model.config.keep_window_size
+    model.config.keep_window_size = tokens
+    try:
+        yield
+    finally:
+        model.config.keep_window_size = before

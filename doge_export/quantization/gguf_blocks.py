@@ -1,4 +1,4 @@
-"""The very numbers of a GGUF file: its blocks of 32 as they are, for matrices that are not changed on the way.
+"""The very numbers of a GGUF file: its blocks of 32 are stored as they are.
 
 A block of Q4_0 is (code - 8) * scale, of Q8_0 code * scale, of Q4_1 code * scale + offset, all with float16 scales.
 Query and key rows come in another order, and matrices are stacked, which moves rows but no number.
@@ -27,7 +27,7 @@ SOURCES = {
 }
 
 
-def kept_plan(file: GgufFile, folded: FoldedDecoder) -> Plan:
+def gguf_plan(file: GgufFile, folded: FoldedDecoder) -> Plan:
     """The plan that keeps a file's numbers.
 
     Raises:
@@ -36,10 +36,10 @@ def kept_plan(file: GgufFile, folded: FoldedDecoder) -> Plan:
     d = folded.dimensions
     if d.extra_channels:
         raise ExportError(f"--keep-grid cannot keep blocks of heads with {d.head_dim} channels; use --int8")
-    return {storage: kept_parts(file, storage) for storage in folded.matrices}
+    return {storage: gguf_parts(file, storage) for storage in folded.matrices}
 
 
-def kept_parts(file: GgufFile, storage: str) -> tuple[BlockQuantized, ...]:
+def gguf_parts(file: GgufFile, storage: str) -> tuple[BlockQuantized, ...]:
     """A matrix of the graph, one part for each run of the file's matrices that have the same type."""
     stored = {name: file.stored(name) for name in source_names(storage)}
     for name, (kind, _) in stored.items():
@@ -48,7 +48,7 @@ def kept_parts(file: GgufFile, storage: str) -> tuple[BlockQuantized, ...]:
                 f"--keep-grid keeps {', '.join(KINDS)} (an embedding not in Q4_1), but {name} is {kind}; use --int8"
             )
     runs = groupby(stored.values(), key=lambda pair: pair[0])
-    return tuple(kept_blocks(kind, np.concatenate([rows for _, rows in run])) for kind, run in runs)
+    return tuple(block_quantized(kind, np.concatenate([rows for _, rows in run])) for kind, run in runs)
 
 
 def source_names(storage: str) -> list[str]:
@@ -59,15 +59,18 @@ def source_names(storage: str) -> list[str]:
     return [f"model.{prefix}.{name}.weight" for name in SOURCES[last]]
 
 
-def kept_blocks(kind: str, rows: NDArray[np.uint8]) -> BlockQuantized:
-    """Blocks of a GGUF type, uint8 [rows, bytes of a row] (ggml-common.h: block_q4_0, block_q4_1, block_q8_0)."""
+def block_quantized(kind: str, rows: NDArray[np.uint8]) -> BlockQuantized:
+    """Blocks of a GGUF type as the graph multiplies them, with the same numbers to the last bit.
+
+    rows: uint8 [rows, bytes of a row], by ggml-common.h: block_q4_0, block_q4_1, block_q8_0.
+    """
     bits, head = (8, 2) if kind == "Q8_0" else (4, 4 if kind == "Q4_1" else 2)
     blocks = rows.reshape(len(rows), -1, head + BLOCK * bits // 8)
-    halves = np.ascontiguousarray(blocks[..., :head]).view(np.float16)  # scale, and in Q4_1 the offset
+    floats = np.ascontiguousarray(blocks[..., :head]).view(np.float16)  # scale, and in Q4_1 the offset
     codes = np.ascontiguousarray(blocks[..., head:])
-    scales = np.ascontiguousarray(halves[..., 0])
+    scales = np.ascontiguousarray(floats[..., 0])
     if kind == "Q8_0":
         return BlockQuantized(codes + np.uint8(128), scales)  # int8 -> uint8 with the zero in the middle
-    codes = np.concatenate([codes & 15, codes >> 4], axis=-1)  # the low halves come first, all of them
-    offsets = np.ascontiguousarray(halves[..., 1]) if kind == "Q4_1" else None
+    codes = np.concatenate([codes & 15, codes >> 4], axis=-1)  # the low four bits of all bytes come first
+    offsets = np.ascontiguousarray(floats[..., 1]) if kind == "Q4_1" else None
     return BlockQuantized(packed(codes, bits), scales, bits, offsets=offsets)

@@ -1,7 +1,7 @@
 """Rounding that makes up for its own errors: GPTQ (arXiv:2210.17323).
 
-Columns are rounded one after the other, and what the rounding of one changes in the product with typical inputs is
-taken out of the columns still to come. What counts as typical are the second moments of the inputs, E[x x^T].
+Columns are rounded one after the other. Rounding a column changes the product with typical inputs, and the columns
+still to come make up for that change. Typical inputs are known by their second moments, E[x x^T].
 """
 
 from __future__ import annotations
@@ -15,73 +15,77 @@ from ..graph.blocks import BlockQuantized, fits_half, packed
 
 SHRINKS = torch.linspace(1.0, 0.7, 13)  # shares of a block's range that are tried for its scale
 LAZY = 128  # columns whose errors are gathered before the rest of the matrix sees them
-DAMPING = 0.01  # of the mean second moment, added to each: keeps what is hardly ever seen from being fitted
+DAMPING = 0.01  # share of the mean second moment that is added to each, so that rare inputs are not fitted
 
 
 @dataclass(frozen=True)
 class Grid:
-    """What the weights of each block can be: (code - zero) * scale, 0 <= code < 2 ** bits.
+    """The numbers that the weights of each block can be: (code - zero) * scale, 0 <= code < 2 ** bits.
 
-    scale, zero: float32 [out_features, blocks]; half: whether the scales are numbers of float16.
+    Attributes:
+        scale, zero: float32 [out_features, blocks].
+        bits: of a code.
+        symmetric: whether zero is the middle code everywhere, so that it need not be stored.
+        float16: whether the scales are numbers of float16.
     """
 
     scale: Tensor
     zero: Tensor
     bits: int
     symmetric: bool
-    half: bool
+    float16: bool
 
     def code(self, weight: Tensor, block: Tensor) -> Tensor:
-        """Nearest codes of weights [out_features, n], whose blocks are int64 [n]."""
+        """The nearest codes, whole numbers in float32, of weights float32 [out_features, n] in blocks int64 [n]."""
         return (torch.round(weight / self.scale[:, block]) + self.zero[:, block]).clamp(0, 2**self.bits - 1)
 
     def value(self, code: Tensor, block: Tensor) -> Tensor:
-        """What codes stand for."""
+        """The weights that codes stand for, float32 [out_features, n] both, in blocks int64 [n]."""
         return (code - self.zero[:, block]) * self.scale[:, block]
 
     def stored(self, codes: Tensor) -> BlockQuantized:
-        """Codes [out_features, in_features] as they go to the file."""
+        """Codes, whole numbers in float32 [out_features, in_features], as they go to the file."""
         data = codes.to(torch.uint8).reshape(*self.scale.shape, -1).numpy()
         zeros = None if self.symmetric else packed(self.zero.to(torch.uint8).numpy(), self.bits)
-        scales = self.scale.half() if self.half else self.scale
+        scales = self.scale.half() if self.float16 else self.scale
         return BlockQuantized(packed(data, self.bits), scales.numpy(), self.bits, zeros)
 
 
 def make_grid(weight: Tensor, importance: Tensor | None, bits: int, block_size: int) -> Grid:
     """Choose scales and zero points: weight float32 [out, in], in whole blocks of columns; 8 bits are symmetric.
 
-    Of several ranges, each a share of the block's own, the one that rounds with the least squared error, columns
-    weighed by `importance` float32 [in]; without it the whole range.
+    With `importance`, float32 [in], several ranges are tried, each a share of the block's own. The one with the least
+    squared error is taken, columns weighed by importance. Without it the range is the block's own.
     """
     blocks = weight.reshape(len(weight), -1, block_size)  # [out, blocks, block_size]
     low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
     symmetric = bits == 8
-    widest = range_grid(low, high, bits, symmetric, half=False)
-    half = fits_half(widest.scale.numpy()) and fits_half((widest.scale * SHRINKS[-1]).numpy())
-    grid = range_grid(low, high, bits, symmetric, half)
+    largest = range_grid(low, high, bits, symmetric, float16=False).scale
+    float16 = fits_half(largest.numpy()) and fits_half((largest * SHRINKS[-1]).numpy())
+    grid = range_grid(low, high, bits, symmetric, float16)
     if importance is None or symmetric:
         return grid
     weights, best = importance.view(-1, block_size), torch.full_like(low, torch.inf)
     scales, zeros = grid.scale.clone(), grid.zero.clone()
     for shrink in SHRINKS:
-        tried = range_grid(low * shrink, high * shrink, bits, symmetric, half)
+        tried = range_grid(low * shrink, high * shrink, bits, symmetric, float16)
         scale, zero = tried.scale[..., None], tried.zero[..., None]
         codes = (torch.round(blocks / scale) + zero).clamp_(0, 2**bits - 1)
         error = codes.sub_(zero).mul_(scale).sub_(blocks).square_().mul_(weights).sum(-1)
         better = error < best
         best = torch.where(better, error, best)
         scales, zeros = torch.where(better, tried.scale, scales), torch.where(better, tried.zero, zeros)
-    return Grid(scales, zeros, bits, symmetric, half)
+    return Grid(scales, zeros, bits, symmetric, float16)
 
 
-def range_grid(low: Tensor, high: Tensor, bits: int, symmetric: bool, half: bool) -> Grid:
+def range_grid(low: Tensor, high: Tensor, bits: int, symmetric: bool, float16: bool) -> Grid:
     """The grid over given ranges, float32 [out, blocks] each; a range of zero width gets the scale 1."""
     scale = torch.maximum(high, -low) / (2 ** (bits - 1) - 1) if symmetric else (high - low) / (2**bits - 1)
     scale = torch.where(scale == 0, 1.0, scale)
-    if half:
+    if float16:
         scale = scale.half().float()
     zero = torch.full_like(scale, 2 ** (bits - 1)) if symmetric else torch.round(-low / scale).clamp(0, 2**bits - 1)
-    return Grid(scale, zero, bits, symmetric, half)
+    return Grid(scale, zero, bits, symmetric, float16)
 
 
 def nearest(weight: Tensor, bits: int, block_size: int, *, search: bool = True) -> BlockQuantized:
@@ -117,7 +121,10 @@ def inverse_factor(moments: Tensor) -> Tensor:
 
 
 def round_columns(weight: Tensor, factor: Tensor, grid: Grid, block_of: Tensor) -> Tensor:
-    """Codes of a matrix [out, in], its columns in the order of `factor`; block_of int64 [in] has each one's block."""
+    """Codes of a matrix, float32 [out, in] both, whose columns are in the order of `factor`.
+
+    factor: float32 [in, in], of `inverse_factor`. block_of: int64 [in], the block of each column.
+    """
     weight, codes = weight.clone(), torch.empty_like(weight)
     for start in range(0, weight.shape[1], LAZY):
         stop = min(start + LAZY, weight.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -22,33 +23,38 @@ from .gptq import gptq, nearest
 from .rounding import rows_by_role
 from .sensitivity import NARROW_BITS, Rows
 
-Rotary = tuple[Tensor, Tensor]
+Rotary = tuple[Tensor, Tensor]  # cosines and sines of the positions, float32 [1, S, head_dim] each
 
 
-def attention_half(layer: DogeDecoderLayer, hidden: Tensor, rotary: Rotary) -> Tensor:
-    """The first half of a layer: [1, S, hidden] -> the same shape."""
+def attention_sublayer(layer: DogeDecoderLayer, hidden: Tensor, rotary: Rotary) -> Tensor:
+    """The first half of a layer: float32 [1, S, hidden] -> the same shape."""
     out: Tensor = layer.self_attn(layer.input_layernorm(hidden), rotary, None, None)[0]
     return layer.input_residual * hidden + out
 
 
-def feed_forward_half(layer: DogeDecoderLayer, hidden: Tensor, rotary: Rotary) -> Tensor:
-    """The second half of a layer: [1, S, hidden] -> the same shape."""
+def feed_forward_sublayer(layer: DogeDecoderLayer, hidden: Tensor, rotary: Rotary) -> Tensor:
+    """The second half of a layer: float32 [1, S, hidden] -> the same shape."""
     out = layer.mlp(layer.post_attention_layernorm(hidden))
     fed: Tensor = out[0] if isinstance(out, tuple) else out
     return layer.post_attention_residual * hidden + fed
 
 
 @dataclass(frozen=True)
-class Half:
-    """Half a layer: how it is run, and its matrices, each with a module that has the same input."""
+class Sublayer:
+    """Attention or feed-forward of a layer, with its norm and residual.
+
+    Attributes:
+        run: computes it, float32 [1, S, hidden] -> the same shape.
+        inputs: its matrices by their names in the graph, each with a module that has the same input.
+    """
 
     run: Callable[[DogeDecoderLayer, Tensor, Rotary], Tensor]
     inputs: dict[str, str]
 
 
-HALVES = (
-    Half(attention_half, {"self_attn.qkv_proj": "self_attn.q_proj", "self_attn.o_proj": "self_attn.o_proj"}),
-    Half(feed_forward_half, {"mlp.gate_up_proj": "mlp.gate_proj", "mlp.down_proj": "mlp.down_proj"}),
+SUBLAYERS = (
+    Sublayer(attention_sublayer, {"self_attn.qkv_proj": "self_attn.q_proj", "self_attn.o_proj": "self_attn.o_proj"}),
+    Sublayer(feed_forward_sublayer, {"mlp.gate_up_proj": "mlp.gate_proj", "mlp.down_proj": "mlp.down_proj"}),
 )
 
 
@@ -62,7 +68,7 @@ def calibrated_plan(
 ) -> Plan:
     """Round every matrix: rows in `wide` to 8 bits, other rows of layers (and an untied embedding) to 4.
 
-    sequences int64 [N, S]: what the inputs of a layer are taken from. The model stays as it is.
+    sequences: int64 [N, S] tokens, which give each layer its inputs. The model stays as it is.
     """
     model, matrices, d = copy.deepcopy(model), folded.matrices, folded.dimensions
     plan = {storage: table_parts(storage, matrix, wide) for storage, matrix in matrices.items() if is_table(matrix)}
@@ -72,17 +78,17 @@ def calibrated_plan(
     for index, layer in enumerate(model.model.layers):
         assert isinstance(layer, DogeDecoderLayer)
         progress(f"rounding layer {index + 1} of {d.num_layers}")
-        for half in HALVES:
-            moments = input_moments(layer, half, hidden, rotary)
+        for sublayer in SUBLAYERS:
+            moments = input_moments(layer, sublayer, hidden, rotary)
             rounded = {
                 f"layers.{index}.{name}": gptq_parts(
-                    f"layers.{index}.{name}", matrices, widened(d, name, moments[name]), wide
+                    f"layers.{index}.{name}", matrices, graph_moments(d, name, moments[name]), wide
                 )
-                for name in half.inputs
+                for name in sublayer.inputs
             }
             give_stored_numbers(model, folded, rounded)
             plan |= rounded
-            hidden = [half.run(layer, x, rotary) for x in hidden]
+            hidden = [sublayer.run(layer, x, rotary) for x in hidden]
     return plan
 
 
@@ -99,10 +105,15 @@ def table_parts(storage: str, matrix: Matrix, wide: set[Rows]) -> tuple[Part, ..
     return (nearest(torch.from_numpy(matrix.weight), NARROW_BITS, choose_block_size(matrix.weight.shape[1], 4)),)
 
 
-def input_moments(layer: DogeDecoderLayer, half: Half, hidden: Iterable[Tensor], rotary: Rotary) -> dict[str, Tensor]:
-    """Mean of x x^T over the inputs of each matrix of a half: float32 [in, in] by the matrix's name."""
+def input_moments(
+    layer: DogeDecoderLayer, sublayer: Sublayer, hidden: Iterable[Tensor], rotary: Rotary
+) -> dict[str, Tensor]:
+    """Mean of x x^T over the inputs of each matrix of a sublayer: float32 [in, in] by the matrix's name.
+
+    hidden: float32 [1, S, hidden] of each sequence, the sublayer's inputs.
+    """
     moments: dict[str, Tensor] = {}
-    counts = dict.fromkeys(half.inputs, 0)
+    counts = dict.fromkeys(sublayer.inputs, 0)
 
     def watch(name: str) -> Callable[[torch.nn.Module, tuple[Tensor]], None]:
         def add(module: torch.nn.Module, inputs: tuple[Tensor]) -> None:
@@ -112,27 +123,30 @@ def input_moments(layer: DogeDecoderLayer, half: Half, hidden: Iterable[Tensor],
 
         return add
 
-    hooks = [layer.get_submodule(source).register_forward_pre_hook(watch(name)) for name, source in half.inputs.items()]
-    for x in hidden:
-        half.run(layer, x, rotary)
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:
+        for name, source in sublayer.inputs.items():
+            hooks.callback(layer.get_submodule(source).register_forward_pre_hook(watch(name)).remove)
+        for x in hidden:
+            sublayer.run(layer, x, rotary)
     return {name: total / counts[name] for name, total in moments.items()}
 
 
-def widened(d: Dimensions, name: str, moments: Tensor) -> Tensor:
-    """Moments of a matrix's inputs in the graph, where attention's output has extra channels that weigh nothing."""
+def graph_moments(d: Dimensions, name: str, moments: Tensor) -> Tensor:
+    """Moments of a matrix's inputs in the graph, float32 [in, in], from those in PyTorch.
+
+    They differ for o_proj: attention's output in the graph has extra channels, which are zero.
+    """
     if name != "self_attn.o_proj" or not d.extra_channels:
         return moments
     heads = torch.arange(d.num_heads)[:, None] * d.channels + torch.arange(d.head_dim)
     places, size = heads.flatten(), d.num_heads * d.channels
-    wide = torch.zeros(size, size)
-    wide[places[:, None], places] = moments
-    return wide
+    with_extra_channels = torch.zeros(size, size)
+    with_extra_channels[places[:, None], places] = moments
+    return with_extra_channels
 
 
 def gptq_parts(storage: str, matrices: Mapping[str, Matrix], moments: Tensor, wide: set[Rows]) -> tuple[Part, ...]:
-    """A matrix in one part for each run of rows with the same bits."""
+    """A matrix in one part for each run of rows with the same bits; moments: of its inputs, float32 [in, in]."""
     width = matrices[storage].weight.shape[1]
     runs = groupby(
         rows_by_role(matrices[storage]).items(),

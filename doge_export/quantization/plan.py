@@ -13,7 +13,7 @@ from ..graph import FoldedDecoder, Plan
 from ..options import ExportOptions
 from ..recipes import CALIBRATION_TOKENS, RECIPES
 from ..texts.calibration import Calibration, calibration_sequences, describe_calibration
-from .gguf_blocks import kept_plan
+from .gguf_blocks import gguf_plan
 from .layer_by_layer import calibrated_plan
 from .rounding import bits_per_weight, plan_bytes, simple_plan
 from .sensitivity import Rows, choose_wide, rounding_losses
@@ -44,7 +44,7 @@ def make_plan(
     folded: FoldedDecoder,
     progress: Callable[[str], None],
 ) -> tuple[Plan, WeightSummary]:
-    """What every matrix is stored as, by the recipe and its options.
+    """The stored form of every matrix, by the recipe and its options.
 
     Raises:
         ExportError: the recipe does not fit the model.
@@ -53,7 +53,7 @@ def make_plan(
     recipe = RECIPES[options.weights]
     if recipe.rounding == "kept":
         file = GgufFile(locate(options.model, None, None, local_files_only=True))
-        plan = kept_plan(file, folded)
+        plan = gguf_plan(file, folded)
     elif recipe.rounding == "calibrated":
         return calibrated(checkpoint, options, folded, progress)
     else:

@@ -1,14 +1,15 @@
-"""Which matrices need more bits: what rounding each of them alone to 4 bits changes in the model's predictions.
+"""The matrices that need more bits: those whose rounding to 4 bits changes the model's predictions most.
 
 Rounding a matrix moves its outputs by d. To second order that moves the distribution of the next token by a divergence
-of E[(g . d)^2] / 2, g being the gradient of the log-likelihood of a token drawn from the model itself (the Fisher
+of E[(g . d)^2] / 2. Here g is the gradient of the log-likelihood of a token drawn from the model itself (the Fisher
 information). So one pass backwards over a few sequences measures all matrices at once.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ NARROW_BITS = 4
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a stored matrix that are rounded alike: its storage and what they do."""
+    """Rows of a stored matrix that are rounded alike: the matrix's storage and the rows' role."""
 
     storage: str
     role: str
@@ -51,34 +52,50 @@ class Rows:
 def rounding_losses(model: DogeForCausalLM, sequences: Tensor, seed: int) -> dict[Rows, float]:
     """Kullback-Leibler divergence, nats per token, that rounding rows to the nearest 4 bits is expected to cost.
 
-    sequences int64 [N, S]. An untied embedding is among the rows. The model's parameters keep no gradients.
+    sequences: int64 [N, S]. An untied embedding is among the rows. The model is left as it was, without gradients.
     """
     losses: dict[Rows, float] = defaultdict(float)
-    model.requires_grad_(False)
-    hooks = []
-    for index, layer in enumerate(model.model.layers):
-        for name, module in layer.named_modules():
-            role = PROJECTIONS.get(name.rsplit(".", 1)[-1])
-            if role is not None:
-                rows = Rows(f"layers.{index}.{STORAGES[role]}", role)
-                hooks.append(module.register_forward_hook(watch(losses, rows)))
     generator = torch.Generator().manual_seed(seed)
-    for ids in sequences:
-        embedded = model.model.embed_tokens(ids[None]).requires_grad_()
-        logits = model.lm_head(model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0])
-        drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-        F.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]  # torch's
-        if not model.config.tie_word_embeddings:
-            assert embedded.grad is not None
-            change = rounding_error(embedded.detach()[0])
-            losses[Rows("embed_tokens", "embedding")] += half_square(change, embedded.grad[0])
-    for hook in hooks:
-        hook.remove()
+    with without_gradients(model), watched(model, losses):
+        for ids in sequences:
+            embedded = model.model.embed_tokens(ids[None]).requires_grad_()
+            logits = model.lm_head(model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0])
+            drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+            F.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]  # torch's
+            if not model.config.tie_word_embeddings:
+                assert embedded.grad is not None
+                change = rounding_error(embedded.detach()[0])
+                losses[Rows("embed_tokens", "embedding")] += half_square(change, embedded.grad[0])
     return {rows: loss / sequences.numel() for rows, loss in losses.items()}
 
 
+@contextmanager
+def without_gradients(model: DogeForCausalLM) -> Iterator[None]:
+    """No parameter gets a gradient within the block; afterwards each asks for one as before."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def watched(model: DogeForCausalLM, losses: dict[Rows, float]) -> Iterator[None]:
+    """Within the block, every pass backwards adds to `losses` for each linear map of the layers."""
+    with ExitStack() as hooks:
+        for index, layer in enumerate(model.model.layers):
+            for name, module in layer.named_modules():
+                role = PROJECTIONS.get(name.rsplit(".", 1)[-1])
+                if role is not None:
+                    rows = Rows(f"layers.{index}.{STORAGES[role]}", role)
+                    hooks.callback(module.register_forward_hook(watch(losses, rows)).remove)
+        yield
+
+
 def watch(losses: dict[Rows, float], rows: Rows) -> Callable[[Any, tuple[Tensor], Tensor], None]:
-    """A forward hook for a linear map, which adds what its rounding costs as soon as the gradient is known."""
+    """A forward hook for a linear map, which adds the cost of its rounding as soon as the gradient is known."""
 
     def forward(module: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         x = inputs[0].detach().float()
@@ -93,14 +110,14 @@ def watch(losses: dict[Rows, float], rows: Rows) -> Callable[[Any, tuple[Tensor]
 
 
 def rounding_error(weight: Tensor) -> Tensor:
-    """What rounding to the nearest 4 bits changes: float32 [out, in]."""
+    """The change that rounding to the nearest 4 bits makes: float32 [out, in] -> the same shape."""
     block_size = choose_block_size(weight.shape[1], NARROW_BITS)
     rounded = nearest(weight, NARROW_BITS, block_size, search=False).dequantize(weight.shape[1])
     return torch.from_numpy(rounded) - weight
 
 
 def half_square(change: Tensor, gradient: Tensor) -> float:
-    """Sum over tokens of (gradient . change)^2 / 2: [..., n] each."""
+    """Sum over tokens of (gradient . change)^2 / 2: float32 [..., n] each."""
     return float((change * gradient).sum(-1).square().sum()) / 2
 
 
@@ -110,7 +127,7 @@ def choose_wide(
     """The rows that get WIDE_BITS: those that save the most loss by the byte, as many as a mean number of bits allows.
 
     mean_bits: over all rows that have a loss, scales and zero points included. With a learned mask the values' rows
-    come first, whatever they save: theirs decide which keys stay.
+    get them in any case, for they decide which keys are kept.
     """
     weights = {
         rows: matrices[rows.storage].roles[rows.role] * matrices[rows.storage].weight.shape[1] for rows in losses

@@ -1,4 +1,4 @@
-"""How large keys and values get: what the scales of a state in 8 bits are made of."""
+"""How large keys and values get, which gives the scales of a state in 8 bits."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def measure_scales(
 ) -> KeyValueScales:
     """Scales for the largest magnitude of every channel of the keys (rotated) and values of some sequences.
 
-    Rotation moves magnitude between the two channels of a pair as a key's position goes on, so both get the scale of
-    the pair's length: it holds at every position. Without `room_to_rotate` each gets its own, to compare with.
+    sequences: int64 [n] each. Rotation moves magnitude between the two channels of a pair as a key's position goes on.
+    So both get the scale of the pair's length, which holds at every position. Without `room_to_rotate` each gets its
+    own, to compare with.
     """
     largest = [largest_magnitudes(model, ids, room_to_rotate) for ids in sequences]
     keys, values, dt = (np.max(part, axis=0) / np.float32(LARGEST) for part in zip(*largest, strict=True))
@@ -57,7 +58,7 @@ def largest_magnitudes(
     """Of the keys' pairs of channels, the values' channels, and dt, in a sequence int64 [n].
 
     Returns float32 [layers, kv heads, head_dim] twice and [layers, kv heads, mask heads of each]. Where A is not
-    positive dt is at most 1, otherwise there is room for more than what is seen.
+    positive, dt is at most 1; elsewhere it gets room beyond the largest seen.
     """
     head_dim, cache = model.config.head_dim, DynamicCache()
     assert head_dim is not None  # DogeConfig fills it in

@@ -24,7 +24,7 @@ from doge_export.graph.folding import Matrix
 from doge_export.graph.matmul import stored_values
 from doge_export.measure.verification import verify
 from doge_export.options import ExportOptions
-from doge_export.quantization.gguf_blocks import kept_blocks, kept_plan
+from doge_export.quantization.gguf_blocks import block_quantized, gguf_plan
 from doge_export.quantization.gptq import gptq, nearest
 from doge_export.quantization.layer_by_layer import calibrated_plan, give_stored_numbers
 from doge_export.quantization.rounding import plan_bytes, simple_plan
@@ -256,7 +256,7 @@ def test_blocks_with_offsets_mean_what_they_say() -> None:
 def test_blocks_of_a_gguf_file_stand_for_the_same_numbers_to_the_last_bit(kind: Kind) -> None:
     weight = np.random.default_rng(0).standard_normal((6, 64)).astype(np.float32)
     rows = quantize(weight, kind)
-    np.testing.assert_array_equal(kept_blocks(kind.name, rows).dequantize(64), dequantize(rows, kind))
+    np.testing.assert_array_equal(block_quantized(kind.name, rows).dequantize(64), dequantize(rows, kind))
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q8_0], ids=lambda kind: kind.name)
@@ -265,7 +265,7 @@ def test_a_file_s_own_grid_is_kept(kind: Kind, tmp_path: Path) -> None:
     source = save_gguf(tmp_path / "model.gguf", llama, kind)
     export(ExportOptions(str(source), tmp_path / "out", "keep-grid"))
     model = load_checkpoint(source).model
-    matrices, plan = fold_model(model).matrices, kept_plan(GgufFile(source), fold_model(model))
+    matrices, plan = fold_model(model).matrices, gguf_plan(GgufFile(source), fold_model(model))
     for storage, parts in plan.items():
         np.testing.assert_array_equal(stored_values(parts, matrices[storage].weight.shape[1]), matrices[storage].weight)
 
@@ -275,7 +275,7 @@ def test_a_grid_with_offsets_is_multiplied_as_it_is_stored(tmp_path: Path) -> No
     plan = dict(simple_plan(fold_model(model).matrices, RECIPES["int8"]))
     for storage, matrix in fold_model(model).matrices.items():
         if storage.startswith("layers.1.mlp"):
-            plan[storage] = (kept_blocks("Q4_1", quantize(matrix.weight, Kind.Q4_1)),)
+            plan[storage] = (block_quantized("Q4_1", quantize(matrix.weight, Kind.Q4_1)),)
     write_model(model, "keep-grid", tmp_path, plan=plan)
     reference = with_stored_numbers(model, plan)
     worst = verify(checkpoint_of(reference), Decoder(tmp_path, threads=1), "keep-grid").worst
