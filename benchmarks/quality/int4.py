@@ -1,4 +1,4 @@
-"""What do 4 bits cost, beside llama.cpp's files of the very same model?
+"""How much do 4 bits cost, beside llama.cpp's files of the very same model?
 
     python -m benchmarks.quality.rotated_demo rotated --gguf
     python -m benchmarks.quality.int4 rotated
