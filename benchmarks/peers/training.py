@@ -2,8 +2,8 @@
 
     python -m benchmarks.peers.training --size 20m --length 2048
 
-Full steps of both models (forward, backward, clipping, fused AdamW) with the same weights on the same tokens, in turns;
-the ratio is the median of pairs. --attention eager measures our full matrix; --compile compiles the blocks of both, as
+Full steps of both models (forward, backward, clipping, fused AdamW) with the same weights on the same tokens, in turns.
+The ratio is the median of pairs. --attention eager measures our full matrix; --compile compiles the blocks of both, as
 torch_compile does in train/.
 """
 

@@ -1,4 +1,4 @@
-"""What do 4 bits cost, beside llama.cpp's files of the very same model?
+"""How much do 4 bits cost, beside llama.cpp's files of the very same model?
 
     python -m benchmarks.quality.rotated_demo rotated --gguf
     python -m benchmarks.quality.int4 rotated
@@ -11,7 +11,6 @@ windows. The rotated demo's weights lie on no grid, so no file has an advantage.
 
 from __future__ import annotations
 
-import math
 import tempfile
 from pathlib import Path
 
@@ -118,18 +117,19 @@ def compare(rows: Rows) -> Result:
     found = {}
     for name, (size, result) in rows.items():
         change, error = paired_change(rows["fp32"][1], result)
-        click.echo(f"{name:<8}{size / 1e6:8.1f}{result.per_token:12.3f}{change:+11.2%} ± {error:.2%}")
+        spread = "" if error is None else f" ± {error:.2%}"
+        click.echo(f"{name:<8}{size / 1e6:8.1f}{result.per_token:12.3f}{change:+11.2%}{spread}")
         found[name] = {"bytes": size, "perplexity": result.per_token, "change": change, "change_stderr": error}
     return found
 
 
-def paired_change(base: Perplexity, other: Perplexity) -> tuple[float, float]:
-    """Relative change of perplexity and its standard error, from the windows' differences."""
+def paired_change(base: Perplexity, other: Perplexity) -> tuple[float, float | None]:
+    """Relative change of perplexity and its standard error, from the windows' differences; None for one window."""
     differences = [
         WindowScore(a.start, a.tokens, b.negative_log_likelihood - a.negative_log_likelihood)
         for a, b in zip(base.windows, other.windows, strict=True)
     ]
-    return other.per_token / base.per_token - 1, ratio_stderr(differences) or math.nan
+    return other.per_token / base.per_token - 1, ratio_stderr(differences)
 
 
 if __name__ == "__main__":

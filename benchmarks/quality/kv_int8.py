@@ -1,4 +1,4 @@
-"""What does a state in 8 bits save, and what does it cost?
+"""How much does a state in 8 bits save and cost?
 
     python -m benchmarks.quality.kv_int8 smollm2-135m --weights int8 --threads 1
 
