@@ -31,7 +31,8 @@ from doge_export.evaluation.perplexity import (
     ratio_stderr,
 )
 from doge_export.export.pipeline import export
-from doge_export.options import REPORT_FILE, ExportOptions
+from doge_export.options import ExportOptions
+from doge_export.places import REPORT_FILE
 from doge_export.runtime.decoder import Decoder
 from doge_export.texts.token_ids import TEXT_FILE
 

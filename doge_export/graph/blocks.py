@@ -84,24 +84,24 @@ def choose_block_size(in_features: int, bits: int = 8) -> int:
 
 
 def quantize_blocks(
-    weight: NDArray[np.float32], block_size: int | None = None, *, half: bool = False
+    weight: NDArray[np.float32], block_size: int | None = None, *, float16: bool = False
 ) -> BlockQuantized:
     """Round to the nearest of 255 steps, symmetric: weight float32 [out_features, in_features], along the input axis.
 
-    A block's scale is its largest magnitude / 127, with `half` as a float16 where that has the digits. Rows are padded
-    with zeros to whole blocks.
+    A block's scale is its largest magnitude / 127, with `float16` in that type where it has the digits. Rows are
+    padded with zeros to whole blocks.
     """
     in_features = weight.shape[1]
     size = choose_block_size(in_features) if block_size is None else block_size
     padded = np.pad(weight, ((0, 0), (0, -in_features % size))).reshape(len(weight), -1, size)
     scales = (np.abs(padded).max(axis=2) / np.float32(127)).astype(np.float32)
-    stored = scales.astype(np.float16) if half and fits_half(scales) else scales
+    stored = scales.astype(np.float16) if float16 and fits_float16(scales) else scales
     steps = padded / np.where(scales == 0, np.float32(1), stored.astype(np.float32))[:, :, None]
     data = (np.clip(np.rint(steps), -127, 127) + 128).astype(np.uint8)
     return BlockQuantized(data, stored)
 
 
-def fits_half(values: NDArray[np.float32]) -> bool:
+def fits_float16(values: NDArray[np.float32]) -> bool:
     """Whether every number but 0 lies where float16 has all its 11 digits."""
     magnitude, half = np.abs(values[values != 0]), np.finfo(np.float16)
     return bool(np.all((magnitude >= half.smallest_normal) & (magnitude <= half.max)))

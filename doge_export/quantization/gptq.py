@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..graph.blocks import BlockQuantized, fits_half, packed
+from ..graph.blocks import BlockQuantized, fits_float16, packed
 
 SHRINKS = torch.linspace(1.0, 0.7, 13)  # shares of a block's range that are tried for its scale
 LAZY = 128  # columns whose errors are gathered before the rest of the matrix sees them
@@ -61,7 +61,7 @@ def make_grid(weight: Tensor, importance: Tensor | None, bits: int, block_size: 
     low, high = blocks.amin(-1).clamp(max=0), blocks.amax(-1).clamp(min=0)
     symmetric = bits == 8
     largest = range_grid(low, high, bits, symmetric, float16=False).scale
-    float16 = fits_half(largest.numpy()) and fits_half((largest * SHRINKS[-1]).numpy())
+    float16 = fits_float16(largest.numpy()) and fits_float16((largest * SHRINKS[-1]).numpy())
     grid = range_grid(low, high, bits, symmetric, float16)
     if importance is None or symmetric:
         return grid

@@ -101,7 +101,7 @@ def table_parts(storage: str, matrix: Matrix, wide: set[Rows]) -> tuple[Part, ..
     """A table in 8 bits; an embedding that is not the output matrix too in 4 unless it is in `wide`."""
     (role,) = matrix.roles
     if role != "embedding" or Rows(storage, role) in wide:
-        return (quantize_blocks(matrix.weight, half=True),)
+        return (quantize_blocks(matrix.weight, float16=True),)
     return (nearest(torch.from_numpy(matrix.weight), NARROW_BITS, choose_block_size(matrix.weight.shape[1], 4)),)
 
 

@@ -197,7 +197,7 @@ def test_without_the_extra_the_missing_package_and_the_remedy_are_named(tmp_path
     assert done.stderr.splitlines()[-1] == "Error: exporting needs torch: pip install 'doge-export[export]'"
 
 
-def test_an_export_killed_outright_is_cleaned_up_by_the_next_one(checkpoint, tmp_path):
+def test_an_export_killed_outright_is_cleaned_up_by_the_next_one(checkpoint: Path, tmp_path: Path) -> None:
     script = (
         "import os, doge_export.export.pipeline as p; from doge_export.commands.export import main\n"
         "p.verify = lambda *a, **k: os.kill(os.getpid(), 9); main()"
@@ -209,14 +209,14 @@ def test_an_export_killed_outright_is_cleaned_up_by_the_next_one(checkpoint, tmp
     assert left_in(tmp_path) == ["out", "tiny"]
 
 
-def test_an_existing_empty_folder_is_written_to(checkpoint, tmp_path):
+def test_an_existing_empty_folder_is_written_to(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert run(checkpoint, tmp_path / "out", "--report-tokens", 0).exit_code == 0
     assert left_in(tmp_path) == ["out", "tiny"]
     assert doge_export.load(tmp_path / "out").name == "out"
 
 
-def test_the_next_command_can_be_pasted_whatever_the_name_of_the_folder(tmp_path):
+def test_the_next_command_can_be_pasted_whatever_the_name_of_the_folder(tmp_path: Path) -> None:
     save_doge(tmp_path / "tiny", vocab_size=len(byte_vocabulary()))
     save_tokenizer(tmp_path / "tiny")
     result = run(tmp_path / "tiny", tmp_path / "it's mine", "--report-tokens", 0)
@@ -225,7 +225,7 @@ def test_the_next_command_can_be_pasted_whatever_the_name_of_the_folder(tmp_path
 
 
 @pytest.mark.parametrize("name", ["bench", "chat", "eval", "export"])
-def test_every_command_tells_its_version(name):
+def test_every_command_tells_its_version(name: str) -> None:
     command = importlib.import_module(f"doge_export.commands.{name}").main
     result = CliRunner().invoke(command, ["--version"], prog_name=f"doge-{name}")
     assert (result.exit_code, result.output) == (0, f"doge-{name} {doge_export.__version__}\n")

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +19,13 @@ from doge_model import PRESETS, preset_config
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_readme_starts_with_the_two_commands():
+def test_the_readme_starts_with_the_two_commands() -> None:
     first = (ROOT / "README.md").read_text().splitlines()[:25]
     assert any("make demo" in line for line in first)
     assert any("make test" in line for line in first)
 
 
-def test_every_module_stands_in_the_readme_s_tree():
+def test_every_module_stands_in_the_readme_s_tree() -> None:
     readme = (ROOT / "README.md").read_text()
     for package in (
         "doge_model",
@@ -38,7 +39,7 @@ def test_every_module_stands_in_the_readme_s_tree():
             assert path.name in readme, f"{path} is missing from the README's tree"
 
 
-def test_every_file_in_the_readme_s_tree_exists():
+def test_every_file_in_the_readme_s_tree_exists() -> None:
     tree = (ROOT / "README.md").read_text().split("## Where things are")[1].split("## Exporting")[0]
     known = {path.name for path in ROOT.rglob("*") if ".venv" not in path.parts}
     for name in re.findall(r"[a-z_0-9]+\.(?:py|md)\b", tree):
@@ -46,7 +47,7 @@ def test_every_file_in_the_readme_s_tree_exists():
 
 
 @pytest.mark.parametrize("size", PRESETS)
-def test_the_sizes_of_states_are_those_of_the_table(size):
+def test_the_sizes_of_states_are_those_of_the_table(size: Any) -> None:
     layout = Dimensions.from_config(preset_config(size), has_mask=True)
     description = DecoderDescription(
         format_version=4,
@@ -65,11 +66,11 @@ def test_the_sizes_of_states_are_those_of_the_table(size):
     assert f"{State(description).cache.nbytes:,}" in row
 
 
-def test_the_changelog_knows_the_version():
+def test_the_changelog_knows_the_version() -> None:
     assert f"## {doge_export.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_runtime_imports_neither_torch_nor_transformers_nor_onnx():
+def test_the_runtime_imports_neither_torch_nor_transformers_nor_onnx() -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'onnx', 'huggingface_hub', 'lm_eval'): sys.modules[name] = None\n"
@@ -79,7 +80,7 @@ def test_the_runtime_imports_neither_torch_nor_transformers_nor_onnx():
 
 
 @pytest.mark.slow
-def test_the_decoder_can_be_driven_with_onnxruntime_alone(demo_folders):
+def test_the_decoder_can_be_driven_with_onnxruntime_alone(demo_folders: dict[str, Path]) -> None:
     folder = demo_folders["fp32"]
     model = doge_export.load(folder)
     ids = model.tokenizer.encode("The capital of Germany is")

@@ -142,7 +142,7 @@ def test_two_codes_share_a_byte_the_first_one_lowest() -> None:
 
 def test_scales_too_small_for_float16_stay_float32() -> None:
     tiny = np.full((1, 32), 2.0**-40, np.float32)
-    assert quantize_blocks(tiny, half=True).scales.dtype == np.float32
+    assert quantize_blocks(tiny, float16=True).scales.dtype == np.float32
     assert gptq(torch.from_numpy(tiny), torch.eye(32), 8, 32).scales.dtype == np.float32
     np.testing.assert_allclose(gptq(torch.from_numpy(tiny), torch.eye(32), 4, 32).dequantize(32), tiny)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -25,14 +27,14 @@ sequences = st.lists(st.lists(ids, min_size=1, max_size=3), min_size=1, max_size
 class Seen:
     """A state that was fed these tokens."""
 
-    def __init__(self, tokens):
+    def __init__(self, tokens: Any) -> None:
         self.tokens = tokens
 
-    def seen_tokens(self):
+    def seen_tokens(self) -> Any:
         return np.unique(np.array(self.tokens, np.int64))
 
 
-def processed(options, prompt, answer, logits):
+def processed(options: Any, prompt: Any, answer: Any, logits: Any) -> Any:
     """The logits of the token after `answer`."""
     process = LogitsProcessors(options, ENDS, prompt)
     for token_id in answer:
@@ -40,7 +42,7 @@ def processed(options, prompt, answer, logits):
     return process(logits, Seen([*prompt, *answer]))
 
 
-def by_transformers(options, prompt, answer, logits):
+def by_transformers(options: Any, prompt: Any, answer: Any, logits: Any) -> Any:
     """The same by transformers' processors, in the order of its `generate`."""
     o, begin = options, len(prompt)
     chain = theirs.LogitsProcessorList()
@@ -62,7 +64,7 @@ def by_transformers(options, prompt, answer, logits):
 
 @settings(deadline=None, max_examples=120)
 @given(st.data())
-def test_logits_are_those_of_transformers(data):
+def test_logits_are_those_of_transformers(data: Any) -> None:
     draw = data.draw
     words = draw(sequences | st.just([]))
     options = GenerationOptions(
@@ -87,24 +89,24 @@ def test_logits_are_those_of_transformers(data):
         np.testing.assert_allclose(processed(options, prompt, answer, logits), expected, rtol=1e-6)
 
 
-def test_without_options_the_logits_are_handed_on_untouched():
+def test_without_options_the_logits_are_handed_on_untouched() -> None:
     logits = np.zeros(VOCAB, np.float32)
     assert processed(GenerationOptions(), [3], [4], logits) is logits
 
 
-def test_the_decoders_own_array_is_left_alone():
+def test_the_decoders_own_array_is_left_alone() -> None:
     logits = np.zeros(VOCAB, np.float32)
     options = GenerationOptions(suppress_tokens=[2], sequence_bias=[([3], 1.0)], min_new_tokens=1)
     assert processed(options, [3], [], logits) is not logits
     assert not logits.any()
 
 
-def test_tokens_beyond_the_vocabulary_have_no_effect():
+def test_tokens_beyond_the_vocabulary_have_no_effect() -> None:
     options = GenerationOptions(suppress_tokens=[99], bad_words_ids=[[99], [3, 99]], sequence_bias=[([99], 1.0)])
     assert not processed(options, [3], [], np.zeros(VOCAB, np.float32)).any()
 
 
-def test_only_as_many_tokens_are_remembered_as_the_options_need():
+def test_only_as_many_tokens_are_remembered_as_the_options_need() -> None:
     for options, most in (({}, 0), ({"bad_words_ids": [[1, 2, 3]]}, 5), ({"no_repeat_ngram_size": 2}, 2000)):
         process = LogitsProcessors(GenerationOptions(**options), ENDS, range(1000))
         for token_id in range(1000):
@@ -119,7 +121,7 @@ END = 15
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
+def both(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A network that repeats itself, and its export."""
     network = tiny_model(vocab_size=60)
     model = Model(exported(network, tmp_path_factory.mktemp("export")))
@@ -141,7 +143,7 @@ def both(tmp_path_factory):
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_answers_are_those_of_transformers_alone_in_a_batch_and_with_prompt_lookup(options, both):
+def test_answers_are_those_of_transformers_alone_in_a_batch_and_with_prompt_lookup(options: Any, both: Any) -> None:
     network, model = both
     prompts = [[41, 42, 40, 41, 42, 40], [7, 8, 9, 7, 8, 9, 7, 8]]
     expected, keywords = [], {"max_new_tokens": 16, **options}
@@ -160,20 +162,20 @@ def test_answers_are_those_of_transformers_alone_in_a_batch_and_with_prompt_look
 LOOP = np.eye(5, dtype=np.float32)[[1, 2, 0, 3, 4]] * 5  # 0 1 2 0 1 2 ...
 
 
-def test_a_conversations_earlier_tokens_count_when_they_are_known():
+def test_a_conversations_earlier_tokens_count_when_they_are_known() -> None:
     model = Model(BigramDecoder(LOOP))
     options = model.options(max_new_tokens=1, no_repeat_ngram_size=3)
     for past, token_id in ((), 2), ([0, 1, 2], 0):
         assert model.continue_state(model.new_state(), [0, 1], options, past).read_all().token_ids == [token_id]
 
 
-def test_an_end_is_not_ruled_out_where_ends_are_ignored():
+def test_an_end_is_not_ruled_out_where_ends_are_ignored() -> None:
     model = Model(BigramDecoder(LOOP))
     model.defaults = type(model.defaults)(eos_token_ids=frozenset({2}))
     assert model.generate([0], max_new_tokens=3, min_new_tokens=3).token_ids == [1, 0, 1]
     assert model.generate([0], max_new_tokens=3, min_new_tokens=3, ignore_eos=True).token_ids == [1, 2, 0]
 
 
-def test_a_vocabulary_that_is_ruled_out_entirely_is_one_sentence():
+def test_a_vocabulary_that_is_ruled_out_entirely_is_one_sentence() -> None:
     with pytest.raises(OptionError, match=r"no token is left to choose: .* leave one of these options away$"):
         Model(BigramDecoder(LOOP)).generate([0], suppress_tokens=[0, 1, 2, 3, 4])

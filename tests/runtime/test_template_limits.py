@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -18,7 +19,7 @@ GROWING = "{{% set ns = namespace(x='a') %}}{{% for i in range(99) %}}{}{{% endf
 LAUGHS = "{{% set ns = namespace(x=1) %}}{{% for i in range(40) %}}{{% set ns.x = {} %}}{{% endfor %}}{{{{ ns.x }}}}"
 
 
-def growing(expression):
+def growing(expression: Any) -> Any:
     return GROWING.format("{% set ns.x = " + expression + " %}")
 
 
@@ -34,7 +35,7 @@ def growing(expression):
     ],
     ids=["nested", "filtered", "recursive", "length", "macros", "map"],
 )
-def test_a_template_that_takes_too_many_steps_is_refused(source, monkeypatch):
+def test_a_template_that_takes_too_many_steps_is_refused(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_limits, "MOST_WORK", 2**16)  # so that it ends sooner
     with pytest.raises(OptionError, match=r"^the chat template asks for too much: it takes too many steps"):
         ChatTemplate(source).render(HI)
@@ -84,7 +85,7 @@ def test_a_template_that_takes_too_many_steps_is_refused(source, monkeypatch):
         "{% set t = 'a'.center(1000000) %}{% for i in range(100000) %}{% set x = t.split('a') %}{% endfor %}",
     ],
 )
-def test_a_template_that_needs_too_much_memory_is_refused_before_it_takes_any(source):
+def test_a_template_that_needs_too_much_memory_is_refused_before_it_takes_any(source: Any) -> None:
     start = time.perf_counter()
     with pytest.raises(OptionError, match=r"^the chat template asks for too much: it [^.]*$"):
         ChatTemplate(source).render(HI)
@@ -101,17 +102,17 @@ def test_a_template_that_needs_too_much_memory_is_refused_before_it_takes_any(so
         ("x" * 10**6, "1,000,000 characters; the most are"),
     ],
 )
-def test_a_source_that_cannot_be_compiled_is_a_damaged_package(source, reason):
+def test_a_source_that_cannot_be_compiled_is_a_damaged_package(source: Any, reason: Any) -> None:
     with pytest.raises(PackageError, match=rf"^the chat template is not valid Jinja \(.*{reason}"):
         ChatTemplate(source)
 
 
-def test_a_template_that_takes_too_long_ends_in_any_thread(monkeypatch):
+def test_a_template_that_takes_too_long_ends_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_limits, "MOST_SECONDS", 0.3)
     slow = "{% set a = range(100000) | list %}" + "{% if -1 in a %}{% endif %}" * 999  # a millisecond each
     errors = []
 
-    def render():
+    def render() -> None:
         with pytest.raises(OptionError, match=r"it takes more than 0\.3 seconds") as error:
             ChatTemplate(slow).render(HI)
         errors.append(error)
@@ -122,12 +123,12 @@ def test_a_template_that_takes_too_long_ends_in_any_thread(monkeypatch):
     assert len(errors) == 1
 
 
-def test_a_limit_grows_with_the_messages():
+def test_a_limit_grows_with_the_messages() -> None:
     long = [{"role": "user", "content": "word " * 10**6}]
     assert len(ChatTemplate("{{ messages[0].content | trim }}{{ messages[0].content }}").render(long)) == 10**7 - 1
 
 
-def test_one_template_renders_in_many_threads_each_with_its_own_budget():
+def test_one_template_renders_in_many_threads_each_with_its_own_budget() -> None:
     template, results = ChatTemplate("{% for i in range(3000) %}{{ messages[0].content }}{% endfor %}"), []
     threads = [threading.Thread(target=lambda: results.append(template.render(HI))) for _ in range(8)]
     for thread in threads:
@@ -170,7 +171,7 @@ EVERYTHING = """\
 """
 
 
-def test_a_template_that_uses_everything_renders_as_in_transformers():
+def test_a_template_that_uses_everything_renders_as_in_transformers() -> None:
     roles = ["system", "user", "assistant", "user", "user"]
     messages = [{"role": role, "content": f"<think>no</think>\n\nIt's {i} & more\n"} for i, role in enumerate(roles)]
     expected, _ = render_jinja_template([messages], chat_template=EVERYTHING, add_generation_prompt=True)
@@ -178,7 +179,7 @@ def test_a_template_that_uses_everything_renders_as_in_transformers():
 
 
 @pytest.mark.parametrize("source", ["", "{% if false %}x{% endif %}", "{# nothing #}"])
-def test_a_template_that_writes_nothing_is_refused(source):
+def test_a_template_that_writes_nothing_is_refused(source: str) -> None:
     with pytest.raises(
         OptionError, match=r"^the chat template writes nothing for these messages; give other messages$"
     ):
