@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_an_export_as_the_model_is_named_as_one(place: Path) -> None:
 def test_a_folder_whose_name_is_not_utf_8_is_refused_in_one_sentence(field: str, place: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     (place / name).mkdir()
-    fields = {"model": name, "out": Path("out")} if field == "model" else {"model": "x", "out": Path(name, "out")}
+    fields: Any = {"model": name, "out": Path("out")} if field == "model" else {"model": "x", "out": Path(name, "out")}
     with pytest.raises(OptionError, match="its name must be readable as UTF-8, rename it or give another"):
         ExportOptions(**fields)
 
@@ -115,7 +116,7 @@ VALUES = {
 @pytest.mark.parametrize("name", VALUES)
 def test_a_value_that_is_not_allowed_is_named_with_the_rule(name: str) -> None:
     value, message = VALUES[name]
-    fields = {"weights": "int4", name: value}
+    fields: Any = {"weights": "int4", name: value}
     with pytest.raises(OptionError, match=message):
         ExportOptions("x", **fields)
 

@@ -84,6 +84,6 @@ def test_the_decoder_can_be_driven_with_onnxruntime_alone(demo_folders: dict[str
     folder = demo_folders["fp32"]
     model = doge_export.load(folder)
     ids = model.tokenizer.encode("The capital of Germany is")
-    command = [sys.executable, ROOT / "examples" / "onnxruntime_only.py", folder, *map(str, ids)]
+    command = [sys.executable, str(ROOT / "examples" / "onnxruntime_only.py"), str(folder), *map(str, ids)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert printed.strip() == str(model.generate(ids, max_new_tokens=10, ignore_eos=True).token_ids)

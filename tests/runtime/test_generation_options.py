@@ -95,7 +95,8 @@ def test_an_override_of_none_keeps_the_default() -> None:
 
 
 def test_lists_of_tokens_become_tuples() -> None:
-    options = GenerationOptions(bad_words_ids=[[1, np.int64(2)]], sequence_bias={(3,): -1}, forced_eos_token_id=4)
+    given: Any = {"bad_words_ids": [[1, np.int64(2)]], "sequence_bias": {(3,): -1}, "forced_eos_token_id": 4}
+    options = GenerationOptions(**given)
     assert (options.bad_words_ids, options.sequence_bias) == (((1, 2),), (((3,), -1.0),))
     assert options.forced_eos_token_id == (4,) and type(options.bad_words_ids[0][1]) is int
 
@@ -130,15 +131,26 @@ def test_sampling_settings_are_taken_over(tmp_path: Path) -> None:
 
 
 def test_settings_that_rule_tokens_out_are_taken_over(tmp_path: Path) -> None:
-    given = {"min_new_tokens": 2, "no_repeat_ngram_size": 3, "suppress_tokens": [4], "begin_suppress_tokens": [5, 6]}
-    sequences = {"bad_words_ids": [[7, 8]], "sequence_bias": [[[9], -2.5]], "forced_eos_token_id": 1}
-    expected = GenerationOptions(**given, bad_words_ids=((7, 8),), sequence_bias=(((9,), -2.5),), forced_eos_token_id=1)
+    given: Any = {
+        "min_new_tokens": 2,
+        "no_repeat_ngram_size": 3,
+        "suppress_tokens": [4],
+        "begin_suppress_tokens": [5, 6],
+    }
+    sequences: Any = {"bad_words_ids": [[7, 8]], "sequence_bias": [[[9], -2.5]], "forced_eos_token_id": 1}
+    expected = GenerationOptions(
+        **given, bad_words_ids=((7, 8),), sequence_bias=(((9,), -2.5),), forced_eos_token_id=(1,)
+    )
     assert replace(defaults_of(tmp_path, **given, **sequences).options, top_k=0) == expected
 
 
 def test_a_whole_number_may_be_written_as_a_float(tmp_path: Path) -> None:
     defaults = defaults_of(tmp_path, do_sample=True, top_k=50.0, max_new_tokens=7.0, eos_token_id=[2.0, 3])
-    assert (defaults.options.top_k, defaults.options.max_new_tokens, defaults.eos_token_ids) == (50, 7, {2, 3})
+    assert (defaults.options.top_k, defaults.options.max_new_tokens, defaults.eos_token_ids) == (
+        50,
+        7,
+        frozenset({2, 3}),
+    )
     with pytest.raises(PackageError, match=r"top_k is 0\.5; it must be a whole number"):
         defaults_of(tmp_path, top_k=0.5)
 

@@ -67,7 +67,7 @@ def by_transformers(options: Any, prompt: Any, answer: Any, logits: Any) -> Any:
 def test_logits_are_those_of_transformers(data: Any) -> None:
     draw = data.draw
     words = draw(sequences | st.just([]))
-    options = GenerationOptions(
+    given: Any = dict(
         max_new_tokens=draw(st.integers(1, 6)),
         repetition_penalty=draw(st.sampled_from([1.0, 1.5])),
         min_new_tokens=draw(st.integers(0, 6)),
@@ -78,6 +78,7 @@ def test_logits_are_those_of_transformers(data: Any) -> None:
         sequence_bias=[(word, draw(st.floats(-3, 3, width=32))) for word in draw(sequences | st.just([]))],
         forced_eos_token_id=draw(st.just([]) | st.just([0]) | st.just([0, 7])),
     )
+    options = GenerationOptions(**given)
     prompt = draw(st.lists(ids, min_size=1, max_size=8))
     answer = draw(st.lists(ids, max_size=options.max_new_tokens - 1))
     logits = np.random.default_rng(draw(st.integers(0, 99))).normal(size=VOCAB).astype(np.float32)
@@ -96,13 +97,13 @@ def test_without_options_the_logits_are_handed_on_untouched() -> None:
 
 def test_the_decoders_own_array_is_left_alone() -> None:
     logits = np.zeros(VOCAB, np.float32)
-    options = GenerationOptions(suppress_tokens=[2], sequence_bias=[([3], 1.0)], min_new_tokens=1)
+    options = GenerationOptions(suppress_tokens=(2,), sequence_bias=(((3,), 1.0),), min_new_tokens=1)
     assert processed(options, [3], [], logits) is not logits
     assert not logits.any()
 
 
 def test_tokens_beyond_the_vocabulary_have_no_effect() -> None:
-    options = GenerationOptions(suppress_tokens=[99], bad_words_ids=[[99], [3, 99]], sequence_bias=[([99], 1.0)])
+    options = GenerationOptions(suppress_tokens=(99,), bad_words_ids=((99,), (3, 99)), sequence_bias=(((99,), 1.0),))
     assert not processed(options, [3], [], np.zeros(VOCAB, np.float32)).any()
 
 
