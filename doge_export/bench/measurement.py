@@ -70,7 +70,7 @@ class BenchResult:
         peak_rss_mb: peak memory of that process.
         weight_file_mb: size of the data file.
         state_mb: keys and values of a full window.
-        threads, prompt_tokens, new_tokens, rounds: what the measurement used, as in `BenchOptions`.
+        threads, prompt_tokens, new_tokens, rounds: those of the measurement, as in `BenchOptions`.
         spread: first and third quartile of each measured field, by its name.
     """
 

@@ -26,7 +26,14 @@ WARM_UP_TOKENS = 16
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one stream, greedy: medians of SPEED_ROUNDS rounds of SPEED_PROMPT prompt tokens and SPEED_TOKENS new ones."""
+    """The rates of one greedy stream, as medians of SPEED_ROUNDS rounds.
+
+    Attributes:
+        prefill_tokens_per_s, decode_tokens_per_s: rates as the module defines them.
+        prompt_tokens: tokens before the first new one.
+        new_tokens: decoding steps, one for each new token after the first.
+        threads: of one operator.
+    """
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
