@@ -5,7 +5,7 @@
     cat question.txt | doge-chat FOLDER --json
     doge-chat FOLDER --resume talk.state
 
-Answers go to standard output, everything else to standard error.
+Answers go to standard output, everything else to standard error. Special tokens in a message are plain text.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -58,8 +59,12 @@ Ctrl-C stops an answer. A message that begins with a slash is written with two: 
 @click.option("--temperature", type=float, metavar="T", help="Randomness: 0 is greedy, 1 the model's own.")
 @click.option("--top-p", type=float, metavar="P", help="Draw from the fewest tokens with this total probability.")
 @click.option("--top-k", type=int, metavar="K", help="Draw from the K most probable tokens; 0 is off.")
-@click.option("--min-p", type=float, metavar="P", help="Drop tokens below this share of the best one's probability.")
+@click.option(
+    "--min-p", type=float, metavar="P", help="Leave out tokens below this share of the best one's probability."
+)
 @click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 weakens tokens already used.")
+@click.option("--no-repeat-ngram-size", type=int, metavar="N", help="Never write N tokens in a row a second time.")
+@click.option("--min-new-tokens", type=int, metavar="N", help="Shortest answer, in tokens.")
 @click.option("--seed", type=int, metavar="N", help="The same seed gives the same answers.")
 @click.option("--greedy", is_flag=True, help="Always the most probable token, like --temperature 0.")
 @click.option(
@@ -86,10 +91,22 @@ def main(
     """
     overrides = sampling_overrides(**sampling)
     if resume is not None and system is not None:
-        raise OptionError("--resume brings its own system message; leave --system away.")
+        raise OptionError("--resume brings its own system message; leave --system away")
     if prompt is None and not stdin_is_terminal():
         prompt = piped_prompt()
-    model = load(folder, threads=threads)
+    with noted_warnings():
+        converse(load(folder, threads=threads), overrides, prompt, system, resume, as_json)
+
+
+def converse(
+    model: Model,
+    overrides: GenerationOverrides,
+    prompt: str | None,
+    system: str | None,
+    resume: Path | None,
+    as_json: bool,
+) -> None:
+    """Answer `prompt`, or each message that is typed; leaves with code 130 when Ctrl-C stops the answer to `prompt`."""
     conversation = start(model, model.options(**overrides), system, resume)
     printer = AnswerPrinter(conversation, as_json)
     if not model.has_chat_template:
@@ -114,7 +131,7 @@ def start(model: Model, options: GenerationOptions, system: str | None, resume: 
 def sampling_overrides(*, greedy: bool, temperature: float | None, **others: Any) -> GenerationOverrides:
     """The generation keywords that the options of the command line stand for; OptionError when they contradict."""
     if greedy and temperature:
-        raise OptionError(f"--greedy and --temperature {temperature:g} contradict each other; give one of them.")
+        raise OptionError(f"--greedy and --temperature {temperature:g} contradict each other; give one of them")
     return cast(GenerationOverrides, {"temperature": 0.0 if greedy else temperature, **others})
 
 
@@ -128,9 +145,9 @@ def piped_prompt() -> str:
     try:
         text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise OptionError(f"Standard input is not UTF-8 text (byte {error.start}); convert it first.") from error
+        raise OptionError(f"standard input is not UTF-8 text (byte {error.start}); convert it first") from error
     if not text.strip():
-        raise OptionError("Standard input is empty; give a prompt there or with --prompt, or start in a terminal.")
+        raise OptionError("standard input is empty; give a prompt there or with --prompt, or start in a terminal")
     return text.removesuffix("\n")
 
 
@@ -167,7 +184,9 @@ class AnswerPrinter:
             note("(stopped)")
             return False
         if self._as_json:
-            click.echo(json.dumps(asdict(answer.result), ensure_ascii=False))
+            # Where standard output takes no Unicode, JSON has its own way to write it.
+            is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+            click.echo(json.dumps(asdict(answer.result), ensure_ascii=not is_unicode))
         if answer.result.finish_reason == "length":
             longest = self._conversation.options.max_new_tokens
             note(f"(cut after {longest} tokens; --max-new-tokens allows longer answers)")
@@ -238,7 +257,7 @@ class Shell:
         elif name in ("/save", "/save-state"):
             self._save(name, argument)
         else:
-            complain(f"There is no command {name}; /help lists the commands, and // begins a message with a slash.")
+            complain(f"there is no command {name}; /help lists the commands, and // begins a message with a slash")
 
     def _undo(self) -> None:
         try:
@@ -250,19 +269,19 @@ class Shell:
 
     def _save(self, name: str, argument: str) -> None:
         if not argument:
-            complain(f"{name} needs the name of a file: {name} FILE.")
+            complain(f"{name} needs the name of a file; write {name} FILE")
             return
         try:
             path = Path(argument).expanduser()
             if path.exists():
-                complain(f"{path} exists already; give another name.")
+                complain(f"{path} exists already; give another name")
                 return
             if name == "/save-state":
                 self._conversation.save(path)
             else:
                 self._write_transcript(path)
         except OSError as error:
-            complain(f"{path} cannot be written: {error.strerror}.")
+            complain(f"{path} cannot be written ({error.strerror}); give another name")
         except (RuntimeError, ValueError, StateError) as error:  # of a user's home unknown, of a null character
             complain(str(error))
         else:
@@ -284,6 +303,15 @@ def line_reader(as_json: bool) -> Callable[[], str]:
         return input()
 
     return read_line
+
+
+@contextmanager
+def noted_warnings() -> Iterator[None]:
+    """Say what is warned of in one line beside the answers, without a place in the source."""
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *place, **more: note(f"Warning: {' '.join(str(message).split())}")
+        yield
 
 
 def note(text: str) -> None:

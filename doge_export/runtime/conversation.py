@@ -39,8 +39,10 @@ class Conversation:
 
     def __init__(self, model: Model, options: GenerationOptions, system: str | None = None) -> None:
         """system: the system message. Raises OptionError when it is given for a model without chat template."""
-        if system is not None and not model.has_chat_template:
-            raise OptionError(f"The model {model.name!r} has no chat template, so it takes no system message.")
+        if model.has_chat_template:
+            _ = model.chat_template  # PackageError here, rather than at the first question
+        elif system is not None:
+            raise OptionError(f"the model {model.name!r} has no chat template; leave the system message away")
         model.require_tokenizer()
         self._model = model
         self._system = system
@@ -103,17 +105,17 @@ class Conversation:
         then. Raises OptionError for an empty message. An exception at any time leaves the conversation usable.
         """
         if not text:
-            raise OptionError("The message is empty; write at least one character.")
+            raise OptionError("the message is empty; write at least one character")
         asked = [*self.messages, {"role": "user", "content": text}]
         if self._model.has_chat_template:
-            rendered = self._model.chat_template.render(asked)
+            rendered = self._model.chat_prompt.render(asked)
             token_ids = self._continued(rendered)
         else:
             rendered = self._text + text
             token_ids = self._ids + self._model.tokenizer.encode(text, add_special_tokens=not self._ids)
         rest = self._begin_turn(token_ids)
-        past = token_ids[: len(token_ids) - len(rest)]
-        stream = self._model.continue_state(self._stream.state, rest, self.options, past)
+        past, ends = token_ids[: len(token_ids) - len(rest)], self._model.turn_ends
+        stream = self._model.continue_state(self._stream.state, rest, self.options, past, ends)
         return Answer(self, asked, token_ids, rendered, stream)
 
     def undo(self) -> str:
@@ -122,7 +124,7 @@ class Conversation:
         Raises OptionError when there is none.
         """
         if not self._turns:
-            raise OptionError("There is no turn to take back.")
+            raise OptionError("there is no turn to take back; ask something first")
         turn = self._turns.pop()
         question = self.messages[turn.messages]["content"]
         self.messages = self.messages[: turn.messages]
@@ -140,7 +142,7 @@ class Conversation:
         self._turns.append(Turn(len(self.messages), len(self._ids), len(self._text)))
         self.messages = [*asked, {"role": "assistant", "content": answer.text}]
         answer_ids = answer.token_ids
-        if not self._model.has_chat_template and answer_ids[-1] in self._model.defaults.eos_token_ids:
+        if not self._model.has_chat_template and answer_ids[-1] in self._model.turn_ends:
             # A growing text goes on after the answer, not after its end.
             answer_ids = answer_ids[:-1]
         self._ids = prompt_ids + answer_ids
@@ -154,12 +156,12 @@ class Conversation:
         if messages:
             from .chat_template import check_messages  # noqa: PLC0415 - jinja2 would be a tenth of a program's start
 
-            check_messages(messages)
+            messages = check_messages(messages)
         known_ids = range(self._model.decoder.vocab_size)
         if not isinstance(text, str) or not all(type(token_id) is int and token_id in known_ids for token_id in ids):
-            raise ValueError("its tokens are not the model's, or their text is none")
+            raise ValueError("its tokens are not the model's, or its text is no string")
         if not all(type(count) is int for turn in turns for count in turn):
-            raise ValueError("its turns are no numbers")
+            raise ValueError("its turns are not whole numbers")
         if len(ids) < state.position or not all(0 <= turn.messages < len(messages) for turn in turns):
             raise ValueError("it is shorter than its state or its turns")
         self._system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
@@ -172,11 +174,11 @@ class Conversation:
 
         It is not when the template writes the past otherwise than it was said, a shortened answer for example.
         """
-        tokenizer = self._model.tokenizer
-        whole = tokenizer.encode(rendered, add_special_tokens=False)
+        tokenizer, prompt = self._model.tokenizer, self._model.chat_prompt
+        whole = prompt.encode(rendered)
         for ids, text in self._ways_to_go_on():
             if text and rendered.startswith(text):
-                continued = ids + tokenizer.encode(rendered[len(text) :], add_special_tokens=False)
+                continued = ids + prompt.encode(rendered[len(text) :])
                 # A tokenizer that puts a space before every text has put one in the middle; the two then differ.
                 if tokenizer.decode(continued, False) == tokenizer.decode(whole, False):
                     return continued
@@ -185,7 +187,7 @@ class Conversation:
     def _ways_to_go_on(self) -> Iterator[tuple[list[int], str]]:
         yield self._ids, self._text
         # The model may end its answer by another token than the template writes there.
-        if self._ids and self._ids[-1] in self._model.defaults.eos_token_ids:
+        if self._ids and self._ids[-1] in self._model.turn_ends:
             end = self._model.tokenizer.decode(self._ids[-1:], skip_special_tokens=False)
             yield self._ids[:-1], self._text.removesuffix(end)
 

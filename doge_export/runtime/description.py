@@ -71,12 +71,15 @@ class DecoderDescription:
             PackageError: there is none, or one of another format.
         """
         if METADATA_KEY not in metadata:
-            raise PackageError(f"{path} is not a decoder made by doge-export: its metadata has no {METADATA_KEY!r}")
+            raise PackageError(f"{path} has no {METADATA_KEY!r} in its metadata; give a decoder that doge-export wrote")
         try:
             values = {"cache_type": "float32"} | json.loads(metadata[METADATA_KEY])
-        except (ValueError, TypeError) as error:
-            raise PackageError(f"{path} has damaged metadata ({error}); export the model again") from error
-        known, version = {field.name for field in dataclasses.fields(cls)}, FORMAT_VERSIONS.get(values["cache_type"])
+        except (TypeError, ValueError) as error:
+            raise PackageError(f"{path} has damaged metadata ({error}); export the checkpoint again") from error
+        known, version = (
+            {field.name for field in dataclasses.fields(cls)},
+            FORMAT_VERSIONS.get(str(values["cache_type"])),
+        )
         if values.get("format_version") != version or set(values) != known:
             raise PackageError(
                 f"{path} has decoder format {values.get('format_version')!r} with other fields than this version's "

@@ -34,9 +34,8 @@ from .streaming import GenerationResult, TextStream
 from .tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from .chat_prompt import ChatPrompt
     from .chat_template import ChatTemplate, Message
-
-PLACEHOLDER = "\ue000"  # a private character, which no template writes of itself
 
 Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
@@ -66,9 +65,8 @@ def load(folder: str | Path, threads: int | None = None, revision: str | None = 
 class Model:
     """A decoder with its tokenizer, chat template and generation settings.
 
-    The keywords of `generate`, `stream` and `chat` are max_new_tokens, temperature (0 is greedy), top_p, top_k, min_p,
-    repetition_penalty, stop, ignore_eos, seed and prompt_lookup_num_tokens; see `GenerationOptions`. One left out takes
-    the folder's default.
+    The keywords of `generate`, `stream` and `chat` are the fields of `GenerationOptions`: max_new_tokens, temperature
+    (0 is greedy), top_p, stop, seed and more. One left out takes the folder's default.
 
     All three, and `prefill`, continue a `state` when one is given, else a new one. A state is one stream of tokens, and
     the call advances it in place, so a prompt holds only new text. The last token of an answer is fed with the next
@@ -123,9 +121,9 @@ class Model:
         self, prompts: Prompts, state: State | None, options: GenerationOptions
     ) -> list[GenerationResult]:
         if state is not None:
-            raise OptionError("A list of prompts takes no state; give one prompt, or leave the state out.")
+            raise OptionError("a list of prompts takes no state; give one prompt, or leave the state out")
         if options.prompt_lookup_num_tokens:
-            raise OptionError("A list of prompts takes no prompt_lookup_num_tokens; give one prompt, or set it to 0.")
+            raise OptionError("a list of prompts takes no prompt_lookup_num_tokens; give one prompt, or set it to 0")
         if options.stop:
             self.require_tokenizer()
         empty, stop_ids = self.new_state(), self._stop_ids(options)
@@ -178,6 +176,9 @@ class Model:
     ) -> GenerationResult | TextStream:
         """Answer a conversation, a list of {"role": ..., "content": ...}, by the folder's chat template.
 
+        Content is text, or a list of text parts as OpenAI's clients send it. Special tokens in a message are plain
+        text (see `chat_prompt`). The answer ends at the folder's ends and at the one that the template writes.
+
         With `stream` the answer comes in pieces, as from `stream`. With a `state` that holds tokens already, `messages`
         are those that follow: after the answer it ends in, which is closed as the template does, or else after messages
         rendered to their end. Raises PackageError when the folder has no chat template, OptionError when the messages
@@ -186,7 +187,7 @@ class Model:
         options = self.options(**overrides)
         state = self._checked_state(state)
         with state.claim:
-            answer = self.continue_state(state, self._message_ids(messages, state), options)
+            answer = self.continue_state(state, self._message_ids(messages, state), options, ends=self.turn_ends)
             return answer if stream else answer.read_all()
 
     def new_state(self) -> State:
@@ -229,26 +230,51 @@ class Model:
         """The folder's template of the name `default`; PackageError when it has none."""
         templates = self.tokenizer.chat_templates
         if not templates:
-            raise PackageError(f"The model {self.name!r} has no chat template; use generate or stream with plain text.")
+            raise PackageError(f"the model {self.name!r} has no chat template; use generate or stream with plain text")
         if "default" not in templates:
             raise PackageError(
-                f"The model {self.name!r} has the chat templates {sorted(templates)}, but none named 'default'; "
-                "write the one to use into the folder as chat_template.jinja."
+                f"the model {self.name!r} has the chat templates {' and '.join(sorted(templates))}, but no default; "
+                "write the one to use into the folder as chat_template.jinja"
             )
         from .chat_template import ChatTemplate  # noqa: PLC0415 - jinja2 would be a tenth of a program's start
 
         return ChatTemplate(templates["default"], self.tokenizer.special_tokens)
+
+    @cached_property
+    def chat_prompt(self) -> ChatPrompt:
+        """The folder's template and tokenizer as `chat` uses them; PackageError when it has no template."""
+        from .chat_prompt import ChatPrompt  # noqa: PLC0415 - as for the template
+
+        return ChatPrompt(self.chat_template, self.tokenizer)
+
+    @property
+    def turn_ends(self) -> frozenset[int]:
+        """Tokens that end an answer of `chat`, as in llama.cpp.
+
+        They are the folder's ends of a sequence, the tokenizer's `eos_token`, and the end that the template writes
+        behind an answer.
+        """
+        eos_text = self.tokenizer.special_tokens.get("eos_token", "")
+        template_end = self.chat_prompt.turn_end if self.has_chat_template else None
+        ends = (self.tokenizer.special_id(eos_text), template_end)
+        return self.defaults.eos_token_ids.union(token_id for token_id in ends if token_id is not None)
 
     def options(self, **overrides: Unpack[GenerationOverrides]) -> GenerationOptions:
         """The folder's default options with the given ones in place; OptionError for one that is not allowed."""
         return self.defaults.options.with_overrides(overrides)
 
     def continue_state(
-        self, state: State, token_ids: Sequence[int], options: GenerationOptions, past_ids: Sequence[int] = ()
+        self,
+        state: State,
+        token_ids: Sequence[int],
+        options: GenerationOptions,
+        past_ids: Sequence[int] = (),
+        ends: frozenset[int] | None = None,
     ) -> TextStream:
         """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer.
 
         past_ids: the tokens before them, where they are known; prompt lookup and no_repeat_ngram_size look at them too.
+        ends: tokens that end the answer, unless ends are ignored; None takes the folder's.
         """
         if options.stop:
             self.require_tokenizer()
@@ -256,7 +282,7 @@ class Model:
         guesses = options.prompt_lookup_num_tokens
         lookup = PromptLookup(self.decoder, guesses, past_ids) if guesses else None
         source: LogitsSource = lookup or SingleSteps(self.decoder)
-        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options), past_ids)
+        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options, ends), past_ids)
         return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
@@ -272,12 +298,15 @@ class Model:
     def require_tokenizer(self) -> Tokenizer:
         """The folder's tokenizer; PackageError when it has none."""
         if self._tokenizer is None:
-            raise PackageError(f"The model {self.name!r} has no tokenizer.json; give token ids and read token_ids.")
+            raise PackageError(f"the model {self.name!r} has no tokenizer.json; give token ids and read token_ids")
         return self._tokenizer
 
-    def _stop_ids(self, options: GenerationOptions) -> frozenset[int]:
-        """End-of-sequence tokens, and special tokens named as stop strings: those never show in the text."""
-        ends = frozenset() if options.ignore_eos else self.defaults.eos_token_ids
+    def _stop_ids(self, options: GenerationOptions, ends: frozenset[int] | None = None) -> frozenset[int]:
+        """Tokens that end an answer, and special tokens named as stop strings: those never show in the text."""
+        if ends is None:
+            ends = self.defaults.eos_token_ids
+        if options.ignore_eos:
+            ends = frozenset()
         if self._tokenizer is None:
             return ends
         named = (self._tokenizer.special_id(text) for text in options.stop)
@@ -297,47 +326,43 @@ class Model:
             return unfed
         if is_empty and state.position:
             raise OptionError(
-                f"The prompt is empty, and all {state.position} tokens of the state are fed; give what follows them "
-                "(to generate right after a prompt, prefill all of it but its last token)."
+                f"the prompt is empty, and all {state.position} tokens of the state are fed; give the tokens after "
+                "them (to generate right after a prompt, prefill all of it but its last token)"
             )
         if isinstance(prompt, str):
             if not prompt:
-                raise OptionError("The prompt is empty; give at least one character.")
+                raise OptionError("the prompt is empty; give at least one character")
             begins = state.position == 0 and not unfed
             return unfed + self._checked_ids(self.tokenizer.encode(prompt, add_special_tokens=begins))
         return unfed + self._checked_ids(prompt)
 
     def _message_ids(self, messages: Sequence[Message], state: State) -> list[int]:
-        """Token ids of `messages`, and those between them and the stream of `state`."""
-        # The template writes the special tokens itself.
-        unfed = state.unfed_token
+        """Token ids of `messages`, and of all that must stand between them and the tokens of `state`."""
+        prompt, unfed = self.chat_prompt, state.unfed_token
         if state.position == 0 and unfed is None:
-            return self.tokenizer.encode(self.chat_template.render(messages), add_special_tokens=False)
-        text = rendered_after(self.chat_template, messages, in_answer=unfed is not None)
+            return prompt.encode(prompt.render(messages))
+        text = prompt.render_after(messages, in_answer=unfed is not None)
         if unfed is None:
-            return self.tokenizer.encode(text, add_special_tokens=False)
+            return prompt.encode(text)
         end = self.tokenizer.decode([unfed], skip_special_tokens=False)
-        if unfed in self.defaults.eos_token_ids:
-            # The template writes the answer's own end there, or another, to which that one gives way.
-            return ([unfed] if text.startswith(end) else []) + self.tokenizer.encode(
-                text.removeprefix(end), add_special_tokens=False
-            )
-        return [unfed, *self.tokenizer.encode(text, add_special_tokens=False)]
+        if unfed in self.turn_ends:
+            # The template writes the answer's own end there, or another, which takes its place.
+            return ([unfed] if text.startswith(end) else []) + prompt.encode(text.removeprefix(end))
+        return [unfed, *prompt.encode(text)]
 
     def _checked_ids(self, token_ids: object) -> list[int]:
         if isinstance(token_ids, np.ndarray):
             token_ids = token_ids.tolist()
         if not isinstance(token_ids, list | tuple | range):
-            raise OptionError(f"The prompt is a {type(token_ids).__name__}, but must be token ids.")
+            raise OptionError(f"the prompt is a {type(token_ids).__name__}; it must be text or a list of token ids")
         if not token_ids:
-            raise OptionError("The prompt is empty; give at least one token id.")
+            raise OptionError("the prompt is empty; give at least one token id")
         for index, token_id in enumerate(token_ids):
             if isinstance(token_id, bool) or not isinstance(token_id, Integral):
-                raise OptionError(f"Token {index} of the prompt is {token_id!r}, but must be a whole number.")
+                raise OptionError(f"token {index} of the prompt is {token_id!r}; it must be a whole number")
             if not 0 <= int(token_id) < self.decoder.vocab_size:
                 raise OptionError(
-                    f"Token {index} of the prompt is {token_id}, but the model has the tokens 0 to "
-                    f"{self.decoder.vocab_size - 1}."
+                    f"token {index} of the prompt is {token_id}; it must be from 0 to {self.decoder.vocab_size - 1}"
                 )
         return [int(token_id) for token_id in token_ids]
 
@@ -345,21 +370,3 @@ class Model:
 def is_list_of_prompts(prompt: Prompt | Prompts) -> TypeGuard[Prompts]:
     """Whether `prompt` is several: a list whose items are texts or sequences themselves, not token ids."""
     return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list | np.ndarray)
-
-
-def rendered_after(template: ChatTemplate, messages: Sequence[Message], in_answer: bool) -> str:
-    """The template's text for `messages` after an answer: from its end mark on if `in_answer`, else behind that.
-
-    Raises OptionError when the template writes the past differently once something follows it.
-    """
-    past: list[Message] = [{"role": role, "content": PLACEHOLDER} for role in ("user", "assistant")]
-    before = template.render(past, add_generation_prompt=False)
-    whole = template.render([*past, *messages])
-    if in_answer:
-        before = before[: before.rfind(PLACEHOLDER) + 1]
-    if PLACEHOLDER not in before or not whole.startswith(before):
-        raise OptionError(
-            "The chat template cannot continue a state, it rewrites what was said before; "
-            "give the whole conversation without a state."
-        )
-    return whole.removeprefix(before)

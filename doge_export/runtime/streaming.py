@@ -108,7 +108,7 @@ class TextStream(Iterator[str]):
     def result(self) -> GenerationResult:
         """Text and numbers of the generation; RuntimeError while pieces are still to come."""
         if self._finish_reason is None:
-            raise RuntimeError("The text stream has no result before its last piece was read.")
+            raise RuntimeError("the text stream has no result before its last piece was read")
         decoded = len(self.token_ids) - 1
         return GenerationResult(
             text=self.text,

@@ -22,7 +22,7 @@ def check_threads(threads: int | None) -> None:
     """OptionError for a number of threads that cannot be: onnxruntime would try to start them."""
     most = max(64, os.cpu_count() or 1)
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most):
-        raise OptionError(f"threads is {threads!r}, but must be a whole number from 1 to {most}, or None")
+        raise OptionError(f"threads is {threads!r}; it must be a whole number from 1 to {most}, or None")
 
 
 def default_threads(weight_bytes: int) -> int:

@@ -3,9 +3,10 @@ from __future__ import annotations
 import io
 import json
 import signal
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_undo_takes_the_last_turn_back(run: Run) -> None:
     result = run(typed=typed, model=model_saying("Hello!", "Wrong.", "Bye."))
     took = [line for line in result.stderr.splitlines() if line.startswith("Took back")]
     assert took == ["Took back: What else", "Took back: And now?", "Took back: Hi"]
-    assert "Error: There is no turn to take back." in result.stderr.splitlines()
+    assert "Error: there is no turn to take back; ask something first" in result.stderr.splitlines()
 
 
 def test_a_saved_state_is_resumed_without_feeding_anything_again(run: Run, tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_reset_forgets_the_conversation(run: Run) -> None:
 def test_save_state_never_writes_over_a_file(run: Run, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("precious")
     result = run(typed=["Hi", f"/save-state {tmp_path / 'kept'}"])
-    assert f"Error: {tmp_path / 'kept'} exists already; give another name." in result.stderr.splitlines()
+    assert f"Error: {tmp_path / 'kept'} exists already; give another name" in result.stderr.splitlines()
     assert (tmp_path / "kept").read_text() == "precious"
 
 
@@ -194,7 +195,7 @@ def test_save_writes_the_transcript_and_never_over_a_file(run: Run, tmp_path: Pa
     result = run("--system", "Be brief.", typed=["Hi", f"/save {path}", "And now?", f"/save {path}"])
     contents = [message["content"] for message in json.loads(path.read_text())["messages"]]
     assert contents == ["Be brief.", "Hi", "Hello!"]
-    assert f"Error: {path} exists already; give another name." in result.stderr.splitlines()
+    assert f"Error: {path} exists already; give another name" in result.stderr.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -204,8 +205,8 @@ def test_save_writes_the_transcript_and_never_over_a_file(run: Run, tmp_path: Pa
         ("/save-state", "/save-state needs the name of a file"),
         ("/undo", "no turn to take back"),
         ("/save ~nobodyatall/file", "home"),
-        ("/save /nowhere/at/all", "cannot be written: No such file"),
-        ("/rest", "There is no command /rest; /help lists"),
+        ("/save /nowhere/at/all", "cannot be written (No such file or directory); give another"),
+        ("/rest", "there is no command /rest; /help lists"),
     ],
 )
 def test_a_command_that_fails_is_explained_in_one_line_and_the_conversation_goes_on(
@@ -285,7 +286,7 @@ def test_a_model_without_chat_template_continues_and_says_so_once(run: Run) -> N
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--temperature", "-1"], "temperature is -1.0, but must be"),
+        (["--temperature", "-1"], "temperature is -1.0; it must be"),
         (["--top-p", "2"], "top_p is 2.0"),
         (["--greedy", "--temperature", "0.5"], "contradict each other"),
         (["--max-new-tokens", "many"], "'many' is not a valid integer"),
@@ -301,7 +302,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(run: Run, arguments: list[str],
 @pytest.mark.parametrize("stdin", ["", " \n", b"\xff\xfe"])
 def test_piped_input_that_is_no_text_is_one_line_and_exit_code_2(run: Run, stdin: str | bytes) -> None:
     result = run(stdin=stdin)
-    assert result.exit_code == 2 and "Standard input is" in one_line_error(result)
+    assert result.exit_code == 2 and "standard input is" in one_line_error(result)
 
 
 def test_a_missing_folder_is_exit_code_2_and_one_that_is_no_export_is_1(tmp_path: Path) -> None:
@@ -316,8 +317,9 @@ def test_help_names_every_option_and_where_defaults_come_from() -> None:
     assert all(
         f"--{name.replace('_', '-')}" in text
         for name in vars(GenerationOptions())
-        if name not in ("stop", "ignore_eos")
+        if name not in ("stop", "ignore_eos") and not name.endswith(("_tokens", "_ids", "_bias", "_id"))
     )
+    assert "--max-new-tokens" in text and "--min-new-tokens" in text
     assert "generation_config.json" in text
 
 
@@ -328,3 +330,38 @@ def test_a_terminal_without_unicode_gets_a_question_mark_rather_than_an_error(mo
     chat.AnswerPrinter(Conversation(model, model.options()), as_json=False).answer("Hi")
     out.flush()
     assert out.buffer.getvalue() == b"Gr?e\n"
+
+
+# Folders with something odd
+
+
+def test_named_templates_without_a_default_end_the_program_with_their_names(run: Run) -> None:
+    model = model_saying(*ANSWERS)
+    model.tokenizer.chat_templates = {"rag": "A", "tool_use": "B"}
+    result = run("--prompt", "Hi", model=model)
+    assert result.exit_code == 1
+    assert "has the chat templates rag and tool_use, but no default; write the one to use" in one_line_error(result)
+
+
+def test_a_warning_is_one_line_beside_the_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_and_warn(folder: Any, threads: Any) -> Any:
+        warnings.warn("a file sets num_beams,\nwhich the runtime does not use", stacklevel=1)
+        return model_saying(*ANSWERS)
+
+    monkeypatch.setattr(chat, "load", load_and_warn)
+    result = CliRunner().invoke(chat.main, [".", "--prompt", "Hi"])
+    assert (result.stdout, result.stderr) == (
+        "Hello!\n", "Warning: a file sets num_beams, which the runtime does not use\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("encoding", "written"), [("ascii", b"Gr\\u00fc\\u00dfe"), ("utf-8", "Grüße".encode())])
+def test_json_on_an_output_without_unicode_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, encoding: Any, written: Any
+) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", out)
+    model = model_saying("Grüße")
+    chat.AnswerPrinter(Conversation(model, model.options()), as_json=True).answer("Hi")
+    out.flush()
+    assert b'"text": "' + written + b'"' in out.buffer.getvalue()

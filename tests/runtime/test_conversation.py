@@ -311,7 +311,7 @@ def test_a_model_without_chat_template_goes_on_with_one_text() -> None:
 
 
 def test_a_model_without_chat_template_takes_no_system_message() -> None:
-    with pytest.raises(OptionError, match="no chat template, so it takes no system message"):
+    with pytest.raises(OptionError, match="no chat template; leave the system message away"):
         conversation_with(model_saying("x", template=None), system="Be brief.")
 
 

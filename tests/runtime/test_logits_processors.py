@@ -107,6 +107,12 @@ def test_tokens_beyond_the_vocabulary_have_no_effect() -> None:
     assert not processed(options, [3], [], np.zeros(VOCAB, np.float32)).any()
 
 
+def test_sequences_that_end_in_one_token_add_up_and_of_equal_ones_the_last_counts() -> None:
+    biases = (((3,), 1.0), ((4, 3), 2.0), ((9, 3), 64.0), ((3,), 4.0))
+    options = GenerationOptions(sequence_bias=biases)
+    assert processed(options, [4], [], np.zeros(VOCAB, np.float32))[3] == 6
+
+
 def test_only_as_many_tokens_are_remembered_as_the_options_need() -> None:
     for options, most in (({}, 0), ({"bad_words_ids": [[1, 2, 3]]}, 5), ({"no_repeat_ngram_size": 2}, 2000)):
         process = LogitsProcessors(GenerationOptions(**options), ENDS, range(1000))

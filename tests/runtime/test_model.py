@@ -247,8 +247,8 @@ def test_a_bigram_model_takes_any_state_of_its_own() -> None:
 
 def test_an_empty_prompt_after_a_prefilled_one_is_refused_with_the_remedy(model: Model) -> None:
     state = model.prefill(IDS[:10])
-    nothing: tuple[Prompt, ...] = ("", [])
-    for empty in nothing:
-        with pytest.raises(OptionError, match="all 10 tokens of the state are fed; give what follows"):
+    empty: str | list[int]
+    for empty in ("", []):
+        with pytest.raises(OptionError, match="all 10 tokens of the state are fed; give the tokens after them"):
             model.generate(empty, state=state)
     assert state.position == 10
