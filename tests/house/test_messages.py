@@ -43,7 +43,7 @@ def faults_of(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("package", CLEAN)
-def test_every_message_has_the_voice(package):
+def test_every_message_has_the_voice(package: str) -> None:
     found = [fault for path in sorted((ROOT / package).rglob("*.py")) for fault in faults_of(path)]
     assert not found, "\n".join(found)
 
@@ -58,11 +58,11 @@ def test_every_message_has_the_voice(package):
         ("seed is -1, expected 0", "says 'expected'"),
     ],
 )
-def test_each_fault_is_found(tmp_path, text, fault):
+def test_each_fault_is_found(tmp_path: Path, text: str, fault: str) -> None:
     (tmp_path / "a.py").write_text(f'raise OptionError(f"{{name}} " "is") from None\nraise OptionError("{text}")\n')
     assert [found.split(": ")[1] for found in faults_of(tmp_path / "a.py")] == [fault]
 
 
 @pytest.mark.parametrize("text", ["MODEL is empty; give a folder", "RoPE is x", "Doge is x", "seed is x; it must be 0"])
-def test_names_may_begin_a_message(text):
+def test_names_may_begin_a_message(text: str) -> None:
     assert not list(message_faults(text))
