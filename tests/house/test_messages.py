@@ -6,7 +6,6 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -44,7 +43,7 @@ def faults_of(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("package", CLEAN)
-def test_every_message_has_the_voice(package: Any) -> None:
+def test_every_message_has_the_voice(package: str) -> None:
     found = [fault for path in sorted((ROOT / package).rglob("*.py")) for fault in faults_of(path)]
     assert not found, "\n".join(found)
 

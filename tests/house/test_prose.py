@@ -6,7 +6,6 @@ from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -81,7 +80,7 @@ def test_list_items_are_sentences_of_their_own(tmp_path: Path) -> None:
         (f'option("--a", help="{LONG}")\n', 1),
     ],
 )
-def test_docstrings_comments_messages_and_help_are_read(tmp_path: Path, source: Any, line: Any) -> None:
+def test_docstrings_comments_messages_and_help_are_read(tmp_path: Path, source: str, line: int) -> None:
     found = faults(tmp_path, "a.py", source)
     assert len(found) == 1
     assert found[0].startswith(f"{line}: ")
