@@ -68,7 +68,7 @@ class BatchGeneration:
     def _step(self, batch: TokenBatch) -> None:
         """One token for every row."""
         start = time.perf_counter()
-        logits = batch.forward([row.stream.token_ids[-1] for row in self._rows])
+        logits = batch.forward([row.stream.last_token_id for row in self._rows])
         for row, state, row_logits in zip(self._rows, batch.states, logits, strict=True):
             self._take(row, state, row_logits, start)
         for index in reversed(range(len(self._rows))):
@@ -86,7 +86,7 @@ class BatchGeneration:
     def _finish_alone(self, row: Row, state: State) -> None:
         while not row.stream.finished:
             start = time.perf_counter()
-            fed = np.array(row.stream.token_ids[-1:], np.int64)
+            fed = np.array([row.stream.last_token_id], np.int64)
             self._take(row, state, self._decoder.forward(state, fed)[-1], start)
 
     def _take(self, row: Row, state: State, logits: Logits, start: float) -> None:

@@ -55,8 +55,7 @@ class PromptLookup:
     def __init__(self, decoder: TokenDecoder, num_tokens: int, past_ids: Sequence[int] = ()) -> None:
         """num_tokens: most guesses to check in one step. past_ids: what the stream has said before, to guess from."""
         self._decoder, self._num_tokens = decoder, num_tokens
-        self._index = NgramIndex()
-        self._index.extend(past_ids)
+        self._index, self._past_ids = NgramIndex(), past_ids
         self._checked: list[int] = []  # guesses that were checked and may still come
         self._rows: list[NDArray[np.float32]] = []  # logits after each of them
         self._credit = FIRST_CREDIT
@@ -64,7 +63,8 @@ class PromptLookup:
 
     def next_logits(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Feed int64 [S] tokens; logits after the last one, float32 [vocab], valid until the next call."""
-        self._index.extend(token_ids.tolist())
+        room = self._decoder.room_for_draft(state)
+        self._remember(token_ids.tolist(), room)
         if self._checked and token_ids.tolist() == self._checked[:1]:
             state.take_in(token_ids)
             self.accepted_tokens += 1
@@ -73,12 +73,20 @@ class PromptLookup:
             return self._rows.pop(0)
         self._checked, self._rows = [], []
         if len(token_ids) == 1 and self._credit >= 0:
-            guesses = self._index.guess(min(self._num_tokens, self._decoder.room_for_draft(state)))
+            guesses = self._index.guess(min(self._num_tokens, room))
             if guesses:
                 return self._check(state, token_ids, guesses)
         self._credit = min(self._credit + INCOME, MOST_CREDIT)
         logits: NDArray[np.float32] = self._decoder.forward(state, token_ids)[-1]
         return logits
+
+    def _remember(self, token_ids: list[int], room: int) -> None:
+        """Index the stream's tokens while there is room for drafts: no more of them than the window has places."""
+        if room:
+            self._index.extend([*self._past_ids, *token_ids])
+        else:
+            self._index = NgramIndex()
+        self._past_ids = ()
 
     def _check(self, state: State, token_ids: NDArray[np.int64], guesses: list[int]) -> NDArray[np.float32]:
         rows = self._decoder.check_draft(state, np.append(token_ids, guesses))

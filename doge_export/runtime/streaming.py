@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -39,7 +41,11 @@ class GenerationResult:
 class TextStream(Iterator[str]):
     """Pieces of the text of one generation; the model runs only while a piece is asked for.
 
-    `token_ids` and `text` grow with it, `result` is there after the last piece.
+    `token_ids` and `text` grow with it, by about ten bytes for a token. `result` is there after the last piece.
+
+    Attributes:
+        collects: whether they do. Set it to False before reading, and a stream of any length takes constant memory;
+            `token_ids` and `text`, of the result too, then stay empty.
     """
 
     def __init__(
@@ -54,8 +60,10 @@ class TextStream(Iterator[str]):
 
         lookup: makes the tokens, and knows how many guesses were right.
         """
-        self.token_ids: list[int] = []
-        self._pieces: list[str] = []
+        self.collects = True
+        self._token_ids, self._text = array("i"), io.StringIO()
+        self._last_token_id: int | None = None
+        self._count = 0
         self._tokens = tokens
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
         self._stop_strings = StopStrings(stop)
@@ -83,20 +91,34 @@ class TextStream(Iterator[str]):
 
     def push(self, token: GeneratedToken, seconds: float) -> str:
         """Take a token that the model made in so many seconds; the text that became certain with it, maybe ""."""
-        if self.token_ids:
+        if self._count:
             self._decode_seconds += seconds
         else:
             self._prefill_seconds = seconds
-        self.token_ids.append(token.token_id)
+        self._count += 1
+        self._last_token_id = token.token_id
         piece = self._take(token)
-        if piece:
-            self._pieces.append(piece)
+        if self.collects:
+            self._token_ids.append(token.token_id)
+            self._text.write(piece)
         return piece
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The tokens so far."""
+        return self._token_ids.tolist()
+
+    @property
+    def last_token_id(self) -> int:
+        """The newest token; RuntimeError before the first."""
+        if self._last_token_id is None:
+            raise RuntimeError("the text stream has no token before its first piece was asked for")
+        return self._last_token_id
 
     @property
     def text(self) -> str:
         """The pieces so far, joined."""
-        return "".join(self._pieces)
+        return self._text.getvalue()
 
     def read_all(self) -> GenerationResult:
         """Run to the end."""
@@ -109,15 +131,14 @@ class TextStream(Iterator[str]):
         """Text and numbers of the generation; RuntimeError while pieces are still to come."""
         if self._finish_reason is None:
             raise RuntimeError("the text stream has no result before its last piece was read")
-        decoded = len(self.token_ids) - 1
         return GenerationResult(
             text=self.text,
-            token_ids=list(self.token_ids),
+            token_ids=self.token_ids,
             finish_reason=self._finish_reason,
             prompt_tokens=self._prompt_tokens,
-            completion_tokens=len(self.token_ids),
+            completion_tokens=self._count,
             prefill_tokens_per_s=_rate(self._prompt_tokens, self._prefill_seconds),
-            decode_tokens_per_s=_rate(decoded, self._decode_seconds),
+            decode_tokens_per_s=_rate(self._count - 1, self._decode_seconds),
             drafted_tokens=self._lookup.drafted_tokens if self._lookup else 0,
             accepted_tokens=self._lookup.accepted_tokens if self._lookup else 0,
         )

@@ -111,6 +111,11 @@ def test_marks_cannot_be_forged() -> None:
     assert ids_of(user(forged)).count(END) == 1
 
 
+def test_marks_in_messages_do_not_make_the_templates_own_token_plain() -> None:
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    assert ids_of([*user("a\ufdd0"), *user("\ufdd1b")], template=template).count(END) == 2
+
+
 def test_a_template_that_cuts_a_marked_token_in_two_makes_no_special_token() -> None:
     template = "{% for m in messages %}{{ m.content.split('end') | join('end') }}{% endfor %}"
     assert END not in ids_of(user("a<|im_end|>b"), template=template)
@@ -193,11 +198,23 @@ def test_a_template_sees_only_plain_data() -> None:
         ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}", None),
         ("{% for m in messages %}{{ m.content }}{{ eos_token if m.role == 'assistant' }}\n{% endfor %}", "<|im_end|>"),
         ("{{ raise_exception('never') }}", None),
-        ("{{ messages[-1].role }}", None),
+        ("<|im_end|>{{ messages[-1].role }}", None),
+        (
+            "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}",
+            None,
+        ),
     ],
 )
 def test_the_end_of_a_turn_is_the_special_token_behind_an_answer(template: Any, end: Any) -> None:
     assert prompt_of(template=template).turn_end == (None if end is None else TOKENIZER.special_id(end))
+
+
+def test_the_longest_of_the_special_tokens_that_fit_is_the_end() -> None:
+    backend = byte_level_tokenizer()._backend
+    backend.add_special_tokens([AddedToken("<|im_end|>!", special=True)])
+    tokenizer = Tokenizer(backend)
+    end = prompt_of(tokenizer, CHATML.replace("<|im_end|>", "<|im_end|>!")).turn_end
+    assert end is not None and end == tokenizer.special_id("<|im_end|>!")
 
 
 def folder_says(text: Any, eos_token: Any, template: Any = CHATML) -> Any:

@@ -113,6 +113,11 @@ def test_sequences_that_end_in_one_token_add_up_and_of_equal_ones_the_last_count
     assert processed(options, [4], [], np.zeros(VOCAB, np.float32))[3] == 6
 
 
+def test_a_past_shorter_than_the_longest_sequence_counts_entirely() -> None:
+    options = GenerationOptions(bad_words_ids=((4, 5, 6), (7, 7, 7, 7)))
+    assert np.isneginf(processed(options, [4, 5], [], np.zeros(VOCAB, np.float32))[6])
+
+
 def test_only_as_many_tokens_are_remembered_as_the_options_need() -> None:
     for options, most in (({}, 0), ({"bad_words_ids": [[1, 2, 3]]}, 5), ({"no_repeat_ngram_size": 2}, 2000)):
         process = LogitsProcessors(GenerationOptions(**options), ENDS, range(1000))

@@ -1,0 +1,102 @@
+"""What a stream remembers: little for each token, or nothing."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from doge_export.runtime.generation import GeneratedToken
+from doge_export.runtime.generation_options import GenerationDefaults
+from doge_export.runtime.model import Model
+from doge_export.runtime.prompt_lookup import PromptLookup
+from doge_export.runtime.streaming import TextStream
+from tests.helpers.fakes import byte_level_tokenizer, model_saying
+from tests.helpers.models import exported, random_ids, tiny_model
+
+TOKENIZER = byte_level_tokenizer()
+LETTERS = TOKENIZER.encode("Some words of an endless answer.\r\n")
+
+
+def stream_of(length):
+    ids = itertools.islice(itertools.cycle(LETTERS), length)
+    ends = itertools.chain(itertools.repeat(None, length - 1), ["length"])
+    return TextStream(map(GeneratedToken, ids, ends), TOKENIZER, (), 1)
+
+
+def growth_while_reading(stream, first, more):
+    """Bytes that reading `more` pieces takes, after `first` ones."""
+    tracemalloc.start()
+    try:
+        for _ in itertools.islice(stream, first):
+            pass
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in itertools.islice(stream, more):
+            pass
+        return tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_stream_that_collects_takes_about_ten_bytes_for_a_token():
+    assert growth_while_reading(stream_of(30_000), 1000, 20_000) < 15 * 20_000
+
+
+def test_a_stream_that_does_not_collect_takes_constant_memory():
+    stream = stream_of(30_000)
+    stream.collects = False
+    assert growth_while_reading(stream, 1000, 20_000) < 2000
+
+
+@pytest.mark.parametrize("options", [{}, {"prompt_lookup_num_tokens": 7}, {"bad_words_ids": [[1, 2, 3]]}])
+def test_a_model_streams_beyond_its_window_in_constant_memory(options, tmp_path):
+    decoder = exported(tiny_model(vocab_size=259, keep_window_size=64), tmp_path, "int8")
+    model = Model(decoder, TOKENIZER, GenerationDefaults())
+    stream = model.stream(random_ids(20).tolist(), max_new_tokens=900, **options)
+    stream.collects = False
+    assert growth_while_reading(stream, 30, 60) < 4000
+
+
+def test_what_is_collected_is_all_of_it():
+    stream = stream_of(5000)
+    pieces = list(stream)
+    assert stream.text == stream.result.text == "".join(pieces) == ("Some words of an endless answer.\r\n" * 200)[:5000]
+    assert stream.token_ids == stream.result.token_ids == (LETTERS * 200)[:5000]
+
+
+def test_a_stream_that_does_not_collect_still_counts():
+    stream = model_saying("Hello!").stream("x")
+    stream.collects = False
+    assert "".join(stream) == "Hello!"
+    result = stream.result
+    assert (result.text, result.token_ids, result.completion_tokens, result.finish_reason) == ("", [], 7, "stop")
+
+
+def test_the_newest_token_is_known_without_collecting():
+    stream = stream_of(3)
+    stream.collects = False
+    with pytest.raises(RuntimeError, match="no token before its first piece"):
+        _ = stream.last_token_id
+    next(stream)
+    assert stream.last_token_id == LETTERS[0]
+
+
+def test_prompt_lookup_remembers_no_more_tokens_than_the_window_holds(tmp_path):
+    decoder = exported(tiny_model(), tmp_path, "int8")
+    state, lookup = decoder.new_state(), PromptLookup(decoder, 7)
+    most = 0
+    for token_id in random_ids(200).tolist():
+        lookup.next_logits(state, np.array([token_id]))
+        most = max(most, len(lookup._index._tokens))
+    assert 50 < most <= decoder.keep_window_size and not lookup._index._tokens
+
+
+def test_a_past_beyond_the_window_is_not_indexed(tmp_path):
+    decoder = exported(tiny_model(), tmp_path, "int8")
+    state, past = decoder.new_state(), random_ids(100)
+    decoder.forward(state, past)
+    lookup = PromptLookup(decoder, 7, past.tolist())
+    lookup.next_logits(state, np.array([1]))
+    assert not lookup._index._tokens and not lookup._past_ids
