@@ -1,4 +1,4 @@
-"""What several test files need: the demo model, loaded and exported once."""
+"""Fixtures of several test files: the demo model, loaded and exported once."""
 
 from __future__ import annotations
 

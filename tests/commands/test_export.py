@@ -1,4 +1,4 @@
-"""doge-export as a user calls it: success, every refusal, and what is left behind."""
+"""doge-export as a user calls it: success, every refusal, and the files left behind."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 PROMPT = "def fibonacci(n):"
 GOLDEN = "\n    if n == 0:\n        return 1\n    return n * fibonacci(n - 1)\n\n# Test the function\nprint("
-# 8-bit products round by the processor (AVX2 and VNNI do not agree to the last digit), so here every token has to win
+# 8-bit products round by the processor: AVX2 and VNNI do not agree to the last digit. So here every token has to win
 # clearly, by 1.8 logits at least. The greedy text behind PROMPT has a token that wins by 0.2; processors part there.
 COUNTING, COUNTED = "1, 2, 3, 4, 5,", " 6, 7, 8, 9, 10, 11, 12, 13, "
 QUESTION = [{"role": "user", "content": "What is the capital of Germany?"}]

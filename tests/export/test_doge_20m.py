@@ -1,4 +1,4 @@
-"""The exported Doge-20M that belongs to the repository is what its README says, and talks."""
+"""The exported Doge-20M that belongs to the repository is as its README says, and talks."""
 
 from __future__ import annotations
 

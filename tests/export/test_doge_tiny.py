@@ -78,7 +78,7 @@ def test_another_window_costs_what_is_stated(figures: dict[str, Any], window: in
     assert found == pytest.approx(stated(f"perplexity with a window of {window}"), rel=0.01)
 
 
-def test_narrowing_the_window_changes_the_logits_from_the_first_dropped_key_on(checkpoint: Checkpoint) -> None:
+def test_narrowing_the_window_changes_the_logits_from_the_first_evicted_key_on(checkpoint: Checkpoint) -> None:
     text = (FOLDER / "held_out.txt").read_text().split("\n\n")[0]
     ids = np.array(tokenizer_of(checkpoint)(text)["input_ids"][:100])
     narrowed = load_checkpoint(FOLDER).model

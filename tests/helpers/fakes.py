@@ -30,8 +30,8 @@ CHATML = (
 class BigramDecoder:
     """The logits after a token are the token's row of a float32 [vocab, vocab] table.
 
-    Its states are real ones of a decoder with one layer, one head and one channel, without mask: a key is the number of
-    its token, and a full window evicts the oldest.
+    Its states are real ones, of a decoder with one layer, one head and one channel, without mask. A key is the number
+    of its token. A full window evicts the oldest.
 
     Attributes:
         fed: every token that any stream was fed, in order.

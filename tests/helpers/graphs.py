@@ -1,4 +1,4 @@
-"""Decoder graphs in words: what a change of the exporter is compared with, node by node."""
+"""Decoder graphs in words, to compare those of a changed exporter with, node by node."""
 
 from __future__ import annotations
 

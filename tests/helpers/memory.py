@@ -1,4 +1,4 @@
-"""What objects hold in memory, so that a leak shows whatever the program says of itself."""
+"""The memory that objects hold, measured from outside, so that a leak shows."""
 
 from __future__ import annotations
 

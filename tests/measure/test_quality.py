@@ -1,4 +1,4 @@
-"""What an export's report says against fp32 is what the logits say."""
+"""The figures of an export's report follow from the logits."""
 
 from __future__ import annotations
 

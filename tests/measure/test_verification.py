@@ -71,7 +71,7 @@ def test_another_model_is_found(weights: str, tmp_path: Path) -> None:
         verified(tiny_model(), tmp_path, weights, tiny_model(seed=1)).require()
 
 
-def test_a_window_that_drops_the_wrong_keys_is_found_only_when_it_is_full(
+def test_a_window_that_evicts_the_wrong_keys_is_found_only_when_it_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Recipes: what is stored, how it was rounded, and that the graph says what the stored numbers say."""
+"""Recipes: the numbers they store, how those were rounded, and a graph that computes with them."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_rounding_by_the_same_seed_gives_the_same_numbers() -> None:
 
 
 def test_the_measured_loss_is_what_rounding_that_matrix_alone_costs() -> None:
-    """To second order; in the last layer, where what a token changes stays with that token."""
+    """To second order; in the last layer, where a change at one token stays with that token."""
     model = tiny_model()
     model.lm_head.weight.data.mul_(0.3)  # a divergence small enough for its second order
     losses, changed = rounding_losses(model, SEQUENCES, 0), copy.deepcopy(model)

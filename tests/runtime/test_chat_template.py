@@ -80,7 +80,7 @@ CONVERSATIONS = {
 @pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 def test_the_text_is_that_of_transformers(template: str, messages: list[Message], add_generation_prompt: bool) -> None:
-    # What the tokenizer's apply_chat_template does before it calls the renderer: drop keys without a value.
+    # The tokenizer's apply_chat_template removes keys without a value before it calls the renderer.
     plain = [{name: value for name, value in message.items() if value is not None} for message in messages]
     expected, _ = render_jinja_template(
         [plain], chat_template=template, add_generation_prompt=add_generation_prompt, **SPECIAL_TOKENS

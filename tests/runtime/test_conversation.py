@@ -1,4 +1,4 @@
-"""A conversation without a terminal: what is fed, what is kept, what is recorded."""
+"""A conversation without a terminal: the tokens it feeds, the state it holds, the turns it records."""
 
 from __future__ import annotations
 

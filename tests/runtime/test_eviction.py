@@ -140,7 +140,7 @@ def test_a_copy_of_a_full_state_goes_on_independently(tmp_path: Path) -> None:
     assert relative_difference(torch_logits(model, ids)[30:], feed(decoder, ids[30:], [1] * 30, copy)) < 1e-5
 
 
-def test_going_back_is_refused_once_something_fell_out(tmp_path: Path) -> None:
+def test_going_back_is_refused_once_a_key_was_evicted(tmp_path: Path) -> None:
     decoder = exported(tiny_model(keep_window_size=8), tmp_path)
     state = decoder.new_state()
     feed(decoder, repeated_ids(9, 3), [9], state)
@@ -148,7 +148,7 @@ def test_going_back_is_refused_once_something_fell_out(tmp_path: Path) -> None:
         state.truncate(4)
 
 
-def test_the_plain_graph_decides_nothing_about_dropping(tmp_path: Path) -> None:
+def test_the_plain_graph_evicts_nothing(tmp_path: Path) -> None:
     exported(tiny_model(), tmp_path)
     graphs = [onnx.load(tmp_path / name, load_external_data=False).graph for name in (DECODER_FILE, RECURRENT_FILE)]
     plain, recurrent = ([node.name for node in graph.node if "eviction" in node.name] for graph in graphs)
@@ -156,7 +156,7 @@ def test_the_plain_graph_decides_nothing_about_dropping(tmp_path: Path) -> None:
     assert recurrent
 
 
-def test_keys_leave_by_precedence_and_what_is_close_by_age() -> None:
+def test_keys_are_evicted_by_precedence_and_close_ones_by_age() -> None:
     precedence = np.array([0.5, -2.0, 0.5, 1e-6, -0.0, -1.0, 0.0, 1e-4], np.float32) * np.float32(PRECEDENCE_SCALE)
     keys = Keys(precedence, np.arange(8) + 2**31)
     assert keys.eviction_order().tolist() == [1, 5, 3, 4, 6, 7, 0, 2]
@@ -178,7 +178,7 @@ def test_padding_is_of_one_class_below_all_others() -> None:
     assert mask.tie_classes(precedence).tolist() == [2, 0, 1, 0]
 
 
-def test_the_first_to_leave_is_the_oldest_of_those_that_tie_with_the_lowest() -> None:
+def test_the_first_evicted_is_the_oldest_of_those_that_tie_with_the_lowest() -> None:
     precedence = np.array([[[2e-6, 0.5, 0.0, 1e-6]]], np.float32) * np.float32(PRECEDENCE_SCALE)
     window = FullWindow(Keys(precedence, np.array([[[7, 4, 5, 6]]])))
     assert window.candidates(1).slots.tolist() == [[[2]]]
@@ -195,7 +195,7 @@ def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread: flo
         assert relative_difference(torch_logits(model, ids), feed(decoder, ids, lengths)) < 1e-5
 
 
-def test_the_lowest_rank_leaves_and_an_outranked_newcomer_is_not_kept() -> None:
+def test_the_lowest_rank_is_evicted_be_it_the_new_key_itself() -> None:
     cache = np.arange(6, dtype=np.float32).reshape(1, 2, 1, 3, 1)  # two slots and the one behind them
     window = FullWindow(Keys(np.array([[[1.0, 2.0]]], np.float32), np.array([[[0, 1]]])))
     candidates = window.candidates(1)

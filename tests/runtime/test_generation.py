@@ -240,7 +240,7 @@ def test_logits_of_every_token_are_a_copy_of_their_own() -> None:
     assert logits.dtype == np.float32 and not np.shares_memory(logits, table)
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize("prompt", ["", [], np.array([], np.int64)])

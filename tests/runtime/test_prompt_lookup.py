@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from doge_export.errors import OptionError
 from doge_export.runtime.generation_options import GenerationOptions
 from doge_export.runtime.model import Model
-from doge_export.runtime.prompt_lookup import COST, FIRST_CREDIT, INCOME, NGRAM, NgramIndex, PromptLookup
+from doge_export.runtime.prompt_lookup import COST, FIRST_CREDIT, INCOME, MOST_CREDIT, NGRAM, NgramIndex, PromptLookup
 from doge_export.runtime.state import State
 from doge_export.runtime.steps import DraftStep
 from tests.helpers.fakes import BigramDecoder, random_table
@@ -130,6 +130,12 @@ def test_wrong_guesses_cost_their_share_of_the_time_and_no_more() -> None:
     left = FIRST_CREDIT + decoder.steps * INCOME - decoder.checks * COST
     assert -COST <= left <= 5 * INCOME  # a guess is possible at every fifth token
     assert lookup.drafted_tokens == 5 * decoder.checks  # the last token of a round before, and four of this one
+
+
+def test_a_long_copy_does_not_pay_for_long_stretches_of_wrong_guesses() -> None:
+    copy, wrong = [*range(50)] * 20, [token for last in range(200, 400) for token in (1001, 1002, 1003, 1004, last)]
+    (before, _), (after, _) = fed_by_lookup(copy), fed_by_lookup(copy + wrong)
+    assert 0 < (after.checks - before.checks) * COST <= MOST_CREDIT + len(wrong) * INCOME + COST
 
 
 def test_right_guesses_save_steps() -> None:

@@ -199,3 +199,32 @@ def test_candidates_are_what_the_filters_of_transformers_leave_one_after_the_oth
     ids, kept = sampling.candidates(logits, GenerationOptions(temperature=t, top_k=top_k, top_p=top_p, min_p=min_p))
     np.testing.assert_allclose(np.sort(kept), np.sort(theirs[np.isfinite(theirs)]), rtol=1e-6)
     np.testing.assert_array_equal(kept, scaled[ids])
+
+
+# A vocabulary of several blocks
+
+
+@pytest.mark.parametrize("index", [0, 5, 255, 256, 257, 511, 512, 700, 999])
+def test_a_token_of_any_block_is_drawn_by_the_number_in_its_midst(index: int) -> None:
+    logits = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    shares = np.cumsum(probabilities(logits))
+    number = shares[index] - probabilities(logits)[index] / 2
+    assert sampling.sample(logits, FixedNumber(number)) == index
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_largest_number_draws_the_last_token_of_any_weight(seed: int) -> None:
+    logits = np.random.default_rng(seed).normal(size=700).astype(np.float32)
+    logits[300:] = -INF  # in the second block, and all of the third
+    assert sampling.sample(logits, FixedNumber(1 - 2**-53)) == 299
+
+
+@pytest.mark.parametrize("weight", [0.05, 5e-3, 5e-4, 5e-5, 1e-6])
+def test_top_p_counts_many_tokens_of_small_weight(weight: float) -> None:
+    logits = np.full(200_000, np.log(weight), np.float32)
+    logits[7] = 0
+    share = 0.9 * (1 + weight * (len(logits) - 1))
+    fewest = 1 + max(0, -(-(share - 1) // np.exp(logits[0]).astype(np.float64)))
+    kept = sampling.top_p(logits, 0.9)
+    assert 7 in kept
+    assert len(kept) == pytest.approx(fewest, rel=1e-4)

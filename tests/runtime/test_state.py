@@ -1,4 +1,4 @@
-"""A state by itself: interrupted, copied, truncated, saved, and what is refused of a file."""
+"""A state by itself: interrupted, copied, truncated, saved; and files that are refused."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_an_interrupt_before_any_instruction_leaves_a_state_that_goes_on_exactly
     assert positions >= {already, already + chunk}
 
 
-# What it remembers
+# Memory of its tokens
 
 
 def test_seen_tokens_are_those_fed_and_a_truncated_one_is_forgotten(decoder: Decoder) -> None:
@@ -165,7 +165,7 @@ def test_a_loaded_state_goes_on_bit_by_bit(form: str, length: int, tmp_path: Pat
     np.testing.assert_array_equal(loaded.seen_tokens(), state.seen_tokens())
 
 
-def test_a_state_just_widened_for_its_full_window_is_saved_as_such(decoder: Decoder, tmp_path: Path) -> None:
+def test_a_state_whose_cache_was_just_made_for_a_full_window_is_saved_as_such(decoder: Decoder, tmp_path: Path) -> None:
     ids = random_ids(20)
     state = fed(decoder, ids[:WINDOW])
     state.full_window()
@@ -244,7 +244,7 @@ def test_metadata_that_is_no_text_is_refused_before_it_is_lost(decoder: Decoder,
         state.save(tmp_path / "state")
 
 
-# What is refused
+# Refusals
 
 
 @pytest.fixture(scope="module", params=[*LENGTHS.values()], ids=[*LENGTHS])

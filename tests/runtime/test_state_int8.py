@@ -1,4 +1,4 @@
-"""A state in 8 bits: rounded as a float model would round it, however it is fed, saved, copied and dropped from."""
+"""A state in 8 bits: rounded as a float model would round it, however it is fed, saved, copied and evicted from."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def model_of(form: str, **fields: Any) -> DogeForCausalLM:
     return without_mask(model) if form == "lifted Llama" else model
 
 
-def narrow(model: DogeForCausalLM, folder: Path, weights: str = "fp32") -> tuple[Decoder, KeyValueScales]:
+def exported_int8(model: DogeForCausalLM, folder: Path, weights: str = "fp32") -> tuple[Decoder, KeyValueScales]:
     """The model's decoder with a state in 8 bits, and its scales."""
     scales = measure_scales(model, [random_ids(WINDOW, seed=1)])
     write_model(model, weights, folder, scales)
@@ -81,18 +81,18 @@ def rounded(x: Tensor, scale: Tensor) -> Tensor:
 @pytest.mark.parametrize("form", ALL_FORMS)
 def test_it_says_what_a_float_model_says_that_rounds_its_cache(form: str, tmp_path: Path) -> None:
     model, ids = model_of(form), random_ids(WINDOW)
-    decoder, scales = narrow(model, tmp_path)
+    decoder, scales = exported_int8(model, tmp_path)
     with torch.inference_mode():
         expected = model(torch.from_numpy(ids)[None], past_key_values=RoundedCache(scales)).logits[0].numpy()
     logits = decoder.forward(decoder.new_state(), ids, "all")
     error = Agreement.between(expected, logits).centered_rms_error
     unrounded = Agreement.between(torch_logits(model, ids), logits).centered_rms_error
-    assert error < 0.1 * unrounded  # what is left: numbers so near the middle of two codes that float32 decides
+    assert error < 0.1 * unrounded  # the rest are numbers so near the middle of two codes that float32 decides
 
 
 @pytest.mark.parametrize("form", ALL_FORMS)
 def test_prompts_chunks_single_tokens_and_drafts_are_equal_bit_by_bit(form: str, tmp_path: Path) -> None:
-    (decoder, _), ids = narrow(model_of(form), tmp_path), random_ids(WINDOW)
+    (decoder, _), ids = exported_int8(model_of(form), tmp_path), random_ids(WINDOW)
     states = [decoder.new_state() for _ in range(3)]
     whole = decoder.forward(states[0], ids, "all").copy()
     np.testing.assert_array_equal(singles(decoder, states[1], ids), whole)
@@ -115,8 +115,8 @@ def test_any_weights_go_with_it_and_rows_as_wide_as_two_channels_of_dt_need(weig
 
 
 @pytest.mark.parametrize("form", ["native", "small-doge", "lifted Llama"])
-def test_beyond_the_window_chunks_drop_what_single_tokens_drop(form: str, tmp_path: Path) -> None:
-    (decoder, _), ids = narrow(model_of(form, keep_window_size=16), tmp_path), random_ids(90)
+def test_beyond_the_window_chunks_evict_the_keys_that_single_tokens_evict(form: str, tmp_path: Path) -> None:
+    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path), random_ids(90)
     state, other = decoder.new_state(), decoder.new_state()
     expected = singles(decoder, state, ids)
     logits = np.concatenate([decoder.forward(other, piece, "all").copy() for piece in np.split(ids, [16, 23, 60])])
@@ -125,20 +125,20 @@ def test_beyond_the_window_chunks_drop_what_single_tokens_drop(form: str, tmp_pa
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_what_the_first_layer_drops_is_what_a_float32_state_drops(tmp_path: Path) -> None:
+def test_the_first_layer_evicts_the_keys_that_a_float32_state_evicts(tmp_path: Path) -> None:
     model, ids = tiny_model(keep_window_size=16), random_ids(80)
     states = []
-    for decoder in (narrow(model, tmp_path / "int8")[0], exported(model, tmp_path / "float32")):
+    for decoder in (exported_int8(model, tmp_path / "int8")[0], exported(model, tmp_path / "float32")):
         states.append(decoder.new_state())
         decoder.forward(states[-1], ids)
-    narrow_kept, kept = (np.sort(state.full_window().keys.positions[0]) for state in states)
-    np.testing.assert_array_equal(narrow_kept, kept)
+    kept_int8, kept = (np.sort(state.full_window().keys.positions[0]) for state in states)
+    np.testing.assert_array_equal(kept_int8, kept)
 
 
 @pytest.mark.parametrize("length", [5, 16, 40])
 @pytest.mark.parametrize("form", ["native", "small-doge", "lifted Llama"])
 def test_a_saved_a_copied_and_a_truncated_state_go_on_bit_by_bit(form: str, length: int, tmp_path: Path) -> None:
-    (decoder, _), ids = narrow(model_of(form, keep_window_size=16), tmp_path), random_ids(60)
+    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path), random_ids(60)
     state = decoder.new_state()
     decoder.forward(state, ids[:length])
     state.save(tmp_path / "state")
@@ -153,7 +153,7 @@ def test_a_saved_a_copied_and_a_truncated_state_go_on_bit_by_bit(form: str, leng
 
 @pytest.mark.parametrize("form", ["small-doge", "lifted Llama"])
 def test_a_stream_in_a_batch_goes_as_it_would_alone(form: str, tmp_path: Path) -> None:
-    (decoder, _), ids = narrow(model_of(form, keep_window_size=16), tmp_path), random_ids(60)
+    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path), random_ids(60)
     batch, alone = decoder.new_batch(2), decoder.new_state()
     decoder.forward(batch.open(), ids[30:37])
     decoder.forward(batch.open(), ids[:5])
@@ -167,17 +167,17 @@ def test_a_stream_in_a_batch_goes_as_it_would_alone(form: str, tmp_path: Path) -
 @pytest.mark.parametrize("form", ["small-doge", "lifted Llama"])
 def test_the_state_is_a_quarter_of_a_float32_state(form: str, tmp_path: Path) -> None:
     model = model_of(form, head_dim=64)
-    narrow_state, state = narrow(model, tmp_path / "a")[0].new_state(), exported(model, tmp_path / "b").new_state()
-    assert narrow_state.cache.dtype == np.int8
-    assert narrow_state.cache.nbytes * 4 == state.cache.nbytes
-    extra = 0 if narrow_state.precedence is None else narrow_state.precedence.nbytes
+    state_int8, state = exported_int8(model, tmp_path / "a")[0].new_state(), exported(model, tmp_path / "b").new_state()
+    assert state_int8.cache.dtype == np.int8
+    assert state_int8.cache.nbytes * 4 == state.cache.nbytes
+    extra = 0 if state_int8.precedence is None else state_int8.precedence.nbytes
     heads = state.description.num_recurrent_heads // state.description.num_kv_heads
-    assert state.nbytes - narrow_state.nbytes == 3 * heads * narrow_state.cache.nbytes - extra
+    assert state.nbytes - state_int8.nbytes == 3 * heads * state_int8.cache.nbytes - extra
 
 
 def test_a_state_of_other_numbers_or_other_scales_is_refused(tmp_path: Path) -> None:
     model = tiny_model()
-    decoder, scales = narrow(model, tmp_path / "a")
+    decoder, scales = exported_int8(model, tmp_path / "a")
     decoder.new_state().save(tmp_path / "state")
     write_model(model, "fp32", tmp_path / "b", KeyValueScales(scales.keys, scales.values * 2, scales.dt))
     for other in (exported(model, tmp_path / "c"), Decoder(tmp_path / "b", threads=1)):
@@ -187,7 +187,7 @@ def test_a_state_of_other_numbers_or_other_scales_is_refused(tmp_path: Path) -> 
 
 def test_a_key_at_any_position_fits_its_scale(tmp_path: Path) -> None:
     model, ids = model_of("lifted Llama"), random_ids(WINDOW, seed=1)
-    decoder, scales = narrow(model, tmp_path)
+    decoder, scales = exported_int8(model, tmp_path)
     cache = DynamicCache()
     with torch.inference_mode():
         positions = torch.arange(WINDOW)[None] + 12345
@@ -200,7 +200,7 @@ def test_a_key_at_any_position_fits_its_scale(tmp_path: Path) -> None:
 def test_a_float32_file_says_nothing_of_it_and_an_older_driver_refuses_an_int8_one(tmp_path: Path) -> None:
     files = {}
     for name, decoder in {
-        "int8": narrow(tiny_model(), tmp_path / "a")[0],
+        "int8": exported_int8(tiny_model(), tmp_path / "a")[0],
         "fp32": exported(tiny_model(), tmp_path / "b"),
     }.items():
         files[name] = decoder.description.to_metadata()
