@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +22,13 @@ TOKENIZER = byte_level_tokenizer()
 LETTERS = TOKENIZER.encode("Some words of an endless answer.\r\n")
 
 
-def stream_of(length):
+def stream_of(length: Any) -> Any:
     ids = itertools.islice(itertools.cycle(LETTERS), length)
     ends = itertools.chain(itertools.repeat(None, length - 1), ["length"])
     return TextStream(map(GeneratedToken, ids, ends), TOKENIZER, (), 1)
 
 
-def growth_while_reading(stream, first, more):
+def growth_while_reading(stream: Any, first: Any, more: Any) -> Any:
     """Bytes that reading `more` pieces takes, after `first` ones."""
     tracemalloc.start()
     try:
@@ -40,18 +42,18 @@ def growth_while_reading(stream, first, more):
         tracemalloc.stop()
 
 
-def test_a_stream_that_collects_takes_about_ten_bytes_for_a_token():
+def test_a_stream_that_collects_takes_about_ten_bytes_for_a_token() -> None:
     assert growth_while_reading(stream_of(30_000), 1000, 20_000) < 15 * 20_000
 
 
-def test_a_stream_that_does_not_collect_takes_constant_memory():
+def test_a_stream_that_does_not_collect_takes_constant_memory() -> None:
     stream = stream_of(30_000)
     stream.collects = False
     assert growth_while_reading(stream, 1000, 20_000) < 2000
 
 
 @pytest.mark.parametrize("options", [{}, {"prompt_lookup_num_tokens": 7}, {"bad_words_ids": [[1, 2, 3]]}])
-def test_a_model_streams_beyond_its_window_in_constant_memory(options, tmp_path):
+def test_a_model_streams_beyond_its_window_in_constant_memory(options: Any, tmp_path: Path) -> None:
     decoder = exported(tiny_model(vocab_size=259, keep_window_size=64), tmp_path, "int8")
     model = Model(decoder, TOKENIZER, GenerationDefaults())
     stream = model.stream(random_ids(20).tolist(), max_new_tokens=900, **options)
@@ -59,14 +61,14 @@ def test_a_model_streams_beyond_its_window_in_constant_memory(options, tmp_path)
     assert growth_while_reading(stream, 30, 60) < 4000
 
 
-def test_what_is_collected_is_all_of_it():
+def test_what_is_collected_is_all_of_it() -> None:
     stream = stream_of(5000)
     pieces = list(stream)
     assert stream.text == stream.result.text == "".join(pieces) == ("Some words of an endless answer.\r\n" * 200)[:5000]
     assert stream.token_ids == stream.result.token_ids == (LETTERS * 200)[:5000]
 
 
-def test_a_stream_that_does_not_collect_still_counts():
+def test_a_stream_that_does_not_collect_still_counts() -> None:
     stream = model_saying("Hello!").stream("x")
     stream.collects = False
     assert "".join(stream) == "Hello!"
@@ -74,7 +76,7 @@ def test_a_stream_that_does_not_collect_still_counts():
     assert (result.text, result.token_ids, result.completion_tokens, result.finish_reason) == ("", [], 7, "stop")
 
 
-def test_the_newest_token_is_known_without_collecting():
+def test_the_newest_token_is_known_without_collecting() -> None:
     stream = stream_of(3)
     stream.collects = False
     with pytest.raises(RuntimeError, match="no token before its first piece"):
@@ -83,7 +85,7 @@ def test_the_newest_token_is_known_without_collecting():
     assert stream.last_token_id == LETTERS[0]
 
 
-def test_prompt_lookup_remembers_no_more_tokens_than_the_window_holds(tmp_path):
+def test_prompt_lookup_remembers_no_more_tokens_than_the_window_holds(tmp_path: Path) -> None:
     decoder = exported(tiny_model(), tmp_path, "int8")
     state, lookup = decoder.new_state(), PromptLookup(decoder, 7)
     most = 0
@@ -93,7 +95,7 @@ def test_prompt_lookup_remembers_no_more_tokens_than_the_window_holds(tmp_path):
     assert 50 < most <= decoder.keep_window_size and not lookup._index._tokens
 
 
-def test_a_past_beyond_the_window_is_not_indexed(tmp_path):
+def test_a_past_beyond_the_window_is_not_indexed(tmp_path: Path) -> None:
     decoder = exported(tiny_model(), tmp_path, "int8")
     state, past = decoder.new_state(), random_ids(100)
     decoder.forward(state, past)
