@@ -25,7 +25,7 @@ LETTERS = TOKENIZER.encode("Some words of an endless answer.\r\n")
 def stream_of(length: Any) -> Any:
     ids = itertools.islice(itertools.cycle(LETTERS), length)
     ends = itertools.chain(itertools.repeat(None, length - 1), ["length"])
-    return TextStream(map(GeneratedToken, ids, ends), TOKENIZER, (), 1)
+    return TextStream(map(lambda token, reason: GeneratedToken(token, reason), ids, ends), TOKENIZER, (), 1)
 
 
 def growth_while_reading(stream: Any, first: Any, more: Any) -> Any:
