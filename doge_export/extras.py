@@ -19,4 +19,4 @@ def needs_extra(extra: str, purpose: str, kind: type[Exception]) -> Iterator[Non
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES[extra]:
             raise
-        raise kind(f"{purpose} needs {error.name}: pip install 'doge-export[{extra}]'") from error
+        raise kind(f"{purpose} needs {error.name}: pip install -c constraints.txt '.[{extra}]' in the clone") from error
