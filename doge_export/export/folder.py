@@ -29,6 +29,7 @@ from ..errors import ExportError
 from ..places import REPORT_FILE, check_target, named
 
 LOCK_FILE, NEW, OLD, SUFFIX = ".doge-export.lock", "new", "old", ".partial"
+TRIES = 10  # to lock a new folder before another export takes it for abandoned
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def clear_abandoned(target: Path) -> None:
             lock = FileLock(work / LOCK_FILE)
             try:
                 lock.acquire(blocking=False)
-            except (Timeout, PermissionError):  # a living process has it, or another user
+            except OSError:  # a living process holds it, another user owns it, or the disk knows no locks
                 continue
             close_work_folder(work, target, lock)
 
@@ -82,20 +83,34 @@ def is_work_folder(path: Path) -> bool:
 @contextmanager
 def work_folder(target: Path) -> Iterator[Path]:
     """A new work folder of `target`, locked until the block ends and then removed."""
-    while True:
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=SUFFIX, dir=target.parent))
-        lock = FileLock(work / LOCK_FILE)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:  # another export took the folder for abandoned in the instant before it was locked
-            continue
-        if (work / LOCK_FILE).exists():
-            break
-        lock.release()
+    work, lock = new_work_folder(target)
     try:
         yield work
     finally:
         close_work_folder(work, target, lock)
+
+
+def new_work_folder(target: Path) -> tuple[Path, FileLock]:
+    """Make a work folder and lock it.
+
+    Where the disk knows no locks, as on some networks, it stays unlocked, and `clear_abandoned` leaves such ones alone.
+
+    Raises:
+        ExportError: others took every folder for abandoned in the instant before it was locked.
+    """
+    for _ in range(TRIES):
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=SUFFIX, dir=target.parent))
+        lock = FileLock(work / LOCK_FILE)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        except OSError:
+            return work, lock
+        if (work / LOCK_FILE).exists():
+            return work, lock
+        lock.release()
+    raise ExportError(f"cannot lock a folder beside {target}; give an OUT on another disk")
 
 
 def close_work_folder(work: Path, target: Path, lock: FileLock) -> None:

@@ -1,4 +1,4 @@
-"""The plots of an export's page, as SVG whose colours are the page's: it is read on light and on dark ground."""
+"""The plots of an export's page, as SVG in the page's own colours, which suit light and dark ground."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from ..measure.quality import BINS, Quality
 from .neighbours import SizeAndQuality
 
-# matplotlib draws with stand-ins; the page says what they are
+# matplotlib draws with stand-ins, which become colours of the page
 INK, MUTED, LINE, ACCENT, OTHER = "#010203", "#020304", "#030405", "#040506", "#050607"
 VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent", OTHER: "--other"}
 STYLE: dict[Any, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 from doge_export.errors import ExportError, OptionError
 from doge_export.export.folder import atomic_folder
@@ -121,12 +124,14 @@ def test_two_exports_to_one_place_do_not_disturb_each_other_and_the_second_is_re
     assert written(tmp_path / "out") == "the test's"
 
 
-def test_exports_beside_each_other_whose_names_begin_alike_do_not_meet(tmp_path: Path) -> None:
-    with living_writer(tmp_path / "out.b") as process:
-        write(tmp_path / "out")
-        process.communicate("go on\n")
-    assert process.returncode == 0
-    assert names(tmp_path) == ["out", "out.b"]
+def test_an_export_does_not_touch_the_leftovers_of_another_whose_name_begins_like_its_own(tmp_path: Path) -> None:
+    write(tmp_path / "out.b", "the earlier one")
+    killed_writer(tmp_path / "out.b", "between the renames")
+    write(tmp_path / "out")
+    assert written(tmp_path / "out") == "the test's"
+    with pytest.raises(OptionError, match="exists already"):
+        write(tmp_path / "out.b")
+    assert written(tmp_path / "out.b") == "the earlier one"
 
 
 def test_a_hidden_folder_of_the_user_is_left_alone(tmp_path: Path) -> None:
@@ -183,3 +188,52 @@ def test_a_place_by_a_relative_path_or_a_dot_is_the_same_place(tmp_path: Path, m
     os.chdir(tmp_path)
     write(Path("relative"))
     assert names(tmp_path) == ["a", "relative"]
+
+
+@pytest.mark.parametrize("instant", ["before it is locked", "while it is locked"])
+def test_a_work_folder_that_another_export_took_for_abandoned_is_given_up_for_a_new_one(
+    instant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks: list[FileLock] = []
+
+    class DisturbedOnce(FileLock):
+        def acquire(self, *args: Any, **keywords: Any) -> Any:
+            locks.append(self)
+            if len(locks) > 1:
+                return super().acquire(*args, **keywords)
+            if instant == "before it is locked":
+                raise Timeout(self.lock_file)
+            proxy = super().acquire(*args, **keywords)
+            Path(self.lock_file).unlink()
+            return proxy
+
+    monkeypatch.setattr("doge_export.export.folder.FileLock", DisturbedOnce)
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / REPORT_FILE).write_text("the test's")
+        assert folder.parent == Path(locks[1].lock_file).parent != Path(locks[0].lock_file).parent
+    assert written(tmp_path / "out") == "the test's"
+
+
+def test_a_disk_without_locks_gets_exports_too_and_leftovers_there_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    killed_writer(tmp_path / "out", "while it writes")
+    monkeypatch.setattr(FileLock, "acquire", no_locks)
+    write(tmp_path / "out")
+    left, out = names(tmp_path)
+    assert left.startswith(".out.")
+    assert (out, written(tmp_path / "out")) == ("out", "the test's")
+
+
+def test_a_disk_on_which_no_folder_can_be_locked_ends_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held(lock: FileLock, **_: Any) -> None:
+        raise Timeout(lock.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", held)
+    with pytest.raises(ExportError, match="cannot lock a folder beside"):
+        write(tmp_path / "out")
