@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from doge_export.commands.export import main
-from doge_export.export.pipeline import write_text
 from doge_export.report.plots import VARIABLES
 from tests.helpers.models import FORMS, tiny_model
 
@@ -119,21 +116,6 @@ def test_what_is_no_report_beside_it_is_passed_over(content: str, place: Path) -
     (place / "broken" / "export_report.json").write_text(content)
     result = run(place / "tiny", place / "d", "--overwrite", "--report-tokens", 50)
     assert result.exit_code == 0, result.output
-
-
-def test_a_neighbour_whose_name_is_not_utf_8_stands_on_the_page_with_a_question_mark(place: Path) -> None:
-    neighbour = place / os.fsdecode(b"n\xe9")
-    shutil.copytree(place / "a-fp32", neighbour)
-    result = run(place / "tiny", place / "g", "--report-tokens", 200)
-    shutil.rmtree(neighbour)
-    assert result.exit_code == 0, result.output
-    assert "<td>n?</td>" in page_of(place / "g")
-
-
-def test_a_byte_that_is_not_utf_8_in_the_name_of_a_checkpoint_can_be_read_back_from_the_report(tmp_path: Path) -> None:
-    name = os.fsdecode(b"m\xe9.gguf")
-    write_text(tmp_path / "report.json", json.dumps({"model": name}, ensure_ascii=False))
-    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["model"] == name
 
 
 def test_without_report_tokens_there_is_neither_page_nor_quality(place: Path) -> None:
