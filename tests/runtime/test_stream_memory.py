@@ -54,9 +54,9 @@ def test_a_stream_that_does_not_collect_takes_constant_memory():
 def test_a_model_streams_beyond_its_window_in_constant_memory(options, tmp_path):
     decoder = exported(tiny_model(vocab_size=259, keep_window_size=64), tmp_path, "int8")
     model = Model(decoder, TOKENIZER, GenerationDefaults())
-    stream = model.stream(random_ids(20).tolist(), max_new_tokens=900, **options)
+    stream = model.stream(random_ids(20).tolist(), max_new_tokens=2000, **options)
     stream.collects = False
-    assert growth_while_reading(stream, 30, 60) < 4000
+    assert growth_while_reading(stream, 90, 90) < 4000
 
 
 def test_what_is_collected_is_all_of_it():
