@@ -49,7 +49,9 @@ def __getattr__(name: str) -> object:
     except ModuleNotFoundError as error:
         if error.name not in PACKAGES:
             raise
-        raise ImportError(f"doge_model.{name} needs {error.name}: pip install -c constraints.txt '.[export]' in the clone") from error
+        raise ImportError(
+            f"doge_model.{name} needs {error.name}: pip install -c constraints.txt '.[export]' in the clone"
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -121,7 +121,7 @@ def dataset_rows(source: str) -> Iterator[dict[str, Any]]:
         from datasets import load_dataset  # noqa: PLC0415 - takes seconds, and belongs to an extra
     except ModuleNotFoundError as error:
         raise OptionError(
-            f"the text file {source} is missing; for a dataset of that name: pip install -c constraints.txt '.[eval]' in the clone"
+            f"the text file {source} is missing; a dataset of that name needs: pip install -c constraints.txt '.[eval]'"
         ) from error
     path = Path(source)
     builder, data_files = (DATASET_FILES[path.suffix.lower()], source) if path.is_file() else (source, None)

@@ -194,7 +194,10 @@ def test_without_the_extra_the_missing_package_and_the_remedy_are_named(tmp_path
     command = [sys.executable, "-c", code, "x", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "Error: exporting needs torch: pip install -c constraints.txt '.[export]' in the clone"
+    assert (
+        done.stderr.splitlines()[-1]
+        == "Error: exporting needs torch: pip install -c constraints.txt '.[export]' in the clone"
+    )
 
 
 def test_an_export_killed_outright_is_cleaned_up_by_the_next_one(checkpoint: Path, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from doge_export.runtime.generation import GeneratedToken
+from doge_export.runtime.generation import FinishReason, GeneratedToken
 from doge_export.runtime.generation_options import GenerationDefaults
 from doge_export.runtime.model import Model
 from doge_export.runtime.prompt_lookup import PromptLookup
@@ -24,8 +25,8 @@ LETTERS = TOKENIZER.encode("Some words of an endless answer.\r\n")
 
 def stream_of(length: Any) -> Any:
     ids = itertools.islice(itertools.cycle(LETTERS), length)
-    ends = itertools.chain(itertools.repeat(None, length - 1), ["length"])
-    return TextStream(map(lambda token, reason: GeneratedToken(token, reason), ids, ends), TOKENIZER, (), 1)
+    ends: Iterator[FinishReason | None] = itertools.chain(itertools.repeat(None, length - 1), ["length"])
+    return TextStream(map(GeneratedToken, ids, ends), TOKENIZER, (), 1)
 
 
 def growth_while_reading(stream: Any, first: Any, more: Any) -> Any:
