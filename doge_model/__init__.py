@@ -1,7 +1,7 @@
 """Doge in PyTorch: the model, its six sizes, and the loading of every published form of its checkpoints.
 
-Names are imported on first use, so that programs which only need `doge_model.errors` (the onnxruntime runtime does)
-load neither torch nor transformers.
+A name is imported on its first use (PEP 562). So the onnxruntime runtime, which needs `doge_model.errors` alone, loads
+neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -10,49 +10,35 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .cache import KeepWindowCache
-    from .checkpoint import Checkpoint, load_checkpoint
-    from .configuration import DogeConfig
-    from .modeling import DogeForCausalLM, DogeModel
-    from .presets import PRESETS, preset_config
+    from .cache import KeepWindowCache as KeepWindowCache
+    from .checkpoint import Checkpoint as Checkpoint
+    from .checkpoint import load_checkpoint as load_checkpoint
+    from .configuration import DogeConfig as DogeConfig
+    from .modeling import DogeForCausalLM as DogeForCausalLM
+    from .modeling import DogeModel as DogeModel
+    from .presets import PRESETS as PRESETS
+    from .presets import preset_config as preset_config
 
-PACKAGES = ("torch", "transformers", "huggingface_hub", "gguf")  # which an extra brings: programs may do without
-_HOME = {
+_MODULE_OF = {
+    "PRESETS": "presets",
     "Checkpoint": "checkpoint",
-    "load_checkpoint": "checkpoint",
-    "KeepWindowCache": "cache",
     "DogeConfig": "configuration",
     "DogeForCausalLM": "modeling",
     "DogeModel": "modeling",
-    "PRESETS": "presets",
+    "KeepWindowCache": "cache",
+    "load_checkpoint": "checkpoint",
     "preset_config": "presets",
 }
-
-__all__ = [
-    "PRESETS",
-    "Checkpoint",
-    "DogeConfig",
-    "DogeForCausalLM",
-    "DogeModel",
-    "KeepWindowCache",
-    "load_checkpoint",
-    "preset_config",
-]
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from its module on first use (PEP 562)."""
-    if name not in _HOME:
+    """Import a public name."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return vars(importlib.import_module(f".{_HOME[name]}", __name__))[name]
+        module = importlib.import_module(f".{_MODULE_OF[name]}", __name__)
     except ModuleNotFoundError as error:
-        if error.name not in PACKAGES:
-            raise
-        raise ImportError(
-            f"doge_model.{name} needs {error.name}: pip install -c constraints.txt '.[export]' in the clone"
-        ) from error
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+        needed = "pip install -c constraints.txt '.[export]' in the clone"
+        raise ImportError(f"doge_model.{name} needs {error.name}: {needed}") from error
+    return vars(module)[name]

@@ -2,9 +2,9 @@
 
     model.generate(input_ids, past_key_values=KeepWindowCache(model.config), max_new_tokens=100_000)
 
-dt of a key depends on nothing but its value, so a key that falls out of the window for one query is out for all later
-ones: the survivors of a step are the survivors of the step before, plus the newcomers, minus the smallest dt. Memory
-and time per token are constant, and every logit is the one of the full computation.
+The dt of a key depends on its value alone, so a key that is evicted for one query is evicted for all later ones. A step
+therefore keeps the largest of the keys that the step before kept and of its own. Memory and time per token are
+constant, and every logit is that of the full computation.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .configuration import DogeConfig
+from .errors import OptionError
 from .mask import tie_classes
 
 
 class KeepWindowLayer(DynamicLayer):
-    """The surviving keys of one layer, in the order in which they came.
+    """The kept keys of one layer, in the order of their tokens.
 
-    keys [B, M, K, D + 2] (rotated; then dt and precedence) and values [B, M, K, D], K at most keep_window_size. The
-    survivors differ between mask heads, so keys and values are kept for each, also where attention heads share them.
+    keys [B, M, K, D + 2] hold the rotated key, then dt and precedence; values [B, M, K, D]; K is at most
+    keep_window_size. Mask heads keep different keys, so each has its own copies, also of a key that they share.
     """
 
-    is_croppable = False  # what fell out of the window cannot come back
+    is_croppable = False  # evicted keys cannot come back
 
     def __init__(self, keep_window_size: int, head_dim: int) -> None:
         super().__init__()
@@ -34,9 +35,9 @@ class KeepWindowLayer(DynamicLayer):
         self.tokens_seen = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add keys [B, G, T, D + 2 M / G] and values [B, G, T, D]; returns survivors and newcomers [B, M, K + T, ...].
+        """Add keys [B, G, T, D + 2 M / G] and values [B, G, T, D]; returns kept and new ones [B, M, K + T, ...].
 
-        The attention of this step sees all of them and masks, query by query, what has fallen out.
+        The attention of this step gets all of them, and masks those that are evicted for each of its queries.
         """
         key_states, value_states = per_mask_head(key_states, value_states, self.head_dim)
         self.tokens_seen += key_states.shape[2]
@@ -50,20 +51,27 @@ class KeepWindowLayer(DynamicLayer):
         return keys, values
 
     def crop(self, max_length: int) -> None:
-        """Forget all tokens from max_length on, or the last -max_length; ValueError once keys have dropped out."""
+        """Forget all tokens from max_length on, or the last -max_length.
+
+        transformers catches nothing here: it asks `is_croppable` first. So the error is one of this package's tree,
+        and a ValueError, which transformers' own layers raise for a length that they do not take.
+
+        Raises:
+            OptionError: keys have been evicted, so the state of fewer tokens is gone.
+        """
         length = max(0, self.tokens_seen + max_length) if max_length < 0 else max_length
         if length >= self.tokens_seen:
             return
         if self.tokens_seen > self.keep_window_size:
-            raise ValueError(
-                f"cannot crop to {length} tokens: {self.tokens_seen} were fed to a window of {self.keep_window_size}, "
-                "and what fell out is gone; keep a copy of the cache to return to"
+            raise OptionError(
+                f"max_length is {max_length}; it must be at least the {self.tokens_seen} tokens fed, as the window of "
+                f"{self.keep_window_size} has evicted keys; keep a copy to rewind"
             )
         self.keys, self.values = self.keys[..., :length, :], self.values[..., :length, :]
         self.tokens_seen = length
 
     def get_seq_length(self) -> int:
-        """Tokens fed so far, which is the position of the next one; not the number of keys held."""
+        """The number of tokens fed, which is the position of the next one; fewer keys may be held."""
         return self.tokens_seen
 
     def reset(self) -> None:
@@ -73,7 +81,7 @@ class KeepWindowLayer(DynamicLayer):
 
 
 def per_mask_head(key: Tensor, value: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Give every mask head its own copy of its kv head's key, with its own dt and precedence.
+    """Copy each kv head's keys and values for every mask head of its group, which has its own dt and precedence.
 
     key [B, G, T, D + 2 M / G] -> [B, M, T, D + 2], value [B, G, T, D] -> [B, M, T, D].
     """
@@ -86,7 +94,7 @@ def per_mask_head(key: Tensor, value: Tensor, head_dim: int) -> tuple[Tensor, Te
 
 
 class KeepWindowCache(Cache):
-    """A cache for `generate` and `forward` whose size does not grow beyond the model's keep_window_size."""
+    """A cache for `generate` and `forward` that never grows beyond the model's keep_window_size."""
 
     def __init__(self, config: DogeConfig) -> None:
         head_dim = config.head_dim
@@ -96,10 +104,14 @@ class KeepWindowCache(Cache):
         self.keep_window_size = config.keep_window_size
 
     def check(self, config: DogeConfig) -> None:
-        """ValueError unless the cache is of the window and the layers of this model."""
+        """Refuse a model of another window or number of layers than the cache is for.
+
+        Raises:
+            OptionError: the cache is for another model.
+        """
         made = self.keep_window_size, len(self.layers)
         if made != (config.keep_window_size, config.num_hidden_layers):
-            raise ValueError(
-                f"the cache was made for a window of {made[0]} tokens and {made[1]} layers, but this model has "
-                f"{config.keep_window_size} and {config.num_hidden_layers}; make it by KeepWindowCache(model.config)"
+            raise OptionError(
+                f"the cache has a window of {made[0]} tokens and {made[1]} layers; it must have "
+                f"{config.keep_window_size} and {config.num_hidden_layers}, as KeepWindowCache(model.config) has"
             )

@@ -1,8 +1,8 @@
-"""Loading a checkpoint: find it, tell what it is, check every tensor, and only then build the model.
+"""Loading a checkpoint: find it, recognise its form, check every tensor, and only then build the model.
 
     checkpoint = load_checkpoint("SmallDoge/Doge-20M-Instruct")   # hub id, folder, .gguf file, or smollm2-135m
 
-Nothing is unpickled and no code that comes with a checkpoint is run.
+Nothing is unpickled, and no code of a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from .configuration import DogeConfig
 from .errors import CheckpointError, OptionError, one_line
-from .forms import doge_config, recognise, to_native
+from .forms import doge_config, recognise, to_native, unknown_form
 from .generation_settings import gguf_generation_config, load_generation_config
 from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_name
 from .gguf_config import gguf_config
@@ -33,13 +33,13 @@ from .tensors import RenamedTensors, SafetensorsFolder, checked, read_json
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with what it needs to talk.
+    """A model with its tokenizer and settings.
 
     Attributes:
-        model: in eval mode.
-        tokenizer: with its chat template; None if the checkpoint has none.
-        generation_config: the checkpoint's, or one made of the configuration's special tokens.
-        source: what was asked for.
+        model: the model, in eval mode.
+        tokenizer: the tokenizer with its chat template; None if the checkpoint has none.
+        generation_config: the checkpoint's, or one of the configuration's special tokens.
+        source: the folder, file or id that was asked for.
         form: native, small-doge-2025-06, small-doge-2025-03 or llama.
     """
 
@@ -50,7 +50,7 @@ class Checkpoint:
     form: str
 
 
-# The fields of config.json that a tensor's shape comes from, by the end of its name.
+# End of a tensor's name -> the fields of config.json that give its shape.
 DIMENSIONS = {
     ("embed_tokens.weight", "lm_head.weight"): "vocab_size, hidden_size",
     ("q_proj.weight",): "num_attention_heads * head_dim, hidden_size",
@@ -69,7 +69,7 @@ DIMENSIONS = {
     ("down_embed.weight", "up_embed.weight"): "num_experts, hidden_size",
 }
 
-# The field of config.json that says whether there is a tensor at all.
+# Pattern of a tensor's name -> the field of config.json that says whether there is one.
 SWITCHES = {
     r"lm_head\.weight": "tie_word_embeddings",
     r".*\.mlp\.(router_gate|down_embed|up_embed)\.weight": "is_moe",
@@ -88,22 +88,22 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a Doge of any published form, or any Llama-architecture model lifted into one.
 
-    A stored lm_head.weight that differs from the embedding it is said to be tied to is refused: transformers 4 would
-    use the embedding, transformers 5 the matrix, and only the author knows which was meant.
+    A stored lm_head.weight that differs from the embedding, although the two are said to be tied, is refused.
+    transformers 4 would use the embedding, transformers 5 the matrix; only the author knows the right one.
 
     Args:
         source: a folder with safetensors, a .gguf file, a hub id such as SmallDoge/Doge-20M, or smollm2-135m.
-        revision: branch, tag or commit of a hub repository.
-        dtype: of the model's parameters.
-        cache_dir: of huggingface_hub; None is its own default.
-        local_files_only: take a hub repository from the cache without asking the hub.
+        revision: the branch, tag or commit of a hub repository.
+        dtype: the dtype of the model's parameters.
+        cache_dir: the cache of huggingface_hub; None is its own default.
+        local_files_only: whether to take a hub repository from the cache without asking the hub.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it does not fit; the sentence names the tensor or the field.
-        OptionError: dtype is not of floating point, or a revision of something that is not on the hub.
+        OptionError: dtype is not of floating point, or a revision is given for a local source.
     """
     if not dtype.is_floating_point:
-        raise OptionError(f"dtype is {dtype}; expected a floating-point type such as torch.float32 or torch.bfloat16")
+        raise OptionError(f"dtype is {dtype}; it must be a floating-point type such as torch.float32 or torch.bfloat16")
     path = locate(source, revision, None if cache_dir is None else Path(cache_dir), local_files_only)
     with quiet_transformers():
         return (load_folder if path.is_dir() else load_gguf)(path, str(source), dtype)
@@ -111,7 +111,7 @@ def load_checkpoint(
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' warnings: what they are about is checked here, and refused where it matters."""
+    """Without transformers' warnings, as their subjects are checked here, and refused where it matters."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(max(verbosity, transformers_logging.ERROR))
     try:
@@ -131,7 +131,7 @@ def locate(source: str | Path, revision: str | None, cache_dir: Path | None, loc
     except OSError as error:
         raise CheckpointError(f"{str(source)[:200]} cannot be read: {error.strerror}") from error
     if revision and (source == DEMO or is_folder or is_file):
-        raise OptionError(f"revision is {revision!r}, but {source} is no repository of the hub; leave it out")
+        raise OptionError(f"revision is {revision!r}; it must be left out, as {source} is no repository of the hub")
     if source and (is_folder or (is_file and is_gguf)):
         return path
     if is_file:
@@ -149,7 +149,7 @@ def load_folder(folder: Path, source: str, dtype: torch.dtype) -> Checkpoint:
     fields = read_json(folder / "config.json")
     model_type = fields.get("model_type")
     if model_type not in ("doge", "llama"):
-        raise CheckpointError(f"{folder / 'config.json'}: model_type is {model_type!r}; expected 'doge' or 'llama'")
+        raise CheckpointError(f"{folder / 'config.json'}: model_type is {model_type!r}; it must be 'doge' or 'llama'")
     tensors = SafetensorsFolder(folder)
     if model_type == "doge":
         form = recognise(tensors)
@@ -173,10 +173,10 @@ def load_gguf(path: Path, source: str, dtype: torch.dtype) -> Checkpoint:
 
 
 def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) -> DogeForCausalLM:
-    """Build the model from checked tensors, each read once and by itself.
+    """Build the model from checked tensors, which are read one after the other.
 
     Raises:
-        CheckpointError: a tensor is missing, unexpected, of another shape, or holds no finite numbers.
+        CheckpointError: a tensor is missing, unexpected, of another shape, or not finite.
     """
     if config.tie_word_embeddings:
         tensors = tensors.with_embedding()
@@ -199,15 +199,14 @@ def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) ->
 
 
 def check_sizes(tensors: RenamedTensors, config: DogeConfig) -> None:
-    """Refuse another number of layers or other sizes than the configuration says, before a model of them is built."""
+    """Refuse tensors of other sizes than the configuration's, before a model of those sizes is built."""
     numbers = {int(match[1]) for name in tensors if (match := re.match(r"model\.layers\.([0-9]{1,6})\.", name))}
     if not numbers:
-        raise CheckpointError(
-            f"tensor {next(iter(tensors), '(none)')} fits no published form; expected names such as model.layers.0..."
-        )
+        raise CheckpointError(unknown_form(tensors))
     if max(numbers) + 1 != config.num_hidden_layers:
         raise CheckpointError(
-            f"config field num_hidden_layers is {config.num_hidden_layers}; the tensors have {max(numbers) + 1} layers"
+            f"config field num_hidden_layers is {config.num_hidden_layers}; it must be {max(numbers) + 1}, "
+            "the layers of the tensors"
         )
     hidden, head_dim = config.hidden_size, config.head_dim or 0
     check_tensor("model.embed_tokens.weight", (config.vocab_size, hidden), tensors, config)
@@ -223,16 +222,16 @@ def check_tensor(
     if name not in tensors:
         if tensors.fill(name) is None:
             missing, switched = tensors.original(name), switch(name, config)
-            raise CheckpointError(f"tensor {missing} is missing; expected shape {list(shape)}{switched}{instead}")
+            raise CheckpointError(f"tensor {missing} is missing; give it with shape {list(shape)}{switched}{instead}")
     elif tensors.shape(name) != shape:
         found, original = list(tensors.shape(name)), tensors.original(name)
         raise CheckpointError(
-            f"tensor {original} has shape {found}; the configuration asks for {list(shape)} ({dimensions(name)})"
+            f"tensor {original} has shape {found}; it must be {list(shape)} ({dimensions(name)} of the configuration)"
         )
 
 
 def check_names_and_shapes(expected: dict[str, tuple[int, ...]], tensors: RenamedTensors, config: DogeConfig) -> None:
-    """Refuse the first tensor that is missing, unexpected or of another shape than the configuration says."""
+    """Refuse the first tensor that is missing, unexpected, or of another shape than the configuration's."""
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     unexpected = [name for name in tensors if name not in expected and name not in tied]
     instead = f"; {tensors.original(unexpected[0])} is there, but fits no published form" if unexpected else ""
@@ -246,31 +245,33 @@ def check_names_and_shapes(expected: dict[str, tuple[int, ...]], tensors: Rename
 
 
 def dimensions(name: str) -> str:
-    """The fields that the shape of a tensor comes from."""
+    """The fields of config.json that give the shape of a tensor."""
     return next((fields for endings, fields in DIMENSIONS.items() if name.endswith(endings)), "hidden_size")
 
 
 def switch(name: str, config: DogeConfig) -> str:
-    """The field that says whether there is such a tensor, in words; empty if there is none."""
+    """The field that says whether there is such a tensor, as a remark for a message; empty if no field says so."""
     field = next((field for pattern, field in SWITCHES.items() if re.fullmatch(pattern, name)), None)
     return f" (config field {field} is {vars(config)[field]})" if field else ""
 
 
 def check_tied(tensors: RenamedTensors, embedding: torch.Tensor, dtype: torch.dtype) -> None:
-    """Refuse a stored output matrix that differs from the embedding it is said to be tied to."""
+    """Refuse a stored output matrix that differs from the embedding although the two are said to be tied."""
     stored = checked(tensors.original("lm_head.weight"), tensors.load("lm_head.weight"), dtype)
     if stored.shape != embedding.shape or not torch.equal(stored, embedding):
         raise CheckpointError(
             "tensor lm_head.weight differs from the embedding although config.json has tie_word_embeddings true; "
-            "set it to false if the matrix counts, or remove the tensor if it does not"
+            "set that to false, or remove the tensor if it does not count"
         )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:
-    """tokenizer.json with its settings and chat template, by the class that runs no code of the checkpoint's.
+    """The tokenizer of tokenizer.json with its settings and chat template; None if there is no tokenizer.
+
+    PreTrainedTokenizerFast reads it, whichever class it names, as that class runs no code of the checkpoint.
 
     Raises:
-        CheckpointError: the tokenizer's files are damaged, or of the kinds that only their own code can read.
+        CheckpointError: the files are damaged, or of a kind that only code of their own can read.
     """
     if not (folder / "tokenizer.json").is_file():
         others = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if (folder / name).is_file()]

@@ -1,4 +1,4 @@
-"""The fields of a config.json, whichever library wrote it: checked one by one, then made a DogeConfig."""
+"""The fields of a config.json, whichever library wrote it: each is checked, then all become a DogeConfig."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .configuration import DogeConfig
 from .errors import CheckpointError, one_line
 from .rotary import DogeRotaryEmbedding
 
-# What of config.json describes the model, and the kind of its value. The rest (auto_map, return_dict, ...) is not
-# passed on: it would change how the model behaves, or be saved again with it.
+# The fields that describe the model, and the kinds of their values. All others (auto_map, return_dict, ...) are left
+# out, as they would change how the model behaves, or be saved again with it.
 WHOLE, MAYBE_WHOLE = ("a whole number", int), ("a whole number or null", int, NoneType)
 NUMBER, MAYBE_NUMBER = ("a number", int, float), ("a number or null", int, float, NoneType)
 SWITCH, TOKENS = ("true or false", bool), ("a token id, a list of them, or null", int, list, NoneType)
@@ -33,10 +33,10 @@ KIND_OF: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("a string", str),
 }
 ROPE_FIELDS = {"rope_theta", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"}  # of 4.x
-LARGEST = 2**24  # of whatever the size of a tensor could come from; far beyond every model
+LARGEST = 2**24  # of a field that sizes a tensor; far beyond every model
 UNBOUNDED = {"max_position_embeddings", "keep_window_size", "original_max_position_embeddings"}
 
-# The keys that each way of scaling RoPE has: those it needs, and those it may have.
+# rope_type -> the keys that it needs, and those that it may have.
 ROPE_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "default": ((), ()),
     "linear": (("factor",), ()),
@@ -73,35 +73,35 @@ def make_config(fields: dict[str, Any]) -> DogeConfig:
 
 
 def check_kinds(fields: dict[str, Any]) -> None:
-    """Refuse the first field that is missing, of another kind than expected, or beyond all measure.
+    """Refuse the first field that is missing, of another kind, or larger than any model's.
 
     Raises:
         CheckpointError: naming the field.
     """
     for name in NEEDED:
         if fields.get(name) is None:
-            raise CheckpointError(f"config field {name} is missing")
+            raise CheckpointError(f"config field {name} is missing; give it")
     for name, (words, *kinds) in KIND_OF.items():
         value = fields.get(name, ...)
         if value is ...:
             continue
         if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
-            raise CheckpointError(f"config field {name} is {value!r}; expected {words}")
+            raise CheckpointError(f"config field {name} is {value!r}; it must be {words}")
         largest = LARGEST if KIND_OF[name] in (WHOLE, MAYBE_WHOLE) and name not in UNBOUNDED else 2**62
         if isinstance(value, int) and abs(value) > largest:
-            raise CheckpointError(f"config field {name} is {value}; expected at most {largest}")
+            raise CheckpointError(f"config field {name} is {value}; it must be at most {largest}")
 
 
 def without_null(fields: dict[str, Any], *names: str) -> dict[str, Any]:
-    """A copy without those of the named fields that are null."""
+    """A copy without the named fields that are null."""
     return {name: value for name, value in fields.items() if value is not None or name not in names}
 
 
 def rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
-    """RoPE as transformers 5 writes it, from what 4.x (rope_theta, rope_scaling) or 5 (rope_parameters) wrote.
+    """RoPE as transformers 5 writes it, from the fields of 4.x (rope_theta, rope_scaling) or 5 (rope_parameters).
 
-    Keys that the kind of scaling does not read are left out: the published configurations carry some, and transformers
-    warns of them.
+    Keys that the rope_type does not read are left out. The published configurations carry some, of which transformers
+    warns.
 
     Raises:
         CheckpointError: a key is missing, or the kind is unknown.
@@ -109,17 +109,23 @@ def rope_parameters(fields: dict[str, Any]) -> dict[str, Any]:
     stated = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
     kind = stated.get("rope_type") or stated.get("type") or "default"
     if not isinstance(kind, str) or kind not in ROPE_KEYS:
-        raise CheckpointError(f"config field rope_parameters has rope_type {kind!r}; allowed is {', '.join(ROPE_KEYS)}")
+        raise CheckpointError(
+            f"config field rope_parameters has rope_type {kind!r}; it must be one of {', '.join(ROPE_KEYS)}"
+        )
     nested = [key for key, value in stated.items() if isinstance(value, dict)]
     if nested:
-        raise CheckpointError(f"config field rope_parameters has {nested[0]!r}; expected one RoPE for all layers")
+        raise CheckpointError(
+            f"config field rope_parameters has the object {nested[0]!r}; it must be one RoPE for all layers"
+        )
     partial = first_stated(stated.get("partial_rotary_factor"), fields.get("partial_rotary_factor"), 1)
     if partial != 1:
-        raise CheckpointError(f"config field partial_rotary_factor is {partial!r}; Doge rotates whole heads, so 1")
+        raise CheckpointError(
+            f"config field partial_rotary_factor is {partial!r}; it must be 1, as Doge rotates whole heads"
+        )
     needed, optional = ROPE_KEYS[kind]
     for key in needed:
         if stated.get(key) is None:
-            raise CheckpointError(f"config field rope_parameters has no {key}, which rope_type {kind} needs")
+            raise CheckpointError(f"config field rope_parameters has no {key}; rope_type {kind} needs it")
     theta = first_stated(stated.get("rope_theta"), fields.get("rope_theta"), 10000.0)
     rope = {"rope_type": kind, "rope_theta": theta}
     if kind in ("llama3", "yarn", "longrope"):
@@ -142,35 +148,35 @@ def check_numbers(config: DogeConfig) -> None:
     check_rope(config)
     for name, dropout in (("hidden_dropout", config.hidden_dropout), ("attention_dropout", config.attention_dropout)):
         if dropout is not None and not 0 <= dropout <= 1:
-            raise CheckpointError(f"config field {name} is {dropout!r}; expected a number from 0 to 1")
+            raise CheckpointError(f"config field {name} is {dropout!r}; it must be from 0 to 1")
     if not is_positive(config.rms_norm_eps):
-        raise CheckpointError(f"config field rms_norm_eps is {config.rms_norm_eps!r}; expected a positive number")
+        raise CheckpointError(f"config field rms_norm_eps is {config.rms_norm_eps!r}; it must be above 0")
     if config.pad_token_id is not None and not 0 <= config.pad_token_id < config.vocab_size:
         raise CheckpointError(
-            f"config field pad_token_id is {config.pad_token_id}; expected less than vocab_size, {config.vocab_size}"
+            f"config field pad_token_id is {config.pad_token_id}; it must be from 0 to {config.vocab_size - 1}"
         )
 
 
 def check_rope(config: DogeConfig) -> None:
-    """Refuse RoPE of which no rotation comes: what each of its kinds needs, transformers' own functions know."""
+    """Refuse RoPE that no rotation can be computed from; transformers' own functions know each kind's needs."""
     rope, half = config.rope_parameters, (config.head_dim or 0) // 2
     for key in ("short_factor", "long_factor"):
         factors = rope.get(key, [1.0] * half)
         if not isinstance(factors, list) or len(factors) != half:
             found = len(factors) if isinstance(factors, list) else repr(factors)
             raise CheckpointError(
-                f"config field rope_parameters has {found} longrope factors; expected {half}, half a head"
+                f"config field rope_parameters has {found} longrope factors; it must have {half}, half a head"
             )
     for key in ("rope_theta", "factor", "attention_factor", "beta_fast", "beta_slow"):
         if not is_positive(rope.get(key, 1)):
-            raise CheckpointError(f"config field rope_parameters has {key} {rope[key]!r}; expected a number above 0")
+            raise CheckpointError(f"config field rope_parameters has {key} {rope[key]!r}; it must be a number above 0")
     try:
         rotary = DogeRotaryEmbedding(config)
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
         reason = one_line(error)
-        raise CheckpointError(f"config field rope_parameters is {rope}; no rotation comes of it: {reason}") from error
+        raise CheckpointError(f"config field rope_parameters is {rope}; transformers refuses it: {reason}") from error
     if not all(is_positive(number) for number in (*rotary.inv_freq, rotary.attention_scaling)):
-        raise CheckpointError(f"config field rope_parameters is {rope}; expected positive numbers to rotate by")
+        raise CheckpointError(f"config field rope_parameters is {rope}; its frequencies must be finite and above 0")
 
 
 def is_positive(value: object) -> bool:

@@ -16,11 +16,11 @@ class DogeConfig(TransformersDogeConfig):
     """transformers' Doge configuration, extended.
 
     Args:
-        qk_norm: RMS-normalise every query and key head ("native" checkpoints do, small-doge's do not).
-        num_mask_heads: rows of A and dt_proj; either num_key_value_heads (native; the meaning of None) or
+        qk_norm: whether every query and key head is RMS-normalised, as in "native" checkpoints and not in small-doge's.
+        num_mask_heads: rows of A and dt_proj: num_key_value_heads (native, and the meaning of None) or
             num_attention_heads (small-doge).
         head_dim: channels per head; None means hidden_size // num_attention_heads.
-        router_bias: the router gate of the experts has a bias (some checkpoints of spring 2025).
+        router_bias: whether the router gate of the experts has a bias, as in some checkpoints of spring 2025.
     """
 
     model_type = "doge"
@@ -38,29 +38,33 @@ class DogeConfig(TransformersDogeConfig):
             self.num_mask_heads = self.num_key_value_heads
 
     def check(self) -> None:
-        """Raise CheckpointError naming the first field whose value this model cannot have."""
+        """Refuse the first field whose value this model cannot have.
+
+        Raises:
+            CheckpointError: naming the field.
+        """
         for field in _POSITIVE_FIELDS:
             if vars(self)[field] < 1:
                 raise CheckpointError(f"config field {field} is {vars(self)[field]}; it must be at least 1")
-        for field, allowed, holds in self._rules():
+        for field, rule, holds in self._rules():
             if not holds:
-                raise CheckpointError(f"config field {field} is {vars(self)[field]!r}; allowed is {allowed}")
+                raise CheckpointError(f"config field {field} is {vars(self)[field]!r}; it must {rule}")
 
     def _rules(self) -> list[tuple[str, str, bool]]:
-        """Every field with constraints: (field, what is allowed, whether it holds)."""
+        """Every field with a rule: its name, the rule after "it must", and whether it holds."""
         heads, kv_heads, rope = self.num_attention_heads, self.num_key_value_heads, self.rope_parameters or {}
         grid = int(self.num_experts**0.5) ** 2
         same_factors = rope.get("short_factor") == rope.get("long_factor")
         return [
-            ("num_key_value_heads", f"a divisor of num_attention_heads ({heads})", heads % kv_heads == 0),
-            ("num_mask_heads", f"{kv_heads} or {heads}", self.num_mask_heads in (kv_heads, heads)),
-            ("head_dim", "an even number of at least 2 (rotary embedding turns pairs)", _is_even(self.head_dim)),
-            ("hidden_act", "a name in transformers.activations.ACT2FN", self.hidden_act in ACT2FN),
-            ("sliding_window", "null: only the dynamic mask limits this model", self.sliding_window is None),
-            ("rope_parameters", f"rope_type in {ROPE_TYPES}", rope.get("rope_type") in ROPE_TYPES),
-            ("rope_parameters", "no partial_rotary_factor", rope.get("partial_rotary_factor", 1.0) == 1.0),
-            ("rope_parameters", "longrope with short_factor equal to long_factor", same_factors),
-            ("num_experts_per_tok", f"at most {grid}", not self.is_moe or self.num_experts_per_tok <= grid),
+            ("num_key_value_heads", f"be a divisor of num_attention_heads ({heads})", heads % kv_heads == 0),
+            ("num_mask_heads", f"be {kv_heads} or {heads}", self.num_mask_heads in (kv_heads, heads)),
+            ("head_dim", "be even and at least 2, as rotary embedding turns pairs", _is_even(self.head_dim)),
+            ("hidden_act", "be a name in transformers.activations.ACT2FN", self.hidden_act in ACT2FN),
+            ("sliding_window", "be null, as the dynamic mask alone limits this model", self.sliding_window is None),
+            ("rope_parameters", f"have a rope_type of {ROPE_TYPES}", rope.get("rope_type") in ROPE_TYPES),
+            ("rope_parameters", "have no partial_rotary_factor", rope.get("partial_rotary_factor", 1.0) == 1.0),
+            ("rope_parameters", "have a short_factor equal to its long_factor", same_factors),
+            ("num_experts_per_tok", f"be at most {grid}", not self.is_moe or self.num_experts_per_tok <= grid),
         ]
 
 

@@ -22,7 +22,7 @@ class DogeError(Exception):
 
 
 class CheckpointError(DogeError):
-    """A checkpoint or configuration does not fit: names the tensor or field, what was found, what was expected."""
+    """A checkpoint or configuration does not fit; the text names the tensor or field, its value and the rule."""
 
 
 class OptionError(DogeError, ValueError):
@@ -30,5 +30,5 @@ class OptionError(DogeError, ValueError):
 
 
 def one_line(error: Exception) -> str:
-    """What another library's error says, in one line without a full stop; its type's name where it says nothing."""
+    """The text of another library's error in one line, without a full stop; the name of its type if it has no text."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__

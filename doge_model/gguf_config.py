@@ -11,7 +11,7 @@ from typing import Any
 from .errors import CheckpointError
 from .gguf import ATTENTION_BIASES, MLP_BIASES, GgufFile
 
-# GGUF key after "llama." -> LlamaConfig field
+# GGUF key after "llama." -> field of LlamaConfig.
 NEEDED = {
     "embedding_length": "hidden_size",
     "feed_forward_length": "intermediate_size",
@@ -22,26 +22,26 @@ NEEDED = {
 }
 OPTIONAL = {"attention.head_count_kv": "num_key_value_heads", "attention.key_length": "head_dim"}
 
-# Keys that are read elsewhere in this file, or that say nothing about the function.
+# Keys that are read elsewhere in this file, or that do not describe the function.
 OTHER_KEYS = """
 vocab_size tensor_data_layout attention.layer_norm_epsilon attention.value_length rope.dimension_count rope.freq_base
 rope.scale_linear rope.scaling.type rope.scaling.factor rope.scaling.original_context_length rope.scaling.finetuned
 rope.scaling.attn_factor rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow
 """
 
-# Keys that would change the function unless they have this value; for any other key, 0, false and empty mean "off".
+# Keys that change the function unless they have this value. For all other keys, 0, false and empty mean "off".
 NEUTRAL = {"attention.causal": True, "rope.scaling.yarn_ext_factor": 1.0, "rope.scaling.yarn_attn_factor": 1.0}
 
 
 def gguf_config(file: GgufFile) -> dict[str, Any]:
-    """The metadata as LlamaConfig fields.
+    """The metadata as fields of LlamaConfig.
 
     Raises:
-        CheckpointError: a key is missing, or changes the function in a way that is not supported.
+        CheckpointError: a key is missing or of another kind, or changes the function in a way that is not supported.
     """
     check_keys(file)
     if "model.embed_tokens.weight" not in file:
-        raise CheckpointError(f"{file.path}: tensor token_embd.weight is missing")
+        raise CheckpointError(f"{file.path}: tensor token_embd.weight is missing; give it")
     fields = {ours: file.number(f"llama.{theirs}") for theirs, ours in (NEEDED | OPTIONAL).items()}
     fields["head_dim"] = head_dim(file)
     fields["vocab_size"] = file.shape("model.embed_tokens.weight")[0]
@@ -54,31 +54,31 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
 
 
 def check_keys(file: GgufFile) -> None:
-    """Refuse a file without what every Llama has, or with what no plain Llama has."""
+    """Refuse a file without a key of every Llama, or with a key of no plain Llama."""
     for key in NEEDED:
         if file.field(f"llama.{key}") is None:
-            raise CheckpointError(f"{file.path}: llama.{key} is missing")
+            raise CheckpointError(f"{file.path}: llama.{key} is missing; give it")
     for key in file.llama_keys():
         value = file.field(f"llama.{key}")
         known = key in NEEDED or key in OPTIONAL or key in OTHER_KEYS.split()
         if not known and value and value != NEUTRAL.get(key):
-            raise CheckpointError(f"{file.path}: llama.{key} is {value!r}; expected a plain Llama without it")
+            raise CheckpointError(f"{file.path}: llama.{key} is {value!r}; it must be absent, as in a plain Llama")
     if not file.flag("llama.attention.causal", True):
         raise CheckpointError(f"{file.path}: llama.attention.causal is False; it must be true")
 
 
 def head_dim(file: GgufFile) -> int | None:
-    """Channels per head, which must be the same for keys, values and rotation; None if the file does not say."""
+    """The channels of a head, which must be equal for keys, values and rotation; None if the file does not say."""
     keys = ("attention.key_length", "attention.value_length", "rope.dimension_count")
     sizes = {key: file.number(f"llama.{key}") for key in keys if file.number(f"llama.{key}") is not None}
     if len(set(sizes.values())) > 1:
         stated = ", ".join(f"llama.{key} is {size}" for key, size in sizes.items())
-        raise CheckpointError(f"{file.path}: {stated}; expected the same number, heads that are rotated as a whole")
+        raise CheckpointError(f"{file.path}: {stated}; they must be equal, as heads are rotated as a whole")
     return next(iter(sizes.values()), None)
 
 
 def rope_parameters(file: GgufFile) -> dict[str, Any]:
-    """RoPE as transformers writes it; per-frequency divisors are a longrope that is the same at every length.
+    """RoPE as transformers writes it; divisors of single frequencies become a longrope with equal factors.
 
     Raises:
         CheckpointError: RoPE is scaled in a way that is not supported.
@@ -89,7 +89,7 @@ def rope_parameters(file: GgufFile) -> dict[str, Any]:
     factors = file.rope_factors()
     if kind not in ("none", "linear", "yarn") or (factors is not None and kind != "none"):
         allowed = "none, linear or yarn" if factors is None else "none beside rope_freqs.weight"
-        raise CheckpointError(f"{file.path}: llama.rope.scaling.type is {kind!r}; expected {allowed}")
+        raise CheckpointError(f"{file.path}: llama.rope.scaling.type is {kind!r}; it must be {allowed}")
     if factors is not None:
         rope |= {"rope_type": "longrope", "factor": 1.0, "attention_factor": 1.0}
         return rope | {"short_factor": factors, "long_factor": factors}
@@ -99,7 +99,7 @@ def rope_parameters(file: GgufFile) -> dict[str, Any]:
 
 
 def yarn_parameters(file: GgufFile, factor: float) -> dict[str, Any]:
-    """YaRN: transformers states the whole factor of the attention, llama.cpp what it multiplies the usual one by."""
+    """YaRN as transformers writes it, with the whole factor of the attention; llama.cpp multiplies the usual one."""
     values = {
         "original_max_position_embeddings": file.number("llama.rope.scaling.original_context_length"),
         "beta_fast": file.number("llama.rope.scaling.yarn_beta_fast"),

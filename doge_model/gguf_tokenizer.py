@@ -28,13 +28,21 @@ UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # values of tokenizer.ggml.token_type
 
 
 class PreTokenizer(NamedTuple):
-    """How text is cut before byte pairs are merged."""
+    """A way to cut text into pieces before byte pairs are merged.
 
-    names: str  # values of tokenizer.ggml.pre
-    splits: tuple[str, ...]  # patterns that cut the text one after the other; each match becomes a piece
-    gpt2: bool = False  # then cut as GPT-2 does
-    ignore_merges: bool = False  # a piece that is a token is not merged up to it
-    adds_bos: bool = False  # unless tokenizer.ggml.add_bos_token says otherwise
+    Attributes:
+        names: the values of tokenizer.ggml.pre that mean it, separated by spaces.
+        splits: patterns that cut the text one after the other; each match becomes a piece.
+        gpt2: whether the pieces are then cut as GPT-2 cuts text.
+        ignore_merges: whether a piece that is a token is taken as it is, without merges.
+        adds_bos: whether a text begins with bos, unless tokenizer.ggml.add_bos_token says otherwise.
+    """
+
+    names: str
+    splits: tuple[str, ...]
+    gpt2: bool = False
+    ignore_merges: bool = False
+    adds_bos: bool = False
 
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -69,7 +77,7 @@ def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast | None:
     if file.field("tokenizer.ggml.tokens") is None:
         return None
     if kind not in ("gpt2", "llama"):
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.model is {kind!r}; expected 'gpt2' or 'llama'")
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.model is {kind!r}; it must be 'gpt2' or 'llama'")
     tokens = vocabulary(file)
     special = special_tokens(file, tokens)
     pre = pre_tokenizer(file) if kind == "gpt2" else None
@@ -81,7 +89,7 @@ def gguf_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast | None:
         backend.post_processor = post_processor(file, backend, special, pre is None or pre.adds_bos)
     except CheckpointError:
         raise
-    except Exception as error:  # what the tokenizers library raises for merges of unknown tokens
+    except Exception as error:  # the tokenizers library raises a bare one, for merges of unknown tokens
         reason = one_line(error)
         raise CheckpointError(f"{file.path}: the tokenizer is damaged: {type(error).__name__} {reason}") from error
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
@@ -93,25 +101,26 @@ def vocabulary(file: GgufFile) -> list[str]:
     """The tokens in the order of their ids.
 
     Raises:
-        CheckpointError: they are no strings, one stands twice, or the embedding has fewer rows.
+        CheckpointError: one is no string or stands twice, or the embedding has fewer rows.
     """
     tokens = file.field("tokenizer.ggml.tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens is no list of strings")
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens is of another kind; it must be a list of strings")
     tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]
     twice = next((left for left, right in pairwise(sorted(tokens)) if left == right), None)
     if twice is not None:
-        raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens has {twice!r} twice")
+        raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens has {twice!r} twice; each must stand once")
     rows = file.shape("model.embed_tokens.weight")[0]
     if len(tokens) > rows:
         raise CheckpointError(
-            f"{file.path}: tokenizer.ggml.tokens has {len(tokens)} tokens, token_embd.weight {rows} rows"
+            f"{file.path}: tokenizer.ggml.tokens has {len(tokens)} tokens; it must have at most {rows}, "
+            "the rows of token_embd.weight"
         )
     return tokens
 
 
 def special_tokens(file: GgufFile, tokens: list[str]) -> dict[str, str]:
-    """The tokens that begin, end and pad a text and stand for the unknown, by transformers' names.
+    """The tokens that begin, end and pad a text, and that for unknown text, by transformers' names.
 
     Raises:
         CheckpointError: there is no token of such an id.
@@ -122,7 +131,7 @@ def special_tokens(file: GgufFile, tokens: list[str]) -> dict[str, str]:
 
 
 def byte_level(file: GgufFile, tokens: list[str], pre: PreTokenizer) -> Tokenizer:
-    """GPT-2's kind: bytes written as characters, merged in the order of the file's merges."""
+    """A tokenizer of GPT-2's kind: bytes written as characters, merged in the order of the file's merges."""
     cuts = [merge.find(" ", 1) for merge in file.field("tokenizer.ggml.merges")]
     merges = [
         (merge[:at], merge[at + 1 :]) for merge, at in zip(file.field("tokenizer.ggml.merges"), cuts, strict=True)
@@ -135,10 +144,10 @@ def byte_level(file: GgufFile, tokens: list[str], pre: PreTokenizer) -> Tokenize
 
 
 def pre_tokenizer(file: GgufFile) -> PreTokenizer:
-    """What `tokenizer.ggml.pre` means.
+    """The pre-tokenizer that `tokenizer.ggml.pre` names.
 
     Raises:
-        CheckpointError: an unknown way; guessing would give other tokens than the model was trained on.
+        CheckpointError: the name is unknown; a guess would give other tokens than in training.
     """
     name = file.field("tokenizer.ggml.pre")
     if name is None:
@@ -150,11 +159,11 @@ def pre_tokenizer(file: GgufFile) -> PreTokenizer:
         if name in pre.names.split():
             return pre
     known = ", ".join(pre.names.replace(" ", ", ") for pre in PRE_TOKENIZERS)
-    raise CheckpointError(f"{file.path}: tokenizer.ggml.pre is {name!r}; known are {known}")
+    raise CheckpointError(f"{file.path}: tokenizer.ggml.pre is {name!r}; it must be one of {known}")
 
 
 def backend_pre_tokenizer(pre: PreTokenizer) -> pre_tokenizers.PreTokenizer:
-    """The same in the tokenizers library."""
+    """The pre-tokenizer in the tokenizers library."""
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre.gpt2)
     if not pre.splits:
         return byte_level
@@ -163,7 +172,7 @@ def backend_pre_tokenizer(pre: PreTokenizer) -> pre_tokenizers.PreTokenizer:
 
 
 def sentencepiece(file: GgufFile, tokens: list[str], unknown: str | None) -> Tokenizer:
-    """Sentencepiece's kind: a space is U+2581, and of two neighbours that make a token the best scored merge first."""
+    """A tokenizer of Sentencepiece's kind: a space is U+2581, and neighbours that make the best token merge first."""
     scores = dict(zip(tokens, file.field("tokenizer.ggml.scores"), strict=True))
     merges = [
         (scores[token], len(token[:at]), len(token[at:]), token[:at], token[at:])
@@ -177,7 +186,7 @@ def sentencepiece(file: GgufFile, tokens: list[str], unknown: str | None) -> Tok
     backend = Tokenizer(models.BPE(ids, pairs, byte_fallback=True, fuse_unk=True, unk_token=unknown))
     space = normalizers.Replace(" ", "\u2581")
     spaces = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
-    # llama.cpp puts a space before every piece of text, the one after a special token too; decoding takes it off again.
+    # llama.cpp puts a space before every piece of text, also after a special token; decoding takes it off again.
     prefixed = file.flag("tokenizer.ggml.add_space_prefix", True)
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), space]) if prefixed else space
     backend.decoder = decoders.Sequence([*spaces, decoders.Strip(" ", 1, 0)] if prefixed else spaces)
@@ -197,7 +206,7 @@ def add_tokens(backend: Tokenizer, tokens: list[str], kinds: list[int]) -> None:
 def post_processor(
     file: GgufFile, backend: Tokenizer, special: dict[str, str], adds_bos: bool
 ) -> processors.PostProcessor:
-    """What the file wants before and after every text."""
+    """The tokens that the file puts before and after every text."""
     begins = file.flag("tokenizer.ggml.add_bos_token", adds_bos) and "bos_token" in special
     ends = file.flag("tokenizer.ggml.add_eos_token", False) and "eos_token" in special
     around = [special["bos_token"]] if begins else [], [special["eos_token"]] if ends else []

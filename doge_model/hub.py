@@ -18,12 +18,12 @@ from huggingface_hub.utils import httpx, validate_repo_id
 
 from .errors import CheckpointError, one_line
 
-# what a checkpoint needs; no pickles, no code
+# The files of a checkpoint, without pickles and code.
 FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja"]
-# tokenizers of other kinds are only refused, but that takes knowing of them
+# Tokenizers of other kinds, which are refused by name.
 FILES += ["tokenizer.model", "vocab.json", "vocab.txt"]
-# the same weights once more: other runtimes' folders, a trainer's steps, the files of a model's first author
+# The same weights once more, for other runtimes, from a trainer's steps, or as the first author wrote them.
 NOT_FILES = ["*/*", "consolidated*.safetensors"]
 
 
@@ -65,10 +65,10 @@ def download(
             f"{repo_id} is gated; accept its terms on the hub and log in with `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
-        raise CheckpointError(f"{repo_id} has no revision {revision}") from error
+        raise CheckpointError(f"{repo_id} has no revision {revision}; give a branch, tag or commit of it") from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"there is no folder {repo_id}, and the hub has no (public) repository of that name"
+            f"there is no folder {repo_id}, and the hub has no repository of that name for you; give another"
         ) from error
     except LocalEntryNotFoundError as error:
         found = "only partly" if isinstance(error, IncompleteSnapshotError) else "not"

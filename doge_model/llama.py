@@ -1,4 +1,4 @@
-"""A Llama is a Doge: without qk norm, with A = 0 and residual factors 1, every dt is 1 and softmax does not see it."""
+"""A Llama is a Doge without qk norm, with A = 0 and residual factors 1: every dt is 1, so softmax does not see it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tensors import RenamedTensors, TensorSource
 
 FORM = "llama"
 
-# what a Llama does not have, by the end of the tensor's name
+# End of the name of a tensor that no Llama has -> the value that leaves it without effect.
 FILLS = {
     ".self_attn.A": 0.0,
     ".self_attn.dt_proj.weight": 0.0,
@@ -21,7 +21,7 @@ FILLS = {
     ".post_attention_residual": 1.0,
 }
 
-# LlamaConfig fields with the same meaning in DogeConfig
+# The fields of LlamaConfig that mean the same in DogeConfig.
 CARRIED = (
     "vocab_size",
     "hidden_size",
@@ -48,17 +48,19 @@ CARRIED = (
     "pad_token_id",
 )
 
-# null is a value for these: no such token
+# For these fields null is a value: there is no such token.
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-# LlamaConfig's own defaults (transformers 5.23), where DogeConfig has others and config.json may leave the field out
+# LlamaConfig's defaults (transformers 5.23) of fields that config.json may leave out, where DogeConfig has others.
 DEFAULTS = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def lift(
     tensors: TensorSource, fills: Mapping[str, float] = FILLS, missing_name: Callable[[str], str] = str
 ) -> RenamedTensors:
-    """A Llama's tensors: native names already, and fills for what is missing. Old files hold rotary buffers too.
+    """The tensors of a Llama, whose names are native already, and fills for those that only a Doge has.
+
+    Rotary buffers, which old files hold too, are passed over.
 
     Raises:
         CheckpointError: there is a tensor that only a Doge has.
@@ -66,23 +68,23 @@ def lift(
     names = {name: name for name in tensors if not name.endswith("rotary_emb.inv_freq")}
     doge = next((name for name in names if name.endswith(tuple(FILLS))), None)
     if doge is not None:
-        raise CheckpointError(f"tensor {doge} is unexpected: no Llama has it; model_type doge would fit")
+        raise CheckpointError(f"tensor {doge} belongs to no Llama; model_type must be 'doge'")
     return RenamedTensors(tensors, names, fills, missing_name)
 
 
 def llama_config(fields: dict[str, Any], tensors: RenamedTensors) -> DogeConfig:
-    """A LlamaConfig's fields as a DogeConfig.
+    """The fields of a LlamaConfig as a DogeConfig.
 
-    A Llama sees every key, so nothing falls out within its context. Beyond max_position_embeddings tokens a Llama would
-    go on seeing all of them; the lifted Doge keeps the most recent ones.
+    The window is max_position_embeddings, so within a Llama's context no key is evicted. Beyond it a Llama still sees
+    all keys, while the lifted Doge keeps the most recent ones.
 
     Raises:
         CheckpointError: a field changes the function in a way that Doge does not have.
     """
     if fields.get("quantization_config"):
-        raise CheckpointError("config field quantization_config is set; expected a checkpoint with plain weights")
+        raise CheckpointError("config field quantization_config is set; give a checkpoint with plain weights")
     if fields.get("sliding_window") is not None:
-        raise CheckpointError(f"config field sliding_window is {fields['sliding_window']!r}; expected null or none")
+        raise CheckpointError(f"config field sliding_window is {fields['sliding_window']!r}; it must be null")
     given = {name: fields[name] for name in CARRIED if name in fields}
     carried = DEFAULTS | {name: value for name, value in given.items() if value is not None or name in TOKEN_IDS}
     carried.setdefault("tie_word_embeddings", "lm_head.weight" not in tensors)

@@ -1,4 +1,7 @@
-"""The dynamic mask and attention with it: the full matrix, or one more channel of the keys. Shapes: modeling.py."""
+"""The dynamic mask, and attention with it in two forms: a full matrix, or one more channel of the keys.
+
+modeling.py lists the letters of the shapes.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TIE = 2.0**-17  # precedence closer than this, in units of `precedence_units`, counts as equal
+from .errors import OptionError
+
+TIE = 2.0**-17  # two precedences that are closer than this, in `precedence_units`, count as equal
 LEAST_UNIT = 2.0**-40  # the squares of smaller weights are 0 in float32
 
 
 def precedence_units(dt_weight: Tensor, value_weight: Tensor) -> Tensor:
-    """The largest power of two that is no larger than v W_dt of every mask head is in the mean.
+    """The unit that precedence is measured in: the typical size of v W_dt, rounded down to a power of two.
 
-    dt_weight [M, G * D] and value_weight [G * D, hidden], for random inputs whose mean square is 1 -> float32 [M]. 1
-    where they are next to nothing, so that all keys of such a head tie.
+    Typical is the root mean square over random inputs whose own mean square is 1. The unit is 1 where the weights are
+    next to nothing, so that all keys of such a head tie.
+
+    dt_weight [M, G * D], value_weight [G * D, hidden] -> float32 [M].
     """
     value_size = torch.linalg.vector_norm(value_weight.detach().float()) * len(value_weight) ** -0.5
     size = torch.linalg.vector_norm(dt_weight.detach().float(), dim=1) * value_size
@@ -23,14 +30,17 @@ def precedence_units(dt_weight: Tensor, value_weight: Tensor) -> Tensor:
 
 
 def tie_classes(precedence: Tensor) -> Tensor:
-    """Precedence as whole numbers in its order, equal where it is closer than TIE: float [..., K] -> int64 [..., K].
+    """Number the keys by precedence; keys that are closer than TIE get the same number, which is their class.
 
-    A window whose values are all equal, as a token that comes again and again makes it, gives the next layer values
-    that are equal in exact arithmetic only. Without this, the rounding of sums would decide between them, and chunks,
-    batches and machines would keep different keys. What sums leave open is of the size of their terms, so closeness is
-    counted in `precedence_units` and not from the first digit of each number. Rounding would not do: equal values are
-    apart again where a border of it runs through what the sums left open. Neighbours in order that are close are of one
-    class, whatever the two ends of it are apart.
+    Repeated tokens give a window of equal values. In the next layer, the values that attention makes of them are equal
+    in exact arithmetic alone. Without classes, the rounding of sums would decide between such keys. Chunks, batches
+    and machines would then keep different ones.
+
+    A sum is wrong by a share of its terms, so closeness is counted in `precedence_units`, not in digits of the number.
+    Rounding precedence to a grid was worse: equal values on two sides of a grid line never tie. Here two neighbours in
+    order tie if they are close, so the two ends of a long class may be far apart.
+
+    precedence float [..., K] -> int64 [..., K], in the order of precedence.
     """
     ordered, order = precedence.float().sort(dim=-1)
     apart = ordered.diff(dim=-1) > TIE  # false for two -inf, whose difference is nan
@@ -38,19 +48,20 @@ def tie_classes(precedence: Tensor) -> Tensor:
     return torch.empty_like(order).scatter_(-1, order, classes)
 
 
-def surviving_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
-    """Which keys are among the keep_window_size largest dt that a query can see; equal dt: the most recent stays.
+def kept_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
+    """The keys that each query keeps: the keep_window_size largest up to it, of equal ones the most recent.
 
-    The last `num_queries` keys belong to the queries. Key j is gone for a query once keep_window_size of the keys up to
-    that query outrank it: count the keys before the chunk by one stable sort, those of the chunk by comparison.
-    `tie_classes` says what is equal.
+    The last `num_queries` keys are the queries' own. A key is evicted for a query once keep_window_size of the keys up
+    to that query are larger. Larger keys of the past are counted by one stable sort, those of the chunk by comparison.
+    `tie_classes` says which are equal.
 
-    precedence [B, M, K], any number that grows with dt -> bool [B, M, num_queries, K]; causality is not included.
+    precedence [B, M, K], any number that grows with dt -> bool [B, M, num_queries, K]. Keys after the query are for the
+    caller to mask.
     """
     num_keys = precedence.shape[-1]
     num_past = num_keys - num_queries
     classes = tie_classes(precedence)
-    order = classes.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last: it ranks higher
+    order = classes.argsort(dim=-1, stable=True)  # ascending; of equals the most recent comes last
     rank = torch.empty_like(order, dtype=torch.int32).scatter_(
         -1, order, torch.arange(num_keys, dtype=torch.int32, device=order.device).expand_as(order)
     )
@@ -62,20 +73,20 @@ def surviving_keys(precedence: Tensor, num_queries: int, keep_window_size: int) 
 
 
 def visible_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
-    """Which keys a query sees: those up to it that survive. precedence [B, M, K] -> bool [B, M, num_queries, K]."""
+    """The keys that a query sees: those up to it that are kept. precedence [B, M, K] -> bool [B, M, num_queries, K]."""
     num_keys = precedence.shape[-1]
     index = torch.arange(num_keys, device=precedence.device)
     causal = index <= index[num_keys - num_queries :, None]
     if num_keys <= keep_window_size:
         return causal.expand(*precedence.shape[:2], -1, -1)
-    return surviving_keys(precedence, num_queries, keep_window_size) & causal
+    return kept_keys(precedence, num_queries, keep_window_size) & causal
 
 
 def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
-    """The additive mask: dt where a key is visible and survives, else the smallest number of the dtype.
+    """The additive mask: dt of every key that the query sees, and the smallest number of the dtype for all others.
 
-    dt and precedence [B, M, K], -inf at padding, which so takes no place in the window -> [B, M, num_queries, K] in the
-    same dtype.
+    dt and precedence [B, M, K] -> [B, M, num_queries, K] in the dtype of dt. Both are -inf at padding, which so takes
+    no place in the window.
     """
     visible = visible_keys(precedence, num_queries, keep_window_size) & (dt[:, :, None, :] > -torch.inf)
     return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
@@ -84,20 +95,26 @@ def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_s
 def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor | None:
     """attention_mask [B, K], 0 at padding -> bool [B, num_queries] of the new tokens, or None if none is padding.
 
-    What is cached needs no mask any more: the dt of padding is -inf.
+    Cached keys need no mask: the dt of padding among them is -inf already.
+
+    Raises:
+        OptionError: the mask has another number of axes.
     """
     if attention_mask is None:
         return None
     if attention_mask.dim() != 2:
-        raise ValueError(
-            f"attention_mask has shape {tuple(attention_mask.shape)}; Doge takes [batch, keys], 0 at padding"
+        raise OptionError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; it must be [batch, keys], 0 at padding"
         )
     mask = attention_mask[:, -num_queries:].bool()
     return None if bool(mask.all()) else mask
 
 
 def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
-    """query [B, H, T, D], key, value [B, H, K, D], mask [B, H, T, K] -> [B, H, T, D] and the weights [B, H, T, K]."""
+    """Attention by the full matrix, with the weights.
+
+    query [B, H, T, D], key, value [B, H, K, D], mask [B, H, T, K] -> [B, H, T, D] and weights [B, H, T, K].
+    """
     scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + mask
     weights = F.dropout(F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype), dropout)
     return weights @ value, weights
@@ -108,16 +125,16 @@ def key_channel_attention(
 ) -> Tensor:
     """Attention of a whole sequence with dt as one more channel of the keys: q k^T s + dt = [q, 1] [k, dt / s]^T s.
 
-    While no key has dropped out it is plain causal attention, and no mask tensor exists. Beyond, the mask is what is
-    visible, which has no gradient: that leaves torch its fused kernels.
+    While no key has been evicted, this is plain causal attention without a mask tensor. Afterwards a bool mask says
+    which keys are visible. It has no gradient, so torch may still use its fused kernels.
 
-    query, key and value [B, H, T, D], dt [B, H, T], -inf at padding, visible bool [B, H, T, T] or None: all that came
-    before -> [B, H, T, D].
+    query, key and value [B, H, T, D]; dt [B, H, T], -inf at padding; visible bool [B, H, T, T], or None for all keys up
+    to the query -> [B, H, T, D].
     """
     head_dim = query.shape[-1]
     extra = 8 - head_dim % 8  # CUDA's kernels want widths in multiples of 8, and values as wide as keys
-    # The softmax does not see the 1 taken off; bfloat16 has more digits for a dt near 0. What -3e4 makes of a score is
-    # out of reach of all others, and finite in float16.
+    # The softmax does not see that 1 is taken off; bfloat16 has more digits for a dt near 0. A score with -3e4 in it is
+    # far below all others, and -3e4 is finite in float16.
     channel = ((dt - 1.0) * head_dim**0.5).clamp(min=-3e4).to(key.dtype)[..., None]
     query = F.pad(query, (0, extra), value=1.0)
     key, value = F.pad(torch.cat((key, channel), dim=-1), (0, extra - 1)), F.pad(value, (0, extra))

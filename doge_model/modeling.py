@@ -1,14 +1,14 @@
 """Doge, top to bottom: norm, attention, MLP, experts, block, model; rotary.py, mask.py and routing.py belong to it.
 
 The full-matrix form (`attn_implementation="eager"`), in float32, is the reference for everything else in this
-repository. With "sdpa", the default, a sequence in which no key can drop out takes the key-channel form: the same
-function, plain causal attention, no [T, T] tensor. Tensor names are those of transformers' `models/doge` ("native"
-checkpoints). Where the public code is wrong (small-doge, transformers up to 5.23) these files differ on purpose:
+repository. With "sdpa", the default, a sequence in which no key can be evicted takes the key-channel form. That is the
+same function as plain causal attention, without a [T, T] tensor. Tensor names are those of transformers' `models/doge`
+("native" checkpoints). Where the public code is wrong (small-doge, transformers up to 5.23) these files differ:
 
-- the mask is built in mask.py, additive and causal, so every attention backend gets the same one (transformers #48748);
-- the experts of a token are chosen by that token's own router logits (public code splits the flattened batch in half);
-- among equal dt the most recent key stays (torch.topk picks any);
-- dt is computed once per key and cached with it, with what decides between keys, as extra channels of the key.
+- mask.py builds the mask, additive and causal, so every attention backend gets the same one (transformers #48748);
+- a token's experts are chosen by its own router logits (public code splits the flattened batch in half);
+- among keys of equal dt the most recent is kept (torch.topk picks any);
+- dt is computed once per key and cached with it as one more channel; precedence, which decides on eviction, is another.
 
 Shapes: B batch, T new tokens, K keys, H attention heads, G kv heads, M mask heads, D channels of a head.
 """
@@ -34,6 +34,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .cache import KeepWindowCache
 from .configuration import DogeConfig
+from .errors import OptionError
 from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention, precedence_units, visible_keys
 from .rotary import DogeRotaryEmbedding, apply_rotary
 from .routing import choose_experts, expert_load, load_balancing_loss
@@ -60,7 +61,7 @@ def repeat_heads(x: Tensor, times: int) -> Tensor:
 
 
 class DogeAttention(nn.Module):
-    """Grouped-query attention whose additive mask dt is learned from the values."""
+    """Grouped-query attention with an additive mask, dt, that is learned from the values."""
 
     def __init__(self, config: DogeConfig, layer_idx: int) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ class DogeAttention(nn.Module):
         padding_mask: Tensor | None,
         past_key_values: Cache | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden_states [B, T, hidden] -> the same shape, and with eager attention the weights [B, H, T, K]."""
+        """hidden_states [B, T, hidden] -> the same shape, and the weights [B, H, T, K] if attention is eager."""
         heads = (*hidden_states.shape[:2], -1, self.head_dim)
         query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
         key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
@@ -106,7 +107,11 @@ class DogeAttention(nn.Module):
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, dt: Tensor, precedence: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """query [B, H, T, D], key, value [B, G, K, D], dt, precedence [B, M, K] -> [B, H, T, D], weights if eager."""
+        """Attention in the form that backend and window call for.
+
+        query [B, H, T, D], key, value [B, G, K, D], dt, precedence [B, M, K] -> [B, H, T, D], and the weights
+        [B, H, T, K] if attention is eager.
+        """
         heads, num_queries, window = query.shape[1], query.shape[2], self.config.keep_window_size
         backend, dropout = self.config._attn_implementation, self.config.attention_dropout if self.training else 0.0
         key, value = (repeat_heads(x, heads // x.shape[1]) for x in (key, value))
@@ -122,11 +127,11 @@ class DogeAttention(nn.Module):
         return F.scaled_dot_product_attention(query, key, value, mask, dropout), None
 
     def dynamic_states(self, hidden_states: Tensor, value: Tensor) -> Tensor:
-        """dt of every key, and its precedence: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, 2 M / G].
+        """The dt of every key, then its precedence: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, 2 M / G].
 
-        dt = exp(A softplus(z)) with z = v W_dt. It decides which keys stay, so it is compared by sign(A) z, which grows
-        with dt and keeps the digits that exp loses: dt of an A near 0 is 1 to all seven of them. It is in units of
-        `precedence_units`, and has the digits of the values' dtype, which a cache has.
+        dt = exp(A softplus(z)) with z = v W_dt. The keys with the smallest dt are evicted, but where A is near 0, every
+        dt is 1 to all seven digits. So keys are compared by their precedence, sign(A) z in `precedence_units`, which
+        grows with dt. It is rounded to the dtype of the values, as a cache rounds it.
 
         BLAS rounds a row differently from call to call, so outside training the values are computed again in float64.
         """
@@ -168,9 +173,8 @@ class DogeMLP(nn.Module):
 class DogeCDMoE(DogeMLP):
     """Cross domain mixture of experts: the MLP is the shared expert, beside num_experts single-neuron experts.
 
-    It is called for the router's logits too, so it returns a pair where an MLP returns a tensor.
-
-    An expert's score is the sum of an x and a y logit (product keys, arXiv:1907.05242): expert x * num_keys + y.
+    The router gives each token num_keys x logits and as many y logits. Expert x * num_keys + y scores their sum
+    (product keys, arXiv:1907.05242). The router's logits are returned too, as the load-balancing loss needs them.
     """
 
     def __init__(self, config: DogeConfig) -> None:
@@ -181,7 +185,7 @@ class DogeCDMoE(DogeMLP):
         self.down_embed = nn.Embedding(config.num_experts, config.hidden_size)
         self.up_embed = nn.Embedding(config.num_experts, config.hidden_size)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # the pair, see above
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # an MLP returns no logits
         """x [B, T, hidden] -> the same shape, and router logits [B * T, 2, num_keys]."""
         tokens = x.flatten(0, 1)
         router_logits = self.router_gate(tokens).unflatten(-1, (2, self.num_keys))
@@ -226,7 +230,7 @@ class DogeDecoderLayer(GradientCheckpointingLayer):
 
 
 class DogePreTrainedModel(PreTrainedModel):
-    """What transformers needs to know to save, load, initialise and train a Doge."""
+    """The base class by which transformers saves, loads, initialises and trains a Doge."""
 
     config_class = DogeConfig
     config: DogeConfig
@@ -276,13 +280,19 @@ class DogeModel(DogePreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
-        """input_ids int64 [B, T] or inputs_embeds [B, T, hidden]; attention_mask [B, past + T], 0 at padding."""
+        """input_ids int64 [B, T] or inputs_embeds [B, T, hidden] -> last_hidden_state [B, T, hidden] and the cache.
+
+        attention_mask [B, past + T] is 0 at padding.
+
+        Raises:
+            OptionError: both or neither of input_ids and inputs_embeds are given, or the cache does not fit the model.
+        """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
+            raise OptionError("input_ids and inputs_embeds are both given, or neither is; give exactly one of them")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if isinstance(past_key_values, StaticCache):
-            raise ValueError("a StaticCache holds empty slots that Doge's window would count; use a DynamicCache")
+        if isinstance(past_key_values, StaticCache):  # the window would count its empty slots as keys
+            raise OptionError("past_key_values is a StaticCache; it must be a DynamicCache or a KeepWindowCache")
         if isinstance(past_key_values, KeepWindowCache):
             past_key_values.check(self.config)
         if use_cache and past_key_values is None:

@@ -1,4 +1,7 @@
-"""The six sizes of the Doge family by name (the dimensions of the published checkpoints)."""
+"""The six sizes of the Doge family by name.
+
+The dimensions are those of `recipes/doge/<size>/config_full.yaml` in github.com/SmallDoges/small-doge.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from .errors import OptionError
 
 @dataclass(frozen=True)
 class Size:
-    """The dimensions in which the members of the family differ; head_dim is 128 everywhere."""
+    """The dimensions that differ between members of the family; head_dim is 128 in all of them."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -31,7 +34,7 @@ PRESETS = {
 
 
 def preset_config(name: str) -> DogeConfig:
-    """The configuration of a family member; `Doge-20M`, `doge-20m` and `20m` are the same.
+    """The configuration of a member of the family; `Doge-20M`, `doge-20m` and `20m` are the same.
 
     Raises:
         OptionError: the name is none of the six.

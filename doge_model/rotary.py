@@ -1,4 +1,4 @@
-"""Rotary position embedding, dynamic RoPE read causally. Shapes as in modeling.py."""
+"""Rotary position embedding, with a causal reading of dynamic RoPE. Shapes as in modeling.py."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .configuration import DogeConfig
 
 
 class DogeRotaryEmbedding(nn.Module):
-    """cos and sin of every position's angles.
+    """The cos and sin of every position's angles.
 
-    Dynamic RoPE is read causally: position p has the base that a sequence of length p + 1 has, so keys never turn again
-    and prefill and decoding agree at any length. Within max_position_embeddings the angle is rounded to float32 as it
-    was in training; beyond, it stays in float64 (at position 100,000 float32 is off by 0.006 rad).
+    Dynamic RoPE is read causally: position p has the base of a sequence of p + 1 tokens. Keys are then never rotated
+    again, and prefill and decoding agree at any length. Angles are rounded to float32 within max_position_embeddings,
+    as in training. Beyond, they stay in float64, as float32 is off by 0.006 rad at position 100,000.
     """
 
     def __init__(self, config: DogeConfig) -> None:
@@ -29,7 +29,7 @@ class DogeRotaryEmbedding(nn.Module):
             inv_freq, self.attention_scaling = 1.0 / (self.theta**exponents), 1.0
             if rope["rope_type"] not in ("default", "dynamic"):
                 inv_freq, self.attention_scaling = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
-        # A tuple, not a buffer: buffers follow model.to(bfloat16), and meta-device loading leaves them uninitialised.
+        # A tuple, as buffers would follow model.to(bfloat16), and loading on the meta device leaves them uninitialised.
         self.inv_freq: tuple[float, ...] = tuple(inv_freq.tolist())
 
     def forward(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,10 @@ class DogeRotaryEmbedding(nn.Module):
         return cos.float().to(position_ids.device), sin.float().to(position_ids.device)
 
     def dynamic_inv_freq(self, length: Tensor) -> Tensor:
-        """length float64 [..., 1] -> float64 [..., D / 2] (transformers' `_compute_dynamic_ntk_parameters`)."""
+        """The frequencies of a sequence of some length (transformers' `_compute_dynamic_ntk_parameters`).
+
+        length float64 [..., 1] -> float64 [..., D / 2].
+        """
         assert self.dynamic_factor is not None
         dim, stretch = self.head_dim, length.clamp(min=self.max_position) / self.max_position
         base = self.theta * (self.dynamic_factor * stretch - (self.dynamic_factor - 1)) ** (dim / (dim - 2))
@@ -53,7 +56,7 @@ class DogeRotaryEmbedding(nn.Module):
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate channel i with channel i + D/2; x [B, heads, T, D], cos and sin [B, T, D/2]."""
+    """Rotate channel i with channel i + D/2: x [B, heads, T, D], cos and sin [B, T, D/2] -> [B, heads, T, D]."""
     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -1,4 +1,4 @@
-"""Which experts a token is sent to, how evenly they are used, and the loss that evens it. Shapes as in modeling.py."""
+"""The choice of a token's experts, the evenness of their use, and the loss that evens it. Shapes as in modeling.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def choose_experts(router_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """The top_k experts of each token: router_logits [N, 2, num_keys] -> scores and expert indices [N, top_k].
 
-    A pair among the top_k of the grid has both its halves among the top_k of their row, so the rest is never added up.
+    Both halves of a pair among the top_k of the grid are among the top_k of their row, so no others are added up.
     """
     num_keys = router_logits.shape[-1]
     (scores_x, scores_y), (keys_x, keys_y) = (
@@ -24,14 +24,18 @@ def choose_experts(router_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 def expert_load(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The share of tokens that each expert serves, and its mean probability: float32 [layers, E] each.
 
-    Rows sum to top_k and to 1. router_logits: per layer [B * T, 2, num_keys]; attention_mask [B, T], 0 at tokens that
-    do not count.
+    The rows of the share sum to top_k, those of the probability to 1.
+
+    Args:
+        router_logits: one [B * T, 2, num_keys] per layer.
+        top_k: the experts of a token.
+        attention_mask: [B, T], 0 at tokens that do not count.
     """
     logits = torch.stack(router_logits).float()  # [layers, N, 2, num_keys]
     if attention_mask is not None:
         logits = logits[:, attention_mask.flatten().bool()]
     x, y = logits.softmax(-1).unbind(2)
-    with torch.autocast(logits.device.type, enabled=False):  # a sum over all tokens is not one to round to bfloat16
+    with torch.autocast(logits.device.type, enabled=False):  # bfloat16 is too coarse for a sum over all tokens
         grid = torch.einsum("lnx,lny->lxy", x, y)  # the softmax of x + y is the product of both softmaxes
     probability = grid.flatten(1) / logits.shape[1]
     experts = torch.stack([choose_experts(layer, top_k)[1].flatten() for layer in logits])
@@ -42,6 +46,8 @@ def expert_load(router_logits: tuple[Tensor, ...], top_k: int, attention_mask: T
 def load_balancing_loss(share: Tensor, probability: Tensor) -> Tensor:
     """Switch Transformer's auxiliary loss (arXiv:2101.03961, equations 4 to 6); top_k if all experts serve alike.
 
-    As everywhere in transformers, expert number e of all layers counts as one.
+    Expert number e counts as one over all layers, as everywhere in transformers.
+
+    share and probability float32 [layers, E] -> float32 [].
     """
     return share.shape[1] * (share.mean(0) * probability.mean(0)).sum()

@@ -1,4 +1,4 @@
-"""Where a checkpoint's tensors lie: by name, with their shapes, each read only when it is asked for."""
+"""The tensors of a checkpoint by name, each read only when it is asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SINGLE_FILE = "model.safetensors"
 
 
 class TensorSource(Protocol):
-    """A checkpoint's tensors by name."""
+    """Tensors by name, wherever they lie."""
 
     def __iter__(self) -> Iterator[str]:
         """The names."""
@@ -28,20 +28,20 @@ class TensorSource(Protocol):
         """Whether there is such a tensor."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
+        """The shape of a tensor, without reading its values."""
 
     def load(self, name: str) -> Tensor:
-        """Read a tensor."""
+        """The values of a tensor."""
 
 
 class SafetensorsFolder:
-    """One model.safetensors, or shards with their index."""
+    """The tensors of one model.safetensors, or of shards with their index."""
 
     def __init__(self, folder: Path) -> None:
         """Open the files.
 
         Raises:
-            CheckpointError: a file is missing, damaged, or there is only a pickle.
+            CheckpointError: a file is missing or damaged, or there is only a pickle.
         """
         self._file_of = stated = weight_map(folder)
         check_printable(stated, "tensor")
@@ -51,7 +51,7 @@ class SafetensorsFolder:
                 self._open[file] = safe_open(folder / file, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise CheckpointError(f"{folder / file} is not a whole safetensors file: {error}") from error
-            # A shard may hold what the index leaves out; where two hold the same name the index decides.
+            # A shard may hold tensors that the index leaves out; of two of the same name the index chooses one.
             self._file_of = dict.fromkeys(self._open[file].keys(), file) | self._file_of
         check_printable(self._file_of, "tensor")
         for name, file in stated.items():
@@ -65,17 +65,17 @@ class SafetensorsFolder:
         return name in self._file_of
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """From the file's header."""
+        """The shape of a tensor, from the header of its file."""
         return tuple(self._open[self._file_of[name]].get_slice(name).get_shape())
 
     def load(self, name: str) -> Tensor:
-        """A view of the file."""
+        """The values of a tensor, as a view of its file."""
         tensor: Tensor = self._open[self._file_of[name]].get_tensor(name)
         return tensor
 
 
 def check_printable(names: Iterable[str], kind: str) -> None:
-    """Refuse a name with a line break or another control character: messages name what a file holds.
+    """Refuse a name with a line break or another control character, which would break up messages.
 
     Raises:
         CheckpointError: there is such a name.
@@ -86,7 +86,7 @@ def check_printable(names: Iterable[str], kind: str) -> None:
 
 
 def weight_map(folder: Path) -> dict[str, str]:
-    """The file of every tensor as the index of a checkpoint folder has it; empty where a single file holds all.
+    """The file of every tensor, from the index of a checkpoint folder; empty where a single file holds all.
 
     Raises:
         CheckpointError: there are no tensors, the index is damaged, or a shard that it names is missing.
@@ -97,17 +97,19 @@ def weight_map(folder: Path) -> dict[str, str]:
         return {}
     stated = read_json(index).get("weight_map")
     if not isinstance(stated, dict) or not stated or not all(isinstance(file, str) for file in stated.values()):
-        raise CheckpointError(f"{index} has no weight_map; expected an object with the file name of every tensor")
+        raise CheckpointError(f"{index} has no weight_map; it must have one that names the file of every tensor")
     for file in sorted(set(stated.values())):
         if Path(file).name != file or not file.endswith(".safetensors"):
-            raise CheckpointError(f"{index} names the shard {file!r}; expected a .safetensors file of the same folder")
+            raise CheckpointError(
+                f"{index} names the shard {file!r}; it must be a .safetensors file of the same folder"
+            )
         if not (folder / file).is_file():
             raise CheckpointError(f"{index} names the shard {file}, which is missing")
     return stated
 
 
 def require_single_file(folder: Path) -> None:
-    """Refuse a folder without model.safetensors, saying what is there instead.
+    """Refuse a folder without model.safetensors, and name a pickle that is there instead.
 
     Raises:
         CheckpointError: it is missing.
@@ -132,20 +134,20 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing") from error
+        raise CheckpointError(f"{path} is missing; give a whole checkpoint folder") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+        raise CheckpointError(f"{path} holds a {type(value).__name__}; it must be a JSON object")
     return value
 
 
 class RenamedTensors:
-    """Another source's tensors under native names.
+    """The tensors of a source under native names.
 
-    Tensors that the source does not have, because its architecture does without, are filled with a constant.
+    Tensors that the architecture of the source does without are filled with a constant.
     """
 
     def __init__(
@@ -155,7 +157,14 @@ class RenamedTensors:
         fills: Mapping[str, float],
         missing_name: Callable[[str], str] = str,
     ) -> None:
-        """`name_of` has the source's name by the native one, `missing_name` gives it for tensors that are not there."""
+        """Rename the tensors of a source.
+
+        Args:
+            source: the tensors under their own names.
+            name_of: native name -> the source's name.
+            fills: end of a native name -> the constant to fill it with.
+            missing_name: native name -> the name that the source would have for a tensor that is missing.
+        """
         self._source, self._name_of, self._fills, self._missing_name = source, name_of, fills, missing_name
 
     def __iter__(self) -> Iterator[str]:
@@ -165,7 +174,10 @@ class RenamedTensors:
         return name in self._name_of
 
     def with_embedding(self) -> RenamedTensors:
-        """The same, with a tied output matrix as the embedding if only that is stored (safetensors' save_model)."""
+        """The same tensors, with the output matrix as embedding where only that is stored.
+
+        safetensors' save_model stores one of two tied tensors, whichever comes first.
+        """
         embedding, output = "model.embed_tokens.weight", "lm_head.weight"
         if embedding in self._name_of or output not in self._name_of:
             return self
@@ -173,43 +185,43 @@ class RenamedTensors:
         return RenamedTensors(self._source, name_of, self._fills, self._missing_name)
 
     def original(self, name: str) -> str:
-        """What the source calls a tensor, or would call it: the name to complain about."""
+        """The name that the source has, or would have, for a tensor; messages use it."""
         return self._name_of[name] if name in self._name_of else self._missing_name(name)
 
     def fill(self, name: str) -> float | None:
-        """The constant that a tensor of this name is made of, if the source may lack it."""
+        """The constant for a tensor that the source may lack; None for all others."""
         return next((value for ending, value in self._fills.items() if name.endswith(ending)), None)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The source's."""
+        """The shape of a tensor, as the source has it."""
         return self._source.shape(self._name_of[name])
 
     def load(self, name: str) -> Tensor:
-        """The source's."""
+        """The values of a tensor, as the source has them."""
         return self._source.load(self._name_of[name])
 
 
-# Without scales, which live in tensors of their own, 8-bit floats would be read as other numbers.
+# Not 8-bit floats: their scales lie in tensors of their own, so that alone they would be other numbers.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def checked(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy of a tensor in the dtype that is wanted.
+    """A copy of a tensor, cast to dtype.
 
-    A copy in any case: what safetensors gives is a view of the file, and writing over the file would change the model.
+    It is a copy in any case. safetensors gives views of the file, so writing over the file would change the model.
 
     Raises:
         CheckpointError: it holds integers, infinities or not-a-number.
     """
     if tensor.dtype not in DTYPES:
         kind, allowed = dtype_name(tensor.dtype), ", ".join(dtype_name(each) for each in DTYPES)
-        raise CheckpointError(f"tensor {name} has dtype {kind}; expected one of {allowed}")
+        raise CheckpointError(f"tensor {name} has dtype {kind}; it must be one of {allowed}")
     tensor = tensor.to(dtype, copy=True)
     if tensor.numel() and not all(math.isfinite(end) for end in tensor.aminmax()):  # isfinite() takes 10 times as long
-        raise CheckpointError(f"tensor {name} holds values that are not finite in {dtype_name(dtype)}")
+        raise CheckpointError(f"tensor {name} holds values that are not finite in {dtype_name(dtype)}; all must be")
     return tensor
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """torch.bfloat16 -> bfloat16."""
+    """The name of a dtype without its module: torch.bfloat16 -> bfloat16."""
     return str(dtype).removeprefix("torch.")

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from doge_model import KeepWindowCache
+from doge_model import DogeForCausalLM, KeepWindowCache
+from doge_model.errors import OptionError
 from tests.helpers.models import FORMS, relative_difference, repeated_ids, tiny_model, torch_logits
 
 
-def stream(model, ids: np.ndarray, lengths: list[int]) -> tuple[np.ndarray, KeepWindowCache]:
+def stream(model: DogeForCausalLM, ids: np.ndarray, lengths: list[int]) -> tuple[np.ndarray, KeepWindowCache]:
     cache, rows = KeepWindowCache(model.config), []
     with torch.inference_mode():
         for chunk in torch.from_numpy(ids)[None].split(lengths, dim=1):
@@ -20,7 +21,7 @@ def stream(model, ids: np.ndarray, lengths: list[int]) -> tuple[np.ndarray, Keep
 
 @pytest.mark.parametrize("keep_window_size", [2, 4, 13])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_stream_many_windows_long_equals_the_full_matrix(form, keep_window_size):
+def test_a_stream_many_windows_long_equals_the_full_matrix(form: str, keep_window_size: int) -> None:
     model = tiny_model(**FORMS[form], keep_window_size=keep_window_size)
     ids = repeated_ids(100, times=max(1, min(keep_window_size - 1, 6)))
     expected = torch_logits(model, ids)
@@ -30,7 +31,7 @@ def test_a_stream_many_windows_long_equals_the_full_matrix(form, keep_window_siz
         assert all(layer.keys.shape[2] == keep_window_size for layer in cache.layers)
 
 
-def test_the_cache_goes_back_within_its_window_and_not_beyond():
+def test_the_cache_goes_back_within_its_window_and_not_beyond() -> None:
     model = tiny_model(keep_window_size=6)
     ids = np.random.default_rng(0).integers(9, size=9)
     _, cache = stream(model, ids[:5], [5])
@@ -39,17 +40,19 @@ def test_the_cache_goes_back_within_its_window_and_not_beyond():
         logits = model(torch.from_numpy(ids[3:6])[None], past_key_values=cache).logits[0].numpy()
     assert relative_difference(torch_logits(model, ids[:6])[3:], logits) < 1e-5
     _, cache = stream(model, ids, [9])
-    with pytest.raises(ValueError, match="cannot crop to 4 tokens: 9 were fed to a window of 6"):
+    with pytest.raises(
+        OptionError, match="max_length is 4; it must be at least the 9 tokens fed, as the window of 6 has evicted keys"
+    ):
         cache.crop(4)
 
 
-def test_a_cache_of_another_window_is_refused():
+def test_a_cache_of_another_window_is_refused() -> None:
     cache = KeepWindowCache(tiny_model(keep_window_size=5).config)
-    with pytest.raises(ValueError, match="made for a window of 5 tokens and 2 layers, but this model has 6 and 2"):
+    with pytest.raises(OptionError, match="has a window of 5 tokens and 2 layers; it must have 6 and 2"):
         tiny_model(keep_window_size=6)(torch.tensor([[1, 2]]), past_key_values=cache)
 
 
-def test_generate_takes_the_cache_and_gives_the_same_tokens():
+def test_generate_takes_the_cache_and_gives_the_same_tokens() -> None:
     model = tiny_model(keep_window_size=6)
     ids = torch.tensor([[5, 6, 5, 7]])
     expected = model.generate(ids, max_new_tokens=40, do_sample=False)
@@ -58,7 +61,7 @@ def test_generate_takes_the_cache_and_gives_the_same_tokens():
     assert cache.get_seq_length() == 43
 
 
-def test_left_padding_falls_out_first():
+def test_left_padding_is_evicted_first() -> None:
     model = tiny_model(keep_window_size=6)
     ids = torch.from_numpy(np.random.default_rng(0).integers(9, size=(2, 9)))
     ids[1, :4] = 0

@@ -14,11 +14,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.helpers.checkpoints import save_doge, save_tokenizer
 
+Case = tuple[str, str, dict[str, Any]]  # a label, a source, options of load_checkpoint
 ROOT = Path(__file__).parents[2]
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 LOADER = """
@@ -104,12 +106,12 @@ def etag(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory) -> list[str]:
+def asked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory, asked) -> Iterator[str]:
+def endpoint(tmp_path_factory: pytest.TempPathFactory, asked: list[str]) -> Iterator[str]:
     """A hub with one repository of two revisions, of 32 and 64 channels."""
     folders = {commit: tmp_path_factory.mktemp(commit) for commit in COMMITS.values()}
     for folder, hidden_size in zip(folders.values(), (32, 64), strict=True):
@@ -127,22 +129,23 @@ def endpoint(tmp_path_factory, asked) -> Iterator[str]:
     server.shutdown()
 
 
-def load(cases: list[tuple[str, str, dict]], endpoint: str, home: Path, **environment: str) -> dict:
-    """What loading each case gives, by its label: form, hidden size, has a tokenizer; or the refusal."""
+def load(cases: list[Case], endpoint: str, home: Path, **environment: str) -> dict[str, Any]:
+    """Load each case; by its label, the form, the hidden size and whether there is a tokenizer, or the refusal."""
     variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-c", LOADER, json.dumps(cases), str(home / "results.json")]
     subprocess.run(command, check=True, cwd=ROOT, env=os.environ | variables | environment, capture_output=True)
-    return json.loads((home / "results.json").read_text())
+    results: dict[str, Any] = json.loads((home / "results.json").read_text())
+    return results
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
-def online(endpoint, home) -> dict:
-    cases = [
+def online(endpoint: str, home: Path) -> dict[str, Any]:
+    cases: list[Case] = [
         ("main", "doge/tiny", {}),
         ("tag", "doge/tiny", {"revision": "v1"}),
         ("commit", "doge/tiny", {"revision": COMMITS["v1"]}),
@@ -158,40 +161,44 @@ def online(endpoint, home) -> dict:
 
 
 @pytest.fixture(scope="module")
-def offline(online, home) -> dict:
-    cases = [("main", "doge/tiny", {}), ("tag", "doge/tiny", {"revision": "v1"}), ("never loaded", "doge/other", {})]
+def offline(online: dict[str, Any], home: Path) -> dict[str, Any]:
+    cases: list[Case] = [
+        ("main", "doge/tiny", {}),
+        ("tag", "doge/tiny", {"revision": "v1"}),
+        ("never loaded", "doge/other", {}),
+    ]
     return load(cases, "http://127.0.0.1:9", home, HF_HUB_OFFLINE="1")
 
 
-def test_a_repository_is_downloaded_and_loaded(online):
+def test_a_repository_is_downloaded_and_loaded(online: dict[str, Any]) -> None:
     assert online["main"] == ["native", 32, True]
 
 
 @pytest.mark.parametrize("label", ["tag", "commit"])
-def test_a_revision_is_a_tag_or_a_commit(label, online):
+def test_a_revision_is_a_tag_or_a_commit(label: str, online: dict[str, Any]) -> None:
     assert online[label] == ["native", 64, True]
 
 
-def test_the_cache_folder_can_be_chosen(online, home):
+def test_the_cache_folder_can_be_chosen(online: dict[str, Any], home: Path) -> None:
     assert online["other cache"] == ["native", 32, True]
     assert (home / "other" / "models--doge--tiny").is_dir()
 
 
-def test_neither_pickles_nor_code_are_downloaded(online, asked):
+def test_neither_pickles_nor_code_are_downloaded(online: dict[str, Any], asked: list[str]) -> None:
     names = {path.split("/", 4)[-1] for path in asked if "/resolve/" in path}
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
     assert not any(name.endswith((".bin", ".py")) for name in names)
 
 
-def test_what_repeats_the_weights_is_not_downloaded(online, asked):
+def test_what_repeats_the_weights_is_not_downloaded(online: dict[str, Any], asked: list[str]) -> None:
     assert not any("consolidated" in path or "checkpoint-5" in path for path in asked)
 
 
-def test_what_was_downloaded_loads_from_the_cache_without_asking(online):
+def test_what_was_downloaded_loads_from_the_cache_without_asking(online: dict[str, Any]) -> None:
     assert online["from the cache"] == ["native", 32, True]
 
 
-def test_what_was_downloaded_loads_offline(offline):
+def test_what_was_downloaded_loads_offline(offline: dict[str, Any]) -> None:
     assert offline["main"] == ["native", 32, True]
     assert offline["tag"] == ["native", 64, True]
 
@@ -199,8 +206,11 @@ def test_what_was_downloaded_loads_offline(offline):
 @pytest.mark.parametrize(
     ("label", "sentence"),
     [
-        ("unknown revision", "doge/tiny has no revision v2"),
-        ("unknown repository", "there is no folder doge/nothing, and the hub has no (public) repository of that name"),
+        ("unknown revision", "doge/tiny has no revision v2; give a branch, tag or commit of it"),
+        (
+            "unknown repository",
+            "there is no folder doge/nothing, and the hub has no repository of that name for you; give another",
+        ),
         ("gated", "doge/gated is gated; accept its terms on the hub and log in with `hf auth login`"),
         ("not in the cache", "doge/tiny at revision v2 is not in the local cache and the hub is not asked (offline)"),
         (
@@ -209,7 +219,7 @@ def test_what_was_downloaded_loads_offline(offline):
         ),
     ],
 )
-def test_what_the_hub_does_not_give_is_one_sentence(label, sentence, online):
+def test_what_the_hub_does_not_give_is_one_sentence(label: str, sentence: str, online: dict[str, Any]) -> None:
     assert online[label] == sentence
 
 
@@ -223,14 +233,15 @@ def test_what_the_hub_does_not_give_is_one_sentence(label, sentence, online):
         ),
     ],
 )
-def test_an_endpoint_that_does_not_answer_is_one_sentence_at_once(endpoint, sentence, tmp_path):
+def test_an_endpoint_that_does_not_answer_is_one_sentence_at_once(endpoint: str, sentence: str, tmp_path: Path) -> None:
     code = f"from doge_model.hub import download; download('doge/tiny', None, {str(tmp_path)!r}, False)"
     variables = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-c", code]
-    options = {"env": os.environ | variables, "capture_output": True, "text": True, "timeout": 20}
-    ran = subprocess.run(command, check=False, cwd=ROOT, **options)
+    ran = subprocess.run(
+        command, check=False, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=20
+    )
     assert ran.stderr.splitlines()[-1] == f"doge_model.errors.CheckpointError: {sentence}"
 
 
-def test_without_network_what_is_not_cached_is_one_sentence(offline):
+def test_without_network_what_is_not_cached_is_one_sentence(offline: dict[str, Any]) -> None:
     assert offline["never loaded"] == "doge/other is not in the local cache and the hub is not asked (offline)"

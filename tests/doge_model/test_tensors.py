@@ -1,10 +1,11 @@
-"""Where tensors lie and how they are read: single files, shards and their index, dtypes; and what is refused how."""
+"""The tensors of a folder: single files, shards and their index, dtypes, and every refusal."""
 
 from __future__ import annotations
 
 import json
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,57 +21,57 @@ INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     save_doge(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def shards(tmp_path):
+def shards(tmp_path: Path) -> Path:
     """A checkpoint of several files."""
     save_doge(tmp_path / "one").save_pretrained(tmp_path / "many", max_shard_size="20KB")
     return tmp_path / "many"
 
 
-def refusal(source) -> str:
+def refusal(source: str | Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(source)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def edit_map(shards, **files) -> None:
+def edit_map(shards: Path, **files: Any) -> None:
     index = json.loads((shards / INDEX).read_text())
     index["weight_map"] |= {name.replace("__", "."): file for name, file in files.items()}
     (shards / INDEX).write_text(json.dumps(index))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", "", "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
-def test_an_index_that_is_no_json_object_is_named(text, shards):
+def test_an_index_that_is_no_json_object_is_named(text: str, shards: Path) -> None:
     (shards / INDEX).write_text(text)
     assert str(shards / INDEX) in refusal(shards)
 
 
 @pytest.mark.parametrize("weight_map", [None, [], {}, "x", {NORM: 1}, {NORM: ["a"]}])
-def test_an_index_without_a_weight_map_is_named(weight_map, shards):
+def test_an_index_without_a_weight_map_is_named(weight_map: object, shards: Path) -> None:
     (shards / INDEX).write_text(json.dumps({"weight_map": weight_map}))
-    assert f"{INDEX} has no weight_map; expected an object with the file name of every tensor" in refusal(shards)
+    assert f"{INDEX} has no weight_map; it must have one that names the file of every tensor" in refusal(shards)
 
 
 @pytest.mark.parametrize("file", ["../one/model.safetensors", "/etc/passwd", "config.json", ".", ""])
-def test_a_shard_outside_the_folder_or_of_another_kind_is_refused(file, shards):
+def test_a_shard_outside_the_folder_or_of_another_kind_is_refused(file: str, shards: Path) -> None:
     edit_map(shards, model__norm__weight=file)
-    assert f"names the shard {file!r}; expected a .safetensors file of the same folder" in refusal(shards)
+    assert f"names the shard {file!r}; it must be a .safetensors file of the same folder" in refusal(shards)
 
 
-def test_a_tensor_that_the_index_puts_into_another_shard_is_named(shards):
+def test_a_tensor_that_the_index_puts_into_another_shard_is_named(shards: Path) -> None:
     index = json.loads((shards / INDEX).read_text())["weight_map"]
     other = next(file for file in index.values() if file != index[NORM])
     edit_map(shards, model__norm__weight=other)
     assert f"tensor {NORM} is not in {shards / other}, where {INDEX} says that it is" in refusal(shards)
 
 
-def test_a_single_file_comes_before_an_index_as_in_transformers(shards):
+def test_a_single_file_comes_before_an_index_as_in_transformers(shards: Path) -> None:
     save_doge(shards, hidden_size=64)
     assert load_checkpoint(shards).model.config.hidden_size == 64
 
@@ -84,20 +85,20 @@ def test_a_single_file_comes_before_an_index_as_in_transformers(shards):
         (torch.complex64, "complex64"),
     ],
 )
-def test_only_plain_floats_are_weights(dtype, name, folder):
+def test_only_plain_floats_are_weights(dtype: torch.dtype, name: str, folder: Path) -> None:
     edit_tensors(folder, lambda tensors: tensors.update({NORM: tensors[NORM].to(dtype)}))
-    assert f"tensor {NORM} has dtype {name}; expected one of float32, float16, bfloat16, float64" in refusal(folder)
+    assert f"tensor {NORM} has dtype {name}; it must be one of float32, float16, bfloat16, float64" in refusal(folder)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-def test_a_single_value_that_is_not_finite_is_found(value, stored, folder):
+def test_a_single_value_that_is_not_finite_is_found(value: float, stored: torch.dtype, folder: Path) -> None:
     edit_tensors(folder, lambda tensors: tensors.update({NORM: tensors[NORM].to(stored)}))
     edit_tensors(folder, lambda tensors: tensors[NORM][-1].fill_(value))
     assert f"tensor {NORM} holds values that are not finite" in refusal(folder)
 
 
-def test_the_output_matrix_serves_as_embedding_where_only_it_is_stored(folder):
+def test_the_output_matrix_serves_as_embedding_where_only_it_is_stored(folder: Path) -> None:
     saved = save_doge(folder, tie_word_embeddings=True)
     edit_tensors(folder, lambda tensors: tensors.update({"lm_head.weight": tensors.pop("model.embed_tokens.weight")}))
     loaded = load_checkpoint(folder).model
@@ -106,15 +107,16 @@ def test_the_output_matrix_serves_as_embedding_where_only_it_is_stored(folder):
     assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
 
 
-def test_an_untied_model_needs_its_embedding(folder):
+def test_an_untied_model_needs_its_embedding(folder: Path) -> None:
     edit_tensors(folder, lambda tensors: tensors.pop("model.embed_tokens.weight"))
-    assert "tensor model.embed_tokens.weight is missing; expected shape [97, 32]" in refusal(folder)
+    assert "tensor model.embed_tokens.weight is missing; give it with shape [97, 32]" in refusal(folder)
 
 
-def test_each_tensor_is_read_once_and_let_go_before_the_next(folder, monkeypatch):
-    read, load, before = [], SafetensorsFolder.load, []
+def test_each_tensor_is_read_once_and_let_go_before_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load, read = SafetensorsFolder.load, list[str]()
+    before: list[weakref.ref[torch.Tensor]] = []
 
-    def load_noted(self, name: str) -> torch.Tensor:
+    def load_noted(self: SafetensorsFolder, name: str) -> torch.Tensor:
         assert all(tensor() is None for tensor in before)
         tensor = load(self, name)
         before.append(weakref.ref(tensor))
@@ -126,14 +128,14 @@ def test_each_tensor_is_read_once_and_let_go_before_the_next(folder, monkeypatch
     assert sorted(read) == sorted(SafetensorsFolder(folder))
 
 
-def test_a_missing_tensor_has_the_name_of_its_form(tmp_path):
+def test_a_missing_tensor_has_the_name_of_its_form(tmp_path: Path) -> None:
     save_march_2025(tmp_path)
     edit_tensors(tmp_path, lambda tensors: tensors.pop("model.layers.1.pre_residual.weight"))
-    assert "tensor model.layers.1.pre_residual.weight is missing; expected shape [32]" in refusal(tmp_path)
+    assert "tensor model.layers.1.pre_residual.weight is missing; give it with shape [32]" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("layers", [1_000_000, 3])
-def test_a_gap_among_the_layers_is_named_before_a_model_is_built(layers, folder):
+def test_a_gap_among_the_layers_is_named_before_a_model_is_built(layers: int, folder: Path) -> None:
     edit_config(folder, num_hidden_layers=layers)
     stray = {f"model.layers.{layers - 1}.input_residual": torch.ones(32)}
     edit_tensors(folder, lambda tensors: tensors.update(stray))

@@ -1,4 +1,4 @@
-"""Checkpoints of small random models, written as their authors wrote them: every form, Llama folders, GGUF files."""
+"""Checkpoints of small random models as their authors write them: every published form, Llama folders, GGUF files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ def save_doge(folder: Path, **overrides: Any) -> DogeForCausalLM:
 
 
 def save_june_2025(folder: Path, **overrides: Any) -> DogeForCausalLM:
-    """What small-doge wrote from June 2025 on: transformers 4's configuration, no word of qk norm or mask heads."""
+    """A checkpoint as small-doge writes it from June 2025 on.
+
+    Its configuration is of transformers 4, and does not state qk norm and mask heads.
+    """
     overrides = {"qk_norm": False, "num_mask_heads": 4, "rope_parameters": dict(ROPE_4X)} | overrides
     model = save_doge(folder, **overrides)
     edit_config(folder, remove=("qk_norm", "num_mask_heads", "router_bias", "head_dim", "rope_parameters"))
@@ -48,7 +51,7 @@ def save_june_2025(folder: Path, **overrides: Any) -> DogeForCausalLM:
 
 
 def save_march_2025(folder: Path, **overrides: Any) -> DogeForCausalLM:
-    """What small-doge wrote in spring 2025."""
+    """A checkpoint as small-doge wrote it in spring 2025."""
     model = save_june_2025(folder, **overrides)
     edit_config(folder, remove=("attention_bias", "mlp_bias", "sliding_window"))
     edit_config(folder, hidden_bias=model.config.mlp_bias, dynamic_mask_ratio=0.0, expert_retrieval_size=64)

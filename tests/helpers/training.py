@@ -15,7 +15,7 @@ from train.stage import run
 from train.tokenizer import TokenizerArguments, train_tokenizer
 from train.upcycle import UpcycleArguments, upcycle
 
-STAGES = {
+STAGES: dict[str, tuple[Any, ...]] = {  # the stage, then the types of its arguments
     "tokenizer": (train_tokenizer, TokenizerArguments, DataArguments),
     "pretrain": (pretrain, NewModelArguments, DataArguments, PretrainConfig),
     "upcycle": (upcycle, ModelArguments, UpcycleArguments),
@@ -113,6 +113,6 @@ def run_pretrain(tokenizer: Path, output_dir: Path, **options: Any) -> Path:
 
 
 def logged(output_dir: Path, name: str = "loss") -> list[float]:
-    """What a trainer logged, step by step."""
+    """The values that a trainer logged under a name, step by step."""
     state = json.loads((output_dir / "trainer_state.json").read_text())
     return [entry[name] for entry in state["log_history"] if name in entry]

@@ -1,8 +1,9 @@
-"""Every recipe says what the model card says, and can be read by the stage it is for."""
+"""Every recipe has the numbers of the model card, and its stage can read it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import accelerate.commands.config.config_args as accelerate_configs
 import pytest
@@ -17,26 +18,32 @@ from train.arguments import StageConfig
 from train.pretrain import new_config
 
 RECIPES = Path("train/recipes")
-# The card's table: learning rates of SFT, DPO and pre-training; steps and tokens per step of pre-training.
-CARD = {
-    "Doge-20M": (8e-4, 8e-5, 8e-3, 8_000, 0.5),
-    "Doge-20M-MoE": (8e-4, 8e-5, None, None, None),
-    "Doge-60M": (6e-4, 6e-5, 6e-3, 16_000, 1.0),
-    "Doge-120M-MoE": (6e-4, 6e-5, None, None, None),
-    "Doge-160M": (4e-4, 4e-5, 4e-3, 24_000, 1.5),
-    "Doge-320M": (2e-4, 2e-5, 2e-3, 32_000, 2.0),
+# The tables stand in the model cards at huggingface.co/SmallDoge. Their text is in github.com/SmallDoges/small-doge:
+# docs/Doge-20M-Instruct.md at af63484 for SFT and DPO, docs/Doge-320M.md at 945910b for pre-training.
+TUNING = {  # learning rates of SFT and DPO
+    "Doge-20M": (8e-4, 8e-5),
+    "Doge-20M-MoE": (8e-4, 8e-5),
+    "Doge-60M": (6e-4, 6e-5),
+    "Doge-120M-MoE": (6e-4, 6e-5),
+    "Doge-160M": (4e-4, 4e-5),
+    "Doge-320M": (2e-4, 2e-5),
 }
-BASE_MODELS = [name for name, row in CARD.items() if row[2]]
+PRETRAINING = {  # learning rate, steps, millions of tokens per step
+    "Doge-20M": (8e-3, 8_000, 0.5),
+    "Doge-60M": (6e-3, 16_000, 1.0),
+    "Doge-160M": (4e-3, 24_000, 1.5),
+    "Doge-320M": (2e-3, 32_000, 2.0),
+}
 MILLION = 2**20  # tokens: the card's 0.25M are 128 sequences of 2048
 
 
-def read(recipe: Path, tmp_path: Path, *words: str) -> tuple:
+def read(recipe: Path, tmp_path: Path, *words: str) -> tuple[Any, ...]:
     """The arguments of a recipe, as its stage gets them on this machine."""
     parser = TrlParser(STAGES[recipe.stem.split("-")[0]][1:])
     return parser.parse_args_and_config(["--config", str(recipe), "--output_dir", str(tmp_path), *words])
 
 
-def learning_rates(config, steps: int) -> list[float]:
+def learning_rates(config: Any, steps: int) -> list[float]:
     """The learning rate before every step, as a share of the peak."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     warmup = config.get_warmup_steps(steps)
@@ -50,13 +57,13 @@ def learning_rates(config, steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
-@pytest.mark.parametrize("model", CARD)
-def test_tuning_has_the_numbers_of_the_card(model, stage, tmp_path):
+@pytest.mark.parametrize("model", TUNING)
+def test_tuning_has_the_numbers_of_the_card(model: str, stage: str, tmp_path: Path) -> None:
     _, data, config = read(RECIPES / model / f"{stage}.yaml", tmp_path)
     source = {"sft": "HuggingFaceTB/smoltalk", "dpo": "HuggingFaceH4/ultrafeedback_binarized"}[stage]
     length, batch = {"sft": (2048, 0.25), "dpo": (1024, 0.125)}[stage]
     assert [part.path for part in data.datasets] == [source]
-    assert config.learning_rate == CARD[model][stage == "dpo"]
+    assert config.learning_rate == TUNING[model][stage == "dpo"]
     assert (config.num_train_epochs, config.max_length, config.batch_tokens) == (2, length, batch * MILLION)
     assert (config.bf16, config.seed, config.weight_decay, config.max_grad_norm) == (True, 233, 0.01, 1.0)
     assert config.optim.startswith("adamw")
@@ -67,10 +74,10 @@ def test_tuning_has_the_numbers_of_the_card(model, stage, tmp_path):
     assert rates[-1] == pytest.approx(0.1, abs=1e-4)
 
 
-@pytest.mark.parametrize("model", BASE_MODELS)
-def test_base_models_have_the_numbers_of_the_card(model, tmp_path):
+@pytest.mark.parametrize("model", PRETRAINING)
+def test_base_models_have_the_numbers_of_the_card(model: str, tmp_path: Path) -> None:
     arguments, data, config = read(RECIPES / model / "pretrain.yaml", tmp_path)
-    _, _, rate, steps, batch = CARD[model]
+    rate, steps, batch = PRETRAINING[model]
     assert arguments.preset == model
     assert {source.path for source in data.datasets} == {"HuggingFaceTB/smollm-corpus"}
     assert (config.learning_rate, config.max_steps, config.batch_tokens) == (rate, steps, batch * MILLION)
@@ -84,7 +91,7 @@ def test_base_models_have_the_numbers_of_the_card(model, tmp_path):
 
 
 @pytest.mark.parametrize("model", ["Doge-20M-MoE", "Doge-120M-MoE"])
-def test_models_with_experts_start_from_the_dense_one_of_their_dimensions(model, tmp_path):
+def test_models_with_experts_start_from_the_dense_one_of_their_dimensions(model: str, tmp_path: Path) -> None:
     arguments, experts = read(RECIPES / model / "upcycle.yaml", tmp_path)
     size, dense = PRESETS[model], PRESETS[arguments.model_name_or_path.removeprefix("SmallDoge/")]
     assert (experts.num_experts, experts.num_experts_per_tok) == (size.num_experts, size.num_experts_per_tok)
@@ -94,14 +101,16 @@ def test_models_with_experts_start_from_the_dense_one_of_their_dimensions(model,
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*oge*/*.yaml")), ids=str)
-def test_every_recipe_can_be_read_and_any_field_overridden(recipe, tmp_path):
+def test_every_recipe_can_be_read_and_any_field_overridden(recipe: Path, tmp_path: Path) -> None:
     parsed = read(recipe, tmp_path, "--seed", "7")
     assert [part.seed for part in parsed if "seed" in vars(part)] == [7]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("Doge-*/[psd]*.yaml")), ids=str)
-def test_the_batch_holds_on_any_number_of_devices(recipe, world_size, tmp_path, monkeypatch):
+def test_the_batch_holds_on_any_number_of_devices(
+    recipe: Path, world_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(STAGES[recipe.stem][-1], "world_size", world_size)
     *_, config = read(recipe, tmp_path)
     assert issubclass(type(config), StageConfig)
@@ -109,7 +118,7 @@ def test_the_batch_holds_on_any_number_of_devices(recipe, world_size, tmp_path, 
     assert at_once * config.max_length == config.batch_tokens
 
 
-def test_doge_tiny_fits_eight_megabytes_in_bfloat16(tmp_path):
+def test_doge_tiny_fits_eight_megabytes_in_bfloat16(tmp_path: Path) -> None:
     arguments, _, _ = read(RECIPES / "doge-tiny" / "pretrain.yaml", tmp_path)
     tokenizer = yaml.safe_load((RECIPES / "doge-tiny" / "tokenizer.yaml").read_text())
     with torch.device("meta"):
@@ -117,7 +126,7 @@ def test_doge_tiny_fits_eight_megabytes_in_bfloat16(tmp_path):
     assert 2 * sum(parameter.numel() for parameter in model.parameters()) < 8e6
 
 
-def test_the_decay_of_doge_tiny_branches_from_its_stable_run(tmp_path):
+def test_the_decay_of_doge_tiny_branches_from_its_stable_run(tmp_path: Path) -> None:
     names = ("pretrain", "pretrain-decay")
     models, _, (stable, decay) = zip(
         *(read(RECIPES / "doge-tiny" / f"{name}.yaml", tmp_path) for name in names), strict=True
@@ -130,13 +139,13 @@ def test_the_decay_of_doge_tiny_branches_from_its_stable_run(tmp_path):
         assert vars(decay)[field] == vars(stable)[field]
 
 
-def test_doge_tiny_learns_which_keys_stay(tmp_path):
+def test_doge_tiny_learns_which_keys_stay(tmp_path: Path) -> None:
     model, _, config = read(RECIPES / "doge-tiny" / "pretrain.yaml", tmp_path)
     assert model.keep_window_size < config.max_length
 
 
 @pytest.mark.parametrize("model", ["doge-tiny", "doge-20m-10min"])
-def test_every_recipe_of_a_real_run_starts_from_a_model_that_is_there_or_that_another_one_makes(model):
+def test_every_recipe_of_a_real_run_starts_from_a_model_that_is_there_or_that_another_one_makes(model: str) -> None:
     recipes = [yaml.safe_load(path.read_text()) for path in (RECIPES / model).glob("*.yaml")]
     made = {recipe["output_dir"] for recipe in recipes}
     starts = {recipe["model_name_or_path"] for recipe in recipes if "model_name_or_path" in recipe}
@@ -146,6 +155,6 @@ def test_every_recipe_of_a_real_run_starts_from_a_model_that_is_there_or_that_an
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "accelerate").glob("*.yaml")), ids=str)
-def test_accelerate_reads_its_configurations(path):
+def test_accelerate_reads_its_configurations(path: Path) -> None:
     config = accelerate_configs.load_config_from_file(str(path))
     assert config.num_processes > 1

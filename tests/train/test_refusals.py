@@ -1,6 +1,9 @@
-"""What training refuses: in one sentence, before the first step."""
+"""Options and data that cannot train are refused in one sentence, before the first step."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,29 +22,33 @@ TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "save_stra
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture(scope="module")
-def dense(tokenizer, tmp_path_factory):
+def dense(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_pretrain(tokenizer, tmp_path_factory.mktemp("dense"), max_steps=2)
 
 
-def test_a_batch_that_does_not_divide_is_refused(tokenizer, tmp_path, capsys):
+def test_a_batch_that_does_not_divide_is_refused(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stop:
         run_pretrain(tokenizer, tmp_path, per_device_train_batch_size=3)
     assert stop.value.code == 2
     assert "batch_tokens is 4 sequences" in capsys.readouterr().err
 
 
-def test_two_names_of_one_option_must_not_differ(tokenizer, tmp_path, capsys):
+def test_two_names_of_one_option_must_not_differ(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         run_pretrain(tokenizer, tmp_path, gradient_checkpointing=True)
     assert "gradient_checkpointing is True and activation_checkpointing is False" in capsys.readouterr().err
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a negative batch": ({"batch_tokens": -256}, "batch_tokens is -256; it must be at least 1"),
     "no batch": ({"batch_tokens": 0}, "batch_tokens is 0"),
     "evaluation on nothing": ({"eval_strategy": "steps"}, "eval"),
@@ -58,7 +65,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_train_is_refused_in_one_sentence(case, tokenizer, tmp_path, capsys):
+def test_what_cannot_train_is_refused_in_one_sentence(
+    case: str, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options, words = REFUSED[case]
     with pytest.raises(SystemExit) as stop:
         run_stage("pretrain", **pretrain_options(tokenizer, tmp_path / "run") | options)
@@ -66,7 +75,9 @@ def test_what_cannot_train_is_refused_in_one_sentence(case, tokenizer, tmp_path,
     assert (stop.value.code, words in lines[-1]) in ((1, True), (2, True)), lines
 
 
-def test_answers_beyond_max_length_leave_nothing_to_learn(dense, tmp_path, capsys):
+def test_answers_beyond_max_length_leave_nothing_to_learn(
+    dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     chats = write_jsonl(tmp_path / "chats.jsonl", conversations(4))
     with pytest.raises(SystemExit):
         run_stage(
@@ -78,13 +89,15 @@ def test_answers_beyond_max_length_leave_nothing_to_learn(dense, tmp_path, capsy
 @pytest.mark.parametrize(
     ("name", "value"), [("num_experts", -4), ("num_experts_per_tok", 99), ("router_aux_loss_coef", -1.0)]
 )
-def test_impossible_experts_are_refused(name, value, capsys):
+def test_impossible_experts_are_refused(name: str, value: float, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_stage("upcycle", model_name_or_path="none", output_dir="none", **{"num_experts": 16, name: value})
     assert f"{name} is {value}" in capsys.readouterr().err
 
 
-def test_values_of_a_recipe_are_held_to_their_choices_too(tokenizer, tmp_path, capsys):
+def test_values_of_a_recipe_are_held_to_their_choices_too(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("save_dtype: float16\n")
     with pytest.raises(SystemExit):
@@ -92,14 +105,16 @@ def test_values_of_a_recipe_are_held_to_their_choices_too(tokenizer, tmp_path, c
     assert "save_dtype is 'float16'; allowed are float32, bfloat16" in capsys.readouterr().err
 
 
-PREFERENCES = {
+PREFERENCES: dict[str, tuple[dict[str, Any], str]] = {
     "a negative beta": ({"beta": -1}, "beta is -1.0; it must be above 0"),
     "an unknown loss": ({"loss_type": "foo"}, "Unknown loss type: foo"),
 }
 
 
 @pytest.mark.parametrize("case", PREFERENCES)
-def test_preferences_that_cannot_be_learned_are_refused(case, dense, tmp_path, capsys):
+def test_preferences_that_cannot_be_learned_are_refused(
+    case: str, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options, words = PREFERENCES[case]
     pairs = write_jsonl(tmp_path / "pairs.jsonl", preferences(4))
     with pytest.raises(SystemExit):
