@@ -84,8 +84,8 @@ def named(folder: Path) -> Path:
 def check_unicode(option: str, path: Path) -> None:
     """Refuse a path that onnxruntime, tokenizers and safetensors cannot open, because they take UTF-8 only.
 
-    Python holds the bytes of such a path as lone surrogates: those that are not UTF-8, and in the C locale without
-    Python's UTF-8 mode all that are not ASCII.
+    Python holds the bytes of such a path as lone surrogates. They are those that are not UTF-8; in the C locale without
+    Python's UTF-8 mode, all that are not ASCII.
 
     Raises:
         OptionError: the path is refused.

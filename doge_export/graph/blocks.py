@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# The largest first. 16 is the smallest that the operators take. Larger blocks are faster, but for them onnxruntime has
-# another kernel for one row than for several (1.32, AVX-512), so that a token's logits would depend on the
-# tokens beside it.
+# The largest first. 16 is the smallest that the operators take. Larger blocks are faster. For them onnxruntime has
+# another kernel for one row than for several (1.32, AVX-512), so a token's logits would depend on the tokens beside it.
 BLOCK_SIZES = {8: (64, 32, 16), 4: (32, 16)}
 
 

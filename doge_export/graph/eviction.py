@@ -75,8 +75,8 @@ def _evicted_new_keys(graph: GraphBuilder, name: str, new: str, row: str, outran
 def declare_eviction(graph: GraphBuilder, d: Dimensions) -> None:
     """The two inputs, and the values that all layers share.
 
-    SLOTS of a layer [1, heads, S, R]; LEAST [1, heads, 1, R], the precedence that still outranks a candidate; lead
-    [S, S], the distance by which a new key outranks another; the candidates' ranks; zeros to scatter into.
+    SLOTS of a layer [1, heads, S, R]. LEAST [1, heads, 1, R], the precedence that still outranks a candidate. lead [S,
+    S], the distance by which a new key outranks another. Also the candidates' ranks, and zeros to scatter into.
     """
     for name, dtype in (("eviction_slots", np.int64), ("eviction_precedence", np.float32)):
         graph.input(name, dtype, [d.num_layers, cache_heads(d), "candidates"])

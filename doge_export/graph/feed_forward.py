@@ -76,12 +76,12 @@ def choose_experts(graph: GraphBuilder, d: Dimensions, name: str, column: str, w
     """The best experts of each token [B, S, hidden, 1] by its own product keys: scores float32 and indices int64.
 
     Both are [B, S, experts_per_tok]. The router stays in float32: it is small, and a rounded score can choose another
-    expert. All num_keys^2 scores are added up and searched: the pairs of the best halves alone are fewer, and the nodes
-    that find them cost more than that saves (benchmarks/experts.py).
+    expert. All num_keys^2 scores are added up and searched. The pairs of the best halves alone are fewer, but the nodes
+    that find them cost more than that saves (docs/log.md).
     """
     assert d.num_experts is not None
     num_keys = math.isqrt(d.num_experts)
-    # The matrix on the left makes it a product per token; on the right, tokens would be multiplied together, in another
+    # The matrix on the left makes it a product per token. On the right, tokens would be multiplied together, in another
     # order than one by one.
     halves = []
     for half in (f"{name}.router_gate.x", f"{name}.router_gate.y"):

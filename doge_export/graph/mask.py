@@ -16,7 +16,7 @@ from .matmul import Weights
 def dt_channels(graph: GraphBuilder, d: Dimensions, name: str, logits: str, weights: Weights) -> str:
     """Mask logits [B, S, mask_width] -> extra channels [B * S, query_key_heads, extra_channels].
 
-    softplus, then exp: the shorter sigmoid(-z)^(-A) loses up to 2% at |z| of 12 and all digits from 18 on, because
+    softplus, then exp. The shorter sigmoid(-z)^(-A) loses up to 2% at |z| of 12 and all digits from 18 on:
     onnxruntime's Sigmoid is clamped (measured with 1.32).
     """
     (softplus,) = graph.op("Softplus", [logits], f"{name}.softplus")

@@ -2,8 +2,8 @@
 
 A query head has sqrt(head_dim) at the channel of its mask head and 0 elsewhere; a key has dt of each of its mask heads.
 Their product, scaled by 1 / sqrt(head_dim) like the rest of the score, is dt. A value carries the precedence of its
-key: sign(A) z, which grows with dt = exp(A softplus(z)) and keeps the digits that exp loses, so it decides which keys
-are kept. Precedence is linear in the layer's input, so rows of the fused projection compute it.
+key, sign(A) z. It grows with dt = exp(A softplus(z)) and keeps the digits that exp loses, so it decides which keys are
+kept. Precedence is linear in the layer's input, so rows of the fused projection compute it.
 `doge_model.mask.tie_classes` defines how it is compared.
 """
 

@@ -184,8 +184,8 @@ def chunk_lengths(total: int) -> list[int]:
 def compare_greedy(model: DogeForCausalLM, decoder: Decoder, token_ids: NDArray[np.int64]) -> tuple[int, int]:
     """Continue the first half of int64 [n] tokens greedily on both.
 
-    Returns the tokens compared, and the equal ones up to the first difference. Where PyTorch's own two best logits are
-    as close as the fp32 limit allows the two to differ, either may win, and the comparison ends there.
+    Returns the tokens compared, and the equal ones up to the first difference. The comparison ends where either token
+    may win: PyTorch's two best logits are then as close as the fp32 limit allows the two to differ.
     """
     prompt = token_ids[: max(1, len(token_ids) // 2)]
     limit = LIMITS["fp32"].logit_difference

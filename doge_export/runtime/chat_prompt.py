@@ -33,7 +33,8 @@ class ChatPrompt:
         self._marked = re.compile(f"{MARKS[0]}({special}){MARKS[1]}|[{MARKS[0]}{MARKS[1]}]")
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The template's text, in which the special tokens of messages are marked. Raises what the template raises."""
+        """The template's text, in which the special tokens of messages are marked. Raises the errors of
+        `ChatTemplate.render`."""
         return self._template.render(self._mark(check_messages(messages)), add_generation_prompt)
 
     def render_after(self, messages: Sequence[Message], in_answer: bool) -> str:

@@ -1,8 +1,8 @@
 """Token ids to text, one token at a time, never splitting a character.
 
-A tokenizer can only decode whole sequences: bytes of one character may be spread over several tokens, and the space
+A tokenizer can only decode whole sequences. Bytes of one character may be spread over several tokens, and the space
 before a word is dropped at the start of a text. So the tokens since the last settled piece are decoded together with
-the tokens of that piece, and the text that these alone give is taken off again.
+the tokens of that piece. The text that these alone give is then taken off again.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def generate_tokens(
 
     prompt_ids: at least one. stop_ids: tokens that end the answer. A token is fed when the next one is asked for, so
     the last one is not: `state.unfed_token` remembers it. The repetition penalty weakens every token that `state` has
-    seen, as transformers does with prompt and answer; past_ids: the tokens before the prompt, for other processors.
+    seen, as transformers does with prompt and answer. past_ids: the tokens before the prompt, for other processors.
     """
     selector = TokenSelector(options, stop_ids, [*past_ids, *prompt_ids])
     fed = np.asarray(prompt_ids, dtype=np.int64)

@@ -37,7 +37,7 @@ class LogitsProcessors:
         self._options = options
         self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
         self._bias = Sequences(options.sequence_bias)
-        # As in transformers, an end is not ruled out as a bad word; that is what ignore_eos is for.
+        # As in transformers, an end is not ruled out as a bad word; ignore_eos does that.
         ends = {(int(end_id),) for end_id in self._end_ids}
         self._bad_words = Sequences([(word, -np.inf) for word in options.bad_words_ids if word not in ends])
         self._new_tokens = 0

@@ -107,8 +107,8 @@ class Model:
 
         A list of prompts is answered together, several times faster than one after the other, and each as if alone.
         The prompt may be empty when the state ends in an answer: then that goes on. Special tokens are put around a
-        text only where a stream begins. Raises OptionError for a prompt or an option that is not allowed, PackageError
-        where text is asked of a folder without tokenizer, StateError for the state of another model.
+        text only where a stream begins. Raises OptionError for a prompt or an option that is not allowed, StateError
+        for the state of another model, and PackageError where text is asked of a folder without tokenizer.
         """
         options = self.options(**overrides)
         if is_list_of_prompts(prompt):
@@ -180,9 +180,9 @@ class Model:
         text (see `chat_prompt`). The answer ends at the folder's ends and at the one that the template writes.
 
         With `stream` the answer comes in pieces, as from `stream`. With a `state` that holds tokens already, `messages`
-        are those that follow: after the answer it ends in, which is closed as the template does, or else after messages
-        rendered to their end. Raises PackageError when the folder has no chat template, OptionError when the messages
-        are malformed or the template refuses them, StateError for the state of another model.
+        are those that follow. They come after the answer it ends in, closed as the template does, or else after
+        messages rendered to their end. Raises PackageError when the folder has no chat template, and StateError for the
+        state of another model. Raises OptionError when the messages are malformed or the template refuses them.
         """
         options = self.options(**overrides)
         state = self._checked_state(state)
@@ -197,7 +197,7 @@ class Model:
     def prefill(self, prompt: Prompt, state: State | None = None) -> State:
         """Feed `prompt` to `state`, or to a new one, without an answer; returns that state.
 
-        The next prompt needs a token of its own. Raises what `generate` does.
+        The next prompt needs a token of its own. Raises the errors of `generate`.
         """
         state = self._checked_state(state)
         self.decoder.forward(state, np.asarray(self._next_ids(prompt, state), dtype=np.int64))

@@ -1,7 +1,7 @@
 """One stream that knows its tokens and is moved from sequence to sequence: a shared beginning is computed once.
 
-A conversation whose past is rendered anew, an evaluation over sorted requests, and a server that is sent whole
-conversations all need the same move: go back to the last token that two sequences have in common, and on from there.
+A conversation renders its past anew, an evaluation sorts its requests, a server is sent whole conversations. All need
+the same move: back to the last token that two sequences have in common, and on from there.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """From logits to a token: the filters of transformers' `generate` as small pure functions on 1-D float32 arrays.
 
-Order, as in transformers: repetition penalty, temperature, top-k, top-p, min-p. The last three return the indices of
-what they keep, and `candidates` hands only those from one to the next, so that after the first one hardly any of the
-vocabulary is touched again.
+Order, as in transformers: repetition penalty, temperature, top-k, top-p, min-p. The last three return the indices that
+they keep, and `candidates` hands only those from one to the next. So after the first one, hardly any of the vocabulary
+is touched again.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def sample(logits: Logits, rng: np.random.Generator) -> int:
 
 
 def candidates(logits: Logits, options: GenerationOptions) -> tuple[Indices, Logits]:
-    """What temperature, top-k, top-p and min-p leave of float32 [vocab].
+    """The tokens of float32 [vocab] logits that temperature, top-k, top-p and min-p leave.
 
     Returns the surviving token ids in ascending order, int64 [n], and their scaled logits, float32 [n]; n >= 1.
     Needs options.temperature > 0.
@@ -115,8 +115,8 @@ def _all_ids(count: int) -> Indices:
 
 
 def _first_above(cumulative: NDArray[np.float64], drawn: float) -> int:
-    """The first index whose running sum is above a number; rounding can carry that up to the total itself, and then the
-    last index of any weight is the one meant."""
+    """The first index whose running sum is above a number. Rounding can carry that up to the total itself; then the
+    last index of any weight is meant."""
     index = np.searchsorted(cumulative, drawn, side="right")
     return int(min(index, np.searchsorted(cumulative, cumulative[-1], side="left")))
 

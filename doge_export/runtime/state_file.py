@@ -1,7 +1,7 @@
 """State files: one stream of tokens as a safetensors file that names its model.
 
-The tensors are only as long as the stream, and the header (`__metadata__`, strings only) has two entries: HEADER_KEY, a
-JSON object with everything that is no tensor, and CHECKSUM_KEY, a SHA-256 over that object and the tensors' bytes.
+The tensors are only as long as the stream. The header (`__metadata__`, strings only) has two entries. HEADER_KEY is a
+JSON object with everything that is no tensor; CHECKSUM_KEY is a SHA-256 over that object and the tensors' bytes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class StateFile:
         metadata: text that whoever saved the state has put beside it.
         cache: float32 or int8 [layers, 2 (key, value), heads, min(position, keep_window_size), channels].
         precedence: float32 [layers, recurrent heads, the same slots], where the cache is too narrow for it, else None.
-        key_positions: int64 [layers, recurrent heads, keep_window_size], the position of the key in every slot; None
-            as long as slot i holds position i, which is until the window overflows.
+        key_positions: int64 [layers, recurrent heads, keep_window_size], the position of the key in every slot. None
+        until the window overflows: slot i then holds position i.
         seen_tokens, first_positions: int64 [n], the different tokens of the stream and where each came first.
     """
 

@@ -5,7 +5,7 @@ of the operating system would end those only in a main thread, or only on some s
 passes through a `Budget`, by the hooks of `template_sandbox`. Two rules make that enough:
 
 - Each step is counted: rounds of loops, calls, filters, tests and operators, and all text that is made.
-- No step is long by itself: what would become too large is refused before it is made.
+- No step is long by itself: a value that would become too large is refused before it is made.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jinja2.exceptions import TemplateRuntimeError
 
 MOST_SECONDS = 10.0  # of one rendering; a message takes some hundred-thousandths of one
 LONGEST_SOURCE = 2**17  # characters of a template; a longer one can take many seconds to compile
-# Characters of one value, and of the whole text: some times the messages, and room for what a template adds by itself.
+# Characters of one value, and of the whole text: some times the messages, and room for a template's own text.
 LARGEST_VALUE, LARGEST_VALUE_PER_CHARACTER = 2**20, 4
 # Characters of all that is made on the way. A template that grows a text message by message makes it many times.
 MOST_WORK, MOST_WORK_PER_CHARACTER = 2**22, 256

@@ -12,7 +12,8 @@ from ..errors import OptionError
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # how Linux limits a container's CPUs
 CPUINFO = Path("/proc/cpuinfo")
 MOST_THREADS = 8  # decoding reads every weight once a token, and fewer cores than these wait for memory already
-ONE_THREAD_BYTES = 32 * 2**20  # weights up to here come from the cache so fast that a second thread costs what it gives
+# weights up to here come from the cache so fast that a second thread costs as much as it gives
+ONE_THREAD_BYTES = 32 * 2**20
 # Microseconds that an idle thread looks for work before it sleeps. onnxruntime by itself looks longer, and then two
 # threads run at half the speed of one as soon as another process wants a core (benchmarks/decisions/contention.py).
 SPIN_US = 50

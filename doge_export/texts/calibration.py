@@ -23,7 +23,7 @@ from .token_ids import text_ids
 BUILT_IN = Path(__file__).parent / "calibration.txt"
 SEQUENCE = 1024  # tokens at once, where the window has room for them
 LEAST_TOKENS = 256  # fewer say nothing about a model
-CHARACTERS = 16  # a token has hardly ever more; bounds what is read of a dataset
+CHARACTERS = 16  # a token has hardly ever more; bounds the part of a dataset that is read
 
 
 @dataclass(frozen=True)

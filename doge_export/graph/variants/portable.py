@@ -35,7 +35,7 @@ class Portable:
     def declare(self, graph: GraphBuilder, d: Dimensions) -> None:
         """The inputs and outputs that everybody knows, and the plain graph's inputs computed from them.
 
-        Heads and channels of the past are symbolic: optimum makes its first, empty one with other sizes (0.1.0), and a
+        Heads and channels of the past are symbolic. optimum 0.1.0 makes its first, empty one with other sizes, and a
         Reshape gives them the right ones.
         """
         rows: list[int | str] = ["batch_size", "sequence_length"]
