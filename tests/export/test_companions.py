@@ -39,7 +39,7 @@ def assert_refused_early(result: Result, folder: Path, message: str) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no penalty at all": ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
     "no nucleus": ({"top_p": 0.0, "do_sample": True}, "top_p is 0.0"),
-    "an end that is no token": ({"eos_token_id": -1}, "eos_token_id is -1"),
+    "an end that is no token": ({"eos_token_id": -1}, "eos_token_id is "),
     "a number to stop at": ({"stop_strings": 5}, "stop is 5"),
 }
 
