@@ -16,7 +16,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from .errors import CheckpointError, one_line
 
 VERSIONS = (2, 3)
-MOST_VALUES = 2**21  # of keys, tensors and array items; the largest vocabularies with their merges have half of it
+MOST_VALUES = 2**21  # of keys, tensors and array items; 2^18 tokens with types and twice as many merges have half of it
 MOST_DIMENSIONS = 4
 ALIGNMENT = 32  # where general.alignment is not stated
 SIZES = {

@@ -1,4 +1,4 @@
-"""The training stages of the family on TRL: tokenizer, pretrain, upcycle, sft, dpo.
+"""The training stages of the Doge family, on TRL: tokenizer, pretrain, upcycle, sft and dpo.
 
 python -m train.<stage> --config train/recipes/<model>/<stage>.yaml [--any_field value ...]
 """

@@ -1,4 +1,4 @@
-"""The arguments that stages share, read by TRL's parser from command lines and recipes, and what is checked of them."""
+"""The arguments that stages share, and their checks; TRL's parser reads them from command lines and recipes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from doge_model.errors import OptionError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-LEAST = {  # of numbers that TRL and transformers divide by or draw with before they look at them
+LEAST = {  # the smallest value of numbers that TRL and transformers use unchecked, to divide by or to draw with
     "seed": 0,
     "max_length": 1,
     "batch_tokens": 1,
@@ -27,10 +27,10 @@ LEAST = {  # of numbers that TRL and transformers divide by or draw with before 
 
 @dataclass
 class StageConfig:
-    """What a stage adds to TRL's arguments; mixed into SFTConfig and DPOConfig.
+    """The arguments that a stage adds to TRL's; mixed into SFTConfig and DPOConfig.
 
-    batch_tokens sets gradient_accumulation_steps, so that an optimizer step sees the same batch whatever the number of
-    devices and the per-device batch.
+    batch_tokens sets gradient_accumulation_steps. An optimizer step then sees the same batch for any number of devices
+    and any per-device batch.
     """
 
     batch_tokens: int | None = field(
@@ -38,10 +38,10 @@ class StageConfig:
         metadata={"help": "Tokens per optimizer step: sequences (pairs in dpo) times max_length, over all devices."},
     )
     save_dtype: str = field(
-        default="float32", metadata={"help": "Type of the final model's weights.", "choices": list(DTYPES)}
+        default="float32", metadata={"help": "dtype of the final model's weights.", "choices": list(DTYPES)}
     )
     activation_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Compute the activations of each block again, in place of keeping them."}
+        default=None, metadata={"help": "Compute each block's activations again, to save memory."}
     )
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "The old name of activation_checkpointing."}
@@ -50,18 +50,20 @@ class StageConfig:
     def __post_init__(self) -> None:
         check_least(self)
         old, new = self.gradient_checkpointing, self.activation_checkpointing
-        if old is not None and new is not None and old != new:  # transformers would not say that it takes the second
-            raise OptionError(f"gradient_checkpointing is {old} and activation_checkpointing is {new}; give the second")
-        # without use_cpu bf16 is refused on a CPU
+        if old is not None and new is not None and old != new:  # transformers takes the second without a word
+            raise OptionError(
+                f"gradient_checkpointing is {old}; it must be left out, as activation_checkpointing is {new}"
+            )
+        # Without use_cpu, bf16 is refused on a CPU.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # type: ignore[has-type]  # TRL's field
         if self.ddp_find_unused_parameters is None:  # type: ignore[has-type]  # TRL's field
-            self.ddp_find_unused_parameters = False  # every parameter of a Doge has a gradient (tests/test_modeling.py)
+            self.ddp_find_unused_parameters = False  # every parameter of a Doge has a gradient
         super().__post_init__()  # type: ignore[misc]  # TRL's class stands behind this one
         hold_batch(self)
 
 
 def hold_batch(config: Any) -> None:
-    """Set gradient_accumulation_steps such that a step sees exactly batch_tokens tokens.
+    """Set gradient_accumulation_steps so that a step sees exactly batch_tokens tokens.
 
     Raises:
         OptionError: the batch does not divide into sequences, devices and per-device batches.
@@ -70,26 +72,27 @@ def hold_batch(config: Any) -> None:
         return
     sequences, rest = divmod(config.batch_tokens, config.max_length)
     if rest or not sequences:
-        raise OptionError(f"batch_tokens is {config.batch_tokens}, no multiple of max_length ({config.max_length})")
+        raise OptionError(
+            f"batch_tokens is {config.batch_tokens}; it must be a multiple of max_length ({config.max_length})"
+        )
     at_once = config.train_batch_size * config.world_size
     steps, rest = divmod(sequences, at_once)
     if rest or not steps:
         raise OptionError(
-            f"batch_tokens is {sequences} sequences, which {config.world_size} device(s) times "
-            f"per_device_train_batch_size {config.per_device_train_batch_size} ({at_once}) does not divide; "
-            f"choose a per-device batch that does"
+            f"batch_tokens is {sequences} sequences; it must be a multiple of {at_once}, which {config.world_size} "
+            f"device(s) take at once (per_device_train_batch_size is {config.per_device_train_batch_size})"
         )
     config.gradient_accumulation_steps = steps
 
 
 @dataclass
 class ModelArguments:
-    """The checkpoint that a stage starts from; names as in TRL's ModelConfig."""
+    """The checkpoint that a stage starts from; the names are those of TRL's ModelConfig."""
 
-    model_name_or_path: str = field(metadata={"help": "Folder, .gguf file or hub id, in any form that can be loaded."})
+    model_name_or_path: str = field(metadata={"help": "Folder, .gguf file or hub id, in any published form."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a hub repository."})
     dtype: str = field(
-        default="float32", metadata={"help": "Type of the weights while training; bf16 rounds products alone."}
+        default="float32", metadata={"help": "dtype of the weights while training; bf16 rounds products alone."}
     )
     attn_implementation: str = field(
         default="sdpa", metadata={"help": "sdpa, or eager for the full matrix.", "choices": ["sdpa", "eager"]}
@@ -97,20 +100,28 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise OptionError(f"dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}")
+            raise OptionError(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}")
 
 
 def check_choices(arguments: Any) -> None:
-    """OptionError where a field's value is none of its choices; TRL's parser checks those of the command line alone."""
+    """Refuse a value that is none of its field's choices; TRL's parser checks those on the command line alone.
+
+    Raises:
+        OptionError: there is such a value.
+    """
     for described in fields(arguments):
         choices, value = described.metadata.get("choices"), vars(arguments)[described.name]
         if choices and value != described.default and value not in choices:
             allowed = ", ".join(str(choice) for choice in choices)
-            raise OptionError(f"{described.name} is {value!r}; allowed are {allowed}")
+            raise OptionError(f"{described.name} is {value!r}; it must be one of {allowed}")
 
 
 def check_least(arguments: Any) -> None:
-    """OptionError where a number is below what LEAST says, or there are no steps to train for."""
+    """Refuse numbers below those of LEAST, seeds beyond 32 bits, and a run of no steps.
+
+    Raises:
+        OptionError: there is such a number.
+    """
     given = vars(arguments)
     for name, least in LEAST.items():
         if given.get(name) is not None and given[name] < least:
@@ -122,10 +133,16 @@ def check_least(arguments: Any) -> None:
 
 
 def check_folder(arguments: Any) -> None:
-    """OptionError where output_dir is a file, or a folder that nothing can be written to."""
+    """Refuse an output_dir that is a file, or a folder that nothing can be written to.
+
+    Raises:
+        OptionError: it is one.
+    """
     if (given := vars(arguments).get("output_dir")) is None:
         return
     folder = Path(given).absolute()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise OptionError(f"output_dir is {given}, but {nearest} is no folder that can be written to; give another")
+        raise OptionError(
+            f"output_dir is {given}; it must be writable, but {nearest} is no folder that can be written to"
+        )

@@ -1,4 +1,4 @@
-"""The data of a stage: sources, checked record by record before anything trains, mixed by weights.
+"""The data of a stage: sources whose records are checked before anything trains, then mixed by weights.
 
     datasets:
       - path: pretrain/fairytales.txt.xz          # a local file: .jsonl, .txt (also .xz, .gz) or .parquet
@@ -8,7 +8,7 @@
         name: all
         split: train
 
-A weight of 0.25 takes a quarter of the records, chosen by the seed. What was taken of each source is printed.
+A weight of 0.25 takes a quarter of the records, chosen by the seed. The number of records of each source is printed.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ class Source:
         name: the configuration of a hub data set.
         split: the split of a hub data set.
         revision: branch, tag or commit of a hub data set.
-        weight: how often an epoch sees each record; when streaming, the share of the mixture.
-        separator: what stands between two documents of a text file.
-        eval_share: the share of its records held out to evaluate on; by default that of the whole mixture.
-        bad_records: refuse the data at the first record that does not fit, or leave such records out and say how many.
+        weight: how often an epoch sees each record; when streaming, the source's share of the mixture.
+        separator: the text between two documents of a text file.
+        eval_share: the share of its records that is held out to evaluate on; by default that of the whole mixture.
+        bad_records: "refuse" stops at the first record that does not fit, "leave_out" leaves such records out and
+            prints their number.
     """
 
     path: str
@@ -55,31 +56,32 @@ class Source:
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
-            raise OptionError(f"path of a source is {self.path!r}; give a file, a folder or a name on the hub")
+            raise OptionError(f"path of a source is {self.path!r}; it must be a file, a folder or a name on the hub")
         if not self.weight > 0:
             raise OptionError(f"weight of {self.path} is {self.weight}; it must be above 0")
         if not self.separator:
-            raise OptionError(f"separator of {self.path} is empty; give what stands between two documents")
+            raise OptionError(f"separator of {self.path} is empty; it must be the text between two documents")
         if self.eval_share is not None:
             _check_share(self.eval_share, f"eval_share of {self.path}")
         if self.bad_records not in ("refuse", "leave_out"):
-            raise OptionError(f"bad_records of {self.path} is {self.bad_records!r}; allowed are refuse and leave_out")
+            raise OptionError(f"bad_records of {self.path} is {self.bad_records!r}; it must be refuse or leave_out")
 
 
 @dataclass
 class DataArguments:
-    """Where the data comes from."""
+    """The sources of the data."""
 
     datasets: list[Source] = field(
-        default_factory=list, metadata={"help": "Sources; in YAML with path, weight and so on, here paths alone."}
+        default_factory=list,
+        metadata={"help": "Sources: in YAML objects with path, weight and so on, on the command line paths."},
     )
     eval_datasets: list[Source] = field(default_factory=list, metadata={"help": "Sources to evaluate on."})
     eval_share: float = field(
         default=0.0, metadata={"help": "Share of each source's records, chosen by the seed, held out to evaluate on."}
     )
-    data_folder: str = field(default=".", metadata={"help": "What the paths of local files are relative to."})
+    data_folder: str = field(default=".", metadata={"help": "Folder that the paths of local files are relative to."})
     streaming: bool = field(
-        default=False, metadata={"help": "Read hub data sets as they come; records are checked as they come, too."}
+        default=False, metadata={"help": "Read and check the records of hub data sets as they come."}
     )
 
     def __post_init__(self) -> None:
@@ -100,18 +102,20 @@ def _as_source(value: Any) -> Source:
         return Source(**value)
     except TypeError as error:
         allowed = ", ".join(Source.__dataclass_fields__)
-        raise OptionError(f"a source in datasets is {value!r}; it takes path and any of {allowed}") from error
+        raise OptionError(
+            f"a source in datasets is {value!r}; it must be a path, or have one and any of {allowed}"
+        ) from error
 
 
 def load_mixture(arguments: DataArguments, kind: str, seed: int) -> tuple[Any, datasets.Dataset | None]:
     """The training records, shuffled, and those to evaluate on (None if there are none).
 
     Raises:
-        DataError: the first record that does not fit, by file and line; a source that is not there.
+        DataError: a record does not fit, and is named by file and line; or a source is missing.
         OptionError: no sources are given.
     """
     if not arguments.datasets:
-        raise OptionError("no data is given; name sources under datasets: in the recipe, or --datasets FILE ...")
+        raise OptionError("datasets is missing; give sources in the recipe, or --datasets FILE ...")
     evaluated = [load_source(source, arguments.data_folder, kind) for source in arguments.eval_datasets]
     if arguments.streaming:
         train = _streamed(arguments, kind, seed)
@@ -145,7 +149,11 @@ def _passes(count: int, weight: float, seed: int) -> list[int]:
 
 
 def load_source(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
-    """All records of one source in their one shape, cached on disk by `datasets`."""
+    """All records of one source in the shape of their kind, cached on disk by `datasets`.
+
+    Raises:
+        DataError: the source is missing, or one of its records does not fit.
+    """
     with PartialState().main_process_first():
         local = is_data_file(source.path)
         records = _from_file(source, data_folder, kind) if local else _from_hub(source, data_folder, kind, False)
@@ -157,10 +165,10 @@ def load_source(source: Source, data_folder: str, kind: str) -> datasets.Dataset
 def _from_file(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
     path = Path(data_folder, source.path)
     if not path.is_file():
-        raise DataError(f"there is no file {path}; paths of local files are relative to data_folder")
+        raise DataError(f"the file {path} is missing; give a path relative to data_folder")
     arguments = {"path": str(path.resolve()), "separator": source.separator, "kind": kind}
     good = bad = 0
-    for place, record in read_file(path, source.separator):  # `datasets` would hide the sentence in an error of its own
+    for place, record in read_file(path, source.separator):  # `datasets` would hide a refusal in an error of its own
         fits = _fits(record, kind, f"{path}, {place}", source.bad_records)
         good, bad = good + fits, bad + (not fits)
     if bad:
@@ -173,7 +181,7 @@ def _from_file(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
 
 
 def _generate(path: str, separator: str, kind: str, version: str) -> Iterator[dict[str, Any]]:
-    """The records of a checked file; `version` is what tells the cache of `datasets` that the file has changed."""
+    """The records of a checked file; by `version` the cache of `datasets` notices that the file has changed."""
     for _, record in read_file(Path(path), separator):
         if _fits(record, kind, path, "leave_out"):
             yield KINDS[kind](record)
@@ -199,8 +207,10 @@ def _from_hub(source: Source, data_folder: str, kind: str, streaming: bool) -> A
             path, source.name, split=source.split, revision=source.revision, streaming=streaming
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        known = f"a local file ends in one of {', '.join(SUFFIXES)}; anything else is a folder or a data set of the hub"
-        raise DataError(f"data set {source.path} cannot be loaded ({one_line(error)[:300]}); {known}") from error
+        raise DataError(
+            f"data set {source.path} cannot be loaded: {one_line(error)[:300]}; "
+            f"give a folder, a data set of the hub, or a file that ends in one of {', '.join(SUFFIXES)}"
+        ) from error
 
     def fits(record: dict[str, Any], row: int) -> bool:
         place = f"{source.path}, split {source.split}, row {row + 1}"
@@ -218,7 +228,7 @@ def _from_hub(source: Source, data_folder: str, kind: str, streaming: bool) -> A
 def _streamed(arguments: DataArguments, kind: str, seed: int) -> datasets.IterableDataset:
     local = [source.path for source in arguments.datasets if is_data_file(source.path)]
     if local or arguments.eval_share or any(source.eval_share for source in arguments.datasets):
-        raise OptionError("streaming is for hub data sets and without eval_share; local files are read whole")
+        raise OptionError("streaming is true; it must be false with local files or an eval_share")
     parts = [_from_hub(source, arguments.data_folder, kind, True) for source in arguments.datasets]
     total = sum(source.weight for source in arguments.datasets)
     shares = [source.weight / total for source in arguments.datasets]

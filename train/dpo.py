@@ -1,4 +1,4 @@
-"""Direct preference optimisation: chosen answers over rejected ones.
+"""Direct preference optimisation: chosen answers become likelier than rejected ones.
 
 python -m train.dpo --config train/recipes/doge-tiny/dpo.yaml
 """
@@ -21,20 +21,26 @@ from .trainers import DogeDPOTrainer
 
 @dataclass
 class PreferenceConfig(StageConfig, DPOConfig):
-    """DPOConfig; batch_tokens counts a pair of answers as one sequence."""
+    """DPOConfig with the arguments of stages; batch_tokens counts a pair of answers as one sequence."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.beta > 0:
-            raise OptionError(f"beta is {self.beta}; it must be above 0, or rejected answers are preferred")
+            raise OptionError(f"beta is {self.beta}; it must be above 0, as below it rejected answers are preferred")
 
 
 def dpo(arguments: ModelArguments, data: DataArguments, config: PreferenceConfig) -> None:
-    """Train a checkpoint on preferences and save it in output_dir."""
+    """Train a checkpoint on preferences and save it in output_dir.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or does not fit.
+        DataError: a record does not fit, or a source is missing.
+        OptionError: an option does not fit, or there is no chat template.
+    """
     set_seed(config.seed)
     model, tokenizer = load_model(arguments)
     check_template(tokenizer, arguments.model_name_or_path)
-    reference, _ = load_model(arguments)  # TRL would load one by name, as transformers' own Doge
+    reference, _ = load_model(arguments)  # TRL would load transformers' own Doge by its name
     train_dataset, eval_dataset = load_mixture(data, "preference", config.seed)
     trainer = make_trainer(
         DogeDPOTrainer,

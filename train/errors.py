@@ -1,9 +1,11 @@
 """The errors of training, branches of `doge_model.errors.DogeError`.
 
-DogeError
-├── DataError      a file or record that cannot be trained on
-├── OptionError    an option outside its allowed values (doge_model)
-└── CheckpointError  a checkpoint that does not fit (doge_model)
+    DogeError
+    ├── DataError          a file or record that cannot be trained on
+    ├── OptionError        an option outside its allowed values (doge_model)
+    └── CheckpointError    a checkpoint that does not fit (doge_model)
+
+Catch `DogeError` to catch them all.
 """
 
 from __future__ import annotations
@@ -12,4 +14,4 @@ from doge_model.errors import DogeError
 
 
 class DataError(DogeError):
-    """Data cannot be trained on: names the file and the line, or the data set and the row, and what is wrong."""
+    """Data cannot be trained on; the text names the file and the line, or the data set and the row, and the fault."""

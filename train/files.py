@@ -1,7 +1,7 @@
-"""Reading local data files record by record, each with the line (or row) it comes from.
+"""Local data files, read record by record, each with its line or row.
 
-.jsonl holds one JSON value a line, .parquet one record a row, .txt documents between separators; .jsonl and .txt also
-as .xz or .gz. Blank lines of .jsonl and empty documents of .txt hold no record.
+A .jsonl file has one JSON value a line, .parquet one record a row, .txt documents between separators. .jsonl and .txt
+may be compressed as .xz or .gz. Blank lines of .jsonl and empty documents of .txt are no records.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ SUFFIXES = (".jsonl", ".jsonl.xz", ".jsonl.gz", ".txt", ".txt.xz", ".txt.gz", ".
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands for a record that cannot be read, and says why."""
+    """The place of a record that cannot be read, with the reason."""
 
     reason: str
 
 
 def is_data_file(path: str) -> bool:
-    """Does the name end as that of a local data file?"""
+    """Whether a name ends as that of a local data file."""
     return path.endswith(SUFFIXES)
 
 
 def read_file(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
     """Every record with its place, such as ("line 3", {...}); a line that is no JSON is an `Unreadable`.
 
-    separator: what stands between two documents of a text file.
+    Args:
+        path: the file.
+        separator: the text between two documents of a text file.
 
     Raises:
         DataError: the file cannot be read or decoded.
@@ -71,13 +73,13 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _json(line: bytes) -> Any:
-    """The value in a line, or what is wrong with it."""
+    """The value in a line, or an `Unreadable` with the fault."""
     try:
         value = json.loads(line)
         if b"\\u" in line:  # an escape may be half of a character, which no tokenizer takes
             json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:  # what JSON cannot be, and what Python does not read of it
-        return Unreadable(f"no valid JSON ({error})")
+    except (ValueError, RecursionError) as error:  # no JSON, or JSON that Python does not read
+        return Unreadable(f"the line is not valid JSON: {error}")
     return value
 
 
@@ -88,7 +90,7 @@ def _text(path: Path, separator: str) -> Iterator[tuple[str, Any]]:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: no valid UTF-8 ({error.reason})") from error
+        raise DataError(f"{path}, line {line}: the text is not valid UTF-8: {error.reason}") from error
     line = 1
     for document in text.split(separator):
         stripped = document.strip("\n")

@@ -1,10 +1,10 @@
-"""What a trained checkpoint is worth: held-out perplexity, preferences, its dynamic mask, samples.
+"""Figures of a trained checkpoint: held-out perplexity, preferences, the spread of its dynamic mask, and samples.
 
     python -m train.measure --model_name_or_path runs/doge-tiny/sft --datasets data/stories.txt --kind text \\
         --keep_window_sizes 64 256 --prompts "Once upon a time"
 
-With eval_share it measures on the records that a stage with the same share and seed has held out. The result is one
-JSON object in the last line.
+With eval_share, the records are those that a stage with the same share and seed has held out. The last line printed is
+one JSON object with all figures.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ from .templates import check_template, marked_template
 
 @dataclass
 class MeasureArguments:
-    """What to measure."""
+    """The figures to measure, and the records to measure them on."""
 
-    kind: str = field(default="text", metadata={"help": "What the records are.", "choices": list(KINDS)})
-    max_records: int = field(default=200, metadata={"help": "Records to measure on, chosen by the seed."})
-    max_length: int = field(default=1024, metadata={"help": "Tokens of a record that are read."})
+    kind: str = field(default="text", metadata={"help": "Kind of the records.", "choices": list(KINDS)})
+    max_records: int = field(default=200, metadata={"help": "Number of records to measure on, chosen by the seed."})
+    max_length: int = field(default=1024, metadata={"help": "Number of tokens of a record that are read."})
     keep_window_sizes: list[int] = field(
-        default_factory=list, metadata={"help": "Other windows to measure perplexity with, too."}
+        default_factory=list, metadata={"help": "Further windows to measure perplexity with."}
     )
     prompts: list[str] = field(default_factory=list, metadata={"help": "Texts to go on with, or questions to answer."})
-    max_new_tokens: int = field(default=100, metadata={"help": "Tokens of a sample."})
-    seed: int = field(default=233, metadata={"help": "Chooses what is held out, what is measured and what is sampled."})
+    max_new_tokens: int = field(default=100, metadata={"help": "Number of tokens of a sample."})
+    seed: int = field(
+        default=233, metadata={"help": "Draws the records that are held out and measured, and the samples."}
+    )
 
     def __post_init__(self) -> None:
         if any(window < 1 for window in self.keep_window_sizes):
@@ -50,7 +52,13 @@ class MeasureArguments:
 
 
 def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArguments) -> dict[str, Any]:
-    """Measure a checkpoint on records, print and return the figures."""
+    """Measure a checkpoint on records; print and return the figures.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or does not fit.
+        DataError: a record does not fit, or a source is missing.
+        OptionError: no record has anything to predict, or the chat template does not mark answers.
+    """
     model, tokenizer = load_model(arguments)
     if options.kind != "text":
         mark_answers(tokenizer, arguments.model_name_or_path)
@@ -91,7 +99,7 @@ def mark_answers(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any], max_length: int) -> tuple[Tensor, Tensor]:
-    """Token ids [1, T] of a document or conversation, and labels [1, T], -100 where nothing is asked of the model."""
+    """Token ids int64 [1, T] of a document or conversation, and labels [1, T], -100 where nothing is predicted."""
     if "text" in record:
         ids = torch.tensor([(*tokenizer(record["text"])["input_ids"], tokenizer.eos_token_id)])[:, :max_length]
         return ids, ids
@@ -102,7 +110,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, record: dict[str, Any], max_lengt
 
 @torch.inference_mode()
 def log_probabilities(model: DogeForCausalLM, ids: Tensor, labels: Tensor) -> Tensor:
-    """float32 [N], of every label that is not -100, given all tokens before it."""
+    """The log-probability of every label that is not -100, given all tokens before it.
+
+    ids and labels int64 [1, T] -> float32 [N].
+    """
     logits = model(ids, use_cache=False).logits[0, :-1].float()
     wanted = labels[0, 1:] != -100
     return logits[wanted].log_softmax(-1).gather(-1, labels[0, 1:][wanted, None])[:, 0]
@@ -115,13 +126,13 @@ def perplexity(
     parts = [log_probabilities(model, *encode(tokenizer, record, max_length)) for record in records]
     every = torch.cat(parts)
     if not len(every):
-        raise OptionError(f"no record has anything to predict within max_length ({max_length})")
+        raise OptionError(f"no record has anything to predict within max_length ({max_length}); raise it")
     return {"tokens": len(every), "perplexity": math.exp(-every.mean().item())}
 
 
 @contextmanager
 def keep_window_size(model: DogeForCausalLM, size: int) -> Iterator[None]:
-    """The model with another window, and afterwards, come what may, with its own."""
+    """Give the model another window, and its own one back afterwards, also after an error."""
     own = model.config.keep_window_size
     model.config.keep_window_size = size
     try:
@@ -132,9 +143,9 @@ def keep_window_size(model: DogeForCausalLM, size: int) -> Iterator[None]:
 
 @contextmanager
 def without_mask(model: DogeForCausalLM) -> Iterator[None]:
-    """The model with A = 0, and afterwards, come what may, with its own.
+    """Give the model A = 0, and its own A back afterwards, also after an error.
 
-    dt is then 1 for every key, so the most recent keys are kept.
+    With A = 0 every dt is 1, so the most recent keys are kept.
     """
     mask = [parameter for name, parameter in model.named_parameters() if name.endswith("self_attn.A")]
     learned = [parameter.detach().clone() for parameter in mask]
@@ -185,7 +196,7 @@ def preferences(
 def mask_spread(
     model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, records: list[dict[str, Any]], max_length: int
 ) -> dict[str, Any]:
-    """Per layer and mask head: A, and the 1st, 50th and 99th percentile of dt over the records' tokens."""
+    """For each layer and mask head, A and the 1st, 50th and 99th percentile of dt over the tokens of the records."""
     seen: list[list[Tensor]] = [[] for _ in model.model.layers]
     for record in records:
         cache = model(encode(tokenizer, record, max_length)[0], use_cache=True).past_key_values
@@ -201,7 +212,10 @@ def mask_spread(
 def sample(
     model: DogeForCausalLM, tokenizer: PreTrainedTokenizerBase, prompt: str, options: MeasureArguments
 ) -> dict[str, str]:
-    """The card's settings: temperature 0.8, top_p 0.9; a question is put into the chat template."""
+    """An answer to a prompt with the settings of the model card: temperature 0.8, top_p 0.9.
+
+    Unless the records are texts, the prompt is put into the chat template.
+    """
     if options.kind == "text":
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
     else:

@@ -1,12 +1,11 @@
-"""What one record of training data may look like, and the one shape in which it goes on.
+"""The shapes that a record of training data may have, and the one shape of each kind that stages get.
 
-| kind | accepted | becomes |
-|---|---|---|
-| text | `text` (or a plain string, from text files) | `text` |
-| conversation | `messages`: list of role and content, at least one answer | `messages` |
-| preference | `prompt`, `chosen`, `rejected`: strings or messages | the three as messages |
+    kind            accepted                                                     becomes
+    text            `text`, or a plain string from text files                    `text`
+    conversation    `messages`: a list of role and content, with an answer       `messages`
+    preference      `prompt`, `chosen`, `rejected`: strings or messages          the three as messages
 
-A prompt may also be what chosen and rejected begin with. Other fields are not read. A record that fits none of this is
+Chosen and rejected may also both begin with the prompt. Other fields are not read. A record of another shape is
 refused, never repaired.
 """
 
@@ -25,7 +24,7 @@ def as_text(record: Any) -> dict[str, Any]:
     """A document: {"text": str}."""
     text = record.get("text") if isinstance(record, Mapping) else record
     if not isinstance(text, str) or not text.strip():
-        raise DataError(f"text is {_shown(text)}, but must be a string that is not empty")
+        raise DataError(f"text is {_shown(text)}; it must be a string that is not empty")
     return {"text": text}
 
 
@@ -33,12 +32,12 @@ def as_conversation(record: Any) -> dict[str, Any]:
     """A conversation: {"messages": [{"role", "content"}, ...]} with at least one answer of the assistant."""
     messages = as_messages(_fields(record).get("messages"), "messages")
     if all(message["role"] != "assistant" for message in messages):
-        raise DataError("messages has no answer of the role 'assistant' to learn from")
+        raise DataError("messages has no answer to learn from; it must have one of the role 'assistant'")
     return {"messages": messages}
 
 
 def as_preference(record: Any) -> dict[str, Any]:
-    """A preference: {"prompt", "chosen", "rejected"}, all messages; the prompt is what both answers share."""
+    """A preference: {"prompt", "chosen", "rejected"}, all messages; the prompt is the beginning that both share."""
     fields = _fields(record)
     chosen, rejected = (_answer(fields.get(name), name) for name in ("chosen", "rejected"))
     shared = _common_length(chosen, rejected)
@@ -47,10 +46,10 @@ def as_preference(record: Any) -> dict[str, Any]:
         prompt = as_messages(_wrapped(fields.get("prompt"), "user"), "prompt")
     chosen, rejected = chosen[shared:], rejected[shared:]
     if chosen == rejected:
-        raise DataError("chosen and rejected are the same")
+        raise DataError("chosen and rejected are equal; they must differ")
     for name, answer in (("chosen", chosen), ("rejected", rejected)):
         if not answer or answer[0]["role"] != "assistant":
-            raise DataError(f"{name} must go on with an answer of the role 'assistant' after the prompt")
+            raise DataError(f"{name} has no answer after the prompt; it must go on with one of the role 'assistant'")
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
@@ -62,17 +61,21 @@ KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
 
 
 def as_messages(value: Any, name: str) -> Messages:
-    """A list of messages with exactly their role and content; DataError names the message that is none."""
+    """A list of messages, each with its role and content alone.
+
+    Raises:
+        DataError: naming the item that is no message.
+    """
     if not isinstance(value, list) or not value:
-        raise DataError(f"{name} is {_shown(value)}, but must be a list of messages with role and content")
+        raise DataError(f"{name} is {_shown(value)}; it must be a list of messages with role and content")
     messages = []
     for index, message in enumerate(value):
         fields = message if isinstance(message, Mapping) else {}
         role, content = fields.get("role"), fields.get("content")
         if role not in ROLES:
-            raise DataError(f"{name}[{index}] has the role {_shown(role)}; allowed are {', '.join(ROLES)}")
+            raise DataError(f"{name}[{index}] has the role {_shown(role)}; it must be one of {', '.join(ROLES)}")
         if not isinstance(content, str) or (role == "assistant" and not content.strip()):
-            raise DataError(f"{name}[{index}] has the content {_shown(content)}, but must have text")
+            raise DataError(f"{name}[{index}] has the content {_shown(content)}; it must be text")
         messages.append({"role": role, "content": content})
     return messages
 
@@ -92,7 +95,7 @@ def _common_length(first: Messages, second: Messages) -> int:
 
 def _fields(record: Any) -> Mapping[str, Any]:
     if not isinstance(record, Mapping):
-        raise DataError(f"the record is {_shown(record)}, but must be an object with named fields")
+        raise DataError(f"the record is {_shown(record)}; it must be an object with named fields")
     return record
 
 

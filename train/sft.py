@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: conversations, loss on the answers alone.
+"""Supervised fine-tuning on conversations, with the loss on the answers alone.
 
 python -m train.sft --config train/recipes/doge-tiny/sft.yaml
 """
@@ -19,13 +19,19 @@ from .trainers import DogeSFTTrainer
 
 @dataclass
 class FineTuningConfig(StageConfig, SFTConfig):
-    """SFTConfig with the loss on the answers alone."""
+    """SFTConfig with the arguments of stages, and the loss on the answers alone."""
 
     assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the answers, not the questions."})
 
 
 def sft(arguments: ModelArguments, data: DataArguments, config: FineTuningConfig) -> None:
-    """Fine-tune a checkpoint on conversations and save it in output_dir."""
+    """Fine-tune a checkpoint on conversations and save it in output_dir.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or does not fit.
+        DataError: a record does not fit, or a source is missing.
+        OptionError: an option does not fit, or the chat template does not mark answers.
+    """
     set_seed(config.seed)
     model, tokenizer = load_model(arguments)
     name = arguments.model_name_or_path

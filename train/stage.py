@@ -1,4 +1,4 @@
-"""What all stages share: how a run starts, goes on and ends."""
+"""The start, the resumption and the end of a run, which all stages share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TrainerT = TypeVar("TrainerT", bound=Trainer)
 
 
 def run(stage: Callable[..., Any], *argument_types: type, args: Sequence[str] | None = None) -> None:
-    """Parse the command line into one object per type, run the stage; a user's mistake ends in one sentence."""
+    """Parse the command line into one object per type and run the stage; a user's mistake ends in one sentence."""
     parser = TrlParser(argument_types, prog=f"python -m train.{Path(inspect.getfile(stage)).stem}")
     try:
         parsed = _parse(parser, args)
@@ -55,7 +55,7 @@ def _parse(parser: TrlParser, args: Sequence[str] | None) -> tuple[Any, ...]:
 
 
 def refusal(error: Exception) -> OptionError:
-    """What TRL, transformers or torch say of an option, in one line."""
+    """The sentence of TRL, transformers or torch about an option, as an error of this package."""
     return OptionError(one_line(error))
 
 
@@ -63,20 +63,24 @@ def load_model(arguments: ModelArguments) -> tuple[DogeForCausalLM, PreTrainedTo
     """The checkpoint that a stage starts from, with its tokenizer.
 
     Raises:
-        CheckpointError: there is none, or it does not fit.
+        CheckpointError: it is missing or does not fit.
         OptionError: it has no tokenizer.
     """
     path, revision = arguments.model_name_or_path, arguments.model_revision
-    named = None if revision == "main" else revision  # a default of TRL's, which a local folder has not
+    named = None if revision == "main" else revision  # TRL's default, which a local folder does not have
     checkpoint = load_checkpoint(path, revision=named, dtype=DTYPES[arguments.dtype])
     if checkpoint.tokenizer is None:
-        raise OptionError(f"{path} has no tokenizer; training needs the one that the model was trained with")
+        raise OptionError(f"{path} has no tokenizer; give it the one that the model was trained with")
     checkpoint.model.set_attn_implementation(arguments.attn_implementation)
     return checkpoint.model, checkpoint.tokenizer
 
 
 def make_trainer(kind: type[TrainerT], **kwargs: Any) -> TrainerT:
-    """A trainer; OptionError with TRL's or transformers' own sentence where they refuse what was given."""
+    """A trainer of some kind.
+
+    Raises:
+        OptionError: TRL or transformers refuse an option; the text is theirs.
+    """
     try:
         return kind(**kwargs)
     except DogeError:
@@ -86,23 +90,31 @@ def make_trainer(kind: type[TrainerT], **kwargs: Any) -> TrainerT:
 
 
 def train(trainer: Trainer) -> None:
-    """Train, from a checkpoint where resume_from_checkpoint says so, and save the final model."""
+    """Train, from the checkpoint that resume_from_checkpoint names if there is one, and save the final model.
+
+    Raises:
+        OptionError: that checkpoint is missing or incomplete, or an option is refused before the first step.
+    """
     config = trainer.args
     resume, sharded = config.resume_from_checkpoint, trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if resume == "last":
         resume = str(last_checkpoint(Path(config.output_dir), sharded))
     elif resume is not None and (lack := incomplete(Path(resume), sharded)):
-        raise OptionError(f"resume_from_checkpoint is {resume}, which cannot be gone on from: {lack}")
+        raise OptionError(f"resume_from_checkpoint is {resume}; it must be a complete checkpoint, but {lack}")
     start(trainer, resume)
     save(trainer)
-    # Until the first process has written. Without it gloo hangs now and then, too: the group's destructor, which holds
-    # the interpreter's lock, waits for a thread that wants it, to let go of the last gathered tensor (torch 2.13).
+    # Wait until the first process has written. Without this gloo hangs now and then (torch 2.13). The destructor of its
+    # group holds the interpreter's lock and waits for a thread, which wants the lock to free a gathered tensor.
     trainer.accelerator.wait_for_everyone()
     trainer.end()
 
 
 def start(trainer: Trainer, resume: str | None) -> None:
-    """Train. Optimizer and schedule are made there, so what their options have wrong shows before the first step."""
+    """Train; an error before the first step is one of options, as optimizer and schedule are made there.
+
+    Raises:
+        OptionError: an option of optimizer, schedule or trainer is refused.
+    """
     first = FirstStep()
     trainer.add_callback(first)
     try:
@@ -116,17 +128,21 @@ def start(trainer: Trainer, resume: str | None) -> None:
 
 
 class FirstStep(TrainerCallback):
-    """Whether a step has been taken."""
+    """Whether the first step has been taken, as `is_done`."""
 
     is_done = False
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """It has."""
+        """Note that a step has been taken."""
         self.is_done = True
 
 
 def last_checkpoint(output_dir: Path, sharded: bool = False) -> Path:
-    """The newest complete checkpoint; a run that was killed while it saved leaves an incomplete one behind."""
+    """The newest complete checkpoint; a run that was killed while it saved leaves an incomplete one behind.
+
+    Raises:
+        OptionError: no checkpoint is complete; the fault of each is named.
+    """
     folders = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     lacks = {path: incomplete(path, sharded) for path in folders}
     complete = [path for path, lack in lacks.items() if lack is None]
@@ -139,11 +155,15 @@ def last_checkpoint(output_dir: Path, sharded: bool = False) -> Path:
 
 
 def incomplete(checkpoint: Path, sharded: bool = False) -> str | None:
-    """What a checkpoint lacks to be gone on from exactly, or None.
+    """The fault that keeps a run from going on exactly as if it had not ended; None if there is none.
 
-    The trainer would do without the optimizer's state, and follow another path in silence. Files are not loaded: of
-    those that torch has saved, which are archives, a cut one lacks its end. sharded: FSDP and DeepSpeed lay out weights
-    and optimizer in their own ways, so of theirs only the trainer's state is looked at, which is written last.
+    Without the optimizer's state the trainer would go on, and follow another path in silence. Files are not loaded:
+    torch saves archives, and a cut archive lacks its end.
+
+    Args:
+        checkpoint: the folder of the checkpoint.
+        sharded: whether FSDP or DeepSpeed wrote it. They lay out weights and optimizer in ways of their own, so only
+            the trainer's state is checked, which is written last.
     """
     try:
         TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
@@ -165,9 +185,9 @@ def incomplete(checkpoint: Path, sharded: bool = False) -> str | None:
 
 
 def save(trainer: Trainer) -> None:
-    """Save the final model, in save_dtype, with its tokenizer: a folder that doge-export and the next stage take."""
+    """Save the final model in save_dtype, with its tokenizer, as a folder that doge-export and the next stage load."""
     folder, dtype = trainer.args.output_dir, trainer.args.save_dtype
     trainer.save_model(folder)
     trainer.save_state()
-    if dtype != "float32" and trainer.is_world_process_zero():  # from the file: here the weights may be in shards
+    if dtype != "float32" and trainer.is_world_process_zero():  # from the file, as the weights in memory may be shards
         load_checkpoint(folder, dtype=DTYPES[dtype]).model.save_pretrained(folder)

@@ -41,15 +41,17 @@ def check_training_template(
         return  # TRL takes the template of another tokenizer, and checks it
     if path is not None:
         if not Path(path).is_file():
-            raise OptionError(f"chat_template_path is {path}, which is no file; give a .jinja file")
+            raise OptionError(
+                f"chat_template_path is {path}; it must be a file that exists, or the name of a tokenizer"
+            )
         tokenizer.chat_template, name = Path(path).read_text(encoding="utf-8"), path
     elif tokenizer.chat_template is None:
-        raise OptionError(f"the tokenizer of {name} has no chat template; give one with chat_template_path")
+        raise OptionError(f"the tokenizer of {name} has no chat template; give one as chat_template_path")
     check_template(tokenizer, name)
     if assistant_only_loss and marked_template(tokenizer) is None:
         raise OptionError(
-            f"the chat template of {name} does not mark answers with {{% generation %}}; give one that does with "
-            "chat_template_path, or set assistant_only_loss to false and learn questions, too"
+            f"the chat template of {name} does not mark answers with {{% generation %}}; give one that does as "
+            "chat_template_path, or learn questions too with assistant_only_loss false"
         )
 
 

@@ -18,7 +18,7 @@ from doge_model.errors import OptionError
 from .data import DataArguments, load_mixture
 from .stage import run
 
-# In the order of their ids: preset_config has 0, 1 and 2 for beginning, end and padding.
+# In the order of their ids; preset_config has the ids 0, 1 and 2 for beginning, end and padding.
 SPECIAL_TOKENS = (
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -26,7 +26,7 @@ SPECIAL_TOKENS = (
     "<|start_header_id|>",
     "<|end_header_id|>",
 )
-# Llama 3's split of text before merging (the family's tokenizer was made from Llama 3.2's)
+# Llama 3's split of text before merging, as the family's tokenizer was made from that of Llama 3.2.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -36,23 +36,26 @@ CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 @dataclass
 class TokenizerArguments:
-    """What the tokenizer stage can be asked for."""
+    """The arguments of the tokenizer stage."""
 
     output_dir: str = field(metadata={"help": "Folder of the tokenizer."})
     vocab_size: int = field(default=32768, metadata={"help": "Entries of the vocabulary, special tokens included."})
     model_max_length: int = field(default=2048, metadata={"help": "Tokens of a sequence."})
-    seed: int = field(default=233, metadata={"help": "Chooses the records of sources with a broken weight."})
+    seed: int = field(default=233, metadata={"help": "Draws the records of sources whose weight is no whole number."})
 
     def __post_init__(self) -> None:
         smallest = 256 + len(SPECIAL_TOKENS)
         if self.vocab_size < smallest:
-            raise OptionError(f"vocab_size is {self.vocab_size}; bytes and special tokens alone are {smallest}")
+            raise OptionError(
+                f"vocab_size is {self.vocab_size}; it must be at least {smallest}, for bytes and special tokens"
+            )
 
 
 def train_tokenizer(arguments: TokenizerArguments, data: DataArguments) -> PreTrainedTokenizerFast:
-    """Train on the text of the sources and save into output_dir.
+    """Train on the text of the sources and save in output_dir.
 
     Raises:
+        DataError: a record does not fit, or a source is missing.
         OptionError: the text has too few different words for the vocabulary.
     """
     mixture, _ = load_mixture(data, "text", arguments.seed)
@@ -69,8 +72,8 @@ def train_tokenizer(arguments: TokenizerArguments, data: DataArguments) -> PreTr
     tokenizer.train_from_iterator(_texts(mixture), trainer)
     if tokenizer.get_vocab_size() < arguments.vocab_size:
         raise OptionError(
-            f"vocab_size is {arguments.vocab_size}, but this text yields {tokenizer.get_vocab_size()} entries; "
-            f"give more text or ask for fewer"
+            f"vocab_size is {arguments.vocab_size}; it must be at most {tokenizer.get_vocab_size()}, the entries that "
+            "this text yields, or give more text"
         )
     bos = SPECIAL_TOKENS[0]
     tokenizer.post_processor = processors.TemplateProcessing(

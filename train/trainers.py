@@ -1,4 +1,4 @@
-"""TRL's trainers with what Doge needs: the router's load-balancing loss, expert usage, decay for matrices alone."""
+"""TRL's trainers for a Doge: with the router's load-balancing loss, expert usage, and decay of matrices alone."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .errors import DataError
 
 
 class RouterLog:
-    """Takes the router's logits from every forward of a model and makes of them the loss and the usage of experts.
+    """Computes the load-balancing loss and the usage of experts from the router's logits of every forward.
 
-    TRL knows one load-balancing loss, Mixtral's, on one logit per expert. A Doge's router gives two halves whose sums
-    are the experts' logits: 2 sqrt(E) numbers a token in place of E. So the loss is made here, of the model's own.
+    TRL has one load-balancing loss, Mixtral's, which takes one logit per expert. A Doge's router gives 2 sqrt(E) logits
+    a token, and an expert's logit is the sum of two. So the loss is computed here, by the model's own function.
     """
 
     def __init__(self, model: DogeForCausalLM) -> None:
@@ -44,10 +44,10 @@ class RouterLog:
             self.share += share.detach().cpu()
 
     def usage(self, accelerator: Accelerator) -> dict[str, float]:
-        """Since the last call, of the layer that is worst in it: the share of experts used at all, and their evenness.
+        """The share of experts used since the last call, and the evenness of their use, each in its worst layer.
 
         Evenness is exp(entropy) / E: 1 where all experts of a layer serve alike, 1 / E where one serves alone. All
-        processes must call it: each has seen its own part of the batches.
+        processes must call this together, as each has seen its own part of the batches.
         """
         share = accelerator.reduce(self.share.to(accelerator.device), "sum").cpu()
         share /= share.sum(dim=1, keepdim=True)
@@ -58,7 +58,7 @@ class RouterLog:
 
 
 class GoOnCounting(TrainerCallback):
-    """After a resume num_tokens goes on from what was logged last; TRL begins at 0 again."""
+    """Lets num_tokens go on from its last value after a resume; TRL begins at 0 again."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
@@ -66,18 +66,18 @@ class GoOnCounting(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The state is that of the checkpoint already."""
+        """Read the last value; the state is that of the checkpoint already."""
         counts = [logs["num_tokens"] for logs in state.log_history if "num_tokens" in logs]
         self.trainer._total_train_tokens = counts[-1] if counts else 0
 
 
 class DogeTraining(Trainer):
-    """What both trainers share; stands before TRL's class."""
+    """The part that both trainers share; it stands before TRL's class in the order of bases."""
 
     def __init__(self, model: DogeForCausalLM, args: Any, **kwargs: Any) -> None:
         config = model.config
         coefficient = config.router_aux_loss_coef if args.router_aux_loss_coef is None else args.router_aux_loss_coef
-        args.router_aux_loss_coef = 0.0  # TRL's own loss stays off: see RouterLog; a dense Doge would crash it
+        args.router_aux_loss_coef = 0.0  # TRL's own loss is off, see RouterLog; a dense Doge would crash it
         compile_blocks(model, args)
         super().__init__(model=model, args=args, **kwargs)
         config.router_aux_loss_coef = coefficient
@@ -86,9 +86,13 @@ class DogeTraining(Trainer):
         self.add_callback(GoOnCounting(self))
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
-        """TRL's preparation, which cuts at max_length and leaves out records with nothing to learn: say how many."""
+        """Prepare data as TRL does, then print the number of records cut at max_length, or left out as empty there.
+
+        Raises:
+            DataError: no record is left.
+        """
         prepared = super()._prepare_dataset(dataset, processing_class, args, *rest)
-        *packs, dataset_name = rest  # SFT: packing, formatting_func, dataset_name; DPO has the last one alone
+        *packs, dataset_name = rest  # SFT gives packing, formatting_func and dataset_name, DPO the last one alone
         packing = bool(packs) and packs[0]
         if isinstance(prepared, Dataset) and not packing:
             limit = math.inf if args.max_length is None else args.max_length
@@ -103,11 +107,10 @@ class DogeTraining(Trainer):
         return prepared
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        """With batch_tokens, of every epoch's order as many records as make whole batches.
+        """With batch_tokens, sample as many records an epoch as make whole batches; others are left out each time.
 
-        The last step of an epoch would see fewer tokens, and with several processes other ones: where records run out
-        accelerate begins again, so that each process has as many (even_batches). What is left out changes from epoch
-        to epoch.
+        Otherwise the last step of an epoch would see fewer tokens. With several processes it would see other ones, as
+        accelerate begins again where records run out, so that each process has as many (even_batches).
         """
         sampler, args = super()._get_train_sampler(train_dataset), self.args
         if args.batch_tokens is None or not isinstance(sampler, RandomSampler):
@@ -119,7 +122,7 @@ class DogeTraining(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """TRL's loss plus the load-balancing loss of this micro-batch, averaged over a step's micro-batches."""
+        """TRL's loss plus the load-balancing loss of this micro-batch, averaged over the micro-batches of a step."""
         result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self.router_log is None or not self.model.training:
             return result
@@ -137,15 +140,15 @@ class DogeTraining(Trainer):
         super().log(logs, start_time)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weight decay is for matrices; norms, residual scales, biases and A keep their values."""
+        """The names of matrices, which alone decay; norms, residual scales, biases and A do not."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
 
 def compile_blocks(model: DogeForCausalLM, args: Any) -> None:
-    """torch_compile: each block is compiled in place, all with one graph.
+    """Compile each block in place, all with one graph, where torch_compile asks for it.
 
-    accelerate's regional compilation makes a second model of compiled blocks, and the forward that TRL keeps from
-    before its fused output matrix is still bound to the first: on a CPU nothing compiled would be called.
+    accelerate's regional compilation makes a second model of compiled blocks. TRL keeps a forward from before its fused
+    output matrix, which is bound to the first model. On a CPU, nothing compiled would then be called.
     """
     if not args.torch_compile:
         return
@@ -155,22 +158,23 @@ def compile_blocks(model: DogeForCausalLM, args: Any) -> None:
 
 
 def _length(row: dict[str, Any]) -> int:
-    """Tokens of a prepared record, the longer answer in dpo."""
+    """The number of tokens of a prepared record; in dpo, with the longer answer."""
     if "input_ids" in row:
         return len(row["input_ids"])
     return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
 class PlainHead(Trainer):
-    """On a CPU, the model's own loss in place of TRL's fused output matrix, whose gain is the memory of a GPU.
+    """On a CPU, computes the model's own loss instead of TRL's fused output matrix.
 
-    On a CPU it takes longer (docs/training.md has figures). Entropy and accuracy are not logged.
+    The fused matrix saves memory on a GPU and takes longer on a CPU (docs/training.md has figures). Entropy and
+    accuracy are not logged here.
     """
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of transformers' Trainer, and TRL's count of tokens."""
+        """The loss of transformers' Trainer, with TRL's count of tokens."""
         other_loss = (
             self.args.loss_type != "nll" or self.compute_loss_func is not None or self.label_smoother is not None
         )
@@ -190,8 +194,8 @@ class DogeSFTTrainer(DogeTraining, PlainHead, SFTTrainer):
     def __init__(self, model: DogeForCausalLM, args: Any, **kwargs: Any) -> None:
         if args.padding_free or (args.packing and args.packing_strategy != "wrapped"):
             raise OptionError(
-                f"packing is {args.packing} with packing_strategy {args.packing_strategy!r} and padding_free is "
-                f"{args.padding_free}; a Doge takes packing with 'wrapped' alone, as it sees all of a row"
+                f"packing_strategy is {args.packing_strategy!r} and padding_free {args.padding_free}; they must be "
+                "'wrapped' and False, as a Doge sees all of a row"
             )
         super().__init__(model, args, **kwargs)
 

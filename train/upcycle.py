@@ -1,8 +1,8 @@
-"""From a dense Doge to one with experts: the MLP becomes the shared expert, router and experts are new.
+"""From a dense Doge to one with experts: the MLP becomes the shared expert; router and experts are new.
 
     python -m train.upcycle --config train/recipes/Doge-20M-MoE/upcycle.yaml
 
-The experts' output rows (up_embed) start at zero, so until it is trained the model computes what it computed before.
+The output rows of the experts (up_embed) start at zero, so the model computes the same function until it is trained.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class UpcycleArguments:
 
     output_dir: str = field(metadata={"help": "Folder of the model with experts."})
     num_experts: int = field(default=1024, metadata={"help": "Single-neuron experts per block; a square number."})
-    num_experts_per_tok: int = field(default=16, metadata={"help": "Experts that a token is sent to."})
+    num_experts_per_tok: int = field(default=16, metadata={"help": "Number of experts that a token is sent to."})
     router_aux_loss_coef: float = field(default=0.001, metadata={"help": "Weight of the load-balancing loss."})
     seed: int = field(default=233, metadata={"help": "Draws router and experts."})
 
     def __post_init__(self) -> None:
         if self.num_experts < 1 or math.isqrt(self.num_experts) ** 2 != self.num_experts:
-            raise OptionError(f"num_experts is {self.num_experts}; it must be a square: experts are pairs of keys")
+            raise OptionError(f"num_experts is {self.num_experts}; it must be a square, as experts are pairs of keys")
         if not 1 <= self.num_experts_per_tok <= self.num_experts:
             raise OptionError(f"num_experts_per_tok is {self.num_experts_per_tok}; it must be from 1 to num_experts")
         if self.router_aux_loss_coef < 0:
@@ -40,7 +40,12 @@ class UpcycleArguments:
 
 
 def upcycle(arguments: ModelArguments, experts: UpcycleArguments) -> DogeForCausalLM:
-    """Add experts to a dense checkpoint and save the model, with its tokenizer, in output_dir."""
+    """Add experts to a dense checkpoint and save the model, with its tokenizer, in output_dir.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or does not fit.
+        OptionError: it has experts already, or no tokenizer.
+    """
     set_seed(experts.seed)
     dense, tokenizer = load_model(arguments)
     model = add_experts(dense, experts)
@@ -50,13 +55,13 @@ def upcycle(arguments: ModelArguments, experts: UpcycleArguments) -> DogeForCaus
 
 
 def add_experts(dense: DogeForCausalLM, experts: UpcycleArguments) -> DogeForCausalLM:
-    """A model with experts and the weights of the dense one.
+    """A model with new experts and the weights of the dense one.
 
     Raises:
         OptionError: the model has experts already.
     """
     if dense.config.is_moe:
-        raise OptionError("the checkpoint has experts already; upcycling starts from a dense model")
+        raise OptionError("the checkpoint has experts already; give a dense one")
     fields = {
         "is_moe": True,
         "num_experts": experts.num_experts,

@@ -106,7 +106,7 @@ def test_the_most_recent_of_equal_keys_is_kept() -> None:
     assert kept_keys(dt, 3, 2)[0, 0].tolist() == [[True] * 3, [True] * 3, [False, True, True]]
 
 
-def test_a_newcomer_with_the_smallest_dt_is_not_seen_by_its_own_query() -> None:
+def test_a_new_key_with_the_smallest_dt_is_evicted_for_its_own_query() -> None:
     dt = torch.tensor([[[3.0, 2.0, 1.0]]])
     assert kept_keys(dt, 1, 2)[0, 0].tolist() == [[True, True, False]]
 

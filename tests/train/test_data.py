@@ -58,15 +58,21 @@ def test_parquet_and_jsonl_give_the_same_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        (b'{"messages": [', "no valid JSON"),
-        (b'{"messages": []}', "messages is \\[\\], but must be a list"),
-        (json.dumps({"messages": [USER]}).encode(), "no answer of the role 'assistant'"),
-        (json.dumps({"messages": [USER, {"role": "bot", "content": "x"}]}).encode(), "role 'bot'; allowed are system"),
-        (json.dumps({"messages": [USER, {"role": "assistant", "content": " "}]}).encode(), "must have text"),
-        (b'"\xff"', "no valid JSON"),
-        (b'{"messages": "\\ud83d"}', "no valid JSON .*surrogates not allowed"),
-        (b"[" * 100_000, "no valid JSON"),
-        (b'{"id": 1' + b"0" * 5000 + b"}", "no valid JSON"),
+        (b'{"messages": [', "not valid JSON"),
+        (b'{"messages": []}', "messages is \\[\\]; it must be a list"),
+        (
+            json.dumps({"messages": [USER]}).encode(),
+            "no answer to learn from; it must have one of the role 'assistant'",
+        ),
+        (
+            json.dumps({"messages": [USER, {"role": "bot", "content": "x"}]}).encode(),
+            "role 'bot'; it must be one of system",
+        ),
+        (json.dumps({"messages": [USER, {"role": "assistant", "content": " "}]}).encode(), "it must be text"),
+        (b'"\xff"', "not valid JSON"),
+        (b'{"messages": "\\ud83d"}', "not valid JSON: .*surrogates not allowed"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"id": 1' + b"0" * 5000 + b"}", "not valid JSON"),
     ],
 )
 def test_the_first_bad_record_is_named_by_file_and_line(bad: bytes, sentence: str, tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_a_mixture_of_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_a_text_that_is_no_utf_8_is_named_by_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"good\n\nb\xffd\n")
-    with pytest.raises(DataError, match=r"a\.txt, line 3: no valid UTF-8"):
+    with pytest.raises(DataError, match=r"a\.txt, line 3: the text is not valid UTF-8"):
         load("text", {"path": "a.txt"}, data_folder=str(tmp_path))
 
 
@@ -179,9 +185,13 @@ def test_every_published_form_of_a_preference_becomes_the_same(record: Any) -> N
         (as_text, {"text": ""}, "not empty"),
         (as_text, {"txt": "x"}, "text is missing"),
         (as_conversation, ["x"], "must be an object"),
-        (as_preference, {"prompt": "Hi", "chosen": "a", "rejected": "a"}, "are the same"),
+        (as_preference, {"prompt": "Hi", "chosen": "a", "rejected": "a"}, "are equal; they must differ"),
         (as_preference, {"chosen": "a", "rejected": "b"}, "prompt is missing"),
-        (as_preference, {"prompt": "Hi", "chosen": [USER, ASSISTANT], "rejected": [USER]}, "rejected must go on"),
+        (
+            as_preference,
+            {"prompt": "Hi", "chosen": [USER, ASSISTANT], "rejected": [USER]},
+            "rejected has no answer after the prompt; it must go on",
+        ),
     ],
 )
 def test_a_record_that_does_not_fit_is_refused(
@@ -194,15 +204,18 @@ def test_a_record_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"datasets": []}, "no data is given"),
-        ({"datasets": [{"path": "a.jsonl", "weigth": 2}]}, "takes path and any of"),
+        ({"datasets": []}, "datasets is missing; give sources"),
+        ({"datasets": [{"path": "a.jsonl", "weigth": 2}]}, "must be a path, or have one and any of"),
         ({"datasets": [{"path": "a.jsonl", "weight": 0}]}, "must be above 0"),
-        ({"datasets": ["nowhere.jsonl"]}, "there is no file"),
+        ({"datasets": ["nowhere.jsonl"]}, "the file nowhere.jsonl is missing"),
         ({"datasets": ["no/such-data"]}, "cannot be loaded"),
         ({"datasets": ["a.jsonl"], "eval_share": 1.0}, "below 1"),
         ({"datasets": [{"path": "a.jsonl", "eval_share": -0.1}]}, "eval_share of a.jsonl is -0.1"),
-        ({"datasets": [{"path": "no/hub", "eval_share": 0.1}], "streaming": True}, "without eval_share"),
-        ({"datasets": ["a.jsonl"], "streaming": True}, "streaming is for hub data sets"),
+        (
+            {"datasets": [{"path": "no/hub", "eval_share": 0.1}], "streaming": True},
+            "it must be false with local files or an eval_share",
+        ),
+        ({"datasets": ["a.jsonl"], "streaming": True}, "streaming is true; it must be false with local files"),
     ],
 )
 def test_a_mistake_in_the_sources_is_one_sentence(options: dict[str, Any], sentence: str) -> None:

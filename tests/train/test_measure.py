@@ -44,7 +44,7 @@ def test_perplexity_of_conversations_is_that_of_the_answers(model: Path, tmp_pat
     assert result["tokens"] == sum(map(len, answers)) + 2  # and the end of each turn
 
 
-def test_a_window_that_drops_nothing_changes_nothing_and_a_narrow_one_does(model: Path) -> None:
+def test_a_window_that_evicts_nothing_changes_nothing_and_a_narrow_one_does(model: Path) -> None:
     result = figures(model, ALICE, max_records=3, keep_window_sizes=[128, 4])
     assert result["perplexity_with_window_128"] == pytest.approx(result["perplexity"], rel=1e-5)
     assert result["perplexity_with_window_4"] != pytest.approx(result["perplexity"], rel=1e-5)

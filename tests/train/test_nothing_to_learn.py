@@ -109,8 +109,8 @@ def test_a_template_without_marks_says_what_to_pass(
         run_sft(chatml, tmp_path)
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"Error: the chat template of {chatml} does not mark answers with {{% generation %}}; give one that does with "
-        "chat_template_path, or set assistant_only_loss to false and learn questions, too"
+        f"Error: the chat template of {chatml} does not mark answers with {{% generation %}}; give one that does as "
+        "chat_template_path, or learn questions too with assistant_only_loss false"
     )
 
 
@@ -128,7 +128,7 @@ def test_both_remedies_train(chatml: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("nowhere.jinja", None, "nowhere.jinja, which is no file; give a .jinja file"),
+        ("nowhere.jinja", None, "nowhere.jinja; it must be a file that exists, or the name of a tokenizer"),
         ("plain.jinja", CHATML, "plain.jinja does not mark answers with {% generation %}"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_template_file_that_does_not_serve_is_named(
 
 
 TEMPLATES: list[tuple[str, str | dict[str, str] | None, str]] = [
-    ("sft", None, "has no chat template; give one with chat_template_path"),
+    ("sft", None, "has no chat template; give one as chat_template_path"),
     ("dpo", None, "has no chat template; give one that has"),
     ("sft", {"rag": CHATML, "tools": CHATML}, "are rag, tools; one must be named default"),
     ("dpo", {"rag": CHATML, "tools": CHATML}, "are rag, tools; one must be named default"),

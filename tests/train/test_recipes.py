@@ -139,7 +139,7 @@ def test_the_decay_of_doge_tiny_branches_from_its_stable_run(tmp_path: Path) -> 
         assert vars(decay)[field] == vars(stable)[field]
 
 
-def test_doge_tiny_learns_which_keys_stay(tmp_path: Path) -> None:
+def test_doge_tiny_learns_to_evict(tmp_path: Path) -> None:
     model, _, config = read(RECIPES / "doge-tiny" / "pretrain.yaml", tmp_path)
     assert model.keep_window_size < config.max_length
 

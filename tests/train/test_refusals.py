@@ -37,7 +37,7 @@ def test_a_batch_that_does_not_divide_is_refused(
     with pytest.raises(SystemExit) as stop:
         run_pretrain(tokenizer, tmp_path, per_device_train_batch_size=3)
     assert stop.value.code == 2
-    assert "batch_tokens is 4 sequences" in capsys.readouterr().err
+    assert "batch_tokens is 4 sequences; it must be a multiple of 3" in capsys.readouterr().err
 
 
 def test_two_names_of_one_option_must_not_differ(
@@ -45,7 +45,10 @@ def test_two_names_of_one_option_must_not_differ(
 ) -> None:
     with pytest.raises(SystemExit):
         run_pretrain(tokenizer, tmp_path, gradient_checkpointing=True)
-    assert "gradient_checkpointing is True and activation_checkpointing is False" in capsys.readouterr().err
+    assert (
+        "gradient_checkpointing is True; it must be left out, as activation_checkpointing is False"
+        in capsys.readouterr().err
+    )
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -58,7 +61,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a learning rate below 0": ({"learning_rate": -1}, "Invalid learning rate: -1"),
     "a schedule without its numbers": ({"lr_scheduler_type": "warmup_stable_decay"}, "'num_decay_steps'"),
     "a board that is not installed": ({"report_to": "wandb"}, "pip install wandb"),
-    "rows that a Doge cannot tell apart": ({"packing_strategy": "bfd"}, "takes packing with 'wrapped' alone"),
+    "rows that a Doge cannot tell apart": (
+        {"packing_strategy": "bfd"},
+        "packing_strategy is 'bfd' and padding_free False; they must be 'wrapped' and False",
+    ),
     "a file to write into": ({"output_dir": __file__}, "is no folder that can be written to"),
     "records held out to the last one": ({"eval_share": 0.999}, "no record is left to train on"),
 }
@@ -102,7 +108,7 @@ def test_values_of_a_recipe_are_held_to_their_choices_too(
     recipe.write_text("save_dtype: float16\n")
     with pytest.raises(SystemExit):
         run_pretrain(tokenizer, tmp_path / "run", config=recipe)
-    assert "save_dtype is 'float16'; allowed are float32, bfloat16" in capsys.readouterr().err
+    assert "save_dtype is 'float16'; it must be one of float32, bfloat16" in capsys.readouterr().err
 
 
 PREFERENCES: dict[str, tuple[dict[str, Any], str]] = {

@@ -96,7 +96,10 @@ def test_a_checkpoint_without_its_optimizer_is_not_gone_on_from(
     tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_pretrain(tokenizer, tmp_path / "run", **WSD, max_steps=4, save_only_model=True)
-    for resume, words in (("last", "no complete checkpoint"), (run / "checkpoint-2", "cannot be gone on from")):
+    for resume, words in (
+        ("last", "no complete checkpoint"),
+        (run / "checkpoint-2", "it must be a complete checkpoint"),
+    ):
         with pytest.raises(SystemExit):
             run_pretrain(tokenizer, run, **WSD, max_steps=6, resume_from_checkpoint=resume)
         error = capsys.readouterr().err
