@@ -26,15 +26,20 @@ def stream_of(length):
     return TextStream(map(GeneratedToken, ids, ends), TOKENIZER, (), 1)
 
 
+def read(stream, pieces):
+    for _ in itertools.islice(stream, pieces):
+        pass
+
+
 def growth_while_reading(stream, first, more):
     """Bytes that reading `more` pieces takes, after `first` ones."""
-    for _ in itertools.islice(stream, first):
-        pass
+    read(stream, first)
     tracemalloc.start()
     try:
-        for _ in itertools.islice(stream, more):
-            pass
-        return tracemalloc.get_traced_memory()[0]
+        read(stream, 20)  # until all that is replaced with each step is traced
+        before, _ = tracemalloc.get_traced_memory()
+        read(stream, more)
+        return tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
 
