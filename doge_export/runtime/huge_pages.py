@@ -34,11 +34,16 @@ def huge_pages() -> Iterator[None]:
     if not available():
         yield
         return
-    before = anonymous_ranges(MAPS.read_text())
+    before = anonymous_ranges(read_maps())
     yield
-    grown = subtract(anonymous_ranges(MAPS.read_text()), before)
+    grown = subtract(anonymous_ranges(read_maps()), before)
     with suppress(RuntimeError):  # the system has no thread to spare
         threading.Thread(target=collapse, args=[grown], name="huge-pages", daemon=True).start()
+
+
+def read_maps() -> str:
+    """The text of /proc/self/maps. It names files, whose names may be any bytes; only their places matter here."""
+    return MAPS.read_text(encoding="utf-8", errors="replace")
 
 
 def available() -> bool:

@@ -13,6 +13,7 @@ Nothing here needs torch or transformers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral
@@ -53,7 +54,7 @@ def load(folder: str | Path, threads: int | None = None) -> Model[State]:
         Decoder(path, threads=threads),
         tokenizer=Tokenizer.from_folder(path),
         defaults=GenerationDefaults.from_folder(path),
-        name=path.resolve().name,
+        name=os.fsencode(path.resolve().name).decode("utf-8", "replace"),  # a folder's name may be any bytes
     )
 
 

@@ -33,7 +33,7 @@ def default_threads(weight_bytes: int) -> int:
 def usable_cores() -> int:
     """Physical cores that this process may use, within a container's limit; at least 1."""
     cpus = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
-    cores = len(physical_cores(CPUINFO.read_text(), cpus)) if CPUINFO.is_file() else len(cpus)
+    cores = len(physical_cores(read_names(CPUINFO), cpus)) if CPUINFO.is_file() else len(cpus)
     quota = cgroup_quota()
     return max(1, cores if quota is None else min(cores, int(quota)))
 
@@ -57,13 +57,18 @@ def cgroup_quota() -> float | None:
 
 def cgroup_folders() -> Iterator[Path]:
     """The control groups of this process that can limit its CPUs, of version 2 and 1, and all groups around them."""
-    lines = OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.is_file() else []
+    lines = read_names(OWN_CGROUPS).splitlines() if OWN_CGROUPS.is_file() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         root = CGROUPS / "cpu" if "cpu" in controllers.split(",") else CGROUPS
         if root != CGROUPS or not controllers:
             group = root / path.lstrip("/")
             yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
+
+
+def read_names(path: Path) -> str:
+    """A system file that holds names, read as Python reads the names of files: any bytes, in any locale."""
+    return os.fsdecode(path.read_bytes())
 
 
 def quota_of(folder: Path) -> float | None:
