@@ -158,7 +158,7 @@ class AnswerPrinter:
         self._conversation = conversation
         self._as_json = as_json
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # A terminal without Unicode shows what it can, rather than ending the program at the first emoji.
+            # A terminal without Unicode shows question marks, rather than ending the program at the first emoji.
             sys.stdout.reconfigure(errors="replace")
 
     def answer(self, text: str) -> bool:
@@ -307,7 +307,7 @@ def line_reader(as_json: bool) -> Callable[[], str]:
 
 @contextmanager
 def noted_warnings() -> Iterator[None]:
-    """Say what is warned of in one line beside the answers, without a place in the source."""
+    """Say each warning in one line beside the answers, without its place in the source."""
 
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *place, **more: note(f"Warning: {' '.join(str(message).split())}")
@@ -320,7 +320,7 @@ def note(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """One line about what went wrong, while the conversation goes on."""
+    """One line about an error, while the conversation goes on."""
     click.echo(f"Error: {' '.join(text.split())}", err=True)
 
 

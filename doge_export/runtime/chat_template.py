@@ -27,7 +27,7 @@ from .template_sandbox import BUDGET, LimitedEnvironment, budget_of
 
 Message = Mapping[str, Any]
 
-# What the expressions of a template can raise besides Jinja's own errors: all of them speak of template or messages.
+# Errors of a template's expressions besides Jinja's own: all of them speak of the template or the messages.
 _EXPRESSION_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -37,7 +37,7 @@ _EXPRESSION_ERRORS = (
     TypeError,
     ValueError,
 )
-# What a source can raise that Jinja takes and Python's compiler does not, such as loops nested 20 deep.
+# Errors of a source that Jinja takes and Python's compiler refuses, such as loops nested 20 deep.
 _COMPILER_ERRORS = (MemoryError, OverflowError, RecursionError, SyntaxError, ValueError)
 
 # Text parts of one message are joined by this, as llama.cpp (common/chat.cpp) and vLLM (chat_utils.py) join them.
@@ -204,7 +204,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Jinja's own filter escapes HTML characters, which would change what the model reads.
+    # Jinja's own filter escapes HTML characters, which would change the model's text.
     if (isinstance(indent, int) and indent > WIDEST_FIELD) or len("".join(separators or ())) > WIDEST_FIELD:
         raise TemplateLimitError(f"it separates entries by more than {WIDEST_FIELD} characters")
     encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

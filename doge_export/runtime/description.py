@@ -1,4 +1,4 @@
-"""What a decoder file says about itself in its metadata, as JSON: dimensions, and how its state is fed."""
+"""A decoder file's description of itself, JSON in its metadata: dimensions, and how its state is fed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DecoderDescription:
         num_recurrent_heads: heads of the cache once the window is full; each kv head is then repeated in place.
         head_dim: channels of a key that are rotated, and of a value that are used.
         mask_channels: channels from head_dim on that hold dt in a key, and in a value its precedence, which grows with
-            dt and decides what stays.
+            dt and decides which keys are evicted.
         weights_sha256: of the data file, the layout and the rotary embedding, then the scales of a cache in 8 bits;
             names the model a state belongs to.
         cache_type: of the numbers in the cache, float32 or int8; the file of a float32 cache does not mention it.

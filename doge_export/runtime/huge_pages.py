@@ -1,9 +1,9 @@
-"""Large pages for the weights: what is read as a whole for every token should not need a page table entry per 4 KiB.
+"""Large pages for the weights, which are read as a whole for every token.
 
-onnxruntime packs the weights into ordinary memory. A step walks through all of it, far more than a processor's table
-of recent pages holds, and in a virtual machine a missing entry is looked up in two page tables. Linux puts the same
-bytes into pages of 2 MiB when asked (MADV_COLLAPSE, since 6.1, man 2 madvise); nothing but the time changes
-(`python benchmarks/huge_pages.py`). Where that cannot be asked for, nothing happens.
+onnxruntime packs the weights into ordinary memory, in pages of 4 KiB. A step walks through far more pages than a
+processor's table of recent ones holds. In a virtual machine, each missing entry is looked up in two page tables. Linux
+puts the same bytes into pages of 2 MiB when asked (MADV_COLLAPSE, since 6.1, man 2 madvise). Nothing but the time
+changes (`python benchmarks/huge_pages.py`). Where that cannot be asked for, nothing happens.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ HUGE_PAGE = 2 * 2**20  # on x86-64, and on ARM with pages of 4 KiB
 def huge_pages() -> Iterator[None]:
     """Move what is allocated inside to huge pages, as far as it is in use at the end.
 
-    A thread named "huge-pages" copies while the caller goes on: new memory of a virtual machine takes time. What was
-    this process's before, and is used again inside, stays where it is.
+    A thread named "huge-pages" copies while the caller goes on: new memory of a virtual machine takes time. Memory
+    that the process had before, and uses again inside, stays where it is.
     """
     if not available():
         yield
@@ -66,7 +66,7 @@ def anonymous_ranges(maps: str) -> Ranges:
 
 
 def subtract(ranges: Ranges, taken: Ranges) -> Ranges:
-    """What of `ranges` is in none of `taken`."""
+    """The parts of `ranges` that are in none of `taken`."""
     left = ranges
     for taken_start, taken_end in taken:
         parts = [[(start, min(end, taken_start)), (max(start, taken_end), end)] for start, end in left]

@@ -1,10 +1,10 @@
-"""Prompt lookup: guess the next tokens from what the stream has said before, and check the guesses in one step.
+"""Prompt lookup: guess the next tokens from the stream's earlier ones, and check the guesses in one step.
 
-The method of https://github.com/apoorvumang/prompt-lookup-decoding: where the last few tokens stand earlier in the
-stream, what followed them there is a good guess in summaries, edits and code. The decoder checks a draft bit by bit as
-single steps would (`Decoder.check_draft`), and a token is taken only if it is the one that is chosen anyhow, so greedy
-and sampled answers are the very ones that they would be without. Not every processor's kernels multiply several rows
-as they multiply one: the first draft is computed both ways, and where they differ there are no more drafts.
+The method is that of https://github.com/apoorvumang/prompt-lookup-decoding. Where the last few tokens stand earlier in
+the stream, the tokens behind them there are a good guess in summaries, edits and code. The decoder checks a draft bit
+by bit as single steps would (`Decoder.check_draft`). A token is taken only if it is chosen anyhow, so prompt lookup
+changes no answer, greedy or sampled. Some processors' kernels multiply several rows otherwise than one. So the first
+draft is computed both ways, and where they differ there are no more drafts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .generation import StateT, TokenDecoder
 NGRAM = 4  # tokens that must agree; fewer agree by chance too often to pay
 FIRST_CREDIT = 2.0  # so that one wrong check does not end the guessing of a whole answer
 COST = 2.0  # single steps that a check takes beyond the one it replaces, about (docs/benchmarks.md)
-INCOME = 1 / 64  # what a single step adds to the credit: wrong guesses may cost a 64th of the time
+INCOME = 1 / 64  # added to the credit by a single step: wrong guesses may cost a 64th of the time
 MOST_CREDIT = 16.0  # so that a long copy does not pay for long stretches of wrong guesses
 
 
 class NgramIndex:
-    """Where each run of NGRAM tokens last stood in a stream, and what followed."""
+    """Where each run of NGRAM tokens last stood in a stream, and the tokens behind it."""
 
     def __init__(self) -> None:
         self._tokens: list[int] = []
@@ -46,14 +46,14 @@ class NgramIndex:
 
 
 class PromptLookup(Generic[StateT]):
-    """Feeds tokens to a decoder like its `forward`, but checks guesses along with them and keeps what was right.
+    """Feeds tokens to a decoder like its `forward`, checks guesses along with them, and takes over the right ones.
 
     Attributes:
         drafted_tokens, accepted_tokens: guesses checked, and those that were right.
     """
 
     def __init__(self, decoder: TokenDecoder[StateT], num_tokens: int, past_ids: Sequence[int] = ()) -> None:
-        """num_tokens: most guesses to check in one step. past_ids: what the stream has said before, to guess from."""
+        """num_tokens: most guesses to check in one step. past_ids: the stream's tokens so far, to guess from."""
         self._decoder, self._num_tokens = decoder, num_tokens
         self._index, self._past_ids = NgramIndex(), past_ids
         self._checked: list[int] = []  # guesses that were checked and may still come
