@@ -158,7 +158,7 @@ class AnswerPrinter:
         self._conversation = conversation
         self._as_json = as_json
         if isinstance(sys.stdout, io.TextIOWrapper):
-            # A terminal without Unicode shows replacements; the program does not end at the first emoji.
+            # A terminal without Unicode shows question marks, rather than ending the program at the first emoji.
             sys.stdout.reconfigure(errors="replace")
 
     def answer(self, text: str) -> bool:
@@ -307,7 +307,7 @@ def line_reader(as_json: bool) -> Callable[[], str]:
 
 @contextmanager
 def noted_warnings() -> Iterator[None]:
-    """Print a warning in one line beside the answers, without a place in the source."""
+    """Say each warning in one line beside the answers, without its place in the source."""
 
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *place, **more: note(f"Warning: {' '.join(str(message).split())}")

@@ -33,8 +33,7 @@ class ChatPrompt:
         self._marked = re.compile(f"{MARKS[0]}({special}){MARKS[1]}|[{MARKS[0]}{MARKS[1]}]")
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The template's text, in which the special tokens of messages are marked. Raises the errors of
-        `ChatTemplate.render`."""
+        """The template's text, the special tokens of messages marked in it. Raises OptionError as the template does."""
         return self._template.render(self._mark(check_messages(messages)), add_generation_prompt)
 
     def render_after(self, messages: Sequence[Message], in_answer: bool) -> str:
@@ -59,7 +58,7 @@ class ChatPrompt:
         The template writes the tokens that begin and end a text itself. Raises OptionError when the text makes no
         token, or the tokenizer makes a special token of plain text too.
         """
-        # Text and marked tokens in turn; None stands for a mark whose other half the template has cut off.
+        # Text and marked tokens in turn; None stands for a single mark, whose token the template has cut in two.
         first, *pieces = self._marked.split(checked_text(text))
         ids = self._tokenizer.encode(first, add_special_tokens=False)
         for index, piece in enumerate(pieces):

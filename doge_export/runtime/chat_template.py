@@ -27,7 +27,7 @@ from .template_sandbox import BUDGET, LimitedEnvironment, budget_of
 
 Message = Mapping[str, Any]
 
-# Errors of a template's expressions besides Jinja's own: all of them speak of template or messages.
+# Errors of a template's expressions besides Jinja's own: all of them speak of the template or the messages.
 _EXPRESSION_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -37,7 +37,7 @@ _EXPRESSION_ERRORS = (
     TypeError,
     ValueError,
 )
-# Errors of a source that Jinja takes and Python's compiler does not, such as loops nested 20 deep.
+# Errors of a source that Jinja takes and Python's compiler refuses, such as loops nested 20 deep.
 _COMPILER_ERRORS = (MemoryError, OverflowError, RecursionError, SyntaxError, ValueError)
 
 # Text parts of one message are joined by this, as llama.cpp (common/chat.cpp) and vLLM (chat_utils.py) join them.

@@ -53,9 +53,9 @@ class CleanUp:
 def settled_length(text: str) -> int:
     """Characters from the start of `text` that are cleaned by themselves as they are with anything behind them.
 
-    Whatever is replaced begins with a space and has at most four characters. So nothing reaches over three characters
-    without a space. In front of a space, only an apostrophe or a lone `n` can be part of a replacement. Of
-    three spaces at least one is always left, so nothing reaches over it from a space before them.
+    Each replaced text begins with a space and has at most four characters. So none reaches over three characters
+    without a space. In front of a space, only an apostrophe or a lone `n` can be part of a replaced text. Of three
+    spaces at least one is always left, so none reaches over them from a space before them.
     """
     for end in range(len(text), 0, -1):
         before, after = text[max(end - 3, 0) : end], text[end : end + 3]

@@ -1,4 +1,4 @@
-"""The description of a decoder file in its own metadata, as JSON: the dimensions that a driver needs."""
+"""A decoder file's description of itself, JSON in its metadata: dimensions, and how its state is fed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class DecoderDescription:
         num_layers, num_kv_heads, channels: the other dimensions of the cache.
         num_recurrent_heads: heads of the cache once the window is full; each kv head is then repeated in place.
         head_dim: channels of a key that are rotated, and of a value that are used.
-        mask_channels: channels from head_dim on that hold dt in a key, and precedence in a value.
-        weights_sha256: of the data file, the dimensions, the rotary embedding, and the scales of a cache in 8 bits. It
-        names the model that a state belongs to.
+        mask_channels: channels from head_dim on that hold dt in a key, and in a value its precedence, which grows with
+            dt and decides which keys are evicted.
+        weights_sha256: of the data file, the layout and the rotary embedding, then the scales of a cache in 8 bits;
+            names the model a state belongs to.
         cache_type: of the numbers in the cache, float32 or int8; the file of a float32 cache does not mention it.
     """
 

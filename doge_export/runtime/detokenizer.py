@@ -1,8 +1,8 @@
 """Token ids to text, one token at a time, never splitting a character.
 
-A tokenizer can only decode whole sequences. Bytes of one character may be spread over several tokens, and the space
-before a word is dropped at the start of a text. So the tokens since the last settled piece are decoded together with
-the tokens of that piece. The text that these alone give is then taken off again.
+A tokenizer can only decode whole sequences: the bytes of one character may be spread over several tokens, and a word
+has no space before it at the start of a text. So the tokens since the last settled piece are decoded together with the
+tokens of that piece, and the text that these alone give is taken off again.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Detokenizer:
 
     def _settle(self, text: str) -> str:
         piece = text[len(self._context_text) :]
-        # A token that shows nothing, such as the dropped space at the start, cannot serve as context alone.
+        # A token that shows nothing, such as a space at the start, cannot serve as context alone.
         self._context = self._pending if piece else self._context + self._pending
         self._context_text = self._decode(self._context)
         self._pending = []

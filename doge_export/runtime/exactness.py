@@ -1,8 +1,8 @@
-"""Do several rows, computed together, answer as they do one by one? Found out on the processor at hand.
+"""Whether several rows, computed together, give the same as one by one, on the processor at hand.
 
 onnxruntime has kernels for each kind of processor, and some round a product of several rows otherwise than that of one
-(docs/quantization.md). Where two tokens are nearly as likely, an answer could then depend on the rows beside
-it. So the first time that rows are computed together, they are computed one by one too.
+(docs/quantization.md). Where two tokens are nearly as likely, an answer could then depend on its neighbours in a batch.
+So the first time that rows are computed together, they are computed one by one too.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 
 class Exactness:
-    """The knowledge about one way of computing rows together.
+    """Knowledge about one way of computing rows together.
 
     Attributes:
         exact: whether it equals single steps to the last bit; None before it was tried.
     """
 
     def __init__(self, consequence: str) -> None:
-        """consequence: the warning for a user where it does not."""
+        """consequence: told to the user where the results differ."""
         self._consequence = consequence
         self.exact: bool | None = None
 

@@ -197,7 +197,7 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """The settings of a folder: default options, and the tokens that end a sequence."""
+    """A folder's settings for generation: default options, and the tokens that end a sequence."""
 
     options: GenerationOptions = GenerationOptions()
     eos_token_ids: frozenset[int] = frozenset()

@@ -1,16 +1,15 @@
-"""Large pages for the weights: they are read as a whole for every token, and need no page table entry per 4 KiB.
+"""Large pages for the weights, which are read as a whole for every token.
 
-onnxruntime packs the weights into ordinary memory. A step walks through all of it, far more than a processor's table of
-recent pages holds. In a virtual machine a missing entry is looked up in two page tables. Linux puts the same
-bytes into pages of 2 MiB when asked (MADV_COLLAPSE, since 6.1, man 2 madvise); nothing but the time changes
-(docs/log.md). Where that cannot be asked for, nothing happens.
+onnxruntime packs the weights into ordinary memory, in pages of 4 KiB. A step walks through far more pages than a
+processor's table of recent ones holds. In a virtual machine, each missing entry is looked up in two page tables. Linux
+puts the same bytes into pages of 2 MiB when asked (MADV_COLLAPSE, since 6.1, man 2 madvise). Nothing but the time
+changes (`python benchmarks/huge_pages.py`). Where that cannot be asked for, nothing happens.
 """
 
 from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -29,17 +28,22 @@ HUGE_PAGE = 2 * 2**20  # on x86-64, and on ARM with pages of 4 KiB
 def huge_pages() -> Iterator[None]:
     """Move memory that is allocated inside to huge pages, as far as it is in use at the end.
 
-    A thread named "huge-pages" copies while the caller goes on: new memory of a virtual machine takes time. Memory that
-    the process had before, and uses again inside, stays where it is.
+    A thread named "huge-pages" copies while the caller goes on: new memory of a virtual machine takes time. Memory
+    that the process had before, and uses again inside, stays where it is.
     """
     if not available():
         yield
         return
-    before = anonymous_ranges(os.fsdecode(MAPS.read_bytes()))
+    before = anonymous_ranges(read_maps())
     yield
-    grown = subtract(anonymous_ranges(os.fsdecode(MAPS.read_bytes())), before)
+    grown = subtract(anonymous_ranges(read_maps()), before)
     with suppress(RuntimeError):  # the system has no thread to spare
         threading.Thread(target=collapse, args=[grown], name="huge-pages", daemon=True).start()
+
+
+def read_maps() -> str:
+    """The text of /proc/self/maps. It names files, whose names may be any bytes; only their places matter here."""
+    return MAPS.read_text(encoding="utf-8", errors="replace")
 
 
 def available() -> bool:

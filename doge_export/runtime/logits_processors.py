@@ -1,7 +1,7 @@
-"""Logits before a token is chosen: the options of an answer at work, in the order of transformers' `generate`.
+"""Options that change logits before a token is chosen, in the order of transformers' `generate`.
 
-First the sequence bias and the repetition penalty, then the tokens that are ruled out: repeated n-grams, bad words, an
-end before min_new_tokens, suppressed tokens. Source: `_get_logits_processor` in transformers/generation/utils.py.
+First come the sequence bias and the repetition penalty. Then tokens are ruled out: repeated n-grams, bad words, an end
+before min_new_tokens, suppressed tokens. Source: `_get_logits_processor` in transformers/generation/utils.py.
 
 All but the penalty look at the tokens of this call: the past that the caller knows, the prompt, and the answer so far.
 """
@@ -37,7 +37,7 @@ class LogitsProcessors:
         self._options = options
         self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
         self._bias = Sequences(options.sequence_bias)
-        # As in transformers, an end is not ruled out as a bad word; ignore_eos does that.
+        # As in transformers, an end is not ruled out as a bad word; ignore_eos is there for that.
         ends = {(int(end_id),) for end_id in self._end_ids}
         self._bad_words = Sequences([(word, -np.inf) for word in options.bad_words_ids if word not in ends])
         self._new_tokens = 0

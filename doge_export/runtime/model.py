@@ -13,6 +13,7 @@ Nothing here needs torch or transformers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from numbers import Integral
@@ -58,7 +59,9 @@ def load(folder: str | Path, threads: int | None = None, revision: str | None = 
         Decoder(path, threads=threads),
         tokenizer=Tokenizer.from_folder(path),
         defaults=GenerationDefaults.from_folder(path),
-        name=Path(folder).name or path.resolve().name,
+        name=os.fsencode(Path(folder).name or path.resolve().name).decode(
+            "utf-8", "replace"
+        ),  # a name may be any bytes
     )
 
 

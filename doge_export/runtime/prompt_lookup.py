@@ -1,10 +1,10 @@
-"""Prompt lookup: guess the next tokens from the stream's own past, and check the guesses in one step.
+"""Prompt lookup: guess the next tokens from the stream's earlier ones, and check the guesses in one step.
 
-The method of https://github.com/apoorvumang/prompt-lookup-decoding: the last few tokens may stand earlier in the
-stream. Their followers there are a good guess in summaries, edits and code. The decoder checks a draft bit by bit as
-single steps would (`Decoder.check_draft`). A token is taken only if it is chosen anyhow, so greedy and sampled answers
-do not change. Not every processor's kernels multiply several rows as they multiply one. So the first draft is computed
-both ways, and where they differ there are no more drafts.
+The method is that of https://github.com/apoorvumang/prompt-lookup-decoding. Where the last few tokens stand earlier in
+the stream, the tokens behind them there are a good guess in summaries, edits and code. The decoder checks a draft bit
+by bit as single steps would (`Decoder.check_draft`). A token is taken only if it is chosen anyhow, so prompt lookup
+changes no answer, greedy or sampled. Some processors' kernels multiply several rows otherwise than one. So the first
+draft is computed both ways, and where they differ there are no more drafts.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .state import State
 NGRAM = 4  # tokens that must agree; fewer agree by chance too often to pay
 FIRST_CREDIT = 2.0  # so that one wrong check does not end the guessing of a whole answer
 COST = 2.0  # single steps that a check takes beyond the one it replaces, about (docs/benchmarks.md)
-INCOME = 1 / 64  # the share of a single step in the credit: wrong guesses may cost a 64th of the time
+INCOME = 1 / 64  # added to the credit by a single step: wrong guesses may cost a 64th of the time
 MOST_CREDIT = 16.0  # so that a long copy does not pay for long stretches of wrong guesses
 
 
 class NgramIndex:
-    """Where each run of NGRAM tokens last stood in a stream, and its followers."""
+    """Where each run of NGRAM tokens last stood in a stream, and the tokens behind it."""
 
     def __init__(self) -> None:
         self._tokens: list[int] = []

@@ -1,8 +1,7 @@
 """From logits to a token: the filters of transformers' `generate` as small pure functions on 1-D float32 arrays.
 
 Order, as in transformers: repetition penalty, temperature, top-k, top-p, min-p. The last three return the indices that
-they keep, and `candidates` hands only those from one to the next. So after the first one, hardly any of the vocabulary
-is touched again.
+they leave, and `candidates` hands only those to the next one. So after the first, little of the vocabulary is touched.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Logits = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 BLOCK = 256  # tokens whose weights are summed together before one is drawn
-FLOORS = (1e-1, 1e-2, 1e-3, 1e-4, 0.0)  # weights, to the best one, that top-p looks at: hardly ever those of all tokens
+FLOORS = (1e-1, 1e-2, 1e-3, 1e-4, 0.0)  # of the best weight: top-p looks at those above one, seldom at all
 
 
 def apply_repetition_penalty(logits: Logits, token_ids: Indices, penalty: float) -> Logits:
@@ -39,17 +38,17 @@ def apply_temperature(logits: Logits, temperature: float) -> Logits:
 
 
 def top_k(logits: Logits, k: int) -> Indices:
-    """The k largest of float32 [n], and every one that equals the smallest of them; 0 keeps all. Ascending indices."""
+    """The k largest of float32 [n], and all that equal the smallest of them; 0 leaves all. Ascending indices."""
     if k == 0 or k >= len(logits):
         return np.arange(len(logits))
-    smallest_kept = np.partition(logits, -k)[-k]
-    return np.flatnonzero(logits >= smallest_kept)
+    smallest_left = np.partition(logits, -k)[-k]
+    return np.flatnonzero(logits >= smallest_left)
 
 
 def top_p(logits: Logits, p: float) -> Indices:
-    """The fewest best of float32 [n] whose probabilities add up to p, at least one; 1 keeps all. Ascending indices.
+    """The fewest best of float32 [n] whose probabilities add up to p, at least one; 1 leaves all. Ascending indices.
 
-    Among equal logits the lower token id is kept first, as in `greedy`; transformers leaves that to its sort.
+    Among equal logits the lower token id comes first, as in `greedy`; transformers leaves that to its sort.
     """
     if p >= 1:
         return np.arange(len(logits))
@@ -58,7 +57,7 @@ def top_p(logits: Logits, p: float) -> Indices:
     for floor in FLOORS:
         contenders = np.flatnonzero(weights >= floor)
         if weights[contenders].sum() >= wanted:
-            break  # whatever is below the floor comes after enough of the others
+            break  # enough others come before all that is below the floor
     best_first = contenders[np.argsort(-logits[contenders], kind="stable")]
     sorted_weights = weights[best_first].astype(np.float64)
     weight_of_better = np.cumsum(sorted_weights) - sorted_weights
@@ -66,7 +65,7 @@ def top_p(logits: Logits, p: float) -> Indices:
 
 
 def min_p(logits: Logits, p: float) -> Indices:
-    """Those of float32 [n] with at least p times the probability of the best; 0 keeps all. Ascending indices."""
+    """Those of float32 [n] with at least p times the probability of the best; 0 leaves all. Ascending indices."""
     return np.flatnonzero(_weights(logits) >= np.float32(p))
 
 
@@ -88,12 +87,12 @@ def sample(logits: Logits, rng: np.random.Generator) -> int:
 
 
 def candidates(logits: Logits, options: GenerationOptions) -> tuple[Indices, Logits]:
-    """The tokens of float32 [vocab] logits that temperature, top-k, top-p and min-p leave.
+    """The tokens of float32 [vocab] that temperature, top-k, top-p and min-p leave to draw from.
 
-    Returns the surviving token ids in ascending order, int64 [n], and their scaled logits, float32 [n]; n >= 1.
-    Needs options.temperature > 0.
+    Returns their ids in ascending order, int64 [n], and their scaled logits, float32 [n]; n >= 1. Needs
+    options.temperature > 0.
     """
-    kept = apply_temperature(logits, options.temperature)
+    left = apply_temperature(logits, options.temperature)
     ids = _all_ids(len(logits))
     filters: tuple[tuple[bool, Callable[[Logits], Indices]], ...] = (
         (options.top_k > 0, lambda rest: top_k(rest, options.top_k)),
@@ -102,9 +101,9 @@ def candidates(logits: Logits, options: GenerationOptions) -> tuple[Indices, Log
     )
     for in_use, select in filters:
         if in_use:
-            chosen = select(kept)
-            ids, kept = ids[chosen], kept[chosen]
-    return ids, kept
+            chosen = select(left)
+            ids, left = ids[chosen], left[chosen]
+    return ids, left
 
 
 @lru_cache(maxsize=4)
@@ -115,8 +114,10 @@ def _all_ids(count: int) -> Indices:
 
 
 def _first_above(cumulative: NDArray[np.float64], drawn: float) -> int:
-    """The first index whose running sum is above a number. Rounding can carry that up to the total itself; then the
-    last index of any weight is meant."""
+    """The first index whose running sum is above `drawn`, or else the last one of any weight.
+
+    Rounding can carry `drawn` up to the total, which no running sum is above.
+    """
     index = np.searchsorted(cumulative, drawn, side="right")
     return int(min(index, np.searchsorted(cumulative, cumulative[-1], side="left")))
 

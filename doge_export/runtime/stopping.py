@@ -8,7 +8,7 @@ from collections.abc import Sequence
 class StopStrings:
     """Passes text through until a stop string appears; keeps back the end of the text while one may be starting.
 
-    stop: the strings, none empty. The stop string and the text behind it never come out.
+    stop: the strings, none empty. The stop string and all behind it never come out.
     """
 
     def __init__(self, stop: Sequence[str]) -> None:
@@ -17,7 +17,7 @@ class StopStrings:
         self.found = False
 
     def push(self, piece: str) -> str:
-        """Take the next piece of text and return the text that is now certain to belong to the answer."""
+        """Take the next piece; the text that is now certain to belong to the answer."""
         if self.found:
             return ""
         text = self._held + piece

@@ -18,7 +18,7 @@ from .stopping import StopStrings
 class GenerationResult:
     """One finished generation.
 
-    text: the new text, without special tokens, the stop string and the text behind it; "" when there is no tokenizer.
+    text: the new text, without special tokens, and without a stop string and all behind it; "" without a tokenizer.
     token_ids: every new token, a final end-of-sequence token included.
     finish_reason: "stop" at an end-of-sequence token or stop string, "length" at max_new_tokens.
     prompt_tokens, completion_tokens: tokens fed before the first new one, and new tokens.

@@ -5,7 +5,7 @@ of the operating system would end those only in a main thread, or only on some s
 passes through a `Budget`, by the hooks of `template_sandbox`. Two rules make that enough:
 
 - Each step is counted: rounds of loops, calls, filters, tests and operators, and all text that is made.
-- No step is long by itself: a value that would become too large is refused before it is made.
+- No step is long by itself: a value that would be too large is refused before it is made.
 """
 
 from __future__ import annotations

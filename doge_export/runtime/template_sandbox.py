@@ -67,7 +67,7 @@ class LimitedEnvironment(Sandbox):
         del self.globals["lipsum"]  # random text
 
     def compiled(self, source: str) -> Template:
-        """The template of a source, with its hooks. Raises the errors of Jinja and Python for a source that is none."""
+        """The template of a source, with its hooks. Raises Jinja's and Python's errors for a source that is none."""
         if len(source) > LONGEST_SOURCE:
             raise TemplateLimitError(f"it has {len(source):,} characters; the most are {LONGEST_SOURCE:,}")
         return self.from_string(_Hooks().visit(self.parse(source)))
@@ -93,7 +93,7 @@ class LimitedEnvironment(Sandbox):
 
 def budget_of(context: Context) -> Budget:
     """The budget of the rendering that a template's context belongs to."""
-    budget: Budget = context.parent[BUDGET]  # where a context keeps its arguments
+    budget: Budget = context.parent[BUDGET]  # where a context has the variables that it was given
     return budget
 
 

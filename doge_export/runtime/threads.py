@@ -12,10 +12,9 @@ from ..errors import OptionError
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # how Linux limits a container's CPUs
 CPUINFO = Path("/proc/cpuinfo")
 MOST_THREADS = 8  # decoding reads every weight once a token, and fewer cores than these wait for memory already
-# weights up to here come from the cache so fast that a second thread costs as much as it gives
-ONE_THREAD_BYTES = 32 * 2**20
-# Microseconds that an idle thread looks for work before it sleeps. onnxruntime by itself looks longer, and then two
-# threads run at half the speed of one as soon as another process wants a core (benchmarks/decisions/contention.py).
+ONE_THREAD_BYTES = 32 * 2**20  # up to here weights come from the cache so fast that a second thread gains nothing
+# Microseconds that an idle thread looks for work before it sleeps. onnxruntime's default is longer. Two threads then
+# take twice the time of one as soon as another process wants a core (benchmarks/contention.py).
 SPIN_US = 50
 
 
@@ -34,7 +33,7 @@ def default_threads(weight_bytes: int) -> int:
 def usable_cores() -> int:
     """Physical cores that this process may use, within a container's limit; at least 1."""
     cpus = os.sched_getaffinity(0) if sys.platform == "linux" else set(range(os.cpu_count() or 1))
-    cores = len(physical_cores(CPUINFO.read_text(), cpus)) if CPUINFO.is_file() else len(cpus)
+    cores = len(physical_cores(read_names(CPUINFO), cpus)) if CPUINFO.is_file() else len(cpus)
     quota = cgroup_quota()
     return max(1, cores if quota is None else min(cores, int(quota)))
 
@@ -58,13 +57,18 @@ def cgroup_quota() -> float | None:
 
 def cgroup_folders() -> Iterator[Path]:
     """The control groups of this process that can limit its CPUs, of version 2 and 1, and all groups around them."""
-    lines = OWN_CGROUPS.read_text().splitlines() if OWN_CGROUPS.is_file() else []
+    lines = read_names(OWN_CGROUPS).splitlines() if OWN_CGROUPS.is_file() else []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         root = CGROUPS / "cpu" if "cpu" in controllers.split(",") else CGROUPS
         if root != CGROUPS or not controllers:
             group = root / path.lstrip("/")
             yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
+
+
+def read_names(path: Path) -> str:
+    """A system file that holds names, read as Python reads the names of files: any bytes, in any locale."""
+    return os.fsdecode(path.read_bytes())
 
 
 def quota_of(folder: Path) -> float | None:

@@ -117,7 +117,7 @@ class Tokenizer:
 
 
 def checked_text(text: object) -> str:
-    """The text; OptionError when it is none, or holds half a character, which no tokenizer takes."""
+    """The text; OptionError when it is none, or holds half a character (a lone surrogate), which no tokenizer takes."""
     if not isinstance(text, str):
         raise OptionError(f"the text is {text!r}; it must be a string")
     try:

@@ -29,15 +29,20 @@ def stream_of(length: Any) -> Any:
     return TextStream(map(GeneratedToken, ids, ends), TOKENIZER, (), 1)
 
 
+def read(stream: Iterator[str], pieces: int) -> None:
+    for _ in itertools.islice(stream, pieces):
+        pass
+
+
 def growth_while_reading(stream: Any, first: Any, more: Any) -> Any:
     """Bytes that reading `more` pieces takes, after `first` ones."""
-    for _ in itertools.islice(stream, first):
-        pass
+    read(stream, first)
     tracemalloc.start()
     try:
-        for _ in itertools.islice(stream, more):
-            pass
-        return tracemalloc.get_traced_memory()[0]
+        read(stream, 20)  # until all that is replaced with each step is traced
+        before, _ = tracemalloc.get_traced_memory()
+        read(stream, more)
+        return tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
 
