@@ -125,6 +125,15 @@ def test_gptq_with_independent_inputs_rounds_to_the_nearest() -> None:
     np.testing.assert_array_equal(gptq(weight, torch.eye(32), 4, 16).data, nearest(weight, 4, 16).data)
 
 
+def test_gptq_gives_the_same_codes_however_many_columns_it_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = torch.randn(24, 64, generator=torch.Generator().manual_seed(1)), correlated_inputs(64)
+    codes = []
+    for columns in (10, 64):
+        monkeypatch.setattr("doge_export.quantization.gptq.LAZY", columns)
+        codes.append(unpacked(gptq(weight, x.T @ x / len(x), 4, 32).data, 4))
+    assert np.mean(codes[0] != codes[1]) < 0.01  # sums in another order, in float32
+
+
 def test_four_bits_are_a_16th_of_a_block_s_range_apart() -> None:
     weight = torch.linspace(-1, 14, 16)[None].repeat(1, 2)
     quantized = nearest(weight, 4, 32)

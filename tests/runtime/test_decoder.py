@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from doge_export.errors import PackageError
 from doge_export.measure.agreement import Agreement
 from doge_export.runtime.decoder import Decoder
-from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
+from doge_export.runtime.description import DATA_FILE, DECODER_FILE, RECURRENT_FILE
 from tests.helpers.models import (
     FORMS,
     exported,
@@ -108,7 +108,7 @@ def test_the_tied_matrix_is_stored_once(tmp_path: Path) -> None:
     sizes = {}
     for tied in (True, False):
         exported(tiny_model(tie_word_embeddings=tied, vocab_size=1000), tmp_path / str(tied), "int8")
-        sizes[tied] = (tmp_path / str(tied) / f"{DECODER_FILE}_data").stat().st_size
+        sizes[tied] = (tmp_path / str(tied) / DATA_FILE).stat().st_size
     assert sizes[False] - sizes[True] == pytest.approx(1000 * (32 + 4), abs=200)
 
 
@@ -177,8 +177,7 @@ def test_states_in_threads_do_not_disturb_each_other(tmp_path: Path) -> None:
 
 def test_a_missing_or_damaged_file_is_refused_in_one_sentence(tmp_path: Path) -> None:
     exported(tiny_model(), tmp_path)
-    path = tmp_path / DECODER_FILE
-    data = path.with_name(path.name + "_data")
+    data = tmp_path / DATA_FILE
     data.write_bytes(data.read_bytes()[:100])
     with pytest.raises(PackageError, match="may be damaged"):
         Decoder(tmp_path)

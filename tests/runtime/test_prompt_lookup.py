@@ -132,6 +132,14 @@ def test_wrong_guesses_cost_their_share_of_the_time_and_no_more() -> None:
     assert lookup.drafted_tokens == 5 * decoder.checks  # the last token of a round before, and four of this one
 
 
+def test_each_right_guess_pays_for_half_a_wrong_one() -> None:
+    rounds = [token for last in range(1000) for token in (1001, 1002, 1003, 1004, 1005, last)]
+    decoder, lookup = fed_by_lookup(rounds)  # after 1004 comes a right guess and then wrong ones
+    assert 50 < lookup.accepted_tokens <= decoder.checks
+    left = FIRST_CREDIT + lookup.accepted_tokens + decoder.steps * INCOME - decoder.checks * COST
+    assert -COST <= left <= 6 * INCOME
+
+
 def test_a_long_copy_does_not_pay_for_long_stretches_of_wrong_guesses() -> None:
     copy, wrong = [*range(50)] * 20, [token for last in range(200, 400) for token in (1001, 1002, 1003, 1004, last)]
     (before, _), (after, _) = fed_by_lookup(copy), fed_by_lookup(copy + wrong)

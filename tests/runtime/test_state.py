@@ -20,6 +20,7 @@ from doge_export.errors import OptionError, StateError
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.state import State
 from doge_export.runtime.state_file import checksum
+from doge_model.errors import DogeError
 from tests.helpers.models import FORMS, VOCAB_SIZE, exported, random_ids, tiny_model
 
 WINDOW = 8
@@ -121,8 +122,17 @@ def test_copy_copy_shares_nothing(decoder: Decoder) -> None:
     state = fed(decoder, random_ids(4))
     before, branch = state.cache.copy(), copy.copy(state)
     decoder.forward(branch, np.array([7]))
-    assert (state.position, branch.position) == (4, 5)
+    branch.metadata["of"] = "the branch"
+    assert (state.position, branch.position, state.metadata) == (4, 5, {})
     np.testing.assert_array_equal(state.cache, before)
+
+
+@pytest.mark.parametrize("position", [-1, 5, 99])
+def test_a_state_cannot_go_back_to_a_place_it_was_never_at(decoder: Decoder, position: int) -> None:
+    state = fed(decoder, random_ids(4))
+    with pytest.raises(DogeError, match=rf"cannot go back to position {position}: the state is at 4"):
+        state.truncate(position)
+    assert state.position == 4
 
 
 def test_an_unfed_token_is_forgotten_when_the_position_changes(decoder: Decoder) -> None:
