@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import sys
 import textwrap
@@ -45,8 +46,21 @@ HELP = """\
 Ctrl-C stops an answer. A message that begins with a slash is written with two: //"""
 
 
+class ExportedFolder(click.Path):
+    """A folder that exists, or the hub id of one, owner/name."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, file_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; a hub id goes through as it is."""
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(value)) and not Path(value).exists():
+            return Path(value)
+        return super().convert(value, param, ctx)
+
+
 @click.command(cls=Command)
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=ExportedFolder())
 @click.option("--prompt", metavar="TEXT", help="Answer this once and leave. Piped input is taken as the prompt too.")
 @click.option("--system", metavar="TEXT", help="System message before the conversation.")
 @click.option(
@@ -84,7 +98,7 @@ def main(
     as_json: bool,
     **sampling: Any,
 ) -> None:
-    """Talk with the exported model in FOLDER.
+    """Talk with the exported model in FOLDER, which may be a hub id.
 
     Settings that are not given come from the folder's generation_config.json. In the conversation, /help lists the
     commands.

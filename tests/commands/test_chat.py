@@ -312,6 +312,11 @@ def test_a_missing_folder_is_exit_code_2_and_one_that_is_no_export_is_1(tmp_path
     assert empty.exit_code == 1 and one_line_error(empty)
 
 
+def test_a_hub_id_that_cannot_be_had_is_one_line() -> None:
+    result = CliRunner().invoke(chat.main, ["doge/elsewhere", "--prompt", "Hi"])
+    assert result.exit_code == 1 and "is not in the local cache and the hub is not asked" in one_line_error(result)
+
+
 def test_help_names_every_option_and_where_defaults_come_from() -> None:
     text = CliRunner().invoke(chat.main, ["--help"]).stdout
     assert all(
