@@ -36,16 +36,13 @@ def scale_sequences(checkpoint: Checkpoint, source: str | None, seed: int) -> li
     return [*calibration_sequences(checkpoint, source, TEXT_TOKENS, seed).numpy(), random]
 
 
-def measure_scales(
-    model: DogeForCausalLM, sequences: Sequence[NDArray[np.int64]], room_to_rotate: bool = True
-) -> KeyValueScales:
+def measure_scales(model: DogeForCausalLM, sequences: Sequence[NDArray[np.int64]]) -> KeyValueScales:
     """Scales for the largest magnitude of every channel of the keys (rotated) and values of some sequences.
 
     sequences: int64 [n] each. Rotation moves magnitude between the two channels of a pair as a key's position goes on.
-    So both get the scale of the pair's length, which holds at every position. Without `room_to_rotate` each gets its
-    own, to compare with.
+    So both get the scale of the pair's length, which holds at every position.
     """
-    largest = [largest_magnitudes(model, ids, room_to_rotate) for ids in sequences]
+    largest = [largest_magnitudes(model, ids) for ids in sequences]
     keys, values, dt = (np.max(part, axis=0) / np.float32(LARGEST) for part in zip(*largest, strict=True))
     steps = np.exp2(np.ceil(np.log2(np.maximum(dt, np.finfo(np.float32).tiny))))
     keys, values = (np.where(part == 0, np.float32(1), part) for part in (keys, values))
@@ -53,7 +50,7 @@ def measure_scales(
 
 
 def largest_magnitudes(
-    model: DogeForCausalLM, token_ids: NDArray[np.int64], room_to_rotate: bool
+    model: DogeForCausalLM, token_ids: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Of the keys' pairs of channels, the values' channels, and dt, in a sequence int64 [n].
 
@@ -67,9 +64,8 @@ def largest_magnitudes(
     keys, values, dt = [], [], []
     for index, layer in enumerate(cache.layers):
         first, second = layer.keys[0, ..., :head_dim].float().chunk(2, dim=-1)  # [kv heads, n, head_dim / 2] each
-        if room_to_rotate:
-            first = second = torch.hypot(first, second)
-        keys.append(torch.cat((first, second), dim=-1).abs().amax(dim=1).numpy())
+        length = torch.hypot(first, second)
+        keys.append(torch.cat((length, length), dim=-1).amax(dim=1).numpy())
         values.append(layer.values[0].float().abs().amax(dim=1).numpy())
         seen = layer.keys[0, ..., head_dim:].float().amax(dim=1).chunk(2, dim=-1)[0]  # then precedence
         a = model.get_parameter(f"model.layers.{index}.self_attn.A").float().view_as(seen)

@@ -3,7 +3,7 @@
 onnxruntime packs the weights into ordinary memory, in pages of 4 KiB. A step walks through far more pages than a
 processor's table of recent ones holds. In a virtual machine, each missing entry is looked up in two page tables. Linux
 puts the same bytes into pages of 2 MiB when asked (MADV_COLLAPSE, since 6.1, man 2 madvise). Nothing but the time
-changes (`python benchmarks/huge_pages.py`). Where that cannot be asked for, nothing happens.
+changes (docs/log.md). Where that cannot be asked for, nothing happens.
 """
 
 from __future__ import annotations

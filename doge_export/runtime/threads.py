@@ -14,7 +14,7 @@ CPUINFO = Path("/proc/cpuinfo")
 MOST_THREADS = 8  # decoding reads every weight once a token, and fewer cores than these wait for memory already
 ONE_THREAD_BYTES = 32 * 2**20  # up to here weights come from the cache so fast that a second thread gains nothing
 # Microseconds that an idle thread looks for work before it sleeps. onnxruntime's default is longer. Two threads then
-# take twice the time of one as soon as another process wants a core (benchmarks/contention.py).
+# take twice the time of one as soon as another process wants a core (benchmarks/decisions/contention.py).
 SPIN_US = 50
 
 
