@@ -55,10 +55,8 @@ class LimitedEnvironment(Sandbox):
 
     def __init__(self, filters: Mapping[str, Callable[..., Any]], extensions: Sequence[type[Extension]]) -> None:
         """filters: in place of Jinja's own, or beside them."""
-        # An optimized template would have its constants computed, without a budget, when it is compiled.
-        super().__init__(
-            trim_blocks=True, lstrip_blocks=True, optimized=False, finalize=_written, extensions=extensions
-        )
+        # All hooks take the context. So the compiler, which has none, computes no constant by them, without a budget.
+        super().__init__(trim_blocks=True, lstrip_blocks=True, finalize=_written, extensions=extensions)
         plain = Sandbox()
         plain.filters |= filters
         hooks = {STEP: _step, ROUNDS: _rounds, TEXT: _text, VALUE: _value}

@@ -83,6 +83,8 @@ def test_a_template_that_takes_too_many_steps_is_refused(source: Any, monkeypatc
         + "{% endmacro %}{% set y %}{% for i in range(100000) %}{{ m() }}{% endfor %}{% endset %}",
         "{% set t = 'a'.center(1000000) %}{% for i in range(100000) %}{% set x = namespace(x=t[i:]) %}{% endfor %}",
         "{% set t = 'a'.center(1000000) %}{% for i in range(100000) %}{% set x = t.split('a') %}{% endfor %}",
+        "{{ dict(['ab'] * 20000) }}",
+        "{{ strftime_now('%Y' * 600) }}",
     ],
 )
 def test_a_template_that_needs_too_much_memory_is_refused_before_it_takes_any(source: Any) -> None:
@@ -90,6 +92,18 @@ def test_a_template_that_needs_too_much_memory_is_refused_before_it_takes_any(so
     with pytest.raises(OptionError, match=r"^the chat template asks for too much: it [^.]*$"):
         ChatTemplate(source).render(HI)
     assert time.perf_counter() - start < template_limits.MOST_SECONDS
+
+
+@pytest.mark.parametrize(
+    "expression", ["'a'.translate({97: 'b'})", "5 .to_bytes(10 ** 9)", "'\\t'.expandtabs(10 ** 9)", "lipsum(10 ** 9)"]
+)
+def test_methods_and_functions_that_make_much_out_of_little_are_not_offered(expression):
+    with pytest.raises(OptionError, match=r"is unsafe$|is undefined$"):
+        ChatTemplate("{{ " + expression + " }}").render(HI)
+
+
+def test_namespaces_in_each_other_are_short_to_print():
+    assert ChatTemplate(LAUGHS.format("namespace(a=ns.x, b=ns.x)")).render(HI) == "<Namespace>"
 
 
 @pytest.mark.parametrize(
