@@ -97,12 +97,12 @@ def test_a_template_that_needs_too_much_memory_is_refused_before_it_takes_any(so
 @pytest.mark.parametrize(
     "expression", ["'a'.translate({97: 'b'})", "5 .to_bytes(10 ** 9)", "'\\t'.expandtabs(10 ** 9)", "lipsum(10 ** 9)"]
 )
-def test_methods_and_functions_that_make_much_out_of_little_are_not_offered(expression):
+def test_methods_and_functions_that_make_much_out_of_little_are_not_offered(expression: str) -> None:
     with pytest.raises(OptionError, match=r"is unsafe$|is undefined$"):
         ChatTemplate("{{ " + expression + " }}").render(HI)
 
 
-def test_namespaces_in_each_other_are_short_to_print():
+def test_namespaces_in_each_other_are_short_to_print() -> None:
     assert ChatTemplate(LAUGHS.format("namespace(a=ns.x, b=ns.x)")).render(HI) == "<Namespace>"
 
 
