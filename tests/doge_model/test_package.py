@@ -28,7 +28,8 @@ def test_a_public_name_comes_from_its_module(name: str) -> None:
 
 def test_a_name_without_torch_says_what_to_install() -> None:
     last = run(NO_TORCH + "from doge_model import load_checkpoint").stderr.splitlines()[-1]
-    assert last == "ImportError: doge_model.load_checkpoint needs torch: pip install 'doge-export[export]'"
+    remedy = "pip install -c constraints.txt '.[export]' in the clone"
+    assert last == f"ImportError: doge_model.load_checkpoint needs torch: {remedy}"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -246,7 +246,7 @@ def test_a_second_turn_in_a_state_follows_the_templates_end() -> None:
     for question in ("Hi", "And now?"):
         model.chat(user(question), state=state)
     turns = [f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\nHello!" for text in ("Hi", "And now?")]
-    assert TOKENIZER.decode(state.tokens, skip_special_tokens=False) == "<|im_end|>\n".join(turns)
+    assert TOKENIZER.decode(model.decoder.kept_tokens(state), skip_special_tokens=False) == "<|im_end|>\n".join(turns)
 
 
 # Templates that say nothing, and named ones

@@ -192,5 +192,5 @@ def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
     model = onnx.load(path, load_external_data=False)
     del model.metadata_props[:]
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(PackageError, match="not a decoder made by doge-export"):
+    with pytest.raises(PackageError, match="give a decoder that doge-export wrote"):
         Decoder(tmp_path)

@@ -74,16 +74,13 @@ def test_a_damaged_folder_of_any_name_is_one_sentence(name: Any, tmp_path: Path)
         load(folder)
 
 
-by_path = pytest.mark.xfail(strict=True, reason="decoder.py gives onnxruntime a path as text, which must be UTF-8")
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
         pytest.param(NAMES[1], {}, id="not ASCII"),
-        pytest.param(NAMES[0], {}, marks=by_path, id="not UTF-8"),
-        pytest.param(NAMES[0], IN_ASCII, marks=by_path, id="not UTF-8 in an ASCII locale"),
-        pytest.param(NAMES[1], IN_ASCII, marks=by_path, id="not ASCII in an ASCII locale"),
+        pytest.param(NAMES[0], {}, id="not UTF-8"),
+        pytest.param(NAMES[0], IN_ASCII, id="not UTF-8 in an ASCII locale"),
+        pytest.param(NAMES[1], IN_ASCII, id="not ASCII in an ASCII locale"),
     ],
 )
 def test_a_folder_of_any_name_runs_in_any_locale(name: Any, settings: Any, tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_a_model_without_chat_template_refuses_to_chat() -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PackageError, match="is missing; give the folder that doge-export wrote"):
+    with pytest.raises(PackageError, match=r"there is no folder .*; give one that doge-export wrote"):
         load(tmp_path / "nowhere")
 
 
