@@ -142,7 +142,10 @@ def _plain(value: object, where: str) -> Any:
     if value is None or type(value) in (str, bool, int, float):
         return value
     if isinstance(value, str):
-        return str.__str__(value)
+        return str.__str__(value)  # the text itself: str() of an enumeration's member would give the member's name
+    for kind in (int, float):
+        if isinstance(value, kind):
+            return kind(value)
     if isinstance(value, Mapping):
         return {_plain(key, where): _plain(entry, where) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -279,6 +279,8 @@ class Model:
         past_ids: the tokens before them, where they are known; prompt lookup and no_repeat_ngram_size look at them too.
         ends: tokens that end the answer, unless ends are ignored; None takes the folder's.
         """
+        if not token_ids:
+            raise OptionError("the prompt makes no token; give other text")
         if options.stop:
             self.require_tokenizer()
         self._check_tokens(token_ids)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,6 +177,18 @@ def test_text_parts_are_joined_by_line_ends() -> None:
 def test_other_parts_are_refused_by_name(parts: Any, reason: str) -> None:
     with pytest.raises(OptionError, match=rf"^messages\[0\].*{reason}"):
         ids_of(user(parts))
+
+
+class Role(str, Enum):  # noqa: UP042 - a StrEnum's str() is its text; this older kind's is the member's name
+    """A string with a type of its own."""
+
+    USER = "user"
+
+
+def test_strings_and_numbers_of_other_types_become_plain_ones() -> None:
+    template = ChatTemplate("{{ messages[0] | tojson }}")
+    message = {"role": Role.USER, "content": "Hi", "number": np.float64(0.5)}
+    assert template.render([message]) == '{"role": "user", "content": "Hi", "number": 0.5}'
 
 
 def test_a_template_sees_only_plain_data() -> None:

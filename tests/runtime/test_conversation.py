@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
 from doge_export.errors import OptionError, StateError
 from doge_export.runtime.conversation import Conversation
@@ -308,6 +309,14 @@ def test_a_model_without_chat_template_goes_on_with_one_text() -> None:
     list(conversation.ask("Once"))
     list(conversation.ask(" there was"))
     assert read(model.decoder.fed) == "Once upon a time there was, a queen."
+
+
+def test_a_text_that_makes_no_token_is_refused() -> None:
+    tokenizer = byte_level_tokenizer(chat_template=None)
+    tokenizer._backend.normalizer = normalizers.Strip()
+    model = Model(ScriptedDecoder([0], vocab_size=259), tokenizer)
+    with pytest.raises(OptionError, match=r"^the prompt makes no token; give other text$"):
+        Conversation(model, model.options()).ask(" ")
 
 
 def test_a_model_without_chat_template_takes_no_system_message() -> None:

@@ -16,6 +16,7 @@ from doge_export.runtime.generation_options import (
     UNUSED_SAMPLING_FIELDS,
     GenerationDefaults,
     GenerationOptions,
+    GenerationOverrides,
 )
 
 # Fields of the cache, drafts, returned values, encoders and beams, and those that only guard against faults.
@@ -99,6 +100,10 @@ def test_lists_of_tokens_become_tuples() -> None:
     options = GenerationOptions(**given)
     assert (options.bad_words_ids, options.sequence_bias) == (((1, 2),), (((3,), -1.0),))
     assert options.forced_eos_token_id == (4,) and type(options.bad_words_ids[0][1]) is int
+
+
+def test_every_option_is_a_keyword_of_generate() -> None:
+    assert set(GenerationOverrides.__annotations__) == set(vars(GenerationOptions()))
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:

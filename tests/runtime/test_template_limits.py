@@ -85,6 +85,7 @@ def test_a_template_that_takes_too_many_steps_is_refused(source: Any, monkeypatc
         "{% set t = 'a'.center(1000000) %}{% for i in range(100000) %}{% set x = t.split('a') %}{% endfor %}",
         "{{ dict(['ab'] * 20000) }}",
         "{{ strftime_now('%Y' * 600) }}",
+        "{% set t = 'a'.center(100000) %}{% for i in range(20) %}{{ t }}{% endfor %}",
     ],
 )
 def test_a_template_that_needs_too_much_memory_is_refused_before_it_takes_any(source: Any) -> None:
