@@ -44,8 +44,8 @@ class ExportOptions:
         threads: of onnxruntime while the export is verified; None takes the runtime's default.
         bits: mean bits of a layer's weight in int4, scales included; None means DEFAULT_BITS.
         wide: the ROLES that int4 stores in 8 bits; None lets a measurement choose the rows.
-        calibration: the text that int4 is rounded by and that gives kv_int8 its scales. A text file, or a dataset with
-        a column `text` (.jsonl, .json, .parquet, .csv, a folder, a name on the hub); None takes the built-in text.
+        calibration: the text that int4 is rounded by and that gives kv_int8 its scales; None takes the built-in text.
+        It is a text file, or a dataset with a column `text`: .jsonl, .json, .parquet, .csv, a folder, a hub name.
         calibration_tokens: tokens of that text to use; None means CALIBRATION_TOKENS.
         seed: of all that is drawn: pieces of the text, tokens on which int4 measures sensitivity; None means 0.
         report_tokens: tokens of text on which the report compares the export with PyTorch; 0 leaves that out.

@@ -89,8 +89,8 @@ class EvaluationReport:
         settings: the settings of the evaluation.
         scores: the columns, in the order of TASKS.
         perplexity: None where it was not measured.
-        decode_tokens_per_s: decoding rate of one greedy stream, as `measure.speed` defines it, median of 3 rounds of 64
-            prompt tokens and 128 new ones; None where no task ran.
+        decode_tokens_per_s: decoding rate of one greedy stream, as `measure.speed` defines it; None where no task ran.
+            It is the median of 3 rounds of 64 prompt tokens and 128 new ones.
     """
 
     model: str

@@ -179,8 +179,8 @@ def require_room(tasks: Mapping[str, Task], window: int) -> None:
             longest = task.config.generation_kwargs.get("max_gen_toks", MAX_GEN_TOKS)
             if longest >= window:
                 raise EvaluationError(
-                    f"the answers of {name} have up to {longest} tokens; they must have fewer than {window}, "
-                    "the tokens that the model sees at once; leave that task out"
+                    f"the answers of {name} have up to {longest} tokens; they must have fewer than the model's window, "
+                    f"{window}; leave that task out"
                 )
 
 

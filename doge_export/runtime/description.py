@@ -32,10 +32,10 @@ class DecoderDescription:
         num_layers, num_kv_heads, channels: the other dimensions of the cache.
         num_recurrent_heads: heads of the cache once the window is full; each kv head is then repeated in place.
         head_dim: channels of a key that are rotated, and of a value that are used.
-        mask_channels: channels from head_dim on that hold dt in a key, and in a value its precedence, which grows with
+        mask_channels: channels from head_dim on that hold dt in a key and precedence in a value. Precedence grows with
             dt and decides which keys are evicted.
-        weights_sha256: of the data file, the layout and the rotary embedding, then the scales of a cache in 8 bits;
-            names the model a state belongs to.
+        weights_sha256: names the model a state belongs to. It is the hash of the data file, the layout and the rotary
+            embedding, then of the scales of a cache in 8 bits.
         cache_type: of the numbers in the cache, float32 or int8; the file of a float32 cache does not mention it.
     """
 

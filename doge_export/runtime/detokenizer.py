@@ -1,8 +1,8 @@
 """Token ids to text, one token at a time, never splitting a character.
 
-A tokenizer can only decode whole sequences: the bytes of one character may be spread over several tokens, and a word
-has no space before it at the start of a text. So the tokens since the last settled piece are decoded together with the
-tokens of that piece, and the text that these alone give is taken off again.
+A tokenizer can only decode whole sequences. The bytes of one character may be spread over several tokens, and a word
+has no space before it at the start of a text. So the tokens since the last settled piece are decoded together with that
+piece's tokens. The text that the piece's tokens alone give is taken off again.
 """
 
 from __future__ import annotations

@@ -110,8 +110,12 @@ class Model:
 
         A list of prompts is answered together, several times faster than one after the other, and each as if alone.
         The prompt may be empty when the state ends in an answer: then that goes on. Special tokens are put around a
-        text only where a stream begins. Raises OptionError for a prompt or an option that is not allowed, StateError
-        for the state of another model, and PackageError where text is asked of a folder without tokenizer.
+        text only where a stream begins.
+
+        Raises:
+            OptionError: a prompt or an option is not allowed.
+            StateError: the state is another model's.
+            PackageError: text is asked of a folder without tokenizer.
         """
         options = self.options(**overrides)
         if is_list_of_prompts(prompt):
@@ -279,8 +283,6 @@ class Model:
         past_ids: the tokens before them, where they are known; prompt lookup and no_repeat_ngram_size look at them too.
         ends: tokens that end the answer, unless ends are ignored; None takes the folder's.
         """
-        if not token_ids:
-            raise OptionError("the prompt makes no token; give other text")
         if options.stop:
             self.require_tokenizer()
         self._check_tokens(token_ids)
@@ -293,7 +295,7 @@ class Model:
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
         """PackageError for a token that the model does not have; texts come here as the tokenizer cuts them."""
         if not token_ids:
-            raise OptionError("there is nothing to answer; give at least one token")
+            raise OptionError("the prompt makes no token; give other text")
         if max(token_ids) >= self.decoder.vocab_size:
             raise PackageError(
                 f"the tokenizer of {self.name!r} gives token {max(token_ids)}, but the model has "
@@ -331,8 +333,8 @@ class Model:
             return unfed
         if is_empty and state.position:
             raise OptionError(
-                f"the prompt is empty, and all {state.position} tokens of the state are fed; give the tokens after "
-                "them (to generate right after a prompt, prefill all of it but its last token)"
+                f"the prompt is empty, and all {state.position} tokens of the state are fed; "
+                "give the token after them, or prefill all tokens but the last"
             )
         if isinstance(prompt, str):
             if not prompt:

@@ -163,7 +163,7 @@ class State:
             if position < self.position and self.overflowed:
                 raise RewindError(
                     f"cannot go back to position {position}: the window of {self.description.keep_window_size} tokens "
-                    "has overflowed, and evicted keys are lost; keep a copy() of the state to return to"
+                    "has overflowed; return to a copy() of the state"
                 )
             self._unfed = (position, None)
             self._seen = self._seen.up_to(position)

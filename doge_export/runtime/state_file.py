@@ -187,13 +187,13 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
     theirs, ours = header["weights_sha256"], description.weights_sha256
     if theirs != ours:
         raise StateError(
-            f"{path} is the state of another model: its weights have the SHA-256 {str(theirs)[:12]}..., this model's "
-            f"{ours[:12]}...; load it with the model that it was made with"
+            f"{path} is the state of another model: it has the SHA-256 {str(theirs)[:12]}..., "
+            f"this model {ours[:12]}...; load it with the model that made it"
         )
     if header["keep_window_size"] != description.keep_window_size:
         raise StateError(
-            f"{path} is the state of a window of {header['keep_window_size']!r} tokens, but this model has one of "
-            f"{description.keep_window_size}; load it with the model that it was made with"
+            f"{path} is the state of a window of {header['keep_window_size']!r} tokens, but this model's has "
+            f"{description.keep_window_size}; load it with the model that made it"
         )
     position, unfed, notes = header["position"], header["unfed_token"], header["metadata"]
     if type(position) is not int or not 0 <= position < POSITION_LIMIT:

@@ -28,8 +28,8 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
     rows = checkpoint.model.config.vocab_size
     if largest >= rows:
         raise CheckpointError(
-            f"the tokenizer of {checkpoint.source} has {token!r} as token {largest}; the model embeds the tokens 0 to "
-            f"{rows - 1}, so take the model's own tokenizer, or resize its embedding"
+            f"the tokenizer of {checkpoint.source} has {token!r} as token {largest}, "
+            f"but the model embeds 0 to {rows - 1}; take the model's own tokenizer, or resize its embedding"
         )
 
 

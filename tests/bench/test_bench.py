@@ -1,4 +1,4 @@
-"""doge-bench: what it measures and prints, and what it refuses."""
+"""doge-bench: its measurements, its lines and its refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One evaluated model, exported or in PyTorch: loaded by what it is, timed by one loop, refused before it is asked."""
+"""One evaluated model, exported or in PyTorch: loaded by its kind, timed by one loop, refused before it is asked."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tests.helpers.models import exported, random_ids, tiny_model, torch_logits
 
 
 class EvenScorer:
-    """Finds `choices` tokens equally likely, whatever came before; notes what it was asked."""
+    """Finds `choices` tokens equally likely, whatever came before; notes the questions."""
 
     def __init__(self, choices: int = 8, longest: int = 100) -> None:
         self.choices, self._longest = choices, longest

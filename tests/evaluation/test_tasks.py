@@ -81,7 +81,7 @@ def test_the_examples_of_mmlu_are_of_the_item_s_subject(manager: TaskManager, da
 def test_answers_that_leave_a_prompt_no_room_are_refused(manager: TaskManager, data: Path) -> None:
     tasks = build_tasks(manager, {"bbh_fewshot_snarks": task_config(manager, "bbh_fewshot_snarks", data)})
     require_room(tasks, 257)
-    with pytest.raises(EvaluationError, match="up to 256 tokens; they must have fewer than 256"):
+    with pytest.raises(EvaluationError, match="up to 256 tokens; they must have fewer than the model's window, 256"):
         require_room(tasks, 256)
 
 

@@ -73,7 +73,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(checkpoin
     tokenizer.add_tokens([AddedToken("<extra>")])
     tokenizer.save_pretrained(checkpoint)
     rows = len(byte_vocabulary())
-    message = f"has '<extra>' as token {rows}; the model embeds the tokens 0 to {rows - 1}"
+    message = f"has '<extra>' as token {rows}, but the model embeds 0 to {rows - 1}"
     assert_refused_early(run(checkpoint, "--keep-window", "16"), checkpoint.parent, message)
 
 

@@ -1,4 +1,4 @@
-"""What can be asked of an export is checked before anything is loaded: places, names and values."""
+"""The options of an export are checked before anything is loaded: places, names and values."""
 
 from __future__ import annotations
 

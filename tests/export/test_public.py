@@ -1,4 +1,4 @@
-"""The export from Python, and what importing it costs."""
+"""The export from Python, and the cost of importing it."""
 
 from __future__ import annotations
 

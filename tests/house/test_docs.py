@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import doge_export
 from doge_export.graph import Dimensions
 from doge_export.runtime.description import DecoderDescription
+from doge_export.runtime.generation_options import GenerationOptions
 from doge_export.runtime.state import State
 from doge_model import PRESETS, preset_config
 
@@ -25,25 +26,33 @@ def test_the_readme_starts_with_the_two_commands() -> None:
     assert any("make test" in line for line in first)
 
 
-def test_every_module_stands_in_the_readme_s_tree() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for package in (
-        "doge_model",
-        "doge_export",
-        "doge_export/runtime",
-        "doge_export/evaluation",
-        "doge_export/bench",
-        "train",
-    ):
-        for path in (ROOT / package).glob("[a-z]*.py"):
-            assert path.name in readme, f"{path} is missing from the README's tree"
+def readme_tree() -> set[str]:
+    """Paths of the README's tree, the ends of folders with a slash; indentation says what a name lies in."""
+    block = (ROOT / "README.md").read_text().split("## Where things are\n\n")[1].split("\n\nApache")[0]
+    paths, above = set(), dict[int, str]()
+    for line in block.splitlines():
+        indent = len(line) - len(line.lstrip())
+        folder = "".join(above[level] for level in sorted(above) if level < indent)
+        names = re.findall(r"[\w.-]+/(?=\s|$)|[\w.-]+\.(?:py|jinja)\b", line)
+        if names and names[0].endswith("/"):
+            above = {level: name for level, name in above.items() if level < indent} | {indent: names[0]}
+            folder += names.pop(0)
+            paths.add(folder)
+        paths |= {folder + name for name in names}
+    return paths
 
 
-def test_every_file_in_the_readme_s_tree_exists() -> None:
-    tree = (ROOT / "README.md").read_text().split("## Where things are")[1].split("## Exporting")[0]
-    known = {path.name for path in ROOT.rglob("*") if ".venv" not in path.parts}
-    for name in re.findall(r"[a-z_0-9]+\.(?:py|md)\b", tree):
-        assert name in known, f"the README's tree has {name}"
+@pytest.mark.parametrize("package", ["doge_model", "doge_export", "train"])
+def test_every_module_stands_in_its_folder_of_the_readme_s_tree(package: str) -> None:
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("[a-z]*.py")}
+    shown = {path for path in readme_tree() if path.startswith(f"{package}/") and path.endswith(".py")}
+    assert shown == modules
+
+
+def test_every_folder_in_the_readme_s_tree_exists() -> None:
+    folders = {path for path in readme_tree() if path.endswith("/")}
+    assert {"doge_export/graph/variants/", "tests/", "benchmarks/"} <= folders
+    assert not [path for path in folders if not (ROOT / path).is_dir()]
 
 
 @pytest.mark.parametrize("size", PRESETS)
@@ -64,6 +73,12 @@ def test_the_sizes_of_states_are_those_of_the_table(size: Any) -> None:
     rows = [line for line in (ROOT / "docs" / "state.md").read_text().splitlines() if line.startswith("| Doge")]
     row = next(line for line in rows if size in re.split(r"[|,]\s*|\s+\|", line))
     assert f"{State(description).cache.nbytes:,}" in row
+
+
+def test_every_generation_option_stands_in_its_page_with_its_default() -> None:
+    page = (ROOT / "docs" / "generation.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", page, re.MULTILINE))
+    assert rows == {name: str(default) for name, default in vars(GenerationOptions()).items()}
 
 
 def test_the_changelog_knows_the_version() -> None:

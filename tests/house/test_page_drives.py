@@ -1,4 +1,4 @@
-"""A driver written from docs/decoder.md alone, in numpy and onnxruntime, says what ours says."""
+"""A driver written from docs/decoder.md alone, in numpy and onnxruntime, writes the tokens that ours writes."""
 
 from __future__ import annotations
 

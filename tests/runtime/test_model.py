@@ -249,6 +249,6 @@ def test_an_empty_prompt_after_a_prefilled_one_is_refused_with_the_remedy(model:
     state = model.prefill(IDS[:10])
     empty: str | list[int]
     for empty in ("", []):
-        with pytest.raises(OptionError, match="all 10 tokens of the state are fed; give the tokens after them"):
+        with pytest.raises(OptionError, match="all 10 tokens of the state are fed; give the token after them"):
             model.generate(empty, state=state)
     assert state.position == 10

@@ -293,7 +293,7 @@ def test_a_state_of_the_same_weights_with_another_window_is_refused(
 ) -> None:
     other = exported(tiny_model(**FORMS["small-doge"], keep_window_size=9), tmp_path)
     assert other.description.weights_sha256 == decoder.description.weights_sha256
-    with pytest.raises(StateError, match="a window of 8 tokens, but this model has one of 9"):
+    with pytest.raises(StateError, match="a window of 8 tokens, but this model's has 9"):
         other.load_state(saved)
 
 

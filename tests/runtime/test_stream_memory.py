@@ -1,4 +1,4 @@
-"""What a stream remembers: little for each token, or nothing."""
+"""The memory of a stream: little for each token, or nothing."""
 
 from __future__ import annotations
 
