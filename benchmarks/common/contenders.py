@@ -33,11 +33,19 @@ def installed(peer: str) -> bool:
 
 @dataclass(frozen=True)
 class Contender:
-    """One of those compared: the kind of its worker, its model, and the size that the model has."""
+    """One of those compared.
+
+    Attributes:
+        kind: of its worker.
+        model: a folder, a file, or a size of the family.
+        size: that the model has.
+        process: the command of a worker in another environment; () takes this Python's `worker_process`.
+    """
 
     kind: str
     model: str
     size: str
+    process: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:

@@ -14,6 +14,7 @@ from .contenders import Contender
 
 PROMPT = 64  # tokens
 CONTEXT = 2048  # tokens that a peer makes room for
+WORKER = ("-m", "benchmarks.common.worker_process")
 
 
 class Worker:
@@ -26,7 +27,7 @@ class Worker:
     def __init__(self, contender: Contender, threads: int, prefix: Sequence[str] = (), context: int = CONTEXT) -> None:
         """threads: 0 leaves the number to the contender. prefix: a command to run it behind."""
         self.contender = contender
-        process = [sys.executable, "-m", "benchmarks.common.worker_process"]
+        process = contender.process or (sys.executable, *WORKER)
         command = [*prefix, *process, contender.kind, contender.model, str(threads), str(context)]
         start = time.perf_counter()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -7,6 +7,7 @@ lines on standard input, in JSON. To `P N` it says the seconds of a prompt of P 
 - doge-export, and doge-export-spin-US, whose idle threads look for work so many microseconds (-1: onnxruntime's own);
 - llama.cpp (its C API) and llama-cpp-python (Llama.generate);
 - onnxruntime-genai;
+- optimum, over an exported folder;
 - transformers-{eager,sdpa}-{fp32,bf16}.
 """
 
@@ -179,6 +180,31 @@ def transformers_worker(task: Task) -> Opened:
     return config.vocab_size, measure
 
 
+def optimum_worker(task: Task) -> Opened:
+    """generate of optimum's ORTModelForCausalLM, timed as transformers' is."""
+    import onnxruntime  # noqa: PLC0415 - the same
+    import torch  # noqa: PLC0415 - the same
+    from optimum.onnxruntime import ORTModelForCausalLM  # noqa: PLC0415 - the same
+
+    torch.set_num_threads(task.threads)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = task.threads
+    model = ORTModelForCausalLM.from_pretrained(task.model, session_options=options)
+
+    def generate(ids: Any, new_tokens: int) -> float:
+        start = time.perf_counter()
+        length = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens}
+        model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=2, **length)
+        return time.perf_counter() - start
+
+    def measure(ids: list[int], new_tokens: int) -> tuple[float, float]:
+        prompt = torch.tensor([ids])
+        first = generate(prompt, 1)
+        return first, generate(prompt, new_tokens + 1) - first if new_tokens else 0.0
+
+    return model.config.vocab_size, measure
+
+
 def open_worker(task: Task) -> Opened:
     """The contender's vocabulary and its measurement."""
     workers = {
@@ -186,6 +212,7 @@ def open_worker(task: Task) -> Opened:
         "llama.cpp": llama_c_worker,
         "llama-cpp-python": llama_python_worker,
         "onnxruntime-genai": genai_worker,
+        "optimum": optimum_worker,
     }
     if task.kind.startswith(SPIN):
         return spinning_worker(task)
