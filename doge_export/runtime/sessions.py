@@ -47,28 +47,33 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
         PackageError: one of the two is missing, or onnxruntime refuses them.
     """
     check_files(path)
-    if any(file.resolve().parent != path.parent.resolve() for file in (path, data_beside(path))):
-        return open_linked(path, threads)
+    if leads_out(path) or leads_out(data_beside(path)):
+        return open_linked(path.read_bytes(), data_beside(path), threads, f"open {path}")
     with huge_pages(), utf8_folder(path.parent) as folder, refusals(f"open {path}"):
         return ort.InferenceSession(
             f"{folder}/{path.name}", session_options(threads), providers=["CPUExecutionProvider"]
         )
 
 
-def open_linked(path: Path, threads: int) -> ort.InferenceSession:
-    """A session on files that are links out of their folder, as in the hub's cache.
+def leads_out(path: Path) -> bool:
+    """Whether a file is a link out of its folder, as all are in the hub's cache."""
+    return path.resolve().parent != path.parent.resolve()
 
-    onnxruntime 1.32 refuses to follow them ("External data path escapes model directory"), so it gets the bytes.
+
+def open_linked(model: bytes, data: Path, threads: int, purpose: str) -> ort.InferenceSession:
+    """A session on a model whose data file is a link out of its folder.
+
+    onnxruntime 1.32 refuses to follow it ("External data path escapes model directory"), so it gets the bytes.
     """
-    options, data = session_options(threads), data_beside(path)
+    options = session_options(threads)
     with (
         data.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as weights,
         huge_pages(),
-        refusals(f"open {path}"),
+        refusals(purpose),
     ):
         options.add_external_initializers_from_files_in_memory([data.name], [weights], [len(weights)])
-        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def check_files(path: Path) -> None:
@@ -88,8 +93,10 @@ def data_beside(path: Path) -> Path:
 
 def open_changed(model: bytes, folder: Path, threads: int) -> ort.InferenceSession:
     """A session on a model that was made of a decoder file, over the data file that lies in `folder`."""
-    options = session_options(threads)
-    with utf8_folder(folder) as name, refusals(f"open a graph made of {folder}"):
+    options, data, purpose = session_options(threads), folder / Path(DATA_FILE).name, f"open a graph made of {folder}"
+    if leads_out(data):
+        return open_linked(model, data, threads, purpose)
+    with utf8_folder(folder) as name, refusals(purpose):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", name)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
