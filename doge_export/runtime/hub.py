@@ -11,7 +11,7 @@ from ..errors import CheckpointError, PackageError
 from ..extras import needs_extra
 from ..places import REPORT_FILE
 from .description import DECODER_FILE
-from .folder_files import FILES
+from .folder_files import FILES, report_sizes
 
 FIRST_FILES = (DECODER_FILE, REPORT_FILE, "config.json")  # enough to tell an export from another repository
 
@@ -52,7 +52,10 @@ def is_export(source: str) -> bool:
 
 def no_export(repo_id: str, folder: Path) -> str:
     """The sentence about a repository without a decoder."""
-    if (folder / REPORT_FILE).is_file():
+    report = folder / REPORT_FILE
+    if report.is_file() and DECODER_FILE in report_sizes(report):
+        return f"{DECODER_FILE} is missing in {repo_id}; push the folder again"
+    if report.is_file():
         return f"{repo_id} was exported by an earlier version; export the checkpoint again"
     return f"{repo_id} is no export: it has no {DECODER_FILE}; export it first: doge-export {repo_id}"
 

@@ -80,7 +80,7 @@ def check_files(path: Path) -> None:
     """PackageError where a model file or its data file is missing, or the folder is of an earlier version."""
     if path.is_file() and data_beside(path).is_file():
         return
-    if not path.is_file() and path.with_name(Path(PORTABLE_FILE).name).is_file():
+    if path.with_name(Path(PORTABLE_FILE).name).is_file() and not any(path.parent.glob("decoder*.onnx")):
         raise PackageError(f"{path.parent.parent} was exported by an earlier version; export the checkpoint again")
     missing = data_beside(path) if path.is_file() else path
     raise PackageError(f"{missing} is missing; give a folder that doge-export wrote, or export the model again")

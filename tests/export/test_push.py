@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 import doge_export
 from doge_export.errors import OptionError
@@ -214,17 +216,48 @@ def test_an_export_without_a_login_ends_before_the_checkpoint_is_read(hub: Hub, 
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_is_pushed_whole_and_its_page_is_named(hub: Hub, tmp_path: Path) -> None:
-    (tmp_path / "tiny").mkdir()
-    save_doge(tmp_path / "tiny", vocab_size=len(save_tokenizer(tmp_path / "tiny")))
-    arguments = [tmp_path / "tiny", tmp_path / "out", "--push-to-hub", "doge/whole", "--report-tokens", 32]
-    done = python(MAIN, *arguments, env=environment(hub.endpoint, tmp_path / "home", OWNER_TOKEN))
+@pytest.fixture(scope="module")
+def pushed(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A revision of a checkpoint on the hub, exported and pushed back: the local folder, and the printed rows."""
+    home = tmp_path_factory.mktemp("whole")
+    save_doge(home / "tiny", vocab_size=len(save_tokenizer(home / "tiny")))
+    (home / "tiny" / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
+    hub.add("doge/source", home / "tiny", "v1")
+    arguments = ["doge/source", home / "out", "--revision", "v1", "--push-to-hub", "doge/whole", "--report-tokens", 32]
+    done = python(MAIN, *arguments, env=environment(hub.endpoint, home, OWNER_TOKEN))
     assert done.returncode == 0, done.stderr
-    assert f"pushed to                 {hub.endpoint}/doge/whole\n" in done.stdout
-    local = {p.relative_to(tmp_path / "out").as_posix(): p for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    return home / "out", done.stdout
+
+
+def test_an_export_is_pushed_whole_and_its_page_is_named(pushed: tuple[Path, str], hub: Hub) -> None:
+    folder, rows = pushed
+    assert f"pushed to                 {hub.endpoint}/doge/whole\n" in rows
+    local = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     files = hub.repositories["doge/whole"].files()
     assert set(files) == {*local, ".gitattributes"}
     assert all(path.read_bytes() == files[name] for name, path in local.items())
-    report, card = json.loads(files["export_report.json"]), files["README.md"].decode()
+    report = json.loads(files["export_report.json"])
     assert (report["hub_url"], report["options"]["push_to_hub"]) == (f"{hub.endpoint}/doge/whole", "doge/whole")
-    assert 'doge_export.load("doge/whole")' in card and str(tmp_path) not in card
+
+
+def test_the_card_of_a_pushed_folder_serves_the_reader_of_its_page(pushed: tuple[Path, str], hub: Hub) -> None:
+    folder, _ = pushed
+    card, report = ModelCard.load(folder / "README.md"), json.loads((folder / "export_report.json").read_text())
+    assert (card.data.base_model, card.data.license, card.data.pipeline_tag) == (
+        "doge/source",
+        "mit",
+        "text-generation",
+    )
+    quality, speed = report["quality"], report["speed"]
+    for measured in (
+        f"int8, {sum(report['files'].values()) / 1e6:.1f} MB",
+        f"| perplexity | {quality['perplexity']:.3f} | {quality['perplexity_fp32']:.3f} |",
+        f"{speed['decode_tokens_per_s']:.0f} tokens/s",
+    ):
+        assert measured in card.text
+    snippets = re.findall(r"```(python|js)\n(.*?)```", card.text, re.DOTALL)
+    assert [language for language, _ in snippets] == ["python", "python", "python", "js"]
+    for language, snippet in snippets:
+        assert "doge/whole" in snippet and "'out'" not in snippet and '"out"' not in snippet
+        if language == "python":
+            compile(snippet, "README.md", "exec")
