@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from .description import DATA_FILE, PORTABLE_FILE
 from .huge_pages import huge_pages
 from .threads import SPIN_US
 
+# Since 1.24 onnxruntime reads a data file in the model's own folder alone. 1.32 also allows the folder that the model
+# file is a link into, and so opens the hub's cache (microsoft/onnxruntime, pull request 27374).
+FOLLOWS_LINKS = tuple(int(part) for part in ort.__version__.split(".")[:2]) >= (1, 32)
 ORT_ERRORS = (  # raised by opening and running; they share no base
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -47,23 +50,24 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
         PackageError: one of the two is missing, or onnxruntime refuses them.
     """
     check_files(path)
-    if leads_out(path) or leads_out(data_beside(path)):
-        return open_linked(path.read_bytes(), data_beside(path), threads, f"open {path}")
+    folders = [path.parent, *([path.resolve().parent] if FOLLOWS_LINKS else [])]
+    if leads_out_of(folders, data_beside(path)):
+        return open_with_bytes(path.read_bytes(), data_beside(path), threads, f"open {path}")
     with huge_pages(), utf8_folder(path.parent) as folder, refusals(f"open {path}"):
         return ort.InferenceSession(
             f"{folder}/{path.name}", session_options(threads), providers=["CPUExecutionProvider"]
         )
 
 
-def leads_out(path: Path) -> bool:
-    """Whether a file is a link out of its folder, as all are in the hub's cache."""
-    return path.resolve().parent != path.parent.resolve()
+def leads_out_of(folders: Sequence[Path], data: Path) -> bool:
+    """Whether a data file is a link to somewhere else than one of these folders, from where onnxruntime reads none."""
+    return data.resolve().parent not in [folder.resolve() for folder in folders]
 
 
-def open_linked(model: bytes, data: Path, threads: int, purpose: str) -> ort.InferenceSession:
-    """A session on a model whose data file is a link out of its folder.
+def open_with_bytes(model: bytes, data: Path, threads: int, purpose: str) -> ort.InferenceSession:
+    """A session on a model whose data file onnxruntime would not open ("External data path escapes model directory").
 
-    onnxruntime 1.32 refuses to follow it ("External data path escapes model directory"), so it gets the bytes.
+    It copies the bytes, so each session has weights of its own; a file that it opens itself is mapped.
     """
     options = session_options(threads)
     with (
@@ -94,8 +98,8 @@ def data_beside(path: Path) -> Path:
 def open_changed(model: bytes, folder: Path, threads: int) -> ort.InferenceSession:
     """A session on a model that was made of a decoder file, over the data file that lies in `folder`."""
     options, data, purpose = session_options(threads), folder / Path(DATA_FILE).name, f"open a graph made of {folder}"
-    if leads_out(data):
-        return open_linked(model, data, threads, purpose)
+    if leads_out_of([folder], data):
+        return open_with_bytes(model, data, threads, purpose)
     with utf8_folder(folder) as name, refusals(purpose):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", name)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""A stand-in of the model hub on this machine, for huggingface_hub itself: what it asks to download and to upload.
+"""A stand-in of the model hub on this machine, with the answers that huggingface_hub needs to download and upload.
 
 huggingface_hub reads HF_ENDPOINT when it is imported, so its user runs in a process of its own, with `environment`. Xet
 is switched off there: the stand-in takes large files as Git LFS does, which the client falls back to.
