@@ -55,14 +55,16 @@ def check_graphs(folder: Path) -> None:
     most = Counter(entries.values()).most_common(1)[0][0]  # of equally many, the first: that of the plain graph
     odd = [name for name, entry in entries.items() if entry != most]
     if odd:
-        raise PackageError(f"{folder}: {' and '.join(odd)} came from another export than the other graphs; {REMEDY}")
+        names = " and ".join(str(folder / name) for name in odd)
+        are = "is" if len(odd) == 1 else "are"
+        raise PackageError(f"{names} {are} damaged, or of another export than the other graphs; {REMEDY}")
 
 
 def check_data(folder: Path) -> None:
     """Refuse a data file that is not the one of the graphs; graphs of earlier exports do not tell."""
     entry = metadata_entry((folder / DECODER_FILE).read_bytes(), SAMPLE_KEY)
-    if entry and json.loads(entry) != sample_of(folder / DATA_FILE):
-        raise PackageError(f"{folder / DATA_FILE} came from another export than {DECODER_FILE}; {REMEDY}")
+    if entry and entry != json.dumps(sample_of(folder / DATA_FILE)):
+        raise PackageError(f"{folder / DATA_FILE} is damaged, or of another export than {DECODER_FILE}; {REMEDY}")
 
 
 def check_report(folder: Path) -> None:
@@ -78,8 +80,8 @@ def check_report(folder: Path) -> None:
             raise PackageError(f"{path} is missing; {REMEDY}")
         if name in (DATA_FILE, TOKENIZER_FILE) and path.stat().st_size != expected:
             raise PackageError(
-                f"{path} has {path.stat().st_size} bytes, but {expected} in {REPORT_FILE}, so one of the two came "
-                f"from another export; {REMEDY}"
+                f"{path} has {path.stat().st_size} bytes, but {expected} in {REPORT_FILE}, so one of the two is "
+                f"damaged, or of another export; {REMEDY}"
             )
 
 
