@@ -13,6 +13,10 @@ class VerificationError(ExportError):
     """The exported files disagree with the PyTorch model by more than the stated limits."""
 
 
+class PushError(DogeError):
+    """A folder could not be pushed to the model hub; if it was exported for that, it lies whole where it is."""
+
+
 class EvaluationError(DogeError):
     """An evaluation could not be made: data, task or results that cannot be had, read or compared."""
 
@@ -36,6 +40,7 @@ __all__ = [
     "ExportError",
     "OptionError",
     "PackageError",
+    "PushError",
     "RewindError",
     "StateError",
     "VerificationError",

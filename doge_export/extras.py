@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PACKAGES = {
+    "hub": {"huggingface_hub"},
     "export": {"torch", "transformers", "onnx", "huggingface_hub", "gguf", "filelock", "matplotlib"},
     "eval": {"torch", "transformers", "gguf", "lm_eval", "datasets", "langdetect", "immutabledict", "nltk"},
 }

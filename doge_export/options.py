@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
+from doge_model.hub_id import is_hub_id
+
 from .errors import OptionError
 from .places import check_model, check_target
 from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLES
@@ -49,6 +51,8 @@ class ExportOptions:
         calibration_tokens: tokens of that text to use; None means CALIBRATION_TOKENS.
         seed: of all that is drawn: pieces of the text, tokens on which int4 measures sensitivity; None means 0.
         report_tokens: tokens of text on which the report compares the export with PyTorch; 0 leaves that out.
+        push_to_hub: a hub id, "owner/name", of the repository that the folder is pushed to; a missing one is made.
+        private: make that repository a private one.
     """
 
     model: str
@@ -65,6 +69,8 @@ class ExportOptions:
     calibration_tokens: int | None = None
     seed: int | None = None
     report_tokens: int = 4096
+    push_to_hub: str | None = None
+    private: bool = False
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -107,11 +113,15 @@ class ExportOptions:
             raise OptionError(
                 f"report_tokens is {self.report_tokens}; it must be 0, for no report, or at least {MIN_REPORT_TOKENS}"
             )
+        if self.push_to_hub is not None and not is_hub_id(self.push_to_hub):
+            raise OptionError(f"push_to_hub is {self.push_to_hub!r}; it must be a hub id (owner/name)")
         if self.calibration is not None:
             check_calibration(self.calibration)
 
     def _check_combinations(self) -> None:
         recipe = RECIPES[self.weights]
+        if self.private and self.push_to_hub is None:
+            raise OptionError("private goes with push_to_hub; leave it out, or give a repository to push to")
         if recipe.rounding != "calibrated":
             users = ONLY_INT4 if self.kv_int8 else ONLY_INT4 | ONLY_BY_TEXT
             for name, user in users.items():

@@ -24,7 +24,8 @@ from .generation_settings import gguf_generation_config, load_generation_config
 from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_name
 from .gguf_config import gguf_config
 from .gguf_tokenizer import gguf_tokenizer
-from .hub import download, is_hub_id
+from .hub import download
+from .hub_id import is_hub_id
 from .llama import FORM as LLAMA
 from .llama import lift, llama_config
 from .modeling import DogeForCausalLM

@@ -5,6 +5,7 @@
     ├── OptionError            an option outside its allowed values (also a ValueError)
     ├── ExportError            an export that could not be made
     │   └── VerificationError  an export whose files disagree with the PyTorch model
+    ├── PushError              an export that could not be pushed to the model hub
     ├── EvaluationError        an evaluation that could not be made
     ├── PackageError           an exported folder that cannot be run
     ├── RewindError            a way back that a state no longer has

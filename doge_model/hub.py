@@ -8,13 +8,12 @@ from pathlib import Path
 from huggingface_hub import is_offline_mode, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HFValidationError,
     IncompleteSnapshotError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx, validate_repo_id
+from huggingface_hub.utils import httpx
 
 from .errors import CheckpointError, one_line
 
@@ -23,17 +22,9 @@ FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensor
 FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja"]
 # Tokenizers of other kinds, which are refused by name.
 FILES += ["tokenizer.model", "vocab.json", "vocab.txt"]
+FILES += ["README.md"]  # its licence is that of an export
 # The same weights once more, for other runtimes, from a trainer's steps, or as the first author wrote them.
 NOT_FILES = ["*/*", "consolidated*.safetensors"]
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether a source has the form owner/name."""
-    try:
-        validate_repo_id(source)
-    except HFValidationError:
-        return False
-    return source.count("/") == 1 and not source.startswith((".", "/"))
 
 
 def download(

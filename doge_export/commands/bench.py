@@ -1,6 +1,7 @@
 """doge-bench: the speed of an exported model on this machine, beside the ceiling that the machine allows.
 
 doge-bench smollm2-135m-int8
+doge-bench owner/name --revision v1
 doge-bench --random 20m --int8 --threads 1
 """
 
@@ -21,6 +22,7 @@ from ..bench.machine import cpu_name, versions
 from ..bench.measurement import Bench, BenchOptions, BenchResult
 from ..errors import OptionError
 from ..export.random_model import export_random
+from ..runtime.hub import folder_of
 from ..runtime.threads import usable_cores
 from . import Command
 
@@ -38,6 +40,7 @@ UNITS = {  # unit of each row that is shown, in this order
 
 @click.command(cls=Command)
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option("--random", "random_size", metavar="SIZE", help="Time a random model of a family size, such as 20m.")
 @click.option("--int8", is_flag=True, help="With --random: large matrices in 8 bits (the default).")
 @click.option("--fp32", is_flag=True, help="With --random: everything in float32.")
@@ -54,6 +57,7 @@ UNITS = {  # unit of each row that is shown, in this order
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but the JSON object.")
 def main(
     folder: Path | None,
+    revision: str | None,
     random_size: str | None,
     int8: bool,
     fp32: bool,
@@ -63,7 +67,7 @@ def main(
     rounds: int,
     as_json: bool,
 ) -> None:
-    """Time the exported model in FOLDER, or a random one.
+    """Time the exported model in FOLDER, which may be a hub id, or a random one.
 
     The ceiling counts the products of one row with all weight matrices, and nothing else: no decoding step can be
     faster. The last line of the output is one JSON object. All figures are medians.
@@ -78,10 +82,13 @@ def main(
         raise OptionError(
             "--int8 and --fp32 go with --random; leave them out, as the model in FOLDER has its weights already"
         )
+    if folder is None and revision is not None:
+        raise OptionError("--revision goes with the hub id of an exported model; leave it out with --random")
     options = BenchOptions(folder or Path(), threads, prompt_tokens, new_tokens, rounds)  # refuses before an export
     console = Console(stderr=True)
     weights = "fp32" if fp32 else "int8"
-    with folder_to_time(folder, random_size, weights, console) as path:
+    given = None if folder is None else folder_of(folder, revision)
+    with folder_to_time(given, random_size, weights, console) as path:
         name = str(folder) if folder is not None else f"random {random_size} {weights}"
         time_model(replace(options, folder=path), name, as_json, console)
 

@@ -3,6 +3,7 @@
     doge-chat FOLDER
     doge-chat FOLDER --prompt "Why is the sky blue?" --greedy
     cat question.txt | doge-chat FOLDER --json
+    doge-chat owner/name --revision v1
     doge-chat FOLDER --resume talk.state
 
 Answers go to standard output, everything else to standard error. Special tokens in a message are plain text.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import signal
 import sys
 import textwrap
@@ -31,7 +31,7 @@ from ..errors import DogeError, OptionError, StateError
 from ..runtime.conversation import Conversation
 from ..runtime.generation_options import GenerationOptions, GenerationOverrides
 from ..runtime.model import Model, load
-from . import Command
+from . import Command, ExportedFolder
 
 with suppress(ImportError):
     import readline  # noqa: F401  input() edits lines and remembers them once it is imported
@@ -44,19 +44,6 @@ HELP = """\
 /help             show this list
 /exit             leave (so does Ctrl-D)
 Ctrl-C stops an answer. A message that begins with a slash is written with two: //"""
-
-
-class ExportedFolder(click.Path):
-    """A folder that exists, or the hub id of one, owner/name."""
-
-    def __init__(self) -> None:
-        super().__init__(exists=True, file_okay=False, path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path; a hub id goes through as it is."""
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(value)) and not Path(value).exists():
-            return Path(value)
-        return super().convert(value, param, ctx)
 
 
 @click.command(cls=Command)
@@ -88,6 +75,7 @@ class ExportedFolder(click.Path):
     help="Guess up to N tokens (at most 7) where the answer copies.",
 )
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
+@click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer on standard output, nothing else.")
 def main(
     folder: Path,
@@ -95,6 +83,7 @@ def main(
     system: str | None,
     resume: Path | None,
     threads: int | None,
+    revision: str | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -109,7 +98,7 @@ def main(
     if prompt is None and not stdin_is_terminal():
         prompt = piped_prompt()
     with noted_warnings():
-        converse(load(folder, threads=threads), overrides, prompt, system, resume, as_json)
+        converse(load(folder, threads=threads, revision=revision), overrides, prompt, system, resume, as_json)
 
 
 def converse(

@@ -4,6 +4,7 @@ doge-export smollm2-135m
 doge-export SmallDoge/Doge-20M-Instruct doge-20m --fp32
 doge-export smollm2-135m --int4 --calibration my-text.txt
 doge-export ./my-checkpoint --overwrite
+doge-export smollm2-135m --push-to-hub owner/name
 doge-export --check smollm2-135m-int8
 """
 
@@ -86,6 +87,12 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Tokens of text on which the report compares the export with PyTorch; 0 for no report.",
 )
+@click.option(
+    "--push-to-hub",
+    metavar="OWNER/NAME",
+    help="Push the folder to this repository of the model hub, which is made where there is none.",
+)
+@click.option("--private", is_flag=True, help="With --push-to-hub: make that repository a private one.")
 @click.option(
     "--check",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -174,6 +181,8 @@ def report_rows(report: ExportReport) -> dict[str, str]:
     rows |= quality_rows(report)
     if report.narrowed_window is not None:
         rows["narrowed window"] = report.narrowed_window.summary()
+    if report.hub_url is not None:
+        rows["pushed to"] = report.hub_url
     if "tokenizer.json" in report.files:
         rows["next"] = f"doge-chat {shlex.quote(str(report.folder))}"
     return rows

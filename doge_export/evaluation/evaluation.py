@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import EvaluationError, OptionError
 from ..measure.speed import time_rounds
-from ..runtime.description import DECODER_FILE
+from ..runtime.hub import is_export
 from .evaluated_model import EvaluatedModel
 from .exported import load_exported
 from .journal import Journal, JournaledScorer
@@ -142,13 +142,13 @@ def prepare(source: str, options: EvaluationOptions, progress: Progress = silent
 
 
 def load_model(source: str, threads: int | None) -> EvaluatedModel:
-    """Load an exported folder, or else a checkpoint: a folder, a .gguf file, a hub id or the name of the demo.
+    """Load an export, a folder or a hub id, or else a checkpoint: these, a .gguf file or the name of the demo.
 
     Raises:
         PackageError, CheckpointError: it is neither.
         EvaluationError: the checkpoint has no tokenizer.
     """
-    if (Path(source) / DECODER_FILE).is_file():
+    if is_export(source):
         return load_exported(source, threads)
     from .torch_model import load_torch  # noqa: PLC0415  an exported folder needs no torch
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..runtime.description import DECODER_FILE, RECURRENT_FILE
+from ..runtime.hub import folder_of
 from ..runtime.model import load
 from .evaluated_model import EvaluatedModel, files_hash
 from .perplexity import DecoderScorer
@@ -18,12 +18,13 @@ HASHED_FILES = (DECODER_FILE, RECURRENT_FILE, "tokenizer.json", "tokenizer_confi
 
 
 def load_exported(source: str, threads: int | None) -> EvaluatedModel:
-    """Load a folder that doge-export wrote.
+    """Load a folder that doge-export wrote, or the hub id of one.
 
     Raises:
         PackageError: the folder is no export, a damaged one, or has no tokenizer.
     """
-    model = load(source, threads)
+    folder = folder_of(source)
+    model = load(folder, threads)
     tokenizer = model.require_tokenizer()
 
     def harness() -> LM:
@@ -35,7 +36,7 @@ def load_exported(source: str, threads: int | None) -> EvaluatedModel:
     return EvaluatedModel(
         name=source,
         kind="onnxruntime",
-        model_hash=files_hash((Path(source) / name for name in HASHED_FILES), weights),
+        model_hash=files_hash((folder / name for name in HASHED_FILES), weights),
         has_chat_template=model.has_chat_template,
         encode=tokenizer.encode,
         scorer=DecoderScorer(model.decoder),

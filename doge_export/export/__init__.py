@@ -27,6 +27,7 @@ def export(options: ExportOptions, progress: Callable[[str], None] = lambda step
         OptionError: an option does not fit the checkpoint, or the calibration text cannot be had.
         VerificationError: the written decoder disagrees with the PyTorch model; nothing is left at `options.folder`.
         ExportError: the export could not be made or written, or the export extra is missing.
+        PushError: `options.push_to_hub` was refused before anything was written, or the whole folder did not get there.
     """
     with needs_extra("export", "exporting", ExportError):
         from .pipeline import export as run  # noqa: PLC0415 - imports torch, which takes seconds and an extra

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from pathlib import Path
 
 from doge_model import DogeForCausalLM
@@ -31,8 +32,10 @@ from ..runtime.description import (
     FORMAT_VERSIONS,
     PORTABLE_FILE,
     RECURRENT_FILE,
+    SAMPLE_KEY,
     DecoderDescription,
 )
+from ..runtime.folder_files import sample_of
 
 VARIANTS: dict[str, Variant] = {
     DECODER_FILE: Plain(),
@@ -64,7 +67,7 @@ def write_decoder(folded: FoldedDecoder, plan: Plan, folder: Path, scales: KeyVa
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
     pool.write(data)
-    metadata = describe(folded, data, scales).to_metadata()
+    metadata = describe(folded, data, scales).to_metadata() | {SAMPLE_KEY: json.dumps(sample_of(data))}
     for name, graph in graphs.items():
         graph.write(folder / name, metadata)
 

@@ -33,15 +33,21 @@ from .decoder_files import fold_model, write_decoder
 from .folder import atomic_folder
 from .genai_config import write_genai_config
 from .integrity import file_hashes, file_sizes
+from .push import check_rights, make_repository, push_folder
 
 Progress = Callable[[str], None]
 
 
 def export(options: ExportOptions, progress: Progress = lambda step: None) -> ExportReport:
     """Export a checkpoint; `doge_export.export.export` is this function with its arguments and errors described."""
+    if options.push_to_hub is not None:
+        progress(f"asking the hub about {options.push_to_hub}")
+        check_rights(options.push_to_hub, options.private)
     progress("reading the checkpoint")
     checkpoint = load_checkpoint(options.model, revision=options.revision)
     check_tokenizer(checkpoint)
+    # made now, as nothing but the attempt tells whether the user may
+    hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
     with atomic_folder(options.folder, options.overwrite) as folder:
         write_companions(checkpoint, folder)
         narrowed_window = narrowed(checkpoint, options, progress)
@@ -76,9 +82,13 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
             speed=speed,
             files=file_sizes(folder),
             sha256=file_hashes(folder),
+            hub_url=hub_url,
         )
         write_report(report, folder)
         write_model_card(report, folder, folded.dimensions.keep_window_size)
+    if options.push_to_hub is not None:
+        progress(f"pushing it to {options.push_to_hub}")
+        push_folder(report.folder, options.push_to_hub)
     return report
 
 

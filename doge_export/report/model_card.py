@@ -5,15 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import jinja2
+import yaml
 from huggingface_hub import ModelCardData, metadata_load
 
 from doge_model.checkpoint import locate
 from doge_model.errors import CheckpointError
-from doge_model.hub import is_hub_id
+from doge_model.gguf import GgufFile
+from doge_model.hub_id import is_hub_id
 
 from ..places import CARD_FILE
 from .report import ExportReport
 
+LICENCE_FIELDS = ("license", "license_name", "license_link")
 TAGS = ["doge", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js"]
 
 
@@ -30,7 +33,10 @@ def render_card(report: ExportReport, window: int) -> str:
     return environment.get_template("model_card.md.jinja").render(
         front_matter=front_matter(report).to_yaml(),
         report=report,
-        name=report.folder.name,
+        name=report.name,
+        place=report.options.push_to_hub or report.name,
+        on_hub=report.options.push_to_hub is not None,
+        source=name_of(report.model),
         stored=report.weights + (", a state of 8 bits" if report.kv_int8 else ""),
         megabytes=sum(report.files.values()) / 1e6,
         window=window,
@@ -41,21 +47,32 @@ def front_matter(report: ExportReport) -> ModelCardData:
     """The fields that the hub reads: base model, licence, library and tags, as far as they are known."""
     source = report.model
     return ModelCardData(
-        base_model=source if is_hub_id(source) and not Path(source).exists() else None,
-        license=licence_of(source),
+        base_model=source if is_on_hub(source) else None,
+        **licence_of(source, report.options.revision),
         library_name="onnxruntime",
         pipeline_tag="text-generation",
         tags=TAGS,
     )
 
 
-def licence_of(source: str) -> str | None:
-    """The licence that the checkpoint's own card names, None where it has no card or names none."""
+def is_on_hub(source: str) -> bool:
+    """Whether a checkpoint comes from the hub."""
+    return is_hub_id(source) and not Path(source).exists()
+
+
+def name_of(source: str) -> str:
+    """A checkpoint as a public page may name it: the id, or a local path's last part alone."""
+    return source if is_on_hub(source) else Path(source).resolve().name
+
+
+def licence_of(source: str, revision: str | None = None) -> dict[str, str]:
+    """The fields about the licence on the checkpoint's own card, or in its GGUF file; empty where they do not tell."""
     try:
-        card = Path(locate(source, None, None, local_files_only=True)) / CARD_FILE
-    except CheckpointError:
-        return None
-    if not card.is_file():
-        return None
-    found = (metadata_load(card) or {}).get("license")
-    return found if isinstance(found, str) else None
+        found = locate(source, revision, None, local_files_only=True)
+        if found.is_file():
+            fields: dict[str, object] = {"license": GgufFile(found).text("general.license")}
+        else:
+            fields = (metadata_load(found / CARD_FILE) if (found / CARD_FILE).is_file() else None) or {}
+    except (CheckpointError, ValueError, yaml.YAMLError):  # a card of another's hand is no reason to refuse an export
+        return {}
+    return {name: value for name in LICENCE_FIELDS if isinstance(value := fields.get(name), str)}

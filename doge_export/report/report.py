@@ -37,6 +37,7 @@ class ExportReport:
         speed: of the decoder; None with the quality.
         files: bytes by file name, without the reports.
         sha256: hashes of the same files.
+        hub_url: page of the repository that the folder is pushed to; None without push_to_hub.
     """
 
     options: ExportOptions
@@ -50,6 +51,7 @@ class ExportReport:
     speed: Speed | None
     files: dict[str, int]
     sha256: dict[str, str]
+    hub_url: str | None = None
 
     @property
     def folder(self) -> Path:

@@ -20,6 +20,7 @@ from .batch import Batch
 from .cache import new_precedence, precedence_outputs
 from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
 from .exactness import Exactness
+from .folder_files import check_folder
 from .sessions import metadata_of, open_session, run
 from .state import State
 from .steps import BoundSteps, DraftStep, PlainStep, RecurrentStep, bind, step_inputs
@@ -37,12 +38,12 @@ class Decoder:
             threads: threads within an operator; None takes `default_threads`.
 
         Raises:
-            PackageError: the decoder is missing, damaged or not one of ours.
+            PackageError: a file is missing, damaged, of another export or not one of ours.
             OptionError: of `check_threads`.
         """
         check_threads(threads)
-        data = folder / DATA_FILE
-        self.threads = threads or default_threads(data.stat().st_size if data.is_file() else 0)
+        check_folder(folder)
+        self.threads = threads or default_threads((folder / DATA_FILE).stat().st_size)
         self._folder = folder
         self._plain = open_session(folder / DECODER_FILE, self.threads)
         self._later: dict[str, ort.InferenceSession] = {}  # opened when first needed

@@ -17,6 +17,7 @@ PORTABLE_FILE = "onnx/model.onnx"  # for other runtimes, which look for this nam
 DATA_FILE = "onnx/model.onnx_data"  # the weights of all; other runtimes look for the portable graph's name + "_data"
 DRAFT_TOKENS = 8  # that decoder_draft.onnx takes at once: the token to feed and up to seven guesses
 METADATA_KEY = "doge_export.decoder"
+SAMPLE_KEY = "doge_export.data"  # size and a sample's hash of the data file, for `folder_files.check_data`
 # By the numbers of the cache; rises whenever a driver written for the older number would compute something else.
 FORMAT_VERSIONS = {"float32": 6, "int8": 7}
 
@@ -80,9 +81,15 @@ class DecoderDescription:
             {field.name for field in dataclasses.fields(cls)},
             FORMAT_VERSIONS.get(str(values["cache_type"])),
         )
-        if values.get("format_version") != version or set(values) != known:
+        written = values.get("format_version")
+        if isinstance(written, int) and written > max(FORMAT_VERSIONS.values()):
             raise PackageError(
-                f"{path} has decoder format {values.get('format_version')!r} with other fields than this version's "
+                f"{path} has decoder format {written}, which is newer than this version of doge-export; update it, or "
+                "export the checkpoint again"
+            )
+        if written != version or set(values) != known:
+            raise PackageError(
+                f"{path} has decoder format {written!r} with other fields than this version's "
                 f"formats {' and '.join(map(str, FORMAT_VERSIONS.values()))}; export the checkpoint again"
             )
         return cls(**values)

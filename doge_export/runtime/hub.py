@@ -2,32 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import CheckpointError, PackageError
+from doge_model.hub_id import is_hub_id
 
-FILES = ["config.json", "generation_config.json", "export_report.json", "onnx/*"]
-FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "*.jinja"]
+from ..errors import CheckpointError, PackageError
+from ..extras import needs_extra
+from ..places import REPORT_FILE
+from .description import DECODER_FILE
+from .folder_files import FILES, report_sizes
+
+FIRST_FILES = (DECODER_FILE, REPORT_FILE, "config.json")  # enough to tell an export from another repository
 
 
 def folder_of(source: str | Path, revision: str | None = None, local_files_only: bool = False) -> Path:
     """The folder that a source means: a local one, or a hub id's, downloaded where the cache has it not.
 
+    revision: branch, tag or commit of a hub repository. local_files_only: ask the cache alone.
+
     Raises:
-        PackageError: there is no such folder, and no such repository or revision either, or the hub cannot be reached.
+        PackageError: there is no such folder, and no export in such a repository either, or the hub cannot be reached.
     """
     path = Path(source)
     if path.is_dir():
         if revision:
-            raise PackageError(f"revision is {revision!r}, but {path} is a folder; leave the revision out")
+            raise PackageError(f"revision is {revision!r}; it must be left out, as {path} is a folder")
         return path
-    from doge_model.hub import download, is_hub_id  # noqa: PLC0415 - huggingface_hub takes a second to import
-
     if not is_hub_id(str(source)):
         raise PackageError(
             f"there is no folder {str(path)!r}; give one that doge-export wrote, or a hub id (owner/name)"
         )
+    first = fetch(str(source), revision, local_files_only, FIRST_FILES)
+    if not (first / DECODER_FILE).is_file():
+        raise PackageError(no_export(str(source), first))
+    return fetch(str(source), first.name, local_files_only, FILES)  # that very commit, whatever comes meanwhile
+
+
+def is_export(source: str) -> bool:
+    """Whether a source is an exported folder, here or on the hub, rather than a checkpoint or nothing at all.
+
+    Raises:
+        PackageError: the source is a hub id that cannot be asked about.
+    """
+    if is_hub_id(source) and not Path(source).exists():
+        return (fetch(source, None, False, FIRST_FILES) / DECODER_FILE).is_file()
+    return (Path(source) / DECODER_FILE).is_file()
+
+
+def no_export(repo_id: str, folder: Path) -> str:
+    """The sentence about a repository without a decoder."""
+    report = folder / REPORT_FILE
+    if report.is_file() and DECODER_FILE in report_sizes(report):
+        return f"{DECODER_FILE} is missing in {repo_id}; push the folder again"
+    if report.is_file():
+        return f"{repo_id} was exported by an earlier version; export the checkpoint again"
+    return f"{repo_id} is no export: it has no {DECODER_FILE}; export it first: doge-export {repo_id}"
+
+
+def fetch(repo_id: str, revision: str | None, local_files_only: bool, files: Sequence[str]) -> Path:
+    """The folder in the cache that has these files of a repository, as far as they exist; its name is the commit.
+
+    Raises:
+        PackageError: huggingface_hub is not installed, or it could not get them.
+    """
+    with needs_extra("hub", f"loading {repo_id} from the hub", PackageError):
+        from doge_model.hub import download  # noqa: PLC0415 - huggingface_hub takes a second to import, and an extra
     try:
-        return download(str(source), revision, None, local_files_only, FILES, [])
+        return download(repo_id, revision, None, local_files_only, files, [])
     except CheckpointError as error:
         raise PackageError(str(error)) from error

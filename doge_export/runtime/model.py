@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ..errors import OptionError, PackageError
 from .batch_generation import BatchGeneration
 from .decoder import Decoder
+from .folder_files import REMEDY, TOKENIZER_FILE
 from .generation import LogitsSource, SingleSteps, TokenDecoder, TokenSelector, generate_tokens
 from .generation_options import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .hub import folder_of
@@ -42,22 +43,31 @@ Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
 Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
 
 
-def load(folder: str | Path, threads: int | None = None, revision: str | None = None) -> Model:
+def load(
+    folder: str | Path, threads: int | None = None, revision: str | None = None, local_files_only: bool = False
+) -> Model:
     """Load an exported folder, local or of the model hub.
 
     Args:
         folder: its path, or a hub id such as "owner/name".
         threads: of the computation; None takes one for small models, else one per core.
         revision: branch, tag or commit of a hub repository.
+        local_files_only: take a hub id from the cache alone, without asking the hub; so does HF_HUB_OFFLINE=1.
 
     Raises:
         PackageError: the folder is no export or a damaged one, or the hub has it not.
         OptionError: an impossible number of threads.
     """
-    path = folder_of(folder, revision)
+    path = folder_of(folder, revision, local_files_only)
+    decoder, tokenizer = Decoder(path, threads=threads), Tokenizer.from_folder(path)
+    if tokenizer is not None and tokenizer.vocab_size > decoder.vocab_size:
+        raise PackageError(
+            f"{path / TOKENIZER_FILE} has {tokenizer.vocab_size} tokens, but the model {decoder.vocab_size}, so it "
+            f"belongs to another model; {REMEDY}"
+        )
     return Model(
-        Decoder(path, threads=threads),
-        tokenizer=Tokenizer.from_folder(path),
+        decoder,
+        tokenizer=tokenizer,
         defaults=GenerationDefaults.from_folder(path),
         name=os.fsencode(Path(folder).name or path.resolve().name).decode(
             "utf-8", "replace"

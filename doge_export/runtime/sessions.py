@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from .description import DATA_FILE, PORTABLE_FILE
 from .huge_pages import huge_pages
 from .threads import SPIN_US
 
+# Since 1.24 onnxruntime reads a data file in the model's own folder alone. 1.32 also allows the folder that the model
+# file is a link into, and so opens the hub's cache (microsoft/onnxruntime, pull request 27374).
+FOLLOWS_LINKS = tuple(int(part) for part in ort.__version__.split(".")[:2]) >= (1, 32)
 ORT_ERRORS = (  # raised by opening and running; they share no base
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -47,35 +50,41 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
         PackageError: one of the two is missing, or onnxruntime refuses them.
     """
     check_files(path)
-    if any(file.resolve().parent != path.parent.resolve() for file in (path, data_beside(path))):
-        return open_linked(path, threads)
+    folders = [path.parent, *([path.resolve().parent] if FOLLOWS_LINKS else [])]
+    if leads_out_of(folders, data_beside(path)):
+        return open_with_bytes(path.read_bytes(), data_beside(path), threads, f"open {path}")
     with huge_pages(), utf8_folder(path.parent) as folder, refusals(f"open {path}"):
         return ort.InferenceSession(
             f"{folder}/{path.name}", session_options(threads), providers=["CPUExecutionProvider"]
         )
 
 
-def open_linked(path: Path, threads: int) -> ort.InferenceSession:
-    """A session on files that are links out of their folder, as in the hub's cache.
+def leads_out_of(folders: Sequence[Path], data: Path) -> bool:
+    """Whether a data file is a link to somewhere else than one of these folders, from where onnxruntime reads none."""
+    return data.resolve().parent not in [folder.resolve() for folder in folders]
 
-    onnxruntime 1.32 refuses to follow them ("External data path escapes model directory"), so it gets the bytes.
+
+def open_with_bytes(model: bytes, data: Path, threads: int, purpose: str) -> ort.InferenceSession:
+    """A session on a model whose data file onnxruntime would not open ("External data path escapes model directory").
+
+    It copies the bytes, so each session has weights of its own; a file that it opens itself is mapped.
     """
-    options, data = session_options(threads), data_beside(path)
+    options = session_options(threads)
     with (
         data.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as weights,
         huge_pages(),
-        refusals(f"open {path}"),
+        refusals(purpose),
     ):
         options.add_external_initializers_from_files_in_memory([data.name], [weights], [len(weights)])
-        return ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def check_files(path: Path) -> None:
     """PackageError where a model file or its data file is missing, or the folder is of an earlier version."""
     if path.is_file() and data_beside(path).is_file():
         return
-    if not path.is_file() and path.with_name(Path(PORTABLE_FILE).name).is_file():
+    if path.with_name(Path(PORTABLE_FILE).name).is_file() and not any(path.parent.glob("decoder*.onnx")):
         raise PackageError(f"{path.parent.parent} was exported by an earlier version; export the checkpoint again")
     missing = data_beside(path) if path.is_file() else path
     raise PackageError(f"{missing} is missing; give a folder that doge-export wrote, or export the model again")
@@ -88,8 +97,10 @@ def data_beside(path: Path) -> Path:
 
 def open_changed(model: bytes, folder: Path, threads: int) -> ort.InferenceSession:
     """A session on a model that was made of a decoder file, over the data file that lies in `folder`."""
-    options = session_options(threads)
-    with utf8_folder(folder) as name, refusals(f"open a graph made of {folder}"):
+    options, data, purpose = session_options(threads), folder / Path(DATA_FILE).name, f"open a graph made of {folder}"
+    if leads_out_of([folder], data):
+        return open_with_bytes(model, data, threads, purpose)
+    with utf8_folder(folder) as name, refusals(purpose):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", name)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

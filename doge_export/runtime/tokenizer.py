@@ -99,6 +99,12 @@ class Tokenizer:
         return clean_up(text) if cleans_up else text
 
     @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        size: int = self._backend.get_vocab_size(with_added_tokens=True)
+        return size
+
+    @property
     def special_texts(self) -> list[str]:
         """The special tokens as they are written."""
         return list(self._special_ids)

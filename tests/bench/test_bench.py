@@ -185,7 +185,7 @@ def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder: Path, monkey
         (["x", "--threads", "0"], "threads is 0"),
         (["x", "--prompt-tokens", "0"], "prompt_tokens is 0; it must be at least 1"),
         (["x", "--rounds", "-1"], "rounds is -1"),
-        (["nowhere"], "nowhere/onnx/decoder.onnx is missing"),
+        (["nowhere"], "there is no folder 'nowhere'; give one that doge-export wrote, or a hub id (owner/name)"),
     ],
 )
 def test_bad_options_get_one_sentence(arguments: list[str], said: str) -> None:

@@ -5,24 +5,21 @@ huggingface_hub reads HF_ENDPOINT when it is imported, so a process of its own l
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.checkpoints import save_doge, save_tokenizer
+from tests.helpers.hub import Hub, Repository, environment, running
 
 Case = tuple[str, str, dict[str, Any]]  # a label, a source, options of load_checkpoint
 ROOT = Path(__file__).parents[2]
-COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 LOADER = """
 import json, sys
 from pathlib import Path
@@ -40,81 +37,12 @@ Path(sys.argv[2]).write_text(json.dumps(results))
 """
 
 
-class HubHandler(BaseHTTPRequestHandler):
-    """The few answers of the hub that snapshot_download asks for; every path asked for is noted."""
-
-    protocol_version = "HTTP/1.1"
-    folders: dict[str, Path]  # by commit
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0].strip("/")
-        self.asked.append(path)
-        api, _, repository = path.partition("api/models/")
-        owner_and_name = "/".join((repository if not api else path).split("/")[:2])
-        if owner_and_name == "doge/gated":
-            self.fail(403, "GatedRepo")
-        elif owner_and_name == "doge/broken":
-            self.close_connection = True
-        elif owner_and_name != "doge/tiny":
-            self.fail(404, "RepoNotFound")
-        elif not api:
-            self.api(*repository.split("/")[2:4])
-        else:
-            self.file(*path.split("/", 4)[3:5])
-
-    def api(self, question: str, revision: str) -> None:
-        """/api/models/ID/revision/REVISION and /api/models/ID/tree/COMMIT"""
-        commit = COMMITS.get(revision, revision)
-        if commit not in self.folders:
-            self.fail(404, "RevisionNotFound")
-            return
-        folder = self.folders[commit]
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        tree = [{"type": "file", "path": n, "size": f.stat().st_size, "oid": etag(f)} for n, f in files.items()]
-        siblings = [{"rfilename": name} for name in files]
-        information = {"id": "doge/tiny", "modelId": "doge/tiny", "sha": commit, "siblings": siblings}
-        self.answer(
-            json.dumps(tree if question == "tree" else information).encode(), {"Content-Type": "application/json"}
-        )
-
-    def file(self, commit: str, name: str) -> None:
-        """/ID/resolve/COMMIT/FILE"""
-        path = self.folders[commit] / name
-        self.answer(path.read_bytes(), {"ETag": f'"{etag(path)}"', "X-Repo-Commit": commit})
-
-    def fail(self, status: int, code: str) -> None:
-        self.answer(b"", {"X-Error-Code": code, "X-Error-Message": code}, status)
-
-    def answer(self, body: bytes, headers: dict[str, str], status: int = 200) -> None:
-        self.send_response(status)
-        for name, value in (headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        """Nothing on the terminal."""
-
-
-def etag(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes()).hexdigest()
-
-
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return []
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory, asked: list[str]) -> Iterator[str]:
-    """A hub with one repository of two revisions, of 32 and 64 channels."""
-    folders = {commit: tmp_path_factory.mktemp(commit) for commit in COMMITS.values()}
-    for folder, hidden_size in zip(folders.values(), (32, 64), strict=True):
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A hub with a repository of two revisions, of 32 and 64 channels, and one that is gated."""
+    hub = Hub()
+    for revision, hidden_size in {"main": 32, "v1": 64}.items():
+        folder = tmp_path_factory.mktemp(revision)
         save_doge(folder, hidden_size=hidden_size)
         save_tokenizer(folder)
         (folder / "pytorch_model.bin").write_bytes(b"a pickle")
@@ -122,18 +50,17 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory, asked: list[str]) -> Iter
         (folder / "consolidated.safetensors").write_bytes(b"the same weights once more")
         (folder / "checkpoint-5").mkdir()
         (folder / "checkpoint-5" / "model.safetensors").write_bytes(b"a trainer's step")
-    handler = type("Handler", (HubHandler,), {"folders": folders, "asked": asked})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+        hub.add("doge/tiny", folder, revision)
+    hub.repositories["doge/gated"] = Repository(gated=True)
+    with running(hub):
+        yield hub
 
 
-def load(cases: list[Case], endpoint: str, home: Path, **environment: str) -> dict[str, Any]:
+def load(cases: list[Case], endpoint: str, home: Path, **others: str) -> dict[str, Any]:
     """Load each case; by its label, the form, the hidden size and whether there is a tokenizer, or the refusal."""
-    variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
     command = [sys.executable, "-c", LOADER, json.dumps(cases), str(home / "results.json")]
-    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | variables | environment, capture_output=True)
+    variables = environment(endpoint, home, **others)
+    subprocess.run(command, check=True, cwd=ROOT, env=variables, capture_output=True)
     results: dict[str, Any] = json.loads((home / "results.json").read_text())
     return results
 
@@ -144,11 +71,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def online(endpoint: str, home: Path) -> dict[str, Any]:
+def online(hub: Hub, home: Path) -> dict[str, Any]:
     cases: list[Case] = [
         ("main", "doge/tiny", {}),
         ("tag", "doge/tiny", {"revision": "v1"}),
-        ("commit", "doge/tiny", {"revision": COMMITS["v1"]}),
+        ("commit", "doge/tiny", {"revision": hub.repositories["doge/tiny"].revisions["v1"]}),
         ("other cache", "doge/tiny", {"cache_dir": str(home / "other")}),
         ("from the cache", "doge/tiny", {"local_files_only": True}),
         ("not in the cache", "doge/tiny", {"local_files_only": True, "revision": "v2"}),
@@ -157,7 +84,7 @@ def online(endpoint: str, home: Path) -> dict[str, Any]:
         ("gated", "doge/gated", {}),
         ("a folder's path", "./doge/tiny", {}),
     ]
-    return load(cases, endpoint, home)
+    return load(cases, hub.endpoint, home)
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +111,13 @@ def test_the_cache_folder_can_be_chosen(online: dict[str, Any], home: Path) -> N
     assert (home / "other" / "models--doge--tiny").is_dir()
 
 
-def test_neither_pickles_nor_code_are_downloaded(online: dict[str, Any], asked: list[str]) -> None:
-    names = {path.split("/", 4)[-1] for path in asked if "/resolve/" in path}
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
-    assert not any(name.endswith((".bin", ".py")) for name in names)
+def test_neither_pickles_nor_code_are_downloaded(online: dict[str, Any], hub: Hub) -> None:
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= hub.downloaded
+    assert not any(name.endswith((".bin", ".py")) for name in hub.downloaded)
 
 
-def test_what_repeats_the_weights_is_not_downloaded(online: dict[str, Any], asked: list[str]) -> None:
-    assert not any("consolidated" in path or "checkpoint-5" in path for path in asked)
+def test_what_repeats_the_weights_is_not_downloaded(online: dict[str, Any], hub: Hub) -> None:
+    assert not any("consolidated" in path or "checkpoint-5" in path for path in hub.asked)
 
 
 def test_what_was_downloaded_loads_from_the_cache_without_asking(online: dict[str, Any]) -> None:

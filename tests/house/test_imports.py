@@ -87,7 +87,8 @@ def circle(imports: list[Import]) -> list[str]:
 ROWS = (
     ("doge_model",),
     ("doge_export.errors", "doge_export.recipes", "doge_export.extras"),
-    ("doge_export.runtime", "doge_export.places"),
+    ("doge_export.places",),
+    ("doge_export.runtime",),
     ("doge_export", "doge_export.graph", "doge_export.texts"),
     ("doge_export.options",),
     ("doge_export.quantization",),

@@ -46,10 +46,11 @@ def test_a_damaged_model_file_opens_and_runs_or_is_refused(seed: int, folder: Pa
 
 def test_a_graph_whose_metadata_promises_other_sizes_is_refused_when_it_runs(folder: Path, tmp_path: Path) -> None:
     changed = shutil.copytree(folder, tmp_path / "changed")
-    model = onnx.load(changed / DECODER_FILE, load_external_data=False)
-    entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
-    entry.value = entry.value.replace('"num_layers": 2', '"num_layers": 3')
-    (changed / DECODER_FILE).write_bytes(model.SerializeToString())
+    for file in (changed / "onnx").glob("*.onnx"):
+        model = onnx.load(file, load_external_data=False)
+        entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+        entry.value = entry.value.replace('"num_layers": 2', '"num_layers": 3')
+        file.write_bytes(model.SerializeToString())
     decoder = Decoder(changed, threads=1)
     with pytest.raises(PackageError, match="onnxruntime cannot bind the decoder's inputs"):
         decoder.forward(decoder.new_state(), np.array([1]))
