@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import metadata_load
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
@@ -293,3 +294,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:
     except Exception as error:  # the tokenizers library raises bare Exception for a malformed file
         reason = one_line(error)
         raise CheckpointError(f"{folder / 'tokenizer.json'} is not a tokenizer: {reason}") from error
+
+
+def licence_of(source: str) -> str | None:
+    """The licence that the checkpoint's own card names, None where it has no card or names none."""
+    try:
+        card = Path(locate(source, None, None, local_files_only=True)) / "README.md"
+    except CheckpointError:
+        return None
+    if not card.is_file():
+        return None
+    found = (metadata_load(card) or {}).get("license")
+    return found if isinstance(found, str) else None

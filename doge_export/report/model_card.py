@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import jinja2
-from huggingface_hub import ModelCardData, metadata_load
+from huggingface_hub import ModelCardData
 
-from doge_model.checkpoint import locate
-from doge_model.errors import CheckpointError
+from doge_model.checkpoint import licence_of
 from doge_model.hub import is_hub_id
 
 from ..places import CARD_FILE
@@ -47,15 +46,3 @@ def front_matter(report: ExportReport) -> ModelCardData:
         pipeline_tag="text-generation",
         tags=TAGS,
     )
-
-
-def licence_of(source: str) -> str | None:
-    """The licence that the checkpoint's own card names, None where it has no card or names none."""
-    try:
-        card = Path(locate(source, None, None, local_files_only=True)) / CARD_FILE
-    except CheckpointError:
-        return None
-    if not card.is_file():
-        return None
-    found = (metadata_load(card) or {}).get("license")
-    return found if isinstance(found, str) else None

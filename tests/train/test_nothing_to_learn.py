@@ -21,9 +21,9 @@ from tests.helpers.training import (
     run_stage,
     write_jsonl,
 )
-from train import measure
 from train.arguments import ModelArguments
 from train.data import DataArguments, Source
+from train.stages import measure
 
 TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "save_strategy": "no", "max_steps": 1}
 MARKED = CHATML.replace(
