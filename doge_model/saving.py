@@ -86,7 +86,7 @@ def write_config(config: PreTrainedConfig, folder: Path) -> None:
     transformers 4 passes over rope_parameters and would rotate with its default base, without a word.
     """
     rope = dict(config.rope_parameters)
-    theta, kind = rope.pop("rope_theta"), rope["rope_type"]
-    older = {"rope_theta": theta, "rope_scaling": None if kind == "default" else rope}
-    fields: dict[str, Any] = config.to_diff_dict() | older
+    fields: dict[str, Any] = config.to_diff_dict() | {"rope_theta": rope.pop("rope_theta")}
+    if rope["rope_type"] != "default":
+        fields["rope_scaling"] = rope
     (folder / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

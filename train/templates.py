@@ -97,9 +97,12 @@ def mark_chatml(tokenizer: PreTrainedTokenizerBase) -> str | None:
     template = tokenizer.chat_template
     default: str = template["default"] if isinstance(template, dict) else template
     marked = EXPRESSION.sub(mark_turn, default)
-    if marked == default or any(rendered(tokenizer, marked, p) != rendered(tokenizer, default, p) for p in PROBES):
+    if any(rendered(tokenizer, marked, probe) != rendered(tokenizer, default, probe) for probe in PROBES):
         return None
-    return marked
+    out = tokenizer.apply_chat_template(
+        [QUESTION, ANSWER], chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
+    )
+    return marked if any(out["assistant_masks"]) else None
 
 
 def mark_turn(found: re.Match[str]) -> str:

@@ -22,6 +22,7 @@ from doge_model.saving import is_llama, llama_lacks
 
 from .errors import DataError
 from .model_card import write_model_card
+from .progress import show_one_bar
 from .templates import Template
 
 
@@ -94,6 +95,7 @@ class DogeTraining(Trainer):
         self.balance = coefficient
         self.saved_template: Template | None = None  # in place of the tokenizer's, which marks answers
         self.add_callback(GoOnCounting(self))
+        show_one_bar(self)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
         """Prepare data as TRL does, then print the number of records cut at max_length, or left out as empty there.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -18,23 +15,9 @@ from doge_model.errors import CheckpointError, OptionError
 from doge_model.llama import FILLS
 from tests.helpers.checkpoints import edit_config, save_doge, save_june_2025, tiny_llama
 from tests.helpers.models import FORMS, random_ids, relative_difference, torch_logits
+from tests.helpers.plain_transformers import plain_logits
 
 IDS = random_ids(30)  # within the context of every model below
-PLAIN = """
-import sys
-import numpy as np, torch
-from transformers import AutoModelForCausalLM
-ids = torch.tensor([[int(word) for word in sys.argv[1].split()]])
-for folder in sys.argv[2:]:
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    except ValueError as error:
-        print(folder, "refused:", str(error).splitlines()[0])
-        continue
-    with torch.no_grad():
-        np.save(folder + "/plain.npy", model(ids).logits[0].numpy())
-assert "doge_model" not in sys.modules
-"""
 LLAMAS: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama, tied": {"tie_word_embeddings": True},
@@ -60,7 +43,7 @@ def model_type(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, DogeForCausalLM]]:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, DogeForCausalLM, Any]]:
     """Every model as saved, and as plain transformers loads it in a process of its own."""
     folder = tmp_path_factory.mktemp("saved")
     models: dict[str, DogeForCausalLM] = {}
@@ -69,35 +52,32 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Dog
         models[name].save_pretrained(folder / name)
     for name, fields in (NATIVE | REFUSED).items():
         models[name] = save_doge(folder / name, **fields)
-    words = [sys.executable, "-c", PLAIN, " ".join(map(str, IDS.tolist())), *(str(folder / name) for name in models)]
-    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=300, cwd=folder)
-    (folder / "refusals.txt").write_text(done.stdout)
-    return {name: (folder / name, model) for name, model in models.items()}
+    plain = plain_logits([folder / name for name in models], IDS, folder / "plain")
+    return {name: (folder / name, model, plain[folder / name]) for name, model in models.items()}
 
 
 @pytest.mark.parametrize("name", [*LLAMAS, *NATIVE])
 def test_plain_transformers_loads_it_with_the_same_logits(name: str, saved: Any) -> None:
-    folder, model = saved[name]
+    folder, model, plain = saved[name]
     assert model_type(folder) == ("llama" if name in LLAMAS else "doge")
-    assert relative_difference(torch_logits(model, IDS), np.load(folder / "plain.npy")) < 2e-6
+    assert relative_difference(torch_logits(model, IDS), plain) < 2e-6
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_plain_transformers_refuses_a_model_that_it_would_compute_otherwise(name: str, saved: Any) -> None:
-    folder, _ = saved[name]
-    refusals = (folder.parent / "refusals.txt").read_text()
-    assert f"{folder} refused: The checkpoint you are trying to load has model type `doge_model`" in refusals
+    _, _, plain = saved[name]
+    assert "The checkpoint you are trying to load has model type `doge_model`" in plain
 
 
 @pytest.mark.parametrize("name", [*LLAMAS, *NATIVE, *REFUSED])
 def test_our_loader_takes_every_form_that_is_saved(name: str, saved: Any) -> None:
-    folder, model = saved[name]
+    folder, model, _ = saved[name]
     assert relative_difference(torch_logits(model, IDS), torch_logits(load_checkpoint(folder).model, IDS)) < 2e-6
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_auto_classes_know_the_type_once_this_package_is_imported(name: str, saved: Any) -> None:
-    folder, model = saved[name]
+    folder, model, _ = saved[name]
     again = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     assert isinstance(again, DogeForCausalLM)
     assert relative_difference(torch_logits(model, IDS), torch_logits(again, IDS)) < 2e-6
