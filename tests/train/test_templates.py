@@ -47,6 +47,13 @@ def test_marks_keep_the_text_and_enclose_answers(turn: str, tokenizer: PreTraine
     assert original == LOOP.replace("TURN", turn)
 
 
+def test_a_template_from_a_file_gets_marks_too(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = tmp_path / "chatml.jinja"
+    path.write_text(LOOP.replace("TURN", TURNS["one sum"]))
+    assert check_training_template(tokenizer, "base", str(path), True) == path.read_text()
+    assert "{% generation %}" in tokenizer.chat_template
+
+
 UNMARKED = {
     "questions alone": "{% if message.role == 'user' %}{{ message.content + '<|im_end|>' }}{% endif %}",
     "content by another name": "{% set text = message.content %}{{ text + '<|im_end|>' }}",

@@ -37,6 +37,8 @@ def sft(arguments: ModelArguments, data: DataArguments, config: FineTuningConfig
     model, tokenizer = load_model(arguments)
     name = arguments.model_name_or_path
     template = check_training_template(tokenizer, name, config.chat_template_path, config.assistant_only_loss)
+    if template is not None:
+        config.chat_template_path = None  # the tokenizer has it, with marks; TRL would read the file once more
     train_dataset, eval_dataset = load_mixture(data, "conversation", config.seed)
     trainer = make_trainer(
         DogeSFTTrainer,
