@@ -58,9 +58,11 @@ def test_a_tuned_llama_loads_in_plain_transformers_or_is_refused(base: Path, tun
     plain = plain_logits([*same, masked], IDS, tmp_path / "plain")
     logits = [torch_logits(load_checkpoint(folder).model, IDS) for folder in (base, *same, masked)]
     for before, after, folder in zip(logits, logits[1:], same, strict=False):
-        assert relative_difference(after, plain[folder]) < 2e-6
+        theirs = plain[folder]
+        assert not isinstance(theirs, str), theirs
+        assert relative_difference(after, theirs) < 2e-6
         assert relative_difference(before, after) > 1e-3  # it has learned
-    assert "has model type `doge_model`" in plain[masked]  # type: ignore[operator]
+    assert "has model type `doge_model`" in str(plain[masked])
 
 
 def test_a_mask_is_learned_where_that_is_asked_for(base: Path, tmp_path: Path) -> None:
