@@ -55,7 +55,7 @@ setup(
     package_data={
         "doge_model": ["py.typed"],
         "doge_export": ["py.typed", "texts/*", "report/*.jinja"],
-        "train": ["py.typed", "chat_template.jinja", "recipes/*/*.yaml"],
+        "train": ["py.typed", "*.jinja", "recipes/sha256.txt", "recipes/*/*.yaml"],
     },
     install_requires=RUNTIME,
     extras_require={"hub": HUB, "export": EXPORT, "train": TRAIN, "eval": EVAL, "bench": BENCH, "dev": DEV},

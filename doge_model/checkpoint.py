@@ -51,6 +51,9 @@ class Checkpoint:
     form: str
 
 
+# The types of transformers, and that of a Doge which transformers computes otherwise (saving.py).
+MODEL_TYPES = ("doge", "llama", DogeConfig.model_type)
+
 # End of a tensor's name -> the fields of config.json that give its shape.
 DIMENSIONS = {
     ("embed_tokens.weight", "lm_head.weight"): "vocab_size, hidden_size",
@@ -149,10 +152,11 @@ def load_folder(folder: Path, source: str, dtype: torch.dtype) -> Checkpoint:
         raise CheckpointError(f"{folder} has no config.json; give the file itself: {ggufs[0]}")
     fields = read_json(folder / "config.json")
     model_type = fields.get("model_type")
-    if model_type not in ("doge", "llama"):
-        raise CheckpointError(f"{folder / 'config.json'}: model_type is {model_type!r}; it must be 'doge' or 'llama'")
+    if model_type not in MODEL_TYPES:
+        allowed = " or ".join(repr(known) for known in MODEL_TYPES)
+        raise CheckpointError(f"{folder / 'config.json'}: model_type is {model_type!r}; it must be {allowed}")
     tensors = SafetensorsFolder(folder)
-    if model_type == "doge":
+    if model_type != LLAMA:
         form = recognise(tensors)
         native = to_native(tensors, form)
         config = doge_config(fields, native)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import DogeConfig as TransformersDogeConfig
 from transformers.activations import ACT2FN
@@ -23,7 +25,9 @@ class DogeConfig(TransformersDogeConfig):
         router_bias: whether the router gate of the experts has a bias, as in some checkpoints of spring 2025.
     """
 
-    model_type = "doge"
+    # A type that transformers does not know. So it loads no model of ours as its own Doge, with random weights for the
+    # tensors that are not there. saving.py writes a type that it knows where it computes the same.
+    model_type = "doge_model"
 
     qk_norm: bool = True
     num_mask_heads: int | None = None
@@ -36,6 +40,21 @@ class DogeConfig(TransformersDogeConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.num_mask_heads is None:
             self.num_mask_heads = self.num_key_value_heads
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields of a config.json, as transformers reads it for `from_pretrained`.
+
+        Raises:
+            CheckpointError: they are those of another model; `load_checkpoint` reads a Llama too.
+        """
+        fields, rest = super().get_config_dict(*args, **kwargs)
+        found = fields.pop("model_type", cls.model_type)
+        if found not in (cls.model_type, "doge"):
+            raise CheckpointError(
+                f"model_type is {found!r}; it must be {cls.model_type!r} or 'doge'; load_checkpoint reads other types"
+            )
+        return fields, rest
 
     def check(self) -> None:
         """Refuse the first field whose value this model cannot have.

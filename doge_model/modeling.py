@@ -16,11 +16,14 @@ Shapes: B batch, T new tokens, K keys, H attention heads, G kv heads, M mask hea
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, StaticCache
@@ -34,10 +37,11 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .cache import KeepWindowCache
 from .configuration import DogeConfig
-from .errors import OptionError
+from .errors import CheckpointError, OptionError
 from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention, precedence_units, visible_keys
 from .rotary import DogeRotaryEmbedding, apply_rotary
 from .routing import choose_experts, expert_load, load_balancing_loss
+from .saving import is_llama, llama_lacks, shared_config, write_config
 
 
 class DogeRMSNorm(nn.Module):
@@ -245,6 +249,21 @@ class DogePreTrainedModel(PreTrainedModel):
         "attentions": OutputRecorder(DogeAttention, index=1),
     }
 
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a folder as transformers does; `load_checkpoint` reads every published form, and checks more.
+
+        Raises:
+            CheckpointError: a tensor is missing; transformers would draw it at random and only warn.
+        """
+        asked = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        if info["missing_keys"]:
+            raise CheckpointError(
+                f"tensor {min(info['missing_keys'])} is missing; give it, or give the folder to load_checkpoint"
+            )
+        return (model, info) if asked else model
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -358,3 +377,33 @@ class DogeForCausalLM(DogePreTrainedModel, GenerationMixin):
                 loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device)
         recorded = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         return MoeCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **recorded)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save as transformers does, in the form of a model that it computes right, or under a type that it refuses.
+
+        Raises:
+            OptionError: push_to_hub is given; the method of that name uploads all files.
+        """
+        if push_to_hub:  # it would upload before config.json has its final type
+            raise OptionError("push_to_hub is True; it must be left out: call model.push_to_hub(repo_id) instead")
+        tensors = dict(self.state_dict() if state_dict is None else state_dict)
+        shared = shared_config(self.config, tensors)
+        if is_llama(self.config, tensors):
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in llama_lacks(tensors)}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=tensors, **kwargs)
+        if is_main_process:  # a kill before this line leaves the type that transformers refuses
+            shared.dtype = self.config.dtype
+            write_config(shared, Path(save_directory))
+
+
+# exist_ok, as transformers has a class of the same name; it is found by the class, so its own stays as it is
+AutoConfig.register(DogeConfig.model_type, DogeConfig)
+AutoModel.register(DogeConfig, DogeModel, exist_ok=True)
+AutoModelForCausalLM.register(DogeConfig, DogeForCausalLM, exist_ok=True)

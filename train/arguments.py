@@ -11,6 +11,9 @@ import torch
 
 from doge_model.errors import OptionError
 
+from .model_card import Recipe
+from .paths import check_no_run
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LEAST = {  # the smallest value of numbers that TRL and transformers use unchecked, to divide by or to draw with
     "seed": 0,
@@ -40,12 +43,24 @@ class StageConfig:
     save_dtype: str = field(
         default="float32", metadata={"help": "dtype of the final model's weights.", "choices": list(DTYPES)}
     )
+    keep_llama: bool = field(
+        default=True,
+        metadata={
+            "help": "Leave mask and residual factors of a lifted Llama as they are; it is then saved as a Llama, "
+            "which everything loads."
+        },
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace the run that output_dir holds, its checkpoints included."}
+    )
     activation_checkpointing: bool | None = field(
         default=None, metadata={"help": "Compute each block's activations again, to save memory."}
     )
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "The old name of activation_checkpointing."}
     )
+
+    recipe: Recipe | None = field(default=None, init=False)  # set by the command line; the model card states it
 
     def __post_init__(self) -> None:
         check_least(self)
@@ -109,7 +124,7 @@ def check_choices(arguments: Any) -> None:
     Raises:
         OptionError: there is such a value.
     """
-    for described in fields(arguments):
+    for described in (each for each in fields(arguments) if each.init):
         choices, value = described.metadata.get("choices"), vars(arguments)[described.name]
         if choices and value != described.default and value not in choices:
             allowed = ", ".join(str(choice) for choice in choices)
@@ -133,7 +148,7 @@ def check_least(arguments: Any) -> None:
 
 
 def check_folder(arguments: Any) -> None:
-    """Refuse an output_dir that is a file, or a folder that nothing can be written to.
+    """Refuse an output_dir that is a file, that nothing can be written to, or that holds another run.
 
     Raises:
         OptionError: it is one.
@@ -146,3 +161,6 @@ def check_folder(arguments: Any) -> None:
         raise OptionError(
             f"output_dir is {given}; it must be writable, but {nearest} is no folder that can be written to"
         )
+    replaced, resumed = vars(arguments).get("overwrite_output_dir"), vars(arguments).get("resume_from_checkpoint")
+    if replaced is not None and not replaced and resumed is None:
+        check_no_run(folder)

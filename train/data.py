@@ -25,7 +25,8 @@ from accelerate import PartialState
 from doge_model.errors import OptionError, one_line
 
 from .errors import DataError
-from .files import SUFFIXES, Unreadable, is_data_file, read_file
+from .files import Unreadable, read_file
+from .paths import SUFFIXES, check_data_file, is_data_file
 from .records import KINDS
 
 
@@ -164,8 +165,7 @@ def load_source(source: Source, data_folder: str, kind: str) -> datasets.Dataset
 
 def _from_file(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
     path = Path(data_folder, source.path)
-    if not path.is_file():
-        raise DataError(f"the file {path} is missing; give a path relative to data_folder")
+    check_data_file(path)
     arguments = {"path": str(path.resolve()), "separator": source.separator, "kind": kind}
     good = bad = 0
     for place, record in read_file(path, source.separator):  # `datasets` would hide a refusal in an error of its own

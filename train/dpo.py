@@ -5,54 +5,7 @@ python -m train.dpo --config train/recipes/doge-tiny/dpo.yaml
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from transformers import set_seed
-from trl import DPOConfig
-
-from doge_model.errors import OptionError
-
-from .arguments import ModelArguments, StageConfig
-from .data import DataArguments, load_mixture
-from .stage import load_model, make_trainer, run, train
-from .templates import check_template
-from .trainers import DogeDPOTrainer
-
-
-@dataclass
-class PreferenceConfig(StageConfig, DPOConfig):
-    """DPOConfig with the arguments of stages; batch_tokens counts a pair of answers as one sequence."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.beta > 0:
-            raise OptionError(f"beta is {self.beta}; it must be above 0, as below it rejected answers are preferred")
-
-
-def dpo(arguments: ModelArguments, data: DataArguments, config: PreferenceConfig) -> None:
-    """Train a checkpoint on preferences and save it in output_dir.
-
-    Raises:
-        CheckpointError: the checkpoint is missing or does not fit.
-        DataError: a record does not fit, or a source is missing.
-        OptionError: an option does not fit, or there is no chat template.
-    """
-    set_seed(config.seed)
-    model, tokenizer = load_model(arguments)
-    check_template(tokenizer, arguments.model_name_or_path)
-    reference, _ = load_model(arguments)  # TRL would load transformers' own Doge by its name
-    train_dataset, eval_dataset = load_mixture(data, "preference", config.seed)
-    trainer = make_trainer(
-        DogeDPOTrainer,
-        model=model,
-        ref_model=None if config.precompute_ref_log_probs else reference,
-        args=config,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
-    )
-    train(trainer)
-
+from .command import run_stage
 
 if __name__ == "__main__":
-    run(dpo, ModelArguments, DataArguments, PreferenceConfig)
+    run_stage("dpo")

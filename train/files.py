@@ -19,19 +19,12 @@ import pyarrow.parquet as pq
 
 from .errors import DataError
 
-SUFFIXES = (".jsonl", ".jsonl.xz", ".jsonl.gz", ".txt", ".txt.xz", ".txt.gz", ".parquet")
-
 
 @dataclass(frozen=True)
 class Unreadable:
     """The place of a record that cannot be read, with the reason."""
 
     reason: str
-
-
-def is_data_file(path: str) -> bool:
-    """Whether a name ends as that of a local data file."""
-    return path.endswith(SUFFIXES)
 
 
 def read_file(path: Path, separator: str) -> Iterator[tuple[str, Any]]:

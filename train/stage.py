@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,29 +20,35 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from trl import TrlParser
 
 from doge_model import DogeForCausalLM, load_checkpoint
 from doge_model.errors import CheckpointError, DogeError, OptionError, one_line
 from doge_model.tensors import SafetensorsFolder
 
 from .arguments import DTYPES, ModelArguments, check_choices, check_folder, check_least
+from .command import fail, given_options
+from .model_card import recipe_of
+from .parser import StageParser
+from .paths import checkpoints
 
 TrainerT = TypeVar("TrainerT", bound=Trainer)
 
 
 def run(stage: Callable[..., Any], *argument_types: type, args: Sequence[str] | None = None) -> None:
     """Parse the command line into one object per type and run the stage; a user's mistake ends in one sentence."""
-    parser = TrlParser(argument_types, prog=f"python -m train.{Path(inspect.getfile(stage)).stem}")
+    name = Path(inspect.getfile(stage)).stem
     try:
-        parsed = _parse(parser, args)
+        parsed = _parse(StageParser(argument_types, f"python -m train.{name}"), args)
+        given = given_options(sys.argv[1:] if args is None else args)
+        for arguments in parsed:
+            if any(described.name == "recipe" for described in fields(arguments)):
+                arguments.recipe = recipe_of(name, given, parsed)
         stage(*parsed)
     except DogeError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, OptionError) else 1) from error
+        fail(error)
 
 
-def _parse(parser: TrlParser, args: Sequence[str] | None) -> tuple[Any, ...]:
+def _parse(parser: StageParser, args: Sequence[str] | None) -> tuple[Any, ...]:
     try:
         parsed: tuple[Any, ...] = parser.parse_args_and_config(args)
     except DogeError:
@@ -101,12 +109,22 @@ def train(trainer: Trainer) -> None:
         resume = str(last_checkpoint(Path(config.output_dir), sharded))
     elif resume is not None and (lack := incomplete(Path(resume), sharded)):
         raise OptionError(f"resume_from_checkpoint is {resume}; it must be a complete checkpoint, but {lack}")
+    if resume is None:
+        clear(trainer)
     start(trainer, resume)
     save(trainer)
     # Wait until the first process has written. Without this gloo hangs now and then (torch 2.13). The destructor of its
     # group holds the interpreter's lock and waits for a thread, which wants the lock to free a gathered tensor.
     trainer.accelerator.wait_for_everyone()
     trainer.end()
+
+
+def clear(trainer: Trainer) -> None:
+    """Remove the checkpoints of a run that is replaced; a later resume would take the newest of both runs."""
+    if trainer.is_world_process_zero():
+        for folder in checkpoints(Path(trainer.args.output_dir)):
+            shutil.rmtree(folder)
+    trainer.accelerator.wait_for_everyone()
 
 
 def start(trainer: Trainer, resume: str | None) -> None:
@@ -143,15 +161,14 @@ def last_checkpoint(output_dir: Path, sharded: bool = False) -> Path:
     Raises:
         OptionError: no checkpoint is complete; the fault of each is named.
     """
-    folders = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
-    lacks = {path: incomplete(path, sharded) for path in folders}
+    lacks = {path: incomplete(path, sharded) for path in checkpoints(output_dir)}
     complete = [path for path, lack in lacks.items() if lack is None]
     if not complete:
-        seen = "".join(f"; {path.name}: {lack}" for path, lack in sorted(lacks.items()))
+        seen = "".join(f"; {path.name}: {lack}" for path, lack in lacks.items())
         raise OptionError(
             f"{output_dir} has no complete checkpoint to resume from; leave resume_from_checkpoint out{seen}"
         )
-    return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return complete[-1]
 
 
 def incomplete(checkpoint: Path, sharded: bool = False) -> str | None:

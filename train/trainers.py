@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,14 @@ from trl import DPOTrainer, SFTTrainer
 
 from doge_model import DogeForCausalLM
 from doge_model.errors import OptionError
+from doge_model.llama import FILLS
 from doge_model.routing import expert_load, load_balancing_loss
+from doge_model.saving import is_llama, llama_lacks
 
 from .errors import DataError
+from .model_card import write_model_card
+from .progress import show_one_bar
+from .templates import Template
 
 
 class RouterLog:
@@ -79,11 +85,17 @@ class DogeTraining(Trainer):
         coefficient = config.router_aux_loss_coef if args.router_aux_loss_coef is None else args.router_aux_loss_coef
         args.router_aux_loss_coef = 0.0  # TRL's own loss is off, see RouterLog; a dense Doge would crash it
         compile_blocks(model, args)
+        if args.keep_llama and is_llama(model.config, model.state_dict()):
+            # A mask of zeros has no gradient but rounding, which the optimizer would scale up to whole steps.
+            for name in llama_lacks(dict(model.named_parameters())):
+                model.get_parameter(name).requires_grad_(False)
         super().__init__(model=model, args=args, **kwargs)
         config.router_aux_loss_coef = coefficient
         self.router_log = RouterLog(model) if config.is_moe and coefficient else None
         self.balance = coefficient
+        self.saved_template: Template | None = None  # in place of the tokenizer's, which marks answers
         self.add_callback(GoOnCounting(self))
+        show_one_bar(self)
 
     def _prepare_dataset(self, dataset: Any, processing_class: Any, args: Any, *rest: Any) -> Any:
         """Prepare data as TRL does, then print the number of records cut at max_length, or left out as empty there.
@@ -105,6 +117,30 @@ class DogeTraining(Trainer):
         if isinstance(prepared, Dataset) and not len(prepared):
             raise DataError(f"no record has anything to learn within max_length ({args.max_length}); raise it")
         return prepared
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save as the Trainer does, with the model card, and with the chat template that the base had."""
+        training_template = self.processing_class.chat_template
+        if self.saved_template is not None:
+            self.processing_class.chat_template = self.saved_template
+        super()._save(output_dir, state_dict)
+        self.processing_class.chat_template = training_template
+        if self.args.should_save and self.args.recipe is not None:
+            folder = Path(self.args.output_dir if output_dir is None else output_dir)
+            write_model_card(folder, self.args.recipe, self.accelerator.unwrap_model(self.model), self.state)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write none of TRL's; `_save` has written one."""
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Give a model the tensors that a checkpoint of a Llama lacks, in place of a warning; warn of everything else."""
+        lacking = llama_lacks(load_result.missing_keys)
+        for name in lacking:
+            value = next(value for end, value in FILLS.items() if name.endswith(end))
+            self.model.get_parameter(name).data.fill_(value)
+        tied = ["lm_head.weight"] if self.model.config.tie_word_embeddings else []
+        missing = [name for name in load_result.missing_keys if name not in (*lacking, *tied)]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         """With batch_tokens, sample as many records an epoch as make whole batches; others are left out each time.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from doge_model.checkpoint import Checkpoint, load_checkpoint
+from doge_model.saving import exported_config, write_config
 
 from ..graph import KeyValueScales
 from ..measure.layer_errors import matrix_errors
@@ -51,7 +52,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     with atomic_folder(options.folder, options.overwrite) as folder:
         write_companions(checkpoint, folder)
         narrowed_window = narrowed(checkpoint, options, progress)
-        checkpoint.model.config.save_pretrained(folder)
+        write_config(exported_config(checkpoint.model.config, checkpoint.model.state_dict()), folder)
         scales, kv_calibration = state_scales(checkpoint, options, progress)
         folded = fold_model(checkpoint.model, options.kv_int8)
         plan, storage = make_plan(checkpoint, options, folded, progress)

@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import jinja2
-import yaml
-from huggingface_hub import ModelCardData, metadata_load
+from huggingface_hub import ModelCardData
 
-from doge_model.checkpoint import locate
-from doge_model.errors import CheckpointError
-from doge_model.gguf import GgufFile
-from doge_model.hub_id import is_hub_id
+from doge_model.hub_id import is_on_hub
+from doge_model.licence import licence_of
 
 from ..places import CARD_FILE
 from .report import ExportReport
 
-LICENCE_FIELDS = ("license", "license_name", "license_link")
 TAGS = ["doge", "onnx", "onnxruntime", "onnxruntime-genai", "transformers.js"]
 
 
@@ -55,24 +51,6 @@ def front_matter(report: ExportReport) -> ModelCardData:
     )
 
 
-def is_on_hub(source: str) -> bool:
-    """Whether a checkpoint comes from the hub."""
-    return is_hub_id(source) and not Path(source).exists()
-
-
 def name_of(source: str) -> str:
     """A checkpoint as a public page may name it: the id, or a local path's last part alone."""
     return source if is_on_hub(source) else Path(source).resolve().name
-
-
-def licence_of(source: str, revision: str | None = None) -> dict[str, str]:
-    """The fields about the licence on the checkpoint's own card, or in its GGUF file; empty where they do not tell."""
-    try:
-        found = locate(source, revision, None, local_files_only=True)
-        if found.is_file():
-            fields: dict[str, object] = {"license": GgufFile(found).text("general.license")}
-        else:
-            fields = (metadata_load(found / CARD_FILE) if (found / CARD_FILE).is_file() else None) or {}
-    except (CheckpointError, ValueError, yaml.YAMLError):  # a card of another's hand is no reason to refuse an export
-        return {}
-    return {name: value for name in LICENCE_FIELDS if isinstance(value := fields.get(name), str)}

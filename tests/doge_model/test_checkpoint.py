@@ -198,7 +198,7 @@ def test_json_that_is_damaged_is_named(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("model_type", ["qwen2", "doge2", None, ["doge"]])
 def test_another_model_type_is_refused(model_type: object, folder: Path) -> None:
     edit_config(folder, model_type=model_type)
-    assert f"model_type is {model_type!r}; it must be 'doge' or 'llama'" in refusal(folder)
+    assert f"model_type is {model_type!r}; it must be 'doge' or 'llama' or 'doge_model'" in refusal(folder)
 
 
 def test_code_that_comes_with_a_checkpoint_is_neither_run_nor_asked_about(

@@ -19,7 +19,7 @@ from doge_model import Checkpoint, load_checkpoint
 from tests.helpers.models import tokenizer_of, torch_logits
 from train.arguments import ModelArguments
 from train.data import DataArguments, Source
-from train.measure import MeasureArguments, measure
+from train.stages.measure import MeasureArguments, measure
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "checkpoints" / "doge-tiny"

@@ -8,12 +8,12 @@ from typing import Any
 
 from train.arguments import ModelArguments
 from train.data import DataArguments
-from train.dpo import PreferenceConfig, dpo
-from train.pretrain import NewModelArguments, PretrainConfig, pretrain
-from train.sft import FineTuningConfig, sft
 from train.stage import run
-from train.tokenizer import TokenizerArguments, train_tokenizer
-from train.upcycle import UpcycleArguments, upcycle
+from train.stages.dpo import PreferenceConfig, dpo
+from train.stages.pretrain import NewModelArguments, PretrainConfig, pretrain
+from train.stages.sft import FineTuningConfig, sft
+from train.stages.tokenizer import TokenizerArguments, train_tokenizer
+from train.stages.upcycle import UpcycleArguments, upcycle
 
 STAGES: dict[str, tuple[Any, ...]] = {  # the stage, then the types of its arguments
     "tokenizer": (train_tokenizer, TokenizerArguments, DataArguments),

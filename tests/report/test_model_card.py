@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from doge_export.report.model_card import licence_of, name_of
+from doge_export.report.model_card import name_of
+from doge_model.licence import licence_of
 from tests.helpers.checkpoints import byte_level_llama, save_gguf
 
 

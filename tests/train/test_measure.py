@@ -13,7 +13,7 @@ from doge_model import load_checkpoint
 from tests.helpers.training import ALICE, conversations, make_tokenizer, preferences, run_pretrain, write_jsonl
 from train.arguments import ModelArguments
 from train.data import DataArguments, Source
-from train.measure import MeasureArguments, encode, measure
+from train.stages.measure import MeasureArguments, encode, measure
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from tests.helpers.training import (
     run_stage,
     write_jsonl,
 )
-from train import measure
 from train.arguments import ModelArguments
 from train.data import DataArguments, Source
+from train.stages import measure
 
 TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "save_strategy": "no", "max_steps": 1}
 MARKED = CHATML.replace(
@@ -31,6 +31,8 @@ MARKED = CHATML.replace(
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}"
     "{% else %}{{ message['content'] }}<|im_end|>{% endif %}",
 )
+
+UNMARKED = CHATML.replace("{{ message['content'] }}", "{% set text = message['content'] %}{{ text }}")
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,9 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def chatml(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model with a plain ChatML template."""
-    return with_template(dense, tmp_path_factory.mktemp("chatml") / "model", CHATML)
+def unmarked(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with a template that cannot be given marks."""
+    return with_template(dense, tmp_path_factory.mktemp("unmarked") / "model", UNMARKED)
 
 
 def with_template(model: Path, folder: Path, template: str | dict[str, str] | None) -> Path:
@@ -103,25 +105,25 @@ def run_sft(model: Path, folder: Path, **options: Any) -> None:
 
 
 def test_a_template_without_marks_says_what_to_pass(
-    chatml: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    unmarked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        run_sft(chatml, tmp_path)
+        run_sft(unmarked, tmp_path)
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"Error: the chat template of {chatml} does not mark answers with {{% generation %}}; give one that does as "
-        "chat_template_path, or learn questions too with assistant_only_loss false"
+        f"Error: the chat template of {unmarked} does not mark answers with {{% generation %}}; give one that does as "
+        "--chat_template_path FILE.jinja, or learn questions too with --assistant_only_loss false"
     )
 
 
-def test_both_remedies_train(chatml: Path, tmp_path: Path) -> None:
+def test_both_remedies_train(unmarked: Path, tmp_path: Path) -> None:
     (tmp_path / "marked.jinja").write_text(MARKED)
     for folder, remedy in (
         ("answers", {"chat_template_path": tmp_path / "marked.jinja"}),
         ("all", {"assistant_only_loss": False}),
     ):
         (tmp_path / folder).mkdir()
-        run_sft(chatml, tmp_path / folder, **remedy)
+        run_sft(unmarked, tmp_path / folder, **remedy)
         assert logged(tmp_path / folder / "out", "loss")
 
 
@@ -129,7 +131,7 @@ def test_both_remedies_train(chatml: Path, tmp_path: Path) -> None:
     ("name", "text", "sentence"),
     [
         ("nowhere.jinja", None, "nowhere.jinja; it must be a file that exists, or the name of a tokenizer"),
-        ("plain.jinja", CHATML, "plain.jinja does not mark answers with {% generation %}"),
+        ("plain.jinja", UNMARKED, "plain.jinja does not mark answers with {% generation %}"),
     ],
 )
 def test_a_template_file_that_does_not_serve_is_named(
@@ -179,7 +181,7 @@ def test_a_measurement_that_ends_in_an_error_leaves_the_model_as_it_was(context:
     assert model.config.keep_window_size == 128
 
 
-def test_a_template_without_marks_is_not_measured_as_if_no_answer_were_there(chatml: Path, tmp_path: Path) -> None:
+def test_a_template_without_marks_is_not_measured_as_if_no_answer_were_there(unmarked: Path, tmp_path: Path) -> None:
     data = DataArguments([Source(str(write_jsonl(tmp_path / "chats.jsonl", conversations(2))))])
     with pytest.raises(OptionError, match=r"does not mark answers with {% generation %}; give it"):
-        measure.measure(ModelArguments(str(chatml)), data, measure.MeasureArguments(kind="conversation"))
+        measure.measure(ModelArguments(str(unmarked)), data, measure.MeasureArguments(kind="conversation"))

@@ -15,7 +15,7 @@ from trl import TrlParser
 from doge_model import PRESETS, DogeForCausalLM
 from tests.helpers.training import STAGES
 from train.arguments import StageConfig
-from train.pretrain import new_config
+from train.stages.pretrain import new_config
 
 RECIPES = Path("train/recipes")
 # The tables stand in the model cards at huggingface.co/SmallDoge. Their text is in github.com/SmallDoges/small-doge:

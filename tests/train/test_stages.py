@@ -30,7 +30,7 @@ from tests.helpers.training import (
     run_stage,
     write_jsonl,
 )
-from train.sft import FineTuningConfig
+from train.stages.sft import FineTuningConfig
 from train.trainers import DogeSFTTrainer
 
 COMPUTE_LOSS = (DogeSFTTrainer.compute_loss, SFTTrainer.compute_loss)
