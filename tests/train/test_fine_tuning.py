@@ -21,6 +21,7 @@ from tests.helpers.plain_transformers import plain_logits
 from tests.helpers.training import QUIET, conversations, logged, preferences, run_stage, write_jsonl
 from train.command import check_paths, given_options
 from train.errors import DataError
+from train.stages.sft import FineTuningConfig
 
 IDS = random_ids(40)
 TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_steps": 4}
@@ -205,3 +206,8 @@ def test_bars_do_not_overlap(base: Path, tmp_path: Path, capfd: pytest.CaptureFi
     assert "training: 100%" in drawn
     assert "\x1b[A" not in drawn  # by which a bar draws below another
     assert "Writing" not in drawn
+
+
+def test_on_a_cpu_products_are_float32_unless_bfloat16_is_given(tmp_path: Path) -> None:
+    assert FineTuningConfig(str(tmp_path), use_cpu=True).bf16 is False
+    assert FineTuningConfig(str(tmp_path), use_cpu=True, bf16=True).bf16 is True
