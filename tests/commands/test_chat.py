@@ -54,7 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         typed: Typed | None = None,
         stdin: str | bytes | None = None,
     ) -> Result:
-        monkeypatch.setattr(chat, "load", lambda folder, threads: model or model_saying(*ANSWERS))
+        monkeypatch.setattr(chat, "load", lambda folder, threads, revision: model or model_saying(*ANSWERS))
         if typed is not None:
             lines = iter(typed)
 
@@ -349,7 +349,7 @@ def test_named_templates_without_a_default_end_the_program_with_their_names(run:
 
 
 def test_a_warning_is_one_line_beside_the_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_and_warn(folder: Any, threads: Any) -> Any:
+    def load_and_warn(folder: Any, threads: Any, revision: Any) -> Any:
         warnings.warn("a file sets num_beams,\nwhich the runtime does not use", stacklevel=1)
         return model_saying(*ANSWERS)
 
