@@ -1,4 +1,4 @@
-"""The files beside the decoder: generation_config.json, and the tokenizer with its chat template."""
+"""The files beside the decoder: the configurations, and the tokenizer with its chat template."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ from ..runtime.generation_options import GenerationDefaults
 from ..runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from doge_model import Checkpoint
+    from doge_model import Checkpoint, DogeConfig
+
+# What transformers.js needs to find the files: its dtype stands for the ending of a file's name, and fp32 for none; the
+# browser's default would be another (src/utils/dtypes.js of 4.3.2). It downloads the data file only if it is told to.
+TRANSFORMERS_JS = {"dtype": "fp32", "use_external_data_format": True}
+
+
+def write_config(config: DogeConfig, folder: Path) -> None:
+    """Write config.json, with a field for transformers.js that transformers keeps and does not read."""
+    config.save_pretrained(folder)
+    path = folder / "config.json"
+    fields = json.loads(path.read_text(encoding="utf-8")) | {"transformers.js_config": TRANSFORMERS_JS}
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_companions(checkpoint: Checkpoint, folder: Path) -> None:

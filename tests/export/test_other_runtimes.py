@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import GenerationConfig
+from transformers import AutoConfig, GenerationConfig
 
 from doge_export.export import ExportOptions, export
 from doge_export.export.genai_config import genai_config, sampling, special_tokens
@@ -67,3 +67,10 @@ def test_the_python_of_the_card_is_python(folder: Path) -> None:
     assert len(snippets) == 3
     for snippet in snippets:
         compile(snippet, "README.md", "exec")
+
+
+def test_transformers_js_is_told_the_file_and_transformers_reads_the_same_config(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    assert fields["transformers.js_config"] == {"dtype": "fp32", "use_external_data_format": True}
+    config = AutoConfig.from_pretrained(folder)
+    assert (config.model_type, config.keep_window_size, config.num_key_value_heads) == ("doge", 64, 2)

@@ -1,4 +1,4 @@
-"""The portable graph at the end of its window: the last token that fits, and an error for the next, whoever feeds it."""
+"""The portable graph at the end of its window: the last token that fits, and an error for the next."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ Those runtimes pad the rows of a batch on the left (optimum, transformers.js) or
 attention_mask. GroupQueryAttention wants each row's keys in its first slots. So a prelude turns every row until its
 padding stands behind it, and counts the mask to know the row's length. Each row then computes as it would alone.
 
-A stream ends at keep_window_size tokens: nothing is evicted here. Lengths and positions are looked up in tables that end
-there, so one more token is an error, whose message names the table.
+A stream ends at keep_window_size tokens: nothing is evicted here. Lengths and positions are looked up in tables that
+end there, so one more token is an error, whose message names the table.
 """
 
 from __future__ import annotations
