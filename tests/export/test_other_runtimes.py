@@ -39,6 +39,7 @@ def test_ends_are_a_list_and_an_absent_padding_token_is_the_first_of_them() -> N
     found = special_tokens(GenerationConfig(eos_token_id=[7, 9], bos_token_id=3))
     assert found == {"bos_token_id": 3, "eos_token_id": [7, 9], "pad_token_id": 7}
     assert special_tokens(GenerationConfig()) == {"eos_token_id": [], "pad_token_id": 0}
+    assert special_tokens(GenerationConfig(bos_token_id=3))["pad_token_id"] == 3
 
 
 def test_sampling_has_genai_s_names_and_transformers_defaults() -> None:

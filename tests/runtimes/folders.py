@@ -21,13 +21,14 @@ WINDOW = 128
 WHOLE = "Doge-20M"  # the size that keeps all of its layers
 LAYERS = 2  # of the other sizes: no layer differs from the next but in its numbers
 Options = dict[str, Any]
+FLOAT_STATE = "-kv-int8"  # other runtimes give such a folder the float32 state of the folder without this ending
 # doge-tiny, trained: by every recipe, and with a state of 8 bits
 TRAINED: dict[str, Options] = {
     "fp32": {"weights": "fp32"},
     "int8": {"weights": "int8"},
     "fp16": {"weights": "fp16"},
     "int4": {"weights": "int4", "calibration_tokens": 2048},  # the rows that need it in 8 bits
-    "kv-int8": {"weights": "fp32", "kv_int8": True},
+    "fp32-kv-int8": {"weights": "fp32", "kv_int8": True},
     "int8-kv-int8": {"weights": "int8", "kv_int8": True},
 }
 
@@ -52,7 +53,8 @@ def sources(checkpoints: Path) -> Iterator[tuple[str, Path]]:
         name = form.replace(",", "").replace(" ", "-")
         yield name, random_checkpoint(checkpoints / name, **fields)
     vocabulary = len(byte_vocabulary())
-    yield "llama", llama_checkpoint(checkpoints / "llama", tiny_llama(vocab_size=vocabulary))
+    grouped = tiny_llama(vocab_size=vocabulary, max_position_embeddings=WINDOW)
+    yield "llama", llama_checkpoint(checkpoints / "llama", grouped)
     rotating = tiny_llama(vocab_size=vocabulary, hidden_size=64, max_position_embeddings=WINDOW)
     yield "llama-attention-rotates", llama_checkpoint(checkpoints / "llama-attention-rotates", rotating)
     model = tiny_llama(vocab_size=vocabulary, max_position_embeddings=WINDOW)

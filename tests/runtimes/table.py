@@ -9,8 +9,10 @@ checks beside this file read the table in their own environments and compare tok
     tokens_in_pieces   those that follow where the prompt's last token is fed by itself, which may round otherwise
     runners_up, gaps   the second choice in place of each of `tokens`, and how far its logit lies below the first
     rounding           the largest difference between logits of the row fed token by token and fed at once
+    batch_is_exact     whether this processor computes rows of a batch as it does one; not always in 4 bits
     beams              the best of three beams by transformers, where PyTorch has the same numbers
 
+A folder whose state has 8 bits has the rows of its sibling with a float32 state, which is what other runtimes keep.
 chats.json has, by folder, conversations with the text of the chat template, its token ids and our answer.
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ from doge_export.export import export
 from doge_export.runtime.generation_options import GenerationOverrides
 from doge_export.runtime.sampling import apply_repetition_penalty
 from doge_model import load_checkpoint
-from tests.runtimes.folders import CHECKPOINTS, SHIPPED, WINDOW, exports
+from tests.runtimes.folders import CHECKPOINTS, FLOAT_STATE, SHIPPED, WINDOW, exports
 
 NEW_TOKENS = 24
 BEAMS = ("doge-tiny-fp32", CHECKPOINTS / "doge-tiny")  # the folder and its checkpoint
@@ -71,7 +74,16 @@ def answers(model: Model, penalty: float) -> list[dict[str, Any]]:
         in_pieces = model.generate(ids[-1:], state=state, **greedy).token_ids
         row = {"prompt": ids, "repetition_penalty": penalty, "tokens": tokens, "tokens_in_pieces": in_pieces}
         rows.append(row | second_choices(model, np.array(ids), np.array(tokens), penalty))
-    return rows
+    exact = batch_is_exact(model, prompts(model))
+    return [row | {"batch_is_exact": exact} for row in rows]
+
+
+def batch_is_exact(model: Model, ids: list[list[int]]) -> bool:
+    """Whether our runtime finds that rows computed together are those of single steps; else it warns."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.generate(ids, **GREEDY)
+    return not caught
 
 
 def second_choices(model: Model, prompt: np.ndarray, tokens: np.ndarray, penalty: float) -> dict[str, Any]:
@@ -100,7 +112,7 @@ def beams(rows: list[dict[str, Any]], checkpoint: Path) -> None:
     for row in rows:
         ids = torch.tensor([row["prompt"]])
         options = {"num_beams": 3, "max_new_tokens": BEAM_TOKENS, "min_new_tokens": BEAM_TOKENS, "do_sample": False}
-        found = model.generate(ids, use_cache=False, pad_token_id=0, **options)
+        found = model.generate(ids, attention_mask=torch.ones_like(ids), use_cache=False, pad_token_id=0, **options)
         row["beams"] = found[0, ids.shape[1] :].tolist()
 
 
@@ -126,7 +138,8 @@ def main(work: Path) -> None:
     for folder in chain(exported, [Path(shutil.copytree(SHIPPED, work / SHIPPED.name))]):
         model = doge_export.load(folder, threads=1)
         trained = folder.name.startswith("doge-tiny") or folder.name == SHIPPED.name
-        table[folder.name] = answers(model, 1.0 if trained else PENALTY)
+        sibling = table.get(folder.name.removesuffix(FLOAT_STATE))
+        table[folder.name] = sibling or answers(model, 1.0 if trained else PENALTY)
         if model.has_chat_template:
             conversations[folder.name] = chats(model)
         print(f"{folder.name}: {table[folder.name][0]['tokens'][:6]} ...", flush=True)
