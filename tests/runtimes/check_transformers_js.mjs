@@ -36,9 +36,12 @@ async function together(model, rows) {
   return generate(model, rows, rows.map((row) => pad(row.prompt)), rows.map((row) => pad(row.prompt.map(() => 1))));
 }
 
-// As tests/runtimes/rows.py: where the processor rounds several rows otherwise, one of two nearly equal tokens may win.
+// As tests/runtimes/rows.py: where the processor rounds several rows otherwise, one of two nearly equal tokens may win;
+// and a repetition penalty takes padding, which is 0, for tokens of the row.
 function sameInBatch(found, row) {
-  const first = row.tokens.findIndex((token, index) => token !== found[index]);
+  const end = row.repetition_penalty === 1 ? -1 : row.tokens.indexOf(0);
+  const tokens = end < 0 ? row.tokens : row.tokens.slice(0, end);
+  const first = tokens.findIndex((token, index) => token !== found[index]);
   if (first < 0 || row.batch_is_exact) return first < 0;
   return found[first] === row.runners_up[first] && row.gaps[first] <= 2 * row.rounding;
 }

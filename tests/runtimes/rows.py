@@ -35,9 +35,17 @@ def same_within_rounding(found: list[int], row: Row, ends: list[int]) -> bool:
     return bool(found[first] == row["runners_up"][first] and row["gaps"][first] <= 2 * row["rounding"])
 
 
-def same_in_batch(found: list[list[int]], rows: list[Row], ends: list[int]) -> bool:
-    """Whether the rows of a batch have their own tokens, within rounding where the processor rounds rows otherwise."""
-    cut = [until_end(tokens, ends) for tokens in found]
-    if rows[0]["batch_is_exact"]:
-        return cut == [until_end(row["tokens"], ends) for row in rows]
-    return all(same_within_rounding(tokens, row, ends) for tokens, row in zip(cut, rows, strict=True))
+def same_in_batch(found: list[list[int]], rows: list[Row], ends: list[int], pad: int) -> bool:
+    """Whether the rows of a batch have their own tokens, within rounding where the processor rounds rows otherwise.
+
+    A repetition penalty takes padding for tokens of the row. So a row is compared up to where it answers `pad`.
+    """
+    for tokens, row in zip(found, rows, strict=True):
+        if row["repetition_penalty"] != 1 and pad in row["tokens"]:
+            count = row["tokens"].index(pad)
+            tokens, row = tokens[:count], row | {"tokens": row["tokens"][:count]}  # noqa: PLW2901 - both are cut
+        cut = until_end(tokens, ends)
+        exact = cut == until_end(row["tokens"], ends)
+        if not exact and (row["batch_is_exact"] or not same_within_rounding(cut, row, ends)):
+            return False
+    return True

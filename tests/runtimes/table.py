@@ -11,6 +11,7 @@ checks beside this file read the table in their own environments and compare tok
     rounding           the largest difference between logits of the row fed token by token and fed at once
     batch_is_exact     whether this processor computes rows of a batch as it does one; not always in 4 bits
     beams              the best of three beams by transformers, where PyTorch has the same numbers
+    repeating          of two rows of a random model: the same without penalty, which speculation guesses well
 
 A folder whose state has 8 bits has the rows of its sibling with a float32 state, which is what other runtimes keep.
 chats.json has, by folder, conversations with the text of the chat template, its token ids and our answer.
@@ -51,7 +52,9 @@ CHATS = (
     ],
 )
 GREEDY: GenerationOverrides = {"max_new_tokens": NEW_TOKENS, "temperature": 0.0, "ignore_eos": True}
+UNPENALISED: GenerationOverrides = {**GREEDY, "repetition_penalty": 1.0}
 PENALTY = 10.0  # of random models
+REPEATING = 2  # their rows that are asked without it too
 
 
 def prompts(model: Model) -> list[list[int]]:
@@ -72,10 +75,18 @@ def answers(model: Model, penalty: float) -> list[dict[str, Any]]:
         tokens = model.generate(ids, **greedy).token_ids
         state = model.prefill(ids[:-1]) if len(ids) > 1 else None
         in_pieces = model.generate(ids[-1:], state=state, **greedy).token_ids
-        row = {"prompt": ids, "repetition_penalty": penalty, "tokens": tokens, "tokens_in_pieces": in_pieces}
-        rows.append(row | second_choices(model, np.array(ids), np.array(tokens), penalty))
+        rows.append(compared(model, ids, tokens, penalty) | {"tokens_in_pieces": in_pieces})
     exact = batch_is_exact(model, prompts(model))
+    for row in rows[:REPEATING] if penalty != 1 else []:
+        tokens = model.generate(row["prompt"], **UNPENALISED).token_ids
+        row["repeating"] = compared(model, row["prompt"], tokens, 1.0)
     return [row | {"batch_is_exact": exact} for row in rows]
+
+
+def compared(model: Model, prompt: list[int], tokens: list[int], penalty: float) -> dict[str, Any]:
+    """A row without what follows other ways of feeding."""
+    row = {"prompt": prompt, "repetition_penalty": penalty, "tokens": tokens}
+    return row | second_choices(model, np.array(prompt), np.array(tokens), penalty)
 
 
 def batch_is_exact(model: Model, ids: list[list[int]]) -> bool:
