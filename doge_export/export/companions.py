@@ -47,7 +47,11 @@ def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and the chat template."""
+    """Write tokenizer.json, tokenizer_config.json and the chat template.
+
+    The template stands in a file of its own, which is read first, and in tokenizer_config.json too: transformers.js
+    reads no other file of it (src/utils/model_registry/get_tokenizer_files.js of 4.3.2).
+    """
     assert checkpoint.tokenizer is not None
     checkpoint.tokenizer.save_pretrained(folder)
     checkpoint.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)  # half the size
@@ -55,6 +59,11 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     settings = json.loads(path.read_text(encoding="utf-8"))
     # transformers 5 writes a class name that onnxruntime-genai and transformers 4 do not know; this one all of them do
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    template = checkpoint.tokenizer.chat_template
+    if isinstance(template, dict):
+        settings["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
+    elif template:
+        settings["chat_template"] = template
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

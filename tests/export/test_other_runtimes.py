@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from doge_export.export import ExportOptions, export
 from doge_export.export.genai_config import genai_config, sampling, special_tokens
@@ -75,3 +75,8 @@ def test_transformers_js_is_told_the_file_and_transformers_reads_the_same_config
     assert fields["transformers.js_config"] == {"dtype": "fp32", "use_external_data_format": True}
     config = AutoConfig.from_pretrained(folder)
     assert (config.model_type, config.keep_window_size, config.num_key_value_heads) == ("doge", 64, 2)
+
+
+def test_the_chat_template_stands_where_each_runtime_looks_for_it(folder: Path) -> None:
+    written = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
+    assert written == (folder / "chat_template.jinja").read_text() == AutoTokenizer.from_pretrained(folder).chat_template
