@@ -79,4 +79,6 @@ def test_transformers_js_is_told_the_file_and_transformers_reads_the_same_config
 
 def test_the_chat_template_stands_where_each_runtime_looks_for_it(folder: Path) -> None:
     written = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
-    assert written == (folder / "chat_template.jinja").read_text() == AutoTokenizer.from_pretrained(folder).chat_template
+    assert (
+        written == (folder / "chat_template.jinja").read_text() == AutoTokenizer.from_pretrained(folder).chat_template
+    )
