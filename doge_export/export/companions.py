@@ -16,8 +16,8 @@ from ..runtime.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from doge_model import Checkpoint, DogeConfig
 
-# What transformers.js needs to find the files: its dtype stands for the ending of a file's name, and fp32 for none; the
-# browser's default would be another (src/utils/dtypes.js of 4.3.2). It downloads the data file only if it is told to.
+# With these transformers.js finds the files. Its dtype stands for the ending of a file's name, fp32 for none, and a
+# browser's default is another (src/utils/dtypes.js of 4.3.2). It downloads the data file only if it is told to.
 TRANSFORMERS_JS = {"dtype": "fp32", "use_external_data_format": True}
 
 
@@ -49,8 +49,8 @@ def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
 def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and the chat template.
 
-    The template stands in a file of its own, which is read first, and in tokenizer_config.json too: transformers.js
-    reads no other file of it (src/utils/model_registry/get_tokenizer_files.js of 4.3.2).
+    The template stands in a file of its own, which is read first, and in tokenizer_config.json too. transformers.js
+    reads it from nowhere else (src/utils/model_registry/get_tokenizer_files.js of 4.3.2).
     """
     assert checkpoint.tokenizer is not None
     checkpoint.tokenizer.save_pretrained(folder)

@@ -1,8 +1,8 @@
 """The golden table in onnxruntime-genai: python -m tests.runtimes.check_genai WORK, in an environment of its own.
 
-Prompts alone with the cache shared and not, all in one batch padded on the right, after a rewind, with genai's n-gram
-speculation, and the best of three beams; chat templates; and what happens at the end of the window. The exit code is
-the number of folders that differ.
+Prompts alone with the cache shared and not, all in one batch padded on the right, and after a rewind. Then come its
+n-gram speculation, three beams, chat templates and the end of the window. The exit code is the number of folders that
+differ.
 
 Speculation computes several tokens at once, which rounds otherwise than one by one. So `same_within_rounding` compares.
 """
@@ -19,7 +19,7 @@ from tests.runtimes.rows import Row, read, same_in_batch, same_within_rounding, 
 
 WORK = Path(sys.argv[1])
 TABLE, CHATS = read(WORK, "table.json"), read(WORK, "chats.json")
-BEYOND = {  # what genai says of one token too many
+BEYOND = {  # genai's words for one token too many
     "max_length": "max_length (129) cannot be greater than model context_length (128)",
     "prompt": "input_ids size (129) + current sequence length (0) exceeds max length (128)",
 }

@@ -20,7 +20,7 @@ NATS = 2e-4  # two ways of adding up float32 logarithms; the logits are the same
 
 
 def evaluate(name: str, tasks: list[str]) -> dict[str, Any]:
-    """What `lm_eval --model onnxruntime-genai --model_args pretrained=FOLDER` finds."""
+    """The results of `lm_eval --model onnxruntime-genai --model_args pretrained=FOLDER`."""
     manager = TaskManager(include_path=str(WORK / "tasks" / name), include_defaults=False)
     found: dict[str, Any] = lm_eval.simple_evaluate(
         "onnxruntime-genai",

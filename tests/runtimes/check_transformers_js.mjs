@@ -86,7 +86,8 @@ async function check(name) {
   for (const row of rows.slice(0, 4)) texts.push(await continuesText(generator, row));
   // random models have no ends; our own runtime also ends where the template does
   const ends = generator.model.generation_config.eos_token_id != null;
-  for (const chat of ends ? chats[name] ?? [] : []) told.push(await answers(generator, chat));
+  const fitting = (chats[name] ?? []).filter((chat) => chat.ids.length + 16 <= config.keep_window_size);
+  for (const chat of ends ? fitting : []) told.push(await answers(generator, chat));
   const batch = await together(model, rows);
   const ways = {
     alone: singles.every(Boolean),

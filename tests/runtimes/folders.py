@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from gguf import GGMLQuantizationType
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -34,7 +33,7 @@ TRAINED: dict[str, Options] = {
 
 
 def exports(work: Path) -> Iterator[ExportOptions]:
-    """What is exported into `work`, each into a folder of its name, from checkpoints in work/checkpoints."""
+    """The exports into `work`, each into a folder of its name, from checkpoints in work/checkpoints."""
     checkpoints = work / "checkpoints"
     checkpoints.mkdir()
     for name, options in TRAINED.items():
@@ -85,8 +84,7 @@ def family_checkpoint(folder: Path, size: str) -> Path:
     config.keep_window_size = WINDOW
     if size != WHOLE:
         config.num_hidden_layers = LAYERS
-    with torch.device("cpu"):
-        model = DogeForCausalLM(config).eval()
+    model = DogeForCausalLM(config).eval()
     randomize(model, std=1.7 * config.hidden_size**-0.5)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(SHIPPED).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""What the checks in other environments share: rows of the golden table, read and compared."""
+"""Rows of the golden table, read and compared, for the checks in other environments."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def until_end(tokens: list[int], ends: list[int]) -> list[int]:
 def same_within_rounding(found: list[int], row: Row, ends: list[int]) -> bool:
     """Whether tokens are those of the row, up to a choice that the rounding of several tokens at once may turn.
 
-    The first token that differs may be the second of two choices that lie within the rounding of both logits. What
-    follows it is another text, and not compared.
+    The first token that differs may be the second of two choices that lie within the rounding of both logits. Behind
+    it stands another text, which is not compared.
     """
     expected = until_end(row["tokens"], ends)
     differing = [index for index, pair in enumerate(zip(found, expected, strict=False)) if pair[0] != pair[1]]

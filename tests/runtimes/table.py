@@ -13,7 +13,7 @@ checks beside this file read the table in their own environments and compare tok
     beams              the best of three beams by transformers, where PyTorch has the same numbers
     repeating          of two rows of a random model: the same without penalty, which speculation guesses well
 
-A folder whose state has 8 bits has the rows of its sibling with a float32 state, which is what other runtimes keep.
+A folder whose state has 8 bits has the rows of its sibling with a float32 state, as other runtimes keep that.
 chats.json has, by folder, conversations with the text of the chat template, its token ids and our answer.
 """
 
@@ -84,7 +84,7 @@ def answers(model: Model, penalty: float) -> list[dict[str, Any]]:
 
 
 def compared(model: Model, prompt: list[int], tokens: list[int], penalty: float) -> dict[str, Any]:
-    """A row without what follows other ways of feeding."""
+    """The part of a row that any way of feeding has."""
     row = {"prompt": prompt, "repetition_penalty": penalty, "tokens": tokens}
     return row | second_choices(model, np.array(prompt), np.array(tokens), penalty)
 
@@ -149,10 +149,10 @@ def main(work: Path) -> None:
     for folder in chain(exported, [Path(shutil.copytree(SHIPPED, work / SHIPPED.name))]):
         model = doge_export.load(folder, threads=1)
         trained = folder.name.startswith("doge-tiny") or folder.name == SHIPPED.name
-        sibling = table.get(folder.name.removesuffix(FLOAT_STATE))
-        table[folder.name] = sibling or answers(model, 1.0 if trained else PENALTY)
+        sibling = folder.name.removesuffix(FLOAT_STATE)
+        table[folder.name] = table.get(sibling) or answers(model, 1.0 if trained else PENALTY)
         if model.has_chat_template:
-            conversations[folder.name] = chats(model)
+            conversations[folder.name] = conversations.get(sibling) or chats(model)
         print(f"{folder.name}: {table[folder.name][0]['tokens'][:6]} ...", flush=True)
     beams(table[BEAMS[0]], BEAMS[1])
     (work / "table.json").write_text(json.dumps(table))
