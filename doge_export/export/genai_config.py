@@ -64,10 +64,13 @@ def genai_config(d: Dimensions, generation: GenerationConfig) -> dict[str, Any]:
 
 
 def special_tokens(generation: GenerationConfig) -> dict[str, Any]:
-    """bos where there is one, eos as a list that may be empty, and pad, which genai wants in any case."""
+    """bos where there is one, eos as a list that may be empty, and pad, which genai wants in any case.
+
+    Where the list is empty, genai ends at pad (src/config.cpp). So that is bos if need be, which no model writes.
+    """
     eos, bos, pad = generation.eos_token_id, generation.bos_token_id, generation.pad_token_id
     ends = [] if eos is None else list(eos) if isinstance(eos, list) else [eos]
-    padding = (ends[0] if ends else 0) if pad is None else pad
+    padding = next(token for token in (pad, *ends, bos, 0) if token is not None)
     return ({} if bos is None else {"bos_token_id": bos}) | {"eos_token_id": ends, "pad_token_id": padding}
 
 

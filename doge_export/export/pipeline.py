@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from doge_model.checkpoint import Checkpoint, load_checkpoint
-from doge_model.saving import exported_config, write_config
 
 from ..graph import KeyValueScales
 from ..measure.layer_errors import matrix_errors
@@ -29,7 +28,7 @@ from ..report.report import ExportReport
 from ..runtime.decoder import Decoder
 from ..texts.calibration import Calibration, describe_calibration
 from ..texts.token_ids import check_tokenizer
-from .companions import write_companions
+from .companions import write_companions, write_model_config
 from .decoder_files import fold_model, write_decoder
 from .folder import atomic_folder
 from .genai_config import write_genai_config
@@ -52,7 +51,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     with atomic_folder(options.folder, options.overwrite) as folder:
         write_companions(checkpoint, folder)
         narrowed_window = narrowed(checkpoint, options, progress)
-        write_config(exported_config(checkpoint.model.config, checkpoint.model.state_dict()), folder)
+        write_model_config(checkpoint.model, folder)
         scales, kv_calibration = state_scales(checkpoint, options, progress)
         folded = fold_model(checkpoint.model, options.kv_int8)
         plan, storage = make_plan(checkpoint, options, folded, progress)

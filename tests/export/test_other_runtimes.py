@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
-from transformers import GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from doge_export.export import ExportOptions, export
 from doge_export.export.genai_config import genai_config, sampling, special_tokens
@@ -39,6 +39,7 @@ def test_ends_are_a_list_and_an_absent_padding_token_is_the_first_of_them() -> N
     found = special_tokens(GenerationConfig(eos_token_id=[7, 9], bos_token_id=3))
     assert found == {"bos_token_id": 3, "eos_token_id": [7, 9], "pad_token_id": 7}
     assert special_tokens(GenerationConfig()) == {"eos_token_id": [], "pad_token_id": 0}
+    assert special_tokens(GenerationConfig(bos_token_id=3))["pad_token_id"] == 3
 
 
 def test_sampling_has_genai_s_names_and_transformers_defaults() -> None:
@@ -67,3 +68,17 @@ def test_the_python_of_the_card_is_python(folder: Path) -> None:
     assert len(snippets) == 3
     for snippet in snippets:
         compile(snippet, "README.md", "exec")
+
+
+def test_transformers_js_is_told_the_file_and_transformers_reads_the_same_config(folder: Path) -> None:
+    fields = json.loads((folder / "config.json").read_text())
+    assert fields["transformers.js_config"] == {"dtype": "fp32", "use_external_data_format": True}
+    config = AutoConfig.from_pretrained(folder)
+    assert (config.model_type, config.keep_window_size, config.num_key_value_heads) == ("doge", 64, 2)
+
+
+def test_the_chat_template_stands_where_each_runtime_looks_for_it(folder: Path) -> None:
+    written = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
+    assert (
+        written == (folder / "chat_template.jinja").read_text() == AutoTokenizer.from_pretrained(folder).chat_template
+    )

@@ -114,11 +114,3 @@ def test_a_chunk_behind_a_past_goes_on_where_it_ended(tmp_path: Path) -> None:
     mask = np.array([[0, 0] + [1] * 9])
     chunk = portable.step(row[None, 4:], mask, np.arange(4, 9)[None])
     np.testing.assert_allclose(chunk[0], alone(Decoder(tmp_path, threads=1), row)[4:9], atol=1e-5)
-
-
-def test_a_stream_beyond_the_window_ends_in_an_error(tmp_path: Path) -> None:
-    write_model(tiny_model(keep_window_size=8), "fp32", tmp_path)
-    portable, ids = Portable(tmp_path), random_ids(9)[None]
-    assert np.isfinite(portable.step(ids[:, :8], np.ones((1, 8), np.int64), np.arange(8)[None])).all()
-    with pytest.raises(ort.capi.onnxruntime_pybind11_state.InvalidArgument, match="8"):
-        portable.step(ids[:, 8:], np.ones((1, 9), np.int64), np.array([[8]]))

@@ -6,7 +6,8 @@ Those runtimes pad the rows of a batch on the left (optimum, transformers.js) or
 attention_mask. GroupQueryAttention wants each row's keys in its first slots. So a prelude turns every row until its
 padding stands behind it, and counts the mask to know the row's length. Each row then computes as it would alone.
 
-A stream ends at keep_window_size tokens: nothing is evicted here.
+A stream ends at keep_window_size tokens: nothing is evicted here. Lengths and positions are looked up in tables that
+end there, so one more token is an error, whose message names the table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from ..mask import whole_dt
 from .interface import group_query_attention, inner_rotation, past_names, present_names, window_positions
 
 TURNED = "turned"  # the index that turns rows: int64 [B, S]
+LAST_KEYS = "length_within_keep_window_size"  # GroupQueryAttention's seqlens_k: int32 [B]
+POSITIONS = "position_within_keep_window_size"  # int64 [B, S], those of the turned rows
 
 
 class Portable:
@@ -48,16 +51,18 @@ class Portable:
                 graph.input(name, np.float32, shape)
             for name in present_names(index):
                 graph.output(name, np.float32, ["batch_size", "kv_heads", "total_sequence_length", "channels"])
-        count_mask(graph)
+        count_mask(graph, d)
         turn_rows(graph)
+        positions, _ = window_positions(graph, d)
+        graph.op("Gather", [positions, f"{TURNED}.position_ids"], POSITIONS)
 
     def rotary_positions(self, graph: GraphBuilder, d: Dimensions) -> tuple[str, int | None]:
         """Those of the window."""
-        return window_positions(graph, d)
+        return "positions", d.keep_window_size
 
     def rotary_rows(self, graph: GraphBuilder) -> str:
         """A token's position, as the caller says."""
-        return "turned.position_ids"
+        return POSITIONS
 
     def dt(self, graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
         """In one digit: the cache is float32."""
@@ -67,7 +72,7 @@ class Portable:
         """One GroupQueryAttention over a float32 cache."""
         shape = graph.constant("past.shape", np.array([0, d.num_kv_heads, -1, d.channels]))
         past = [graph.op("Reshape", [name, shape], f"{name}.by_head")[0] for name in past_names(index)]
-        inputs = [*query_key_value, *past, "seqlens_k", "total_sequence_length", *inner_rotation(d)]
+        inputs = [*query_key_value, *past, LAST_KEYS, "total_sequence_length", *inner_rotation(d)]
         name = f"layers.{index}.self_attn.attention"
         return group_query_attention(
             graph, d, name, inputs, present_names(index), self.cache_heads(d), d.attention_can_rotate
@@ -82,15 +87,16 @@ class Portable:
         return kept
 
 
-def count_mask(graph: GraphBuilder) -> None:
-    """seqlens_k int32 [B], the keys of a row after this step less one; total_sequence_length int32 [], its width."""
-    one = graph.constant("mask.axis", np.array([1]))
+def count_mask(graph: GraphBuilder, d: Dimensions) -> None:
+    """LAST_KEYS, the keys of a row after this step less one; total_sequence_length int32 [], the mask's width."""
     (shape,) = graph.op("Shape", ["attention_mask"], "mask.width", start=1)
     (width,) = graph.op("Squeeze", [shape], "mask.width.scalar")
     graph.op("Cast", [width], "total_sequence_length", to=TensorProto.INT32)
-    (length,) = graph.op("ReduceSum", ["attention_mask", one], "mask.length", keepdims=0)
-    (last,) = graph.op("Sub", [length, one], "mask.last")
-    graph.op("Cast", [last], "seqlens_k", to=TensorProto.INT32)
+    axis = graph.constant("mask.axis", np.array([1]))
+    (length,) = graph.op("ReduceSum", ["attention_mask", axis], "mask.length", keepdims=0)
+    bounds = [graph.constant(f"int32.{i}", np.array(i, np.int32)) for i in (-1, d.keep_window_size, 1)]
+    (last_keys,) = graph.op("Range", bounds, "mask.last_keys")  # folded when onnxruntime opens the file
+    graph.op("Gather", [last_keys, length], LAST_KEYS)
 
 
 def turn_rows(graph: GraphBuilder) -> None:
