@@ -16,8 +16,8 @@ def dynamic_mask(
     attention: DogeAttention,
     hidden_states: Tensor,
     dt_states: Tensor,
-    keep_window_size: int = 2048,
-    attention_mask: Tensor | None = None,
+    keep_window_size: int,
+    attention_mask: Tensor,
 ) -> Tensor:
     """`DogeAttention.prepare_dynamic_mask` without its branch on the length, which a trace would decide once.
 

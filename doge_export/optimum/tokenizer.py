@@ -11,4 +11,5 @@ class TokenizersBackend(PreTrainedTokenizerFast):
     """transformers 5's name of `PreTrainedTokenizerFast`, which is made, and saved, in its place."""
 
     def __new__(cls, *arguments: Any, **options: Any) -> PreTrainedTokenizerFast:
+        """The arguments of `PreTrainedTokenizerFast`."""
         return PreTrainedTokenizerFast(*arguments, **options)

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, pipeline
 from transformers.utils import logging
 
 import doge_export
+from doge_export.runtime.generation_options import GenerationOverrides
 
 logging.set_verbosity_error()
 WORK = Path(sys.argv[1])
@@ -74,7 +75,9 @@ def generate(model: ORTModelForCausalLM, ids: Rows, mask: Rows, **options: Any) 
     return [row[len(ids[0]) :].tolist() for row in found]
 
 
-def differing_tokens(model: ORTModelForCausalLM, ours: doge_export.Model, rows: list[dict[str, list[int]]]) -> list[str]:
+def differing_tokens(
+    model: ORTModelForCausalLM, ours: doge_export.Model, rows: list[dict[str, list[int]]]
+) -> list[str]:
     """The ways in which `generate` gives other tokens than our own runtime."""
     prompts, expected = [row["prompt"] for row in rows], [row["tokens"] for row in rows]
     width, count = max(map(len, prompts)), len(expected[0])
@@ -102,7 +105,7 @@ def differing_texts(model: ORTModelForCausalLM, ours: doge_export.Model, folder:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     write = pipeline("text-generation", model=model, tokenizer=tokenizer)
     greedy = {"max_new_tokens": 24, "do_sample": False, "repetition_penalty": 1.0, "return_full_text": False}
-    options = {"max_new_tokens": 24, "temperature": 0.0, "repetition_penalty": 1.0}
+    options: GenerationOverrides = {"max_new_tokens": 24, "temperature": 0.0, "repetition_penalty": 1.0}
     texts = [ours.tokenizer.decode(prompt) for prompt in prompts]
     expected = [ours.generate(text, **options).text for text in texts]
     ways = {
