@@ -1,7 +1,7 @@
 """optimum's exporter with Doge: python check_optimum_export.py WORK, in an environment of the extra `optimum`.
 
 `optimum-cli` exports doge-tiny. Its graph is compared with transformers' own Doge and, in tokens, with the golden
-table. What transformers 4.57 cannot run is refused in one sentence. The exit code is the number of differences.
+table. Models that transformers 4.57 cannot run are refused in one sentence. The exit code is the number of differences.
 """
 
 import json
@@ -88,7 +88,7 @@ def evicts_as_transformers() -> bool:
 
 
 def main(folder: str) -> dict[str, bool]:
-    """What must hold, by name."""
+    """Whether each thing holds, by name."""
     exported = run("optimum-cli", "export", "onnx", "--model", TINY, "--task", TASK, folder)
     if exported.returncode:
         sys.exit(exported.stderr)
