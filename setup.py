@@ -56,8 +56,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
+    # optimum-cli's plugin folder; without optimum it is a namespace in which nothing else lies
     packages=[*find_packages(include=["doge_model*", "doge_export*", "train*"]), "optimum.commands.register"],
-    package_dir={"optimum.commands.register": "doge_export/optimum/plugin"},  # where optimum-cli looks for plugins
+    package_dir={"optimum.commands.register": "doge_export/optimum/plugin"},
     package_data={
         "doge_model": ["py.typed"],
         "doge_export": ["py.typed", "texts/*", "report/*.jinja"],
