@@ -40,6 +40,12 @@ TRAIN = [
 ]
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
 BENCH = EXPORT
+OPTIMUM = [  # for an environment of its own, without transformers 5: other programs' exporter and runtime
+    "torch>=2.6",
+    "optimum-onnx[onnxruntime]>=0.1,<0.2",
+    "transformers>=4.57,<4.58",
+    "accelerate>=1.10",  # optimum stores a tied vocabulary once with it, else twice
+]
 DEV = [*BENCH, *TRAIN, *EVAL, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
 setup(
@@ -51,14 +57,24 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["doge_model*", "doge_export*", "train*"]),
+    # optimum-cli's plugin folder; without optimum it is a namespace in which nothing else lies
+    packages=[*find_packages(include=["doge_model*", "doge_export*", "train*"]), "optimum.commands.register"],
+    package_dir={"optimum.commands.register": "doge_export/optimum/plugin"},
     package_data={
         "doge_model": ["py.typed"],
         "doge_export": ["py.typed", "texts/*", "report/*.jinja"],
         "train": ["py.typed", "*.jinja", "recipes/sha256.txt", "recipes/*/*.yaml"],
     },
     install_requires=RUNTIME,
-    extras_require={"hub": HUB, "export": EXPORT, "train": TRAIN, "eval": EVAL, "bench": BENCH, "dev": DEV},
+    extras_require={
+        "hub": HUB,
+        "export": EXPORT,
+        "train": TRAIN,
+        "eval": EVAL,
+        "bench": BENCH,
+        "optimum": OPTIMUM,
+        "dev": DEV,
+    },
     entry_points={
         "console_scripts": [
             "doge-export = doge_export.commands.export:main",

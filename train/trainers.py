@@ -133,7 +133,7 @@ class DogeTraining(Trainer):
         """Write none of TRL's; `_save` has written one."""
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Give a model the tensors that a checkpoint of a Llama lacks, in place of a warning; warn of everything else."""
+        """Give a model the tensors that a checkpoint of a Llama lacks, in place of a warning; warn of all else."""
         lacking = llama_lacks(load_result.missing_keys)
         for name in lacking:
             value = next(value for end, value in FILLS.items() if name.endswith(end))

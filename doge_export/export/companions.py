@@ -60,6 +60,7 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     settings = json.loads(path.read_text(encoding="utf-8"))
     # transformers 5 writes a class name that onnxruntime-genai and transformers 4 do not know; this one all of them do
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings["padding_side"] = "left"  # a decoder goes on behind its rows; transformers' pipeline would pad them there
     template = checkpoint.tokenizer.chat_template
     if isinstance(template, dict):
         settings["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]

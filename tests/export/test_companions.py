@@ -95,3 +95,11 @@ def test_a_tokenizer_that_the_runtime_cannot_read_is_refused(checkpoint: Path, m
 
     monkeypatch.setattr("tokenizers.Tokenizer.from_str", unreadable)
     assert_refused_early(run(checkpoint), checkpoint.parent, "data did not match any variant")
+
+
+def test_the_tokenizer_pads_on_the_left_as_a_pipeline_of_transformers_needs_it(checkpoint: Path) -> None:
+    settings = checkpoint / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"padding_side": "right"}))
+    assert run(checkpoint).exit_code == 0
+    written = json.loads((checkpoint.parent / "out" / "tokenizer_config.json").read_text())
+    assert written["padding_side"] == "left"

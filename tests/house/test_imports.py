@@ -88,7 +88,7 @@ ROWS = (
     ("doge_model",),
     ("doge_export.errors", "doge_export.recipes", "doge_export.extras"),
     ("doge_export.places",),
-    ("doge_export.runtime",),
+    ("doge_export.runtime", "doge_export.optimum"),
     ("doge_export", "doge_export.graph", "doge_export.texts"),
     ("doge_export.options",),
     ("doge_export.quantization",),
@@ -112,6 +112,7 @@ DOES_WITHOUT = {
     "doge_model": ("doge_export", "train", "onnx", "onnxruntime", "lm_eval"),
     "doge_export": ("train", "trl"),
     "doge_export/runtime": ("torch", "transformers", "onnx", "huggingface_hub", "lm_eval", "matplotlib"),
+    "doge_export/optimum": ("onnx", "onnxruntime", "lm_eval"),
     "doge_export/graph": ("torch", "transformers", "onnxruntime", "lm_eval"),
     "train": ("doge_export", "onnx", "onnxruntime", "lm_eval"),
 }
