@@ -16,7 +16,7 @@ prompt = tokenizer.encode(tokenizer.apply_chat_template(messages, add_generation
 
 params = og.GeneratorParams(model)
 params.set_search_options(max_length=len(prompt) + 64)  # prompt and answer; at most context_length
-params.set_speculative_options(ngram_size=3, max_draft_tokens=4)  # guesses from what was said before; may be left out
+params.set_speculative_options(ngram_size=3, max_draft_tokens=4)  # guesses from earlier text; may be left out
 generator = og.Generator(model, params)
 generator.append_tokens(prompt)
 stream = tokenizer.create_stream()

@@ -1,4 +1,4 @@
-"""What does the portable graph cost one unpadded stream, beside the graph of our own driver?
+"""How much does the portable graph cost one unpadded stream, beside the graph of our own driver?
 
     python -m benchmarks.speed.portable
 
