@@ -33,7 +33,7 @@ def readme_tree() -> set[str]:
     for line in block.splitlines():
         indent = len(line) - len(line.lstrip())
         folder = "".join(above[level] for level in sorted(above) if level < indent)
-        names = re.findall(r"[\w.-]+/(?=\s|$)|[\w.-]+\.(?:py|jinja)\b", line)
+        names = re.findall(r"[\w.-]+/(?=\s|$)|[\w./-]+\.(?:py|jinja)\b", line)
         if names and names[0].endswith("/"):
             above = {level: name for level, name in above.items() if level < indent} | {indent: names[0]}
             folder += names.pop(0)
