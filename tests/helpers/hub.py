@@ -138,9 +138,10 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.asked.append(asked)
         for part, status in self.hub.failing.items():
             if part in asked:
-                self.close_connection = True
                 if status:
                     self.fail(status, "")
+                else:
+                    self.close_connection = True
                 return []
         return path.split("/")
 
