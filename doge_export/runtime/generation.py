@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -25,8 +25,8 @@ class TokenBatch(Protocol):
 
     states: list[State]
 
-    def open(self) -> State:
-        """A new stream in the next row."""
+    def open(self, state: State | None = None) -> State:
+        """A new stream in the next row, or a copy of `state` there."""
 
     def close(self, row: int) -> None:
         """Give a row up; the last stream moves into it."""
@@ -111,7 +111,7 @@ def generate_tokens(
     options: GenerationOptions,
     stop_ids: frozenset[int],
     past_ids: Sequence[int] = (),
-) -> Iterator[GeneratedToken]:
+) -> Generator[GeneratedToken]:
     """Feed `prompt_ids` to `state`, then yield one sampled token after the other.
 
     Raises StateError where the state is used otherwise between two tokens.
