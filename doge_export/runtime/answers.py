@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from ..errors import OptionError
 from .batch_generation import BatchRequest, generate_events
 from .batch_stream import BatchStream
-from .generation import LogitsSource, SingleSteps, TokenDecoder, TokenSelector, generate_tokens
+from .generation import (
+    LogitsSource,
+    OnPrompt,
+    ReportedPrompt,
+    SingleSteps,
+    TokenDecoder,
+    TokenSelector,
+    generate_tokens,
+)
 from .generation_options import GenerationOptions
 from .merging import StreamMerger
 from .prompt_lookup import PromptLookup
@@ -36,12 +44,15 @@ class Answers:
         options: GenerationOptions,
         ends: Ends,
         past_ids: Sequence[int] = (),
+        on_prompt: OnPrompt | None = None,
     ) -> TextStream:
-        """Feed exactly `token_ids` to `state` and answer. past_ids: the tokens before them, where they are known."""
+        """Feed exactly `token_ids` to `state` and answer; see `Model.continue_state`."""
         self._check(token_ids, options)
         guesses = options.prompt_lookup_num_tokens
         lookup = PromptLookup(self._decoder, guesses, past_ids) if guesses else None
         source: LogitsSource = lookup or SingleSteps(self._decoder)
+        if on_prompt is not None:
+            source = ReportedPrompt(source, on_prompt)
         tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options, ends), past_ids)
         return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)
 

@@ -28,7 +28,7 @@ from .batch_options import options_of_prompts
 from .batch_stream import BatchStream
 from .call_keywords import OneConversation, OnePrompt, OptionsPerPrompt, SeveralConversations, SeveralPrompts
 from .decoder import Decoder
-from .generation import TokenDecoder
+from .generation import OnPrompt, TokenDecoder
 from .generation_options import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .hub import folder_of
 from .prompts import Prompt, PromptReader, Prompts, are_messages, is_list_of_conversations, is_list_of_prompts
@@ -128,9 +128,10 @@ class Model:
         """Continue `prompt`, a string or token ids, or with `state` that stream and `prompt` after it.
 
         A list of strings, or of lists of token ids, gives a list of results. The prompt may be empty when the state
-        ends in an answer: then that goes on. Special tokens are put around a text only where a stream begins. Raises
-        OptionError for a prompt or an option that is not allowed, StateError for the state of another model, and
-        PackageError where text is asked of a folder without tokenizer.
+        ends in an answer: then that goes on. Special tokens are put around a text only where a stream begins.
+
+        Raises OptionError for a prompt or an option that is not allowed, and StateError for the state of another model.
+        Raises PackageError where text is asked of a folder without tokenizer.
         """
         options = self.options(**overrides)
         with self._claim(state):
@@ -295,15 +296,16 @@ class Model:
         options: GenerationOptions,
         past_ids: Sequence[int] = (),
         ends: Ends | None = None,
+        on_prompt: OnPrompt | None = None,
     ) -> TextStream:
         """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer.
 
         past_ids: the tokens before them, where they are known; prompt lookup and no_repeat_ngram_size look at them too.
         ends: tokens that end the answer, unless ends are ignored; None takes the folder's.
+        on_prompt: called after each chunk of a long prompt with the tokens fed so far and their number in all.
         """
-        return self._answers.continue_state(
-            state, token_ids, options, self.defaults.eos_token_ids if ends is None else ends, past_ids
-        )
+        ends = self.defaults.eos_token_ids if ends is None else ends
+        return self._answers.continue_state(state, token_ids, options, ends, past_ids, on_prompt)
 
     def _stream(
         self,
