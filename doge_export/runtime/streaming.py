@@ -156,11 +156,10 @@ class TextStream(AnswerText, Iterator[str]):
         """tokens: those of the answer, made when asked for. For the others see `AnswerText`."""
         super().__init__(tokenizer, stop, prompt_tokens, lookup)
         self._tokens = tokens
-        self._is_closed = False
 
     def __next__(self) -> str:
         """The next piece of text, never empty."""
-        while not self.finished and not self._is_closed:
+        while not self.finished:
             # Only the model's time counts, not that of whoever reads the pieces.
             start = time.perf_counter()
             token = next(self._tokens)
@@ -173,7 +172,6 @@ class TextStream(AnswerText, Iterator[str]):
 
     def close(self) -> None:
         """End the answer here. `text` and `token_ids` stay; there is no `result` unless the last piece was read."""
-        self._is_closed = True
         if isinstance(self._tokens, Generator):
             self._tokens.close()
 

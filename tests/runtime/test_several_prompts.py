@@ -98,6 +98,16 @@ def test_a_stop_string_ends_its_row_alone(model: Model) -> None:
     assert texts == [whole[0], whole[1].partition(stop)[0], whole[2]]
 
 
+def test_a_row_that_a_stop_string_ends_is_not_computed_any_further() -> None:
+    decoder = BigramDecoder(random_table(259))
+    model = Model(decoder, byte_level_tokenizer())
+    stop = model.generate("One", **SAMPLED, seed=5).text[0]
+    model.decoder, own = decoder, [{"stop": stop}, {"max_new_tokens": 10}]
+    decoder.fed.clear()
+    model.generate(["One", "Two"], temperature=1.0, max_new_tokens=30, seed=5, options_per_prompt=own)  # type: ignore[arg-type]
+    assert len(decoder.fed) <= 6 + 2 + 9
+
+
 def test_a_row_without_a_token_to_choose_raises_the_error_of_its_options(model: Model) -> None:
     own: list[Any] = [{}, {"suppress_tokens": list(range(259))}, {}]
     with pytest.raises(OptionError, match="no token is left to choose"):
@@ -139,7 +149,7 @@ def test_a_long_prompt_holds_the_others_up_by_a_chunk_at_a_time(tmp_path: Path) 
     generation.add(running := request(3, 0))
     generation.step()
     generation.add(request(1000, 1))
-    generation.add(request(5, 2))
+    generation.add(request(100, 2))
     for _ in range(4):
         counting.fed.clear()
         events = generation.step()

@@ -81,11 +81,11 @@ def test_pasted_lines_are_one_question(terminal: Terminal) -> None:
 
 def test_keys_during_an_answer_do_not_show_in_it_and_begin_the_next_message(terminal: Terminal) -> None:
     terminal.press("Hi\r")
-    terminal.wait_for("H")
+    terminal.wait_for("Hel")
     terminal.press("typed early\n")
     terminal.wait_for("Bye.")
     answer = terminal.shown.rpartition("Hi")[2].partition("!")[0]
-    assert "typed" not in answer and "ello" in answer
+    assert "typed" not in answer and "Hello" in answer
     terminal.wait_for(">")
     terminal.press("\x04")
     terminal.wait_for("<|im_start|>user\\ntyped early<|im_end|>")
