@@ -19,6 +19,7 @@ RUNTIME = [
     "jinja2>=3.1.6",  # older ones let templates out of the sandbox
     "click>=8.1",
     "rich>=13",
+    "prompt_toolkit>=3.0.40",
 ]
 HUB = ["huggingface_hub>=2.4"]  # the first that the tests have run with
 EXPORT = [

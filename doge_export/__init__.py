@@ -10,6 +10,7 @@ The errors a user can meet are in `doge_export.errors`.
 
 from __future__ import annotations
 
+from .runtime.batch_stream import BatchStream
 from .runtime.conversation import Conversation
 from .runtime.generation_options import GenerationOptions
 from .runtime.model import Model, load
@@ -18,6 +19,7 @@ from .runtime.streaming import GenerationResult, TextStream
 
 __version__ = "0.1.0"
 __all__ = [
+    "BatchStream",
     "Conversation",
     "GenerationOptions",
     "GenerationResult",

@@ -9,12 +9,9 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
-
-from doge_model.hub_id import is_hub_id
 
 from .. import __version__
 from ..errors import DogeError, OptionError
@@ -51,19 +48,6 @@ class Command(click.Command):
         """Run the command within `user_errors`."""
         with user_errors():
             return super().invoke(ctx)
-
-
-class ExportedFolder(click.Path):
-    """A folder that exists, or the hub id of one, owner/name."""
-
-    def __init__(self) -> None:
-        super().__init__(exists=True, file_okay=False, path_type=Path)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path; a hub id goes through as it is."""
-        if is_hub_id(str(value)) and not Path(value).exists():
-            return Path(value)
-        return super().convert(value, param, ctx)
 
 
 @contextmanager

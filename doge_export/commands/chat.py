@@ -11,50 +11,33 @@ Answers go to standard output, everything else to standard error. Special tokens
 
 from __future__ import annotations
 
-import io
-import json
-import signal
 import sys
-import textwrap
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import click
 
-from ..errors import DogeError, OptionError, StateError
+from ..errors import OptionError
 from ..runtime.conversation import Conversation
 from ..runtime.generation_options import GenerationOptions, GenerationOverrides
 from ..runtime.model import Model, load
-from . import Command, ExportedFolder
-
-with suppress(ImportError):
-    import readline  # noqa: F401  input() edits lines and remembers them once it is imported
-
-HELP = """\
-/undo             take the last question and its answer back
-/reset            forget the conversation and start anew
-/save FILE        write the conversation to a new JSON file
-/save-state FILE  write it to a new file with which --resume goes on at once
-/help             show this list
-/exit             leave (so does Ctrl-D)
-Ctrl-C stops an answer. A message that begins with a slash is written with two: //"""
+from ..talk.notes import note, noted_warnings
+from ..talk.printer import AnswerPrinter
+from ..talk.shell import Shell
+from ..talk.terminal import line_reader, stdin_is_terminal
+from . import Command
+from .missing_export import ExportedFolder, found_or_made
 
 
 @click.command(cls=Command)
 @click.argument("folder", type=ExportedFolder())
-@click.option("--prompt", metavar="TEXT", help="Answer this once and leave. Piped input is taken as the prompt too.")
+@click.option("--prompt", metavar="TEXT", help="Answer this once and leave. Piped input is put before it.")
 @click.option("--system", metavar="TEXT", help="System message before the conversation.")
 @click.option(
     "--resume",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Go on with a conversation that /save-state wrote.",
+    help="Go on with a conversation that /save or /save-state wrote.",
 )
 @click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer, in tokens.")
 @click.option("--temperature", type=float, metavar="T", help="Randomness: 0 is greedy, 1 the model's own.")
@@ -95,8 +78,9 @@ def main(
     overrides = sampling_overrides(**sampling)
     if resume is not None and system is not None:
         raise OptionError("--resume brings its own system message; leave --system away")
-    if prompt is None and not stdin_is_terminal():
-        prompt = piped_prompt()
+    if not stdin_is_terminal():
+        prompt = piped_prompt(prompt)
+    folder = found_or_made(folder)
     with noted_warnings():
         converse(load(folder, threads=threads, revision=revision), overrides, prompt, system, resume, as_json)
 
@@ -119,7 +103,7 @@ def converse(
             raise click.exceptions.Exit(130)
         return
     note("Type a message; /help lists the commands, Ctrl-D leaves.")
-    Shell(conversation, printer, line_reader(as_json)).run()
+    Shell(conversation, printer, line_reader()).run()
 
 
 def start(model: Model, options: GenerationOptions, system: str | None, resume: Path | None) -> Conversation:
@@ -138,193 +122,17 @@ def sampling_overrides(*, greedy: bool, temperature: float | None, **others: Any
     return cast(GenerationOverrides, {"temperature": 0.0 if greedy else temperature, **others})
 
 
-def stdin_is_terminal() -> bool:
-    """Whether somebody types, rather than a program or a file."""
-    return sys.stdin.isatty()
-
-
-def piped_prompt() -> str:
-    """The whole of standard input without its last line end; OptionError when it is empty or not UTF-8."""
+def piped_prompt(question: str | None) -> str:
+    """Standard input without its last line end, and the question below it; OptionError for nothing or no UTF-8."""
     try:
         text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise OptionError(f"standard input is not UTF-8 text (byte {error.start}); convert it first") from error
+    if question is not None:
+        return f"{text.rstrip()}\n\n{question}" if text.strip() else question
     if not text.strip():
         raise OptionError("standard input is empty; give a prompt there or with --prompt, or start in a terminal")
     return text.removesuffix("\n")
-
-
-class AnswerPrinter:
-    """Prints answers to standard output while they are made: as text, or as one JSON object each."""
-
-    def __init__(self, conversation: Conversation, as_json: bool) -> None:
-        self._conversation = conversation
-        self._as_json = as_json
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            # A terminal without Unicode shows question marks, rather than ending the program at the first emoji.
-            sys.stdout.reconfigure(errors="replace")
-
-    def answer(self, text: str) -> bool:
-        """Ask `text` and print the answer; False when Ctrl-C stopped it. Raises the package's errors."""
-        answer, stopped = None, False
-        try:
-            with interruptible() as interrupted:
-                answer = self._conversation.ask(text)
-                for piece in answer:
-                    if not self._as_json:
-                        click.echo(piece, nl=False)
-                    if interrupted():
-                        stopped = True
-                        break
-        except KeyboardInterrupt:
-            # The second Ctrl-C does not wait for the next piece. The state is whole all the same.
-            stopped = True
-        if answer is not None:
-            answer.close()
-        if not self._as_json:
-            click.echo()
-        if stopped or answer is None:
-            note("(stopped)")
-            return False
-        if self._as_json:
-            # Where standard output takes no Unicode, JSON has its own way to write it.
-            is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-            click.echo(json.dumps(asdict(answer.result), ensure_ascii=not is_unicode))
-        if answer.result.finish_reason == "length":
-            longest = self._conversation.options.max_new_tokens
-            note(f"(cut after {longest} tokens; --max-new-tokens allows longer answers)")
-        return True
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C only be noted, so that the model's step is finished; the second is a KeyboardInterrupt."""
-    noted = False
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        if noted:
-            raise KeyboardInterrupt
-        noted = True
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: noted
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class Shell:
-    """Reads lines until the user leaves: messages go to the model, lines that begin with a slash are commands."""
-
-    def __init__(self, conversation: Conversation, printer: AnswerPrinter, read_line: Callable[[], str]) -> None:
-        """read_line: the next line; raises EOFError at the end of the input, KeyboardInterrupt at Ctrl-C."""
-        self._conversation = conversation
-        self._printer = printer
-        self._read_line = read_line
-
-    def run(self) -> None:
-        """Converse until /exit or the end of the input."""
-        while True:
-            try:
-                line = self._read_line().strip()
-            except EOFError:
-                click.echo(err=True)
-                return
-            except KeyboardInterrupt:
-                click.echo(err=True)
-                note("Ctrl-D or /exit leaves.")
-                continue
-            if line.startswith("/") and not line.startswith("//"):
-                name, _, argument = line.partition(" ")
-                if name == "/exit":
-                    return
-                self._command(name, argument.strip())
-            elif line:
-                self._message(line[1:] if line.startswith("//") else line)
-
-    def _message(self, text: str) -> None:
-        try:
-            self._printer.answer(text)
-        except DogeError as error:
-            complain(str(error))
-
-    def _command(self, name: str, argument: str) -> None:
-        if name == "/help":
-            note(HELP)
-        elif name == "/reset":
-            self._conversation.reset()
-            note("The conversation starts anew.")
-        elif name == "/undo":
-            self._undo()
-        elif name in ("/save", "/save-state"):
-            self._save(name, argument)
-        else:
-            complain(f"there is no command {name}; /help lists the commands, and // begins a message with a slash")
-
-    def _undo(self) -> None:
-        try:
-            question = self._conversation.undo()
-        except OptionError as error:
-            complain(str(error))
-        else:
-            note(f"Took back: {textwrap.shorten(question, width=60, placeholder='...')}")
-
-    def _save(self, name: str, argument: str) -> None:
-        if not argument:
-            complain(f"{name} needs the name of a file; write {name} FILE")
-            return
-        try:
-            path = Path(argument).expanduser()
-            if path.exists():
-                complain(f"{path} exists already; give another name")
-                return
-            if name == "/save-state":
-                self._conversation.save(path)
-            else:
-                self._write_transcript(path)
-        except OSError as error:
-            complain(f"{path} cannot be written ({error.strerror}); give another name")
-        except (RuntimeError, ValueError, StateError) as error:  # of a user's home unknown, of a null character
-            complain(str(error))
-        else:
-            note(f"Saved {path}.")
-
-    def _write_transcript(self, path: Path) -> None:
-        text = json.dumps(self._conversation.transcript(), ensure_ascii=False, indent=2) + "\n"
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-
-
-def line_reader(as_json: bool) -> Callable[[], str]:
-    """A function that asks for a line in the terminal, with editing and history where the system has readline."""
-    if not as_json and sys.stdout.isatty():
-        return partial(input, "> ")
-
-    def read_line() -> str:
-        click.echo("> ", nl=False, err=True)
-        return input()
-
-    return read_line
-
-
-@contextmanager
-def noted_warnings() -> Iterator[None]:
-    """Say each warning in one line beside the answers, without its place in the source."""
-
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *place, **more: note(f"Warning: {' '.join(str(message).split())}")
-        yield
-
-
-def note(text: str) -> None:
-    """Say something beside the answers: on standard error, dim in a terminal."""
-    click.secho(text, err=True, dim=True)
-
-
-def complain(text: str) -> None:
-    """One line about an error, while the conversation goes on."""
-    click.echo(f"Error: {' '.join(text.split())}", err=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
     tokens     decoder, state and their graphs: token ids in, logits out
     choice     generation_options, logits_processors, sampling, stopping: logits in, the next token out
     text       tokenizer, detokenizer, clean_up, streaming: tokens in, pieces of text out
+    together   batch, batch_generation, batch_stream, merging: several answers at once
     chat       chat_template, template_limits, template_sandbox, chat_prompt, conversation: messages in, tokens out
     machine    threads, huge_pages, exactness: the processor at hand
 """

@@ -1,8 +1,8 @@
 """Several streams in one step: their rows are multiplied together, so weights are read once for all of them.
 
-A row is a state like any other, in a slice of memory that the batch shares; its prompt is fed by itself. Every operator
-of the graph treats a row alike in any company, so each stream answers as it would alone. Where a processor's kernels do
-not (`exactness`), the rows take their steps one by one.
+A row is a state like any other, in a slice of memory that the batch shares. Its prompt is fed by itself, there or
+before it joins. Every operator of the graph treats a row alike in any company, so each stream answers as it would
+alone. Where a processor's kernels do not (`exactness`), the rows take their steps one by one.
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ class Batch:
         self._step: BatchStep | None = None
         self.states: list[State] = []
 
-    def open(self) -> State:
-        """A new stream in the next free row."""
+    def open(self, state: State | None = None) -> State:
+        """A new stream in the next free row, or a copy of `state` there, whose window is not full."""
         self._step = None
-        self.states.append(State(self._description, Cache(self._description, self._memory[:, :, len(self.states)])))
-        return self.states[-1]
+        memory = self._memory[:, :, len(self.states)]
+        new = State(self._description, Cache(self._description, memory)) if state is None else state.copy(memory)
+        self.states.append(new)
+        return new
 
     def close(self, row: int) -> None:
         """Give a row up. The last stream moves into it, as a new state in its place in `states`."""

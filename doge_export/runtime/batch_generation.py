@@ -1,101 +1,185 @@
-"""Answers to many prompts at once: streams start, take their steps together, and leave when they are done."""
+"""Answers to many prompts at once: streams join, take their steps together, and leave when they are done.
+
+A prompt is fed by itself, a chunk at a time between two steps of the others, so none waits longer than that. Streams
+whose window is full go on by themselves, as each evicts other keys.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from .generation import TokenBatch, TokenDecoder, TokenSelector
+from ..errors import OptionError
+from .cache import MAX_CHUNK
+from .generation import GeneratedToken, TokenDecoder, TokenSelector
 from .sampling import Logits
 from .state import State
-from .streaming import TextStream
 
 MAX_ROWS = 16  # streams at a time; more would hardly be faster, and each needs memory for its keys and values
 
 
+class BatchRequest:
+    """One prompt that is to be answered in a batch.
+
+    Attributes:
+        cancelled: set it to True, from any thread, and no more tokens come.
+    """
+
+    def __init__(self, prompt_ids: Sequence[int], selector: TokenSelector) -> None:
+        """prompt_ids: at least one. selector: chooses the tokens of this answer."""
+        self.prompt_ids, self.selector = list(prompt_ids), selector
+        self.cancelled = False
+
+
+class Event(NamedTuple):
+    """The next token of a request with the seconds it took, or the error that ends this request alone."""
+
+    request: BatchRequest
+    outcome: GeneratedToken | OptionError
+    seconds: float
+
+
 @dataclass
 class Row:
-    """A stream of the batch: the tokens of its answer, and their text."""
+    """A stream of the batch."""
 
-    selector: TokenSelector
-    stream: TextStream
+    request: BatchRequest
+    state: State
+    fed: int = 0
+    seconds: float = 0.0  # that feeding the prompt has taken
+    last_token_id: int = 0
 
 
 class BatchGeneration:
-    """Generates for a list of prompts; a place that becomes free is given to the next one."""
+    """Generates for requests that are added at any time; a place that becomes free is given to the next one."""
 
-    def __init__(
-        self,
-        decoder: TokenDecoder,
-        selector: Callable[[Sequence[int]], TokenSelector],
-        stream: Callable[[int], TextStream],
-    ) -> None:
-        """selector: begins an answer to a prompt. stream: begins the text of one whose prompt has so many tokens."""
-        self._decoder, self._selector, self._stream = decoder, selector, stream
-        self._rows: list[Row] = []
+    def __init__(self, decoder: TokenDecoder, max_rows: int) -> None:
+        """max_rows: streams at a time."""
+        self._decoder, self._max_rows = decoder, max_rows
+        self._batch = decoder.new_batch(max_rows)
+        self._waiting: deque[BatchRequest] = deque()
+        self._starting: Row | None = None
+        self._together: list[Row] = []  # in the order of the batch's rows
+        self._alone: list[Row] = []
 
-    def run(self, prompts: Sequence[Sequence[int]]) -> list[TextStream]:
-        """The finished texts of prompts of at least one token each, in their order."""
-        batch = self._decoder.new_batch(min(len(prompts), MAX_ROWS))
-        waiting, streams = deque(prompts), []
-        while waiting or self._rows:
-            while waiting and len(self._rows) < MAX_ROWS:
-                prompt = waiting.popleft()
-                streams.append(self._stream(len(prompt)))
-                self._start(batch, Row(self._selector(prompt), streams[-1]), prompt)
-            self._leave_full_windows(batch)
-            if self._rows:
-                self._step(batch)
-        return streams
+    def add(self, request: BatchRequest) -> None:
+        """Queue a request; it begins with the next step if there is room."""
+        self._waiting.append(request)
 
-    def _start(self, batch: TokenBatch, row: Row, prompt: Sequence[int]) -> None:
-        """Feed a prompt; a stream that is done with its first token takes no place."""
-        start = time.perf_counter()
-        state = self._decoder.new_state() if len(prompt) >= self._decoder.keep_window_size else batch.open()
-        in_batch = len(prompt) < self._decoder.keep_window_size
-        if in_batch:
-            self._rows.append(row)
-        self._take(row, state, self._decoder.forward(state, np.asarray(prompt, np.int64))[-1], start)
-        if not in_batch:
-            self._finish_alone(row, state)
-        elif row.stream.finished:
-            self._close(batch, len(self._rows) - 1)
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is unfinished."""
+        return bool(self._waiting or self._starting or self._together or self._alone)
 
-    def _step(self, batch: TokenBatch) -> None:
-        """One token for every row."""
-        start = time.perf_counter()
-        logits = batch.forward([row.stream.last_token_id for row in self._rows])
-        for row, state, row_logits in zip(self._rows, batch.states, logits, strict=True):
-            self._take(row, state, row_logits, start)
-        for index in reversed(range(len(self._rows))):
-            if self._rows[index].stream.finished:
-                self._close(batch, index)
+    def step(self) -> list[Event]:
+        """At most a chunk of new prompts, then one token of every answer that is under way."""
+        self._drop_cancelled()
+        events = self._feed_prompts()
+        self._leave_full_windows()
+        events += self._step_together()
+        events += self._step_alone()
+        return events
 
-    def _leave_full_windows(self, batch: TokenBatch) -> None:
-        """Streams whose window is full go on by themselves: each evicts other keys."""
-        for index in reversed(range(len(self._rows))):
-            if batch.states[index].position >= self._decoder.keep_window_size:
-                row, state = self._rows[index], batch.states[index].copy()
-                self._close(batch, index)
-                self._finish_alone(row, state)
+    def _drop_cancelled(self) -> None:
+        self._waiting = deque(request for request in self._waiting if not request.cancelled)
+        self._alone = [row for row in self._alone if not row.request.cancelled]
+        if self._starting and self._starting.request.cancelled:
+            self._starting = None
+        for index in reversed(range(len(self._together))):
+            if self._together[index].request.cancelled:
+                self._close(index)
 
-    def _finish_alone(self, row: Row, state: State) -> None:
-        while not row.stream.finished:
+    def _feed_prompts(self) -> list[Event]:
+        """Feed prompts, MAX_CHUNK tokens in all, in the very chunks in which each would be fed alone."""
+        events, room = [], MAX_CHUNK
+        while room > 0:
+            if self._starting is None:
+                if not self._waiting or len(self._together) + len(self._alone) == self._max_rows:
+                    break
+                self._starting = Row(self._waiting.popleft(), self._decoder.new_state())
+            row, start = self._starting, time.perf_counter()
+            chunk = row.request.prompt_ids[row.fed : row.fed + row.state.room_for_chunk()]
+            if len(chunk) > room:
+                break
+            logits = self._decoder.forward(row.state, np.asarray(chunk, np.int64))[-1]
+            row.fed += len(chunk)
+            row.seconds += time.perf_counter() - start
+            room -= len(chunk)
+            if row.fed == len(row.request.prompt_ids):
+                self._starting = None
+                events.append(self._start(row, logits))
+        return events
+
+    def _start(self, row: Row, logits: Logits) -> Event:
+        """Take the first token of an answer; a stream that is done with it takes no place."""
+        event, goes_on = self._take(row, row.state, logits, time.perf_counter() - row.seconds)
+        if goes_on and row.state.position >= self._decoder.keep_window_size:
+            self._alone.append(row)
+        elif goes_on:
+            row.state = self._batch.open(row.state)
+            self._together.append(row)
+        return event
+
+    def _step_together(self) -> list[Event]:
+        if not self._together:
+            return []
+        start, events, finished = time.perf_counter(), [], []
+        logits = self._batch.forward([row.last_token_id for row in self._together])
+        for index, (row, row_logits) in enumerate(zip(self._together, logits, strict=True)):
+            event, goes_on = self._take(row, self._batch.states[index], row_logits, start)
+            events.append(event)
+            if not goes_on:
+                finished.append(index)
+        for index in reversed(finished):
+            self._close(index)
+        return events
+
+    def _step_alone(self) -> list[Event]:
+        events, left = [], []
+        for row in self._alone:
             start = time.perf_counter()
-            fed = np.array([row.stream.last_token_id], np.int64)
-            self._take(row, state, self._decoder.forward(state, fed)[-1], start)
+            logits = self._decoder.forward(row.state, np.array([row.last_token_id], np.int64))[-1]
+            event, goes_on = self._take(row, row.state, logits, start)
+            events.append(event)
+            if goes_on:
+                left.append(row)
+        self._alone = left
+        return events
 
-    def _take(self, row: Row, state: State, logits: Logits, start: float) -> None:
-        token = row.selector.next_token(logits, state)
-        row.stream.push(token, time.perf_counter() - start)
+    def _leave_full_windows(self) -> None:
+        for index in reversed(range(len(self._together))):
+            if self._batch.states[index].position >= self._decoder.keep_window_size:
+                row = self._together[index]
+                row.state = self._batch.states[index].copy()
+                self._alone.append(row)
+                self._close(index)
 
-    def _close(self, batch: TokenBatch, index: int) -> None:
+    def _take(self, row: Row, state: State, logits: Logits, start: float) -> tuple[Event, bool]:
+        """The event of a stream's next logits, and whether its answer goes on."""
+        try:
+            token = row.request.selector.next_token(logits, state)
+        except OptionError as error:  # its options leave no token to choose
+            return Event(row.request, error, time.perf_counter() - start), False
+        row.last_token_id = token.token_id
+        return Event(row.request, token, time.perf_counter() - start), token.finish_reason is None
+
+    def _close(self, index: int) -> None:
         """As in the batch, the last row moves into the free place."""
-        batch.close(index)
-        last = self._rows.pop()
-        if index < len(self._rows):
-            self._rows[index] = last
+        self._batch.close(index)
+        last = self._together.pop()
+        if index < len(self._together):
+            self._together[index] = last
+
+
+def generate_events(decoder: TokenDecoder, requests: Sequence[BatchRequest]) -> Iterator[Event]:
+    """The events of requests that are answered together, made when they are asked for."""
+    generation = BatchGeneration(decoder, min(len(requests), MAX_ROWS))
+    for request in requests:
+        generation.add(request)
+    while generation.busy:
+        yield from generation.step()

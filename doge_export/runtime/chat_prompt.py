@@ -26,7 +26,7 @@ class ChatPrompt:
     """A chat template and the tokenizer that reads its text."""
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
-        self._template, self._tokenizer = template, tokenizer
+        self.template, self._tokenizer = template, tokenizer
         longest_first = sorted(filter(None, tokenizer.special_texts), key=len, reverse=True)
         special = "|".join(map(re.escape, longest_first)) or "(?!)"  # which nothing matches
         self._special = re.compile(special)
@@ -34,7 +34,7 @@ class ChatPrompt:
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The template's text, the special tokens of messages marked in it. Raises OptionError as the template does."""
-        return self._template.render(self._mark(check_messages(messages)), add_generation_prompt)
+        return self.template.render(self._mark(check_messages(messages)), add_generation_prompt)
 
     def render_after(self, messages: Sequence[Message], in_answer: bool) -> str:
         """The template's text for messages behind an answer, from that answer's end on if `in_answer`, else after it.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import OptionError, StateError
+from .generation import OnPrompt
 from .generation_options import GenerationOptions
 from .model import Model
 from .prefix import SharedPrefix, shared_length
 from .state import State
 from .streaming import GenerationResult, TextStream
+from .transcript import is_transcript, read_turns
 
 METADATA_KEY = "conversation"  # under which the state's metadata holds the transcript
 
@@ -41,20 +43,22 @@ class Conversation:
         """system: the system message. Raises OptionError when it is given for a model without chat template."""
         if model.has_chat_template:
             _ = model.chat_template  # PackageError here, rather than at the first question
-        elif system is not None:
-            raise OptionError(f"the model {model.name!r} has no chat template; leave the system message away")
         model.require_tokenizer()
         self._model = model
+        self._check_system(system)
         self._system = system
         self.options = options
         self.reset()
 
     @classmethod
     def resume(cls, model: Model, options: GenerationOptions, path: str | Path) -> Conversation:
-        """The conversation that `save` wrote, without computing any of it again.
+        """The conversation that `save` wrote, without computing any of it again; or one that `write_transcript` wrote.
 
         Raises StateError when the file is no state of this model, is damaged, or was saved without a conversation.
         """
+        if is_transcript(Path(path)):
+            system, turns = read_turns(Path(path))
+            return cls(model, options, system)._with_turns(turns)
         state = model.load_state(path)
         conversation = cls(model, options)
         try:
@@ -98,8 +102,21 @@ class Conversation:
         """Questions answered so far."""
         return len(self._turns)
 
-    def ask(self, text: str) -> Answer:
+    @property
+    def system(self) -> str | None:
+        """The system message."""
+        return self._system
+
+    def set_system(self, system: str) -> None:
+        """Start anew with another system message; OptionError for a model without chat template."""
+        self._check_system(system)
+        self._system = system
+        self.reset()
+
+    def ask(self, text: str, on_prompt: OnPrompt | None = None) -> Answer:
         """Put the next user message and stream the answer.
+
+        on_prompt: told of the progress of a long prompt; see `Model.continue_state`.
 
         The turn is recorded when the answer's last piece was read or its `close` was called, if there is an answer by
         then. Raises OptionError for an empty message. An exception at any time leaves the conversation usable.
@@ -115,7 +132,7 @@ class Conversation:
             token_ids = self._ids + self._model.tokenizer.encode(text, add_special_tokens=not self._ids)
         rest = self._begin_turn(token_ids)
         past, ends = token_ids[: len(token_ids) - len(rest)], self._model.turn_ends
-        stream = self._model.continue_state(self._stream.state, rest, self.options, past, ends)
+        stream = self._model.continue_state(self._stream.state, rest, self.options, past, ends, on_prompt)
         return Answer(self, asked, token_ids, rendered, stream)
 
     def undo(self) -> str:
@@ -148,6 +165,21 @@ class Conversation:
         self._ids = prompt_ids + answer_ids
         self._stream.tokens = list(self._ids)
         self._text = rendered + self._model.tokenizer.decode(answer_ids, skip_special_tokens=False)
+
+    def _check_system(self, system: str | None) -> None:
+        if system is not None and not self._model.has_chat_template:
+            raise OptionError(f"the model {self._model.name!r} has no chat template; leave the system message away")
+
+    def _with_turns(self, turns: Sequence[tuple[str, str]]) -> Conversation:
+        """Take in questions and answers of which only the text is known; their tokens are fed with the next message."""
+        for question, answer in turns:
+            self._turns.append(Turn(len(self.messages), len(self._ids), len(self._text)))
+            self.messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            if not self._model.has_chat_template:  # else the template writes all of it anew
+                self._ids += self._model.tokenizer.encode(question, add_special_tokens=not self._ids)
+                self._ids += self._model.tokenizer.encode(answer, add_special_tokens=False)
+                self._text += question + answer
+        return self
 
     def _restore(self, state: State, saved: dict[str, Any]) -> None:
         """Take over a state and the transcript that belongs to it; ValueError and the like when they cannot be one."""

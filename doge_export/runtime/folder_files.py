@@ -116,3 +116,12 @@ def sample_of(data: Path) -> dict[str, Any]:
             file.seek(max(0, size - SAMPLE_BYTES) * index // (SAMPLES - 1))
             digest.update(file.read(SAMPLE_BYTES))
     return {"bytes": size, "sample_sha256": digest.hexdigest()}
+
+
+def check_tokenizer(folder: Path, tokens: int, vocab_size: int) -> None:
+    """PackageError for a tokenizer with more tokens than the model has."""
+    if tokens > vocab_size:
+        raise PackageError(
+            f"{folder / TOKENIZER_FILE} has {tokens} tokens, but the model {vocab_size}, so it belongs to another "
+            f"model; {REMEDY}"
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from ..errors import StateError
 from . import sampling
+from .cache import MAX_CHUNK
 from .generation_options import GenerationOptions
 from .logits_processors import LogitsProcessors
 from .sampling import Logits
 from .state import State
 
+OnPrompt = Callable[[int, int], None]  # is told how many tokens of a long prompt are fed, and of how many
 FinishReason = Literal["stop", "length"]
 
 
@@ -25,8 +27,8 @@ class TokenBatch(Protocol):
 
     states: list[State]
 
-    def open(self) -> State:
-        """A new stream in the next row."""
+    def open(self, state: State | None = None) -> State:
+        """A new stream in the next row, or a copy of `state` there."""
 
     def close(self, row: int) -> None:
         """Give a row up; the last stream moves into it."""
@@ -89,6 +91,29 @@ class SingleSteps:
         return logits
 
 
+class ReportedPrompt:
+    """Another source that is given prompts in chunks, and tells about the progress between them.
+
+    The chunks are those in which a decoder feeds a prompt anyway, so nothing changes in the logits.
+    """
+
+    def __init__(self, source: LogitsSource, on_prompt: OnPrompt) -> None:
+        self._source, self._on_prompt = source, on_prompt
+
+    def next_logits(self, state: State, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Feed int64 [S]; float32 [vocab]."""
+        fed = 0
+        if len(token_ids) <= MAX_CHUNK:
+            return self._source.next_logits(state, token_ids)
+        while True:
+            chunk = token_ids[fed : fed + state.room_for_chunk()]
+            logits = self._source.next_logits(state, chunk)
+            fed += len(chunk)
+            if fed == len(token_ids):
+                return logits
+            self._on_prompt(fed, len(token_ids))
+
+
 class TokenChooser(Protocol):
     """Chooses a token from float32 [vocab] filtered logits."""
 
@@ -111,7 +136,7 @@ def generate_tokens(
     options: GenerationOptions,
     stop_ids: frozenset[int],
     past_ids: Sequence[int] = (),
-) -> Iterator[GeneratedToken]:
+) -> Generator[GeneratedToken]:
     """Feed `prompt_ids` to `state`, then yield one sampled token after the other.
 
     Raises StateError where the state is used otherwise between two tokens.

@@ -31,7 +31,7 @@ class GenerationOverrides(TypedDict, total=False):
     top_k: int | None
     min_p: float | None
     repetition_penalty: float | None
-    stop: Sequence[str] | None
+    stop: str | Sequence[str] | None
     ignore_eos: bool | None
     seed: int | None
     prompt_lookup_num_tokens: int | None
@@ -52,7 +52,7 @@ class GenerationOptions:
     temperature: divides the logits; 0 is greedy, and top_p, top_k and min_p are then not used.
     top_p, top_k, min_p: nucleus, k best, and share of the best token's probability; 1, 0 and 0 switch them off.
     repetition_penalty: weakens tokens that stand in the prompt or the answer; 1 switches it off, greedy obeys it too.
-    stop: strings that end the answer and do not belong to it.
+    stop: a string, or several, that end the answer and do not belong to it.
     ignore_eos: go on after an end-of-sequence token.
     seed: the same seed gives the same text; None takes fresh entropy.
     prompt_lookup_num_tokens: guess up to so many tokens from the tokens so far and check them at once, 0 to 7. The
@@ -121,9 +121,10 @@ def _seed(name: str, value: object) -> int | float | None:
 
 
 def _strings(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(text, str) and text for text in value):
-        raise OptionError(f"{name} is {value!r}; it must be a list of strings, none of them empty")
-    return tuple(value)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise OptionError(f"{name} is {value!r}; it must be a string or a list of strings, none of them empty")
+    return tuple(texts)
 
 
 def _flag(name: str, value: object) -> bool:
@@ -268,8 +269,7 @@ def options_from_generation_config(config: Mapping[str, Any]) -> GenerationOptio
     }
     options = {"top_k": 50} | {name: given[name] for name in SAME_FIELDS if name in given}
     options.pop("prompt_lookup_num_tokens", None)  # changes no answer; there it may be larger than here
-    stop = given.get("stop_strings", ())
-    options["stop"] = (stop,) if isinstance(stop, str) else stop
+    options["stop"] = given.get("stop_strings", ())
     options["temperature"] = given.get("temperature", 1.0) if given.get("do_sample", False) else 0.0
     return GenerationOptions(**options)
 

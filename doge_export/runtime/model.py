@@ -15,22 +15,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
-from numbers import Integral
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import OptionError, PackageError
-from .batch_generation import BatchGeneration
+from ..errors import OptionError
+from .answers import Answers, Ends
+from .batch_options import options_of_prompts
+from .batch_stream import BatchStream
+from .call_keywords import OneConversation, OnePrompt, OptionsPerPrompt, SeveralConversations, SeveralPrompts
 from .decoder import Decoder
-from .folder_files import REMEDY, TOKENIZER_FILE
-from .generation import LogitsSource, SingleSteps, TokenDecoder, TokenSelector, generate_tokens
+from .folder_files import check_tokenizer
+from .generation import OnPrompt, TokenDecoder
 from .generation_options import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .hub import folder_of
-from .prompt_lookup import PromptLookup
+from .prompts import Prompt, PromptReader, Prompts, are_messages, is_list_of_conversations, is_list_of_prompts
 from .state import State
 from .streaming import GenerationResult, TextStream
 from .tokenizer import Tokenizer
@@ -39,12 +41,15 @@ if TYPE_CHECKING:
     from .chat_prompt import ChatPrompt
     from .chat_template import ChatTemplate, Message
 
-Prompt = str | Sequence[int] | NDArray[np.integer[Any]]
-Prompts = list[str] | list[list[int]] | list[NDArray[np.integer[Any]]]
+Messages = Sequence["Message"]
 
 
 def load(
-    folder: str | Path, threads: int | None = None, revision: str | None = None, local_files_only: bool = False
+    folder: str | Path,
+    threads: int | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    max_streams: int | None = None,
 ) -> Model:
     """Load an exported folder, local or of the model hub.
 
@@ -53,18 +58,16 @@ def load(
         threads: of the computation; None takes one for small models, else one per core.
         revision: branch, tag or commit of a hub repository.
         local_files_only: take a hub id from the cache alone, without asking the hub; so does HF_HUB_OFFLINE=1.
+        max_streams: merge the calls of several threads, so many streams at a time; None computes each by itself.
 
     Raises:
         PackageError: the folder is no export or a damaged one, or the hub has it not.
-        OptionError: an impossible number of threads.
+        OptionError: an impossible number of threads or streams.
     """
     path = folder_of(folder, revision, local_files_only)
     decoder, tokenizer = Decoder(path, threads=threads), Tokenizer.from_folder(path)
-    if tokenizer is not None and tokenizer.vocab_size > decoder.vocab_size:
-        raise PackageError(
-            f"{path / TOKENIZER_FILE} has {tokenizer.vocab_size} tokens, but the model {decoder.vocab_size}, so it "
-            f"belongs to another model; {REMEDY}"
-        )
+    if tokenizer is not None:
+        check_tokenizer(path, tokenizer.vocab_size, decoder.vocab_size)
     return Model(
         decoder,
         tokenizer=tokenizer,
@@ -72,6 +75,7 @@ def load(
         name=os.fsencode(Path(folder).name or path.resolve().name).decode(
             "utf-8", "replace"
         ),  # a name may be any bytes
+        max_streams=max_streams,
     )
 
 
@@ -81,12 +85,18 @@ class Model:
     The keywords of `generate`, `stream` and `chat` are the fields of `GenerationOptions`: max_new_tokens, temperature
     (0 is greedy), top_p, stop, seed and more. One left out takes the folder's default.
 
+    All three take a list of prompts, or of conversations, too. These are answered together, several times faster than
+    one after the other, and each as if alone. `options_per_prompt` has the options of each where they differ, as a list
+    of dictionaries. One `seed` gives prompt i the seed + i. A list takes neither state nor prompt lookup.
+
     All three, and `prefill`, continue a `state` when one is given, else a new one. A state is one stream of tokens, and
     the call advances it in place, so a prompt holds only new text. The last token of an answer is fed with the next
     prompt; until then it is the state's `unfed_token`. A state is never too long, and the repetition penalty knows all
     of it. `state.copy()` branches, `state.save(path)` and `load_state` keep it on disk.
 
-    Calls from several threads do not disturb each other, each having a state of its own.
+    Calls from several threads do not disturb each other, each having a state of its own. With `max_streams` those
+    without a given state or prompt lookup are merged: they take their steps together, and answer as alone. Such an
+    answer is made whether or not its pieces are read, until it ends or is closed.
     """
 
     def __init__(
@@ -95,32 +105,39 @@ class Model:
         tokenizer: Tokenizer | None = None,
         defaults: GenerationDefaults | None = None,
         name: str = "model",
+        max_streams: int | None = None,
     ) -> None:
         self.decoder = decoder
         self.defaults = defaults or GenerationDefaults()
         self.name = name
         self._tokenizer = tokenizer
+        self._reader = PromptReader(tokenizer, decoder.vocab_size, name)
+        self._answers = Answers(decoder, tokenizer, self._reader, max_streams)
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}, vocab_size={self.decoder.vocab_size}, context_size={self.context_size}, "
+            f"tokenizer={self._tokenizer is not None}, chat_template={self.has_chat_template})"
+        )
 
     @overload
-    def generate(
-        self, prompt: Prompt, *, state: State | None = None, **overrides: Unpack[GenerationOverrides]
-    ) -> GenerationResult: ...
+    def generate(self, prompt: Prompt, **keywords: Unpack[OnePrompt]) -> GenerationResult: ...
 
     @overload
-    def generate(self, prompt: Prompts, **overrides: Unpack[GenerationOverrides]) -> list[GenerationResult]: ...
+    def generate(self, prompt: Prompts, **keywords: Unpack[SeveralPrompts]) -> list[GenerationResult]: ...
 
     def generate(
         self,
         prompt: Prompt | Prompts,
         *,
         state: State | None = None,
+        options_per_prompt: OptionsPerPrompt | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationResult | list[GenerationResult]:
         """Continue `prompt`, a string or token ids, or with `state` that stream and `prompt` after it.
 
-        A list of prompts is answered together, several times faster than one after the other, and each as if alone.
-        The prompt may be empty when the state ends in an answer: then that goes on. Special tokens are put around a
-        text only where a stream begins.
+        A list of strings, or of lists of token ids, gives a list of results. The prompt may be empty when the state
+        ends in an answer: then that goes on. Special tokens are put around a text only where a stream begins.
 
         Raises:
             OptionError: a prompt or an option is not allowed.
@@ -128,83 +145,84 @@ class Model:
             PackageError: text is asked of a folder without tokenizer.
         """
         options = self.options(**overrides)
-        if is_list_of_prompts(prompt):
-            return self._generate_batch(prompt, state, options)
-        state = self._checked_state(state)
-        with state.claim:
-            return self.continue_state(state, self._next_ids(cast(Prompt, prompt), state), options).read_all()
+        with self._claim(state):
+            return self._stream(prompt, options, state, options_per_prompt).read_all()
 
-    def _generate_batch(
-        self, prompts: Prompts, state: State | None, options: GenerationOptions
-    ) -> list[GenerationResult]:
-        if state is not None:
-            raise OptionError("a list of prompts takes no state; give one prompt, or leave the state out")
-        if options.prompt_lookup_num_tokens:
-            raise OptionError("a list of prompts takes no prompt_lookup_num_tokens; give one prompt, or set it to 0")
-        if options.stop:
-            self.require_tokenizer()
-        empty, stop_ids = self.new_state(), self._stop_ids(options)
-        generation = BatchGeneration(
-            self.decoder,
-            lambda prompt_ids: TokenSelector(options, stop_ids, prompt_ids),
-            lambda length: TextStream(iter(()), self._tokenizer, options.stop, length),
-        )
-        return [stream.result for stream in generation.run([self._next_ids(prompt, empty) for prompt in prompts])]
+    @overload
+    def stream(self, prompt: Prompt, **keywords: Unpack[OnePrompt]) -> TextStream: ...
+
+    @overload
+    def stream(self, prompt: Prompts, **keywords: Unpack[SeveralPrompts]) -> BatchStream: ...
 
     def stream(
-        self, prompt: Prompt, *, state: State | None = None, **overrides: Unpack[GenerationOverrides]
-    ) -> TextStream:
+        self,
+        prompt: Prompt | Prompts,
+        *,
+        state: State | None = None,
+        options_per_prompt: OptionsPerPrompt | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> TextStream | BatchStream:
         """Like `generate`, but the text comes in pieces while it is made; no piece splits a character.
 
         The pieces add up to the text of `generate`; after the last one, `result` of the stream has the other numbers.
+        A list of prompts gives pairs of a prompt's index and a piece, and `results`.
         """
         options = self.options(**overrides)
         self.require_tokenizer()
-        state = self._checked_state(state)
-        return self.continue_state(state, self._next_ids(prompt, state), options)
+        with self._claim(state):
+            return self._stream(prompt, options, state, options_per_prompt)
 
     @overload
     def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        stream: Literal[False] = False,
-        state: State | None = None,
-        **overrides: Unpack[GenerationOverrides],
+        self, messages: Messages, *, stream: Literal[False] = False, **keywords: Unpack[OneConversation]
     ) -> GenerationResult: ...
 
     @overload
+    def chat(self, messages: Messages, *, stream: Literal[True], **keywords: Unpack[OneConversation]) -> TextStream: ...
+
+    @overload
     def chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        stream: Literal[True],
-        state: State | None = None,
-        **overrides: Unpack[GenerationOverrides],
-    ) -> TextStream: ...
+        self, messages: Sequence[Messages], *, stream: Literal[False] = False, **keywords: Unpack[SeveralConversations]
+    ) -> list[GenerationResult]: ...
+
+    @overload
+    def chat(
+        self, messages: Sequence[Messages], *, stream: Literal[True], **keywords: Unpack[SeveralConversations]
+    ) -> BatchStream: ...
 
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: Messages | Sequence[Messages],
         *,
         stream: bool = False,
         state: State | None = None,
+        chat_template: str | None = None,
+        options_per_prompt: OptionsPerPrompt | None = None,
         **overrides: Unpack[GenerationOverrides],
-    ) -> GenerationResult | TextStream:
-        """Answer a conversation, a list of {"role": ..., "content": ...}, by the folder's chat template.
+    ) -> GenerationResult | TextStream | list[GenerationResult] | BatchStream:
+        """Answer a conversation, a list of {"role": ..., "content": ...}, or a list of conversations.
 
         Content is text, or a list of text parts as OpenAI's clients send it. Special tokens in a message are plain
         text (see `chat_prompt`). The answer ends at the folder's ends and at the one that the template writes.
 
-        With `stream` the answer comes in pieces, as from `stream`. With a `state` that holds tokens already, `messages`
-        are those that follow. They come after the answer it ends in, closed as the template does, or else after
-        messages rendered to their end. Raises PackageError when the folder has no chat template, and StateError for the
-        state of another model. Raises OptionError when the messages are malformed or the template refuses them.
+        chat_template: the name of one of the folder's templates, or the text of a Jinja template; by default the
+        folder's own. With `stream` the answer comes in pieces, as from `stream`.
+
+        With a `state` that holds tokens already, `messages` are those that follow. They come after the answer it ends
+        in, closed as the template does, or else after messages rendered to their end. Raises PackageError when the
+        folder has no chat template, and StateError for the state of another model. Raises OptionError when the messages
+        are malformed or the template refuses them.
         """
         options = self.options(**overrides)
-        state = self._checked_state(state)
-        with state.claim:
-            answer = self.continue_state(state, self._message_ids(messages, state), options, ends=self.turn_ends)
+        prompt = self._reader.chat_prompt(chat_template)
+        ends = self._ends_of(prompt)
+        with self._claim(state):
+            if is_list_of_conversations(messages):
+                many = [self._reader.message_ids(one, prompt, ends) for one in messages]
+                answer: TextStream | BatchStream = self._together(many, options, state, options_per_prompt, ends)
+            else:
+                ids = self._reader.message_ids(cast("Sequence[Message]", messages), prompt, ends, state)
+                answer = self._alone(ids, options, state, options_per_prompt, ends)
             return answer if stream else answer.read_all()
 
     def new_state(self) -> State:
@@ -216,9 +234,11 @@ class Model:
 
         The next prompt needs a token of its own. Raises the errors of `generate`.
         """
-        state = self._checked_state(state)
-        self.decoder.forward(state, np.asarray(self._next_ids(prompt, state), dtype=np.int64))
-        return state
+        with self._claim(state):
+            token_ids = self._reader.next_ids(prompt, state)
+            state = self.new_state() if state is None else state
+            self.decoder.forward(state, np.asarray(token_ids, dtype=np.int64))
+            return state
 
     def load_state(self, path: str | Path) -> State:
         """The state that `state.save(path)` wrote; it goes on exactly as the saved one.
@@ -229,52 +249,52 @@ class Model:
 
     def logits(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
         """Logits after every token of a sequence from its start: int [len] to float32 [len, vocab]."""
-        ids = np.asarray(self._checked_ids(token_ids), dtype=np.int64)
+        ids = np.asarray(self._reader.checked_ids(token_ids), dtype=np.int64)
         return self.decoder.forward(self.decoder.new_state(), ids, logits_to_keep="all").copy()
+
+    def count_tokens(self, prompt: Prompt | Sequence[Message], chat_template: str | None = None) -> int:
+        """Number of tokens that `generate` feeds for a text, or `chat` for messages, at the beginning of a stream."""
+        if are_messages(prompt):
+            return len(self._reader.message_ids(prompt, self._reader.chat_prompt(chat_template), frozenset()))
+        return len(self.tokenizer.encode(prompt) if isinstance(prompt, str) else self._reader.checked_ids(prompt))
+
+    @property
+    def context_size(self) -> int:
+        """Tokens that the model sees at once, its window. A stream may be longer: then it evicts keys."""
+        return self.decoder.keep_window_size
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The folder's tokenizer; PackageError when it has none."""
-        return self.require_tokenizer()
+        return self._reader.tokenizer
+
+    def require_tokenizer(self) -> Tokenizer:
+        """The folder's tokenizer; PackageError when it has none."""
+        return self._reader.tokenizer
 
     @property
     def has_chat_template(self) -> bool:
         """Whether `chat` can be used."""
-        return self._tokenizer is not None and bool(self._tokenizer.chat_templates)
-
-    @cached_property
-    def chat_template(self) -> ChatTemplate:
-        """The folder's template of the name `default`; PackageError when it has none."""
-        templates = self.tokenizer.chat_templates
-        if not templates:
-            raise PackageError(f"the model {self.name!r} has no chat template; use generate or stream with plain text")
-        if "default" not in templates:
-            raise PackageError(
-                f"the model {self.name!r} has the chat templates {' and '.join(sorted(templates))}, but no default; "
-                "write the one to use into the folder as chat_template.jinja"
-            )
-        from .chat_template import ChatTemplate  # noqa: PLC0415 - jinja2 would be a tenth of a program's start
-
-        return ChatTemplate(templates["default"], self.tokenizer.special_tokens)
-
-    @cached_property
-    def chat_prompt(self) -> ChatPrompt:
-        """The folder's template and tokenizer as `chat` uses them; PackageError when it has no template."""
-        from .chat_prompt import ChatPrompt  # noqa: PLC0415 - as for the template
-
-        return ChatPrompt(self.chat_template, self.tokenizer)
+        return self._reader.has_chat_template
 
     @property
-    def turn_ends(self) -> frozenset[int]:
+    def chat_template(self) -> ChatTemplate:
+        """The folder's template of the name `default`; PackageError when it has none."""
+        return self._reader.chat_prompt().template
+
+    @property
+    def chat_prompt(self) -> ChatPrompt:
+        """The folder's template and tokenizer as `chat` uses them; PackageError when it has no template."""
+        return self._reader.chat_prompt()
+
+    @property
+    def turn_ends(self) -> Ends:
         """Tokens that end an answer of `chat`, as in llama.cpp.
 
         They are the folder's ends of a sequence, the tokenizer's `eos_token`, and the end that the template writes
         behind an answer.
         """
-        eos_text = self.tokenizer.special_tokens.get("eos_token", "")
-        template_end = self.chat_prompt.turn_end if self.has_chat_template else None
-        ends = (self.tokenizer.special_id(eos_text), template_end)
-        return self.defaults.eos_token_ids.union(token_id for token_id in ends if token_id is not None)
+        return self._ends_of(self._reader.chat_prompt() if self.has_chat_template else None)
 
     def options(self, **overrides: Unpack[GenerationOverrides]) -> GenerationOptions:
         """The folder's default options with the given ones in place; OptionError for one that is not allowed."""
@@ -286,104 +306,64 @@ class Model:
         token_ids: Sequence[int],
         options: GenerationOptions,
         past_ids: Sequence[int] = (),
-        ends: frozenset[int] | None = None,
+        ends: Ends | None = None,
+        on_prompt: OnPrompt | None = None,
     ) -> TextStream:
         """Feed exactly `token_ids` to `state`, whatever its unfed token, and stream the answer.
 
         past_ids: the tokens before them, where they are known; prompt lookup and no_repeat_ngram_size look at them too.
         ends: tokens that end the answer, unless ends are ignored; None takes the folder's.
+        on_prompt: called after each chunk of a long prompt with the tokens fed so far and their number in all.
         """
-        if options.stop:
-            self.require_tokenizer()
-        self._check_tokens(token_ids)
-        guesses = options.prompt_lookup_num_tokens
-        lookup = PromptLookup(self.decoder, guesses, past_ids) if guesses else None
-        source: LogitsSource = lookup or SingleSteps(self.decoder)
-        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options, ends), past_ids)
-        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)
+        ends = self.defaults.eos_token_ids if ends is None else ends
+        return self._answers.continue_state(state, token_ids, options, ends, past_ids, on_prompt)
 
-    def _check_tokens(self, token_ids: Sequence[int]) -> None:
-        """PackageError for a token that the model does not have; texts come here as the tokenizer cuts them."""
-        if not token_ids:
-            raise OptionError("the prompt makes no token; give other text")
-        if max(token_ids) >= self.decoder.vocab_size:
-            raise PackageError(
-                f"the tokenizer of {self.name!r} gives token {max(token_ids)}, but the model has "
-                f"{self.decoder.vocab_size} tokens; export the model again with its own tokenizer"
-            )
+    def _stream(
+        self,
+        prompt: Prompt | Prompts,
+        options: GenerationOptions,
+        state: State | None,
+        options_per_prompt: OptionsPerPrompt | None,
+    ) -> TextStream | BatchStream:
+        ends = self.defaults.eos_token_ids
+        if is_list_of_prompts(prompt):
+            many = [self._reader.next_ids(one) for one in prompt]
+            return self._together(many, options, state, options_per_prompt, ends)
+        ids = self._reader.next_ids(cast(Prompt, prompt), state)
+        return self._alone(ids, options, state, options_per_prompt, ends)
 
-    def require_tokenizer(self) -> Tokenizer:
-        """The folder's tokenizer; PackageError when it has none."""
-        if self._tokenizer is None:
-            raise PackageError(f"the model {self.name!r} has no tokenizer.json; give token ids and read token_ids")
-        return self._tokenizer
-
-    def _stop_ids(self, options: GenerationOptions, ends: frozenset[int] | None = None) -> frozenset[int]:
-        """Tokens that end an answer, and special tokens named as stop strings: those never show in the text."""
-        if ends is None:
-            ends = self.defaults.eos_token_ids
-        if options.ignore_eos:
-            ends = frozenset()
-        if self._tokenizer is None:
-            return ends
-        named = (self._tokenizer.special_id(text) for text in options.stop)
-        return ends.union(token_id for token_id in named if token_id is not None)
-
-    def _checked_state(self, state: State | None) -> State:
-        if state is None:
-            return self.decoder.new_state()
-        self.decoder.check_state(state)
-        return state
-
-    def _next_ids(self, prompt: Prompt, state: State) -> list[int]:
-        """The token that `state` has not been fed of its stream, then the prompt."""
-        unfed = [] if state.unfed_token is None else [state.unfed_token]
-        is_empty = isinstance(prompt, str | Sequence | np.ndarray) and len(prompt) == 0
-        if is_empty and unfed:
-            return unfed
-        if is_empty and state.position:
+    def _alone(
+        self, token_ids: list[int], options: GenerationOptions, state: State | None, per_prompt: object, ends: Ends
+    ) -> TextStream:
+        if per_prompt is not None:
             raise OptionError(
-                f"the prompt is empty, and all {state.position} tokens of the state are fed; "
-                "give the token after them, or prefill all tokens but the last"
+                "options_per_prompt belongs to a list of prompts; give one prompt's options by their names"
             )
-        if isinstance(prompt, str):
-            if not prompt:
-                raise OptionError("the prompt is empty; give at least one character")
-            begins = state.position == 0 and not unfed
-            return unfed + self._checked_ids(self.tokenizer.encode(prompt, add_special_tokens=begins))
-        return unfed + self._checked_ids(prompt)
+        if state is None:
+            return self._answers.begin(token_ids, options, ends)
+        return self._answers.continue_state(state, token_ids, options, ends)
 
-    def _message_ids(self, messages: Sequence[Message], state: State) -> list[int]:
-        """Token ids of `messages`, and of all that must stand between them and the tokens of `state`."""
-        prompt, unfed = self.chat_prompt, state.unfed_token
-        if state.position == 0 and unfed is None:
-            return prompt.encode(prompt.render(messages))
-        text = prompt.render_after(messages, in_answer=unfed is not None)
-        if unfed is None:
-            return prompt.encode(text)
-        end = self.tokenizer.decode([unfed], skip_special_tokens=False)
-        if unfed in self.turn_ends:
-            # The template writes the answer's own end there, or another, which takes its place.
-            return ([unfed] if text.startswith(end) else []) + prompt.encode(text.removeprefix(end))
-        return [unfed, *prompt.encode(text)]
+    def _together(
+        self,
+        prompts: list[list[int]],
+        options: GenerationOptions,
+        state: State | None,
+        per_prompt: OptionsPerPrompt | None,
+        ends: Ends,
+    ) -> BatchStream:
+        if state is not None:
+            raise OptionError("a list of prompts takes no state; give one prompt, or leave the state out")
+        return self._answers.begin_together(prompts, options_of_prompts(options, len(prompts), per_prompt), ends)
 
-    def _checked_ids(self, token_ids: object) -> list[int]:
-        if isinstance(token_ids, np.ndarray):
-            token_ids = token_ids.tolist()
-        if not isinstance(token_ids, list | tuple | range):
-            raise OptionError(f"the prompt is a {type(token_ids).__name__}; it must be text or a list of token ids")
-        if not token_ids:
-            raise OptionError("the prompt is empty; give at least one token id")
-        for index, token_id in enumerate(token_ids):
-            if isinstance(token_id, bool) or not isinstance(token_id, Integral):
-                raise OptionError(f"token {index} of the prompt is {token_id!r}; it must be a whole number")
-            if not 0 <= int(token_id) < self.decoder.vocab_size:
-                raise OptionError(
-                    f"token {index} of the prompt is {token_id}; it must be from 0 to {self.decoder.vocab_size - 1}"
-                )
-        return [int(token_id) for token_id in token_ids]
+    def _ends_of(self, prompt: ChatPrompt | None) -> Ends:
+        """Tokens that end an answer to messages that a template has written."""
+        eos_text = self.tokenizer.special_tokens.get("eos_token", "")
+        ends = (self.tokenizer.special_id(eos_text), None if prompt is None else prompt.turn_end)
+        return self.defaults.eos_token_ids.union(token_id for token_id in ends if token_id is not None)
 
-
-def is_list_of_prompts(prompt: Prompt | Prompts) -> TypeGuard[Prompts]:
-    """Whether `prompt` is several: a list whose items are texts or sequences themselves, not token ids."""
-    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list | np.ndarray)
+    def _claim(self, state: State | None) -> AbstractContextManager[None]:
+        """The claim of a given state, which must be one of this model."""
+        if state is None:
+            return nullcontext()
+        self.decoder.check_state(state)
+        return state.claim

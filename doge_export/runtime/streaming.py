@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+from .async_pieces import AsyncPieces
 from .detokenizer import Detokenizer, TextDecoder
 from .generation import FinishReason, GeneratedToken
 from .prompt_lookup import PromptLookup
@@ -38,19 +39,18 @@ class GenerationResult:
     accepted_tokens: int = 0
 
 
-class TextStream(Iterator[str]):
-    """Pieces of the text of one generation; the model runs only while a piece is asked for.
+class AnswerText:
+    """Takes the tokens of one answer; keeps them, their text and their times.
 
-    `token_ids` and `text` grow with it, by about ten bytes for a token. `result` is there after the last piece.
+    `token_ids` and `text` grow with it, by about ten bytes for a token. `result` is there after the last token.
 
     Attributes:
-        collects: whether they do. Set it to False before reading, and a stream of any length takes constant memory;
-            `token_ids` and `text`, of the result too, then stay empty.
+        collects: whether they do. Set it to False before the first token, and an answer takes constant memory; then
+            `token_ids` and `text` stay empty, in the result too.
     """
 
     def __init__(
         self,
-        tokens: Iterator[GeneratedToken],
         tokenizer: TextDecoder | None,
         stop: Sequence[str],
         prompt_tokens: int,
@@ -64,7 +64,6 @@ class TextStream(Iterator[str]):
         self._token_ids, self._text = array("i"), io.StringIO()
         self._last_token_id: int | None = None
         self._count = 0
-        self._tokens = tokens
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
         self._stop_strings = StopStrings(stop)
         self._prompt_tokens = prompt_tokens
@@ -72,17 +71,6 @@ class TextStream(Iterator[str]):
         self._finish_reason: FinishReason | None = None
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
-
-    def __next__(self) -> str:
-        """The next piece of text, never empty."""
-        while self._finish_reason is None:
-            # Only the model's time counts, not that of whoever reads the pieces.
-            start = time.perf_counter()
-            token = next(self._tokens)
-            piece = self.push(token, time.perf_counter() - start)
-            if piece:
-                return piece
-        raise StopIteration
 
     @property
     def finished(self) -> bool:
@@ -117,14 +105,8 @@ class TextStream(Iterator[str]):
 
     @property
     def text(self) -> str:
-        """The pieces so far, joined."""
+        """The text so far."""
         return self._text.getvalue()
-
-    def read_all(self) -> GenerationResult:
-        """Run to the end."""
-        for _ in self:
-            pass
-        return self.result
 
     @property
     def result(self) -> GenerationResult:
@@ -158,6 +140,56 @@ class TextStream(Iterator[str]):
         elif is_last:
             piece += self._stop_strings.finish()
         return piece
+
+
+class TextStream(AnswerText, Iterator[str]):
+    """Pieces of the text of one generation; the model runs only while a piece is asked for."""
+
+    def __init__(
+        self,
+        tokens: Iterator[GeneratedToken],
+        tokenizer: TextDecoder | None,
+        stop: Sequence[str],
+        prompt_tokens: int,
+        lookup: PromptLookup | None = None,
+    ) -> None:
+        """tokens: those of the answer, made when asked for. For the others see `AnswerText`."""
+        super().__init__(tokenizer, stop, prompt_tokens, lookup)
+        self._tokens = tokens
+
+    def __next__(self) -> str:
+        """The next piece of text, never empty."""
+        while not self.finished:
+            # Only the model's time counts, not that of whoever reads the pieces.
+            start = time.perf_counter()
+            token = next(self._tokens)
+            piece = self.push(token, time.perf_counter() - start)
+            if self.finished:
+                self.close()
+            if piece:
+                return piece
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the answer here. `text` and `token_ids` stay; there is no `result` unless the last piece was read."""
+        if isinstance(self._tokens, Generator):
+            self._tokens.close()
+
+    def __enter__(self) -> TextStream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __aiter__(self) -> AsyncPieces[str]:
+        """The pieces for `async for`; give each stream one reader."""
+        return AsyncPieces(self)
+
+    def read_all(self) -> GenerationResult:
+        """Run to the end."""
+        for _ in self:
+            pass
+        return self.result
 
 
 def _rate(tokens: int, seconds: float) -> float:

@@ -67,6 +67,11 @@ class Tokenizer:
             backend, _special_tokens({**names, **config}), _chat_templates(folder, config), _cleans_up(backend, config)
         )
 
+    def __len__(self) -> int:
+        """Number of different tokens, added ones included."""
+        size: int = self._backend.get_vocab_size(with_added_tokens=True)
+        return size
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; `add_special_tokens` puts those around it that the tokenizer's file asks for."""
         ids: list[int] = self._backend.encode(checked_text(text), add_special_tokens=add_special_tokens).ids

@@ -18,6 +18,7 @@ from doge_export.runtime.conversation import Conversation
 from doge_export.runtime.generation_options import GenerationOptions
 from doge_export.runtime.model import Model
 from doge_export.runtime.state import State
+from doge_export.talk.printer import AnswerPrinter
 from tests.helpers.fakes import ScriptedModel, byte_level_tokenizer, model_saying
 
 ANSWERS = ("Hello!", "Bye.")
@@ -58,13 +59,13 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         if typed is not None:
             lines = iter(typed)
 
-            def read_line() -> str:
+            def read_line(prompt: str) -> str:
                 line = next(lines, EOFError)
                 if isinstance(line, str):
                     return line
                 raise line
 
-            monkeypatch.setattr(chat, "line_reader", lambda as_json: read_line)
+            monkeypatch.setattr(chat, "line_reader", lambda: read_line)
             monkeypatch.setattr(chat, "stdin_is_terminal", lambda: True)
         return CliRunner().invoke(chat.main, [str(tmp_path), *arguments], input=stdin)
 
@@ -89,10 +90,11 @@ def test_piped_input_is_the_prompt(run: Run) -> None:
     assert read(model.decoder.fed).startswith(asked("line one\nline two"))
 
 
-def test_a_prompt_comes_before_piped_input(run: Run) -> None:
+@pytest.mark.parametrize(("piped", "whole"), [("a text\n", "a text\n\nWhat is it?"), ("", "What is it?")])
+def test_piped_input_stands_before_the_prompt(run: Run, piped: str, whole: str) -> None:
     model = model_saying(*ANSWERS)
-    run("--prompt", "Hi", model=model, stdin="ignored")
-    assert read(model.decoder.fed).startswith(asked("Hi"))
+    run("--prompt", "What is it?", model=model, stdin=piped)
+    assert read(model.decoder.fed).startswith(asked(whole))
 
 
 def test_json_is_one_object_with_the_fields_of_a_result(run: Run) -> None:
@@ -332,7 +334,7 @@ def test_a_terminal_without_unicode_gets_a_question_mark_rather_than_an_error(mo
     out = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr("sys.stdout", out)
     model = model_saying("Gr日e")
-    chat.AnswerPrinter(Conversation(model, model.options()), as_json=False).answer("Hi")
+    AnswerPrinter(Conversation(model, model.options()), as_json=False).answer("Hi")
     out.flush()
     assert out.buffer.getvalue() == b"Gr?e\n"
 
@@ -367,6 +369,6 @@ def test_json_on_an_output_without_unicode_loses_nothing(
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr("sys.stdout", out)
     model = model_saying("Grüße")
-    chat.AnswerPrinter(Conversation(model, model.options()), as_json=True).answer("Hi")
+    AnswerPrinter(Conversation(model, model.options()), as_json=True).answer("Hi")
     out.flush()
     assert b'"text": "' + written + b'"' in out.buffer.getvalue()

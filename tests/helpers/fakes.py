@@ -117,9 +117,9 @@ class FakeBatch:
         self._decoder, self._size = decoder, size
         self.states: list[State] = []
 
-    def open(self) -> State:
+    def open(self, state: State | None = None) -> State:
         assert len(self.states) < self._size
-        self.states.append(self._decoder.new_state())
+        self.states.append(self._decoder.new_state() if state is None else state.copy())
         return self.states[-1]
 
     def close(self, row: int) -> None:

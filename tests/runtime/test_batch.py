@@ -45,7 +45,8 @@ def test_a_list_of_prompts_gives_the_answers_of_single_runs(
 ) -> None:
     monkeypatch.setattr(batch_generation, "MAX_ROWS", most_rows)
     model = Model(exported(tiny_model(), tmp_path, "int8"))
-    singles = [model.generate(prompt, max_new_tokens=20, **options) for prompt in prompts()]
+    own = [options | {"seed": options["seed"] + row} if "seed" in options else options for row in range(len(LENGTHS))]
+    singles = [model.generate(prompt, max_new_tokens=20, **row) for prompt, row in zip(prompts(), own, strict=True)]
     together = model.generate(prompts(), max_new_tokens=20, **options)
     assert [result.token_ids for result in together] == [result.token_ids for result in singles]
     assert [result.prompt_tokens for result in together] == LENGTHS

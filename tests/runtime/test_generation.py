@@ -251,7 +251,9 @@ def test_an_empty_prompt_is_refused(prompt: Any) -> None:
 
 @pytest.mark.parametrize("prompt", [[0, -1], [400], [1.5], [True], ("a",), 7, b"abc", {"a": 1}, None, np.array([[1]])])
 def test_a_prompt_of_something_else_is_refused(prompt: Any) -> None:
-    with pytest.raises(OptionError, match=r"; it must be (from 0 to 399|a whole number|text or a list of token ids)$"):
+    with pytest.raises(
+        OptionError, match=r"; it must be (from 0 to 399|a whole number|text, a list of token ids, or a list of these)$"
+    ):
         writer_of("a").generate(prompt)
 
 

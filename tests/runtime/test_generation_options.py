@@ -55,7 +55,7 @@ def defaults_of(folder: Path, **generation_config: Any) -> GenerationDefaults:
         ("repetition_penalty", 0),
         ("seed", -1),
         ("seed", 0.5),
-        ("stop", "a plain string"),
+        ("stop", ""),
         ("stop", ["fine", ""]),
         ("stop", ["fine", 3]),
         ("ignore_eos", 1),

@@ -13,7 +13,8 @@ import pytest
 from doge_export.errors import OptionError, StateError
 from doge_export.runtime.conversation import Conversation
 from doge_export.runtime.generation_options import GenerationDefaults
-from doge_export.runtime.model import Model, Prompt
+from doge_export.runtime.model import Model
+from doge_export.runtime.prompts import Prompt
 from doge_export.runtime.state import State
 from tests.helpers.fakes import (
     BigramDecoder,

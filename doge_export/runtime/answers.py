@@ -1,0 +1,92 @@
+"""How the answers of a model begin: on a state, on a new stream, or on several together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .batch_generation import BatchRequest, generate_events
+from .batch_stream import BatchStream
+from .generation import (
+    LogitsSource,
+    OnPrompt,
+    ReportedPrompt,
+    SingleSteps,
+    TokenDecoder,
+    TokenSelector,
+    generate_tokens,
+)
+from .generation_options import GenerationOptions
+from .merging import StreamMerger
+from .prompt_lookup import PromptLookup
+from .prompts import PromptReader
+from .state import State
+from .streaming import AnswerText, TextStream
+from .tokenizer import Tokenizer
+
+Ends = frozenset[int]  # tokens that end an answer, unless ends are ignored
+
+
+class Answers:
+    """Streams the answers of one model; those of new streams may be merged with answers in other threads."""
+
+    def __init__(
+        self, decoder: TokenDecoder, tokenizer: Tokenizer | None, reader: PromptReader, max_streams: int | None
+    ) -> None:
+        """max_streams: merge new streams, so many at a time; None does not."""
+        self._decoder, self._tokenizer, self._reader = decoder, tokenizer, reader
+        self._merger = None if max_streams is None else StreamMerger(decoder, max_streams)
+
+    def continue_state(
+        self,
+        state: State,
+        token_ids: Sequence[int],
+        options: GenerationOptions,
+        ends: Ends,
+        past_ids: Sequence[int] = (),
+        on_prompt: OnPrompt | None = None,
+    ) -> TextStream:
+        """Feed exactly `token_ids` to `state` and answer; see `Model.continue_state`."""
+        self._check(token_ids, options)
+        guesses = options.prompt_lookup_num_tokens
+        lookup = PromptLookup(self._decoder, guesses, past_ids) if guesses else None
+        source: LogitsSource = lookup or SingleSteps(self._decoder)
+        if on_prompt is not None:
+            source = ReportedPrompt(source, on_prompt)
+        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options, ends), past_ids)
+        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)
+
+    def begin(self, token_ids: Sequence[int], options: GenerationOptions, ends: Ends) -> TextStream:
+        """Answer on a new stream."""
+        if self._merger is None or options.prompt_lookup_num_tokens:
+            return self.continue_state(self._decoder.new_state(), token_ids, options, ends)
+        tokens = self._merger.tokens(self._request(token_ids, options, ends))
+        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids))
+
+    def begin_together(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends
+    ) -> BatchStream:
+        """Answer several prompts, with options for each, on new streams."""
+        pairs = list(zip(prompts, options, strict=True))
+        requests = [self._request(token_ids, own, ends) for token_ids, own in pairs]
+        answers = [AnswerText(self._tokenizer, own.stop, len(token_ids)) for token_ids, own in pairs]
+        events = self._merger.events(requests) if self._merger else generate_events(self._decoder, requests)
+        return BatchStream(events, requests, answers)
+
+    def _request(self, token_ids: Sequence[int], options: GenerationOptions, ends: Ends) -> BatchRequest:
+        self._check(token_ids, options)
+        return BatchRequest(token_ids, TokenSelector(options, self._stop_ids(options, ends), token_ids))
+
+    def _check(self, token_ids: Sequence[int], options: GenerationOptions) -> None:
+        """Raise for tokens or options with which no answer can begin."""
+        if options.stop:
+            _ = self._reader.tokenizer  # PackageError without one
+        self._reader.check_tokens(token_ids)
+
+    def _stop_ids(self, options: GenerationOptions, ends: Ends) -> Ends:
+        """Tokens that end an answer, and special tokens named as stop strings: those never show in the text."""
+        if options.ignore_eos:
+            ends = frozenset()
+        if self._tokenizer is None:
+            return ends
+        named = (self._tokenizer.special_id(text) for text in options.stop)
+        return ends.union(token_id for token_id in named if token_id is not None)
