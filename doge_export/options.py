@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
@@ -29,6 +30,22 @@ RANGES = {
 # option: its user, in words
 ONLY_INT4 = dict.fromkeys(("bits", "wide", "calibration_tokens"), "int4")
 ONLY_BY_TEXT = dict.fromkeys(("calibration", "seed"), "int4 and with kv_int8")
+
+
+# folders that a training names after its stage or step, in a folder that tells of which model they are
+STAGE_FOLDER = re.compile(r"pretrain|upcycle|sft|dpo|checkpoint-\d+")
+
+
+def model_names(model: str) -> list[str]:
+    """The names that tell a model from others: its own, and before that of a stage or step those of its folders."""
+    if not os.path.exists(model):
+        return [model.rstrip("/").split("/")[-1].removesuffix(".gguf")]
+    path = Path(model).resolve()  # the resolved "." has a name
+    names = [path.name.removesuffix(".gguf")]
+    while STAGE_FOLDER.fullmatch(path.name) and path.parent.name:
+        path = path.parent
+        names.insert(0, path.name)
+    return names
 
 
 @dataclass(frozen=True)
@@ -91,9 +108,7 @@ class ExportOptions:
     @property
     def default_name(self) -> str:
         """The model's name, the weights, and each option that makes another model of them."""
-        # the resolved "." has a name
-        name = Path(self.model).resolve().name if os.path.exists(self.model) else self.model.rstrip("/").split("/")[-1]
-        parts = [name.removesuffix(".gguf"), self.weights]
+        parts = [*model_names(self.model), self.weights]
         if self.kv_int8:
             parts.append("kv-int8")
         if self.keep_window is not None:

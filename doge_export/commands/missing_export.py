@@ -13,7 +13,7 @@ import click
 from doge_model.hub_id import is_hub_id
 
 from ..errors import PackageError
-from ..options import DEMO
+from ..options import DEMO, ExportOptions
 from ..places import REPORT_FILE
 from ..talk.terminal import stdin_is_terminal
 
@@ -63,7 +63,7 @@ def export_of(folder: Path) -> Path | None:
     """The place of the export of a model: of the demo, or of a checkpoint folder; None for anything else."""
     if str(folder) in (DEMO, DEMO_EXPORT):
         return None if folder.is_dir() and not is_checkpoint(folder) else Path(DEMO_EXPORT)
-    return Path(f"{folder.resolve().name}-int8") if folder.is_dir() and is_checkpoint(folder) else None
+    return ExportOptions(str(folder)).folder if folder.is_dir() and is_checkpoint(folder) else None
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -31,6 +31,19 @@ def test_the_current_folder_as_a_model_has_a_name(place: Path) -> None:
     assert ExportOptions(".").folder == Path(f"{place.name}-int8")
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("runs/doge-tiny/sft", "doge-tiny-sft-int8"),
+        ("runs/doge-tiny/dpo/checkpoint-200", "doge-tiny-dpo-checkpoint-200-int8"),
+        ("runs/doge-tiny/my-sft", "my-sft-int8"),
+    ],
+)
+def test_a_default_name_of_a_stage_says_whose_it_is(folder: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    assert ExportOptions(str(tmp_path / folder)).default_name == name
+
+
 def test_an_empty_folder_is_free_and_a_full_one_is_not(place: Path) -> None:
     (place / "out").mkdir()
     assert ExportOptions("x", Path("out")).folder == Path("out")
