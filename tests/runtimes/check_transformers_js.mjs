@@ -86,7 +86,8 @@ async function check(name) {
   for (const row of rows.slice(0, 4)) texts.push(await continuesText(generator, row));
   // random models have no ends; our own runtime also ends where the template does
   const ends = generator.model.generation_config.eos_token_id != null;
-  const fitting = (chats[name] ?? []).filter((chat) => chat.ids.length + 16 <= config.keep_window_size);
+  const window = config.keep_window_size ?? config.max_position_embeddings; // a Llama keeps its whole context
+  const fitting = (chats[name] ?? []).filter((chat) => chat.ids.length + 16 <= window);
   for (const chat of ends ? fitting : []) told.push(await answers(generator, chat));
   const batch = await together(model, rows);
   const ways = {
@@ -95,7 +96,7 @@ async function check(name) {
     streamer: await streams(generator, rows[0]),
     'pipeline with texts': texts.every(Boolean),
     'pipeline with chats': told.every(Boolean),
-    'end of the window': config.keep_window_size > 128 || await failsBeyond(model, config.keep_window_size),
+    'end of the window': window > 128 || await failsBeyond(model, window),
   };
   for (const each of [model, generator]) await each.dispose();
   return Object.keys(ways).filter((way) => !ways[way]);
