@@ -1,10 +1,11 @@
-# make demo: export the demo model and let it answer. make test: everything that CI checks.
+# make demo: export the demo model and let it answer. make test: every test; make test-quick: those that take seconds.
+# make runtime, hub, export, train, eval, optimum, bench: an environment with that extra. make dist: a wheel and an sdist in dist/.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-runtimes lint bench clean
+.PHONY: demo test test-quick test-runtimes lint dist runtime hub export train eval optimum bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -13,11 +14,35 @@ demo: $(VENV)/.export
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
+test-quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow"
+
 # the golden table of greedy tokens in onnxruntime-genai, optimum and transformers.js (needs Node)
 test-runtimes: $(VENV)/.dev
 	PATH="$(BIN):$$PATH" PYTHON="$(PYTHON)" scripts/test-runtimes
 
-# the short form; benchmarks/ has the long ones
+dist: $(VENV)/.dev
+	$(BIN)/python -m build
+
+# the plain install runs exported folders; each extra adds to it (setup.py)
+runtime: $(VENV)/.python
+	$(PIP) -e .
+
+hub: $(VENV)/.python
+	$(PIP) -e '.[hub]'
+
+export: $(VENV)/.export
+
+train eval: $(VENV)/.export
+	$(PIP) -e '.[$@]'
+
+# in .venv-optimum, for it wants another transformers
+optimum:
+	$(PYTHON) -m venv .venv-optimum
+	.venv-optimum/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-optimum/bin/pip install --quiet --disable-pip-version-check -e '.[optimum]'
+
+# with the short form of the benchmarks; benchmarks/ has the long ones
 bench: $(VENV)/.export
 	$(BIN)/doge-bench --random 20m --int8
 	! test -d smollm2-135m-int8 || $(BIN)/doge-bench smollm2-135m-int8

@@ -47,7 +47,7 @@ OPTIMUM = [  # for an environment of its own, without transformers 5: other prog
     "transformers>=4.57,<4.58",
     "accelerate>=1.10",  # optimum stores a tied vocabulary once with it, else twice
 ]
-DEV = [*BENCH, *TRAIN, *EVAL, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+DEV = [*BENCH, *TRAIN, *EVAL, "build>=1.2", "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
 setup(
     name="doge-export",
