@@ -46,8 +46,8 @@ def test_the_sdist_has_what_builds_the_wheel_and_no_checkpoint(dist: Path) -> No
 def test_the_wheel_runs_a_folder_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "empty", with_pip=True)
     bin_folder, (wheel,) = tmp_path / "empty" / "bin", dist.glob("*.whl")
-    install = [bin_folder / "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel]
+    install = [str(bin_folder / "pip"), "install", "--quiet", "-c", str(ROOT / "constraints.txt"), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
-    chat = [bin_folder / "doge-chat", SHIPPED, "--prompt", "What is water?", "--greedy", "--max-new-tokens", "4"]
+    chat = [str(bin_folder / "doge-chat"), str(SHIPPED), "--prompt", "What is water?", "--max-new-tokens", "4"]
     done = subprocess.run(chat, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip()
