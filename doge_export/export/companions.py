@@ -10,11 +10,14 @@ from doge_model.errors import one_line
 from doge_model.saving import exported_config, write_config
 
 from ..errors import CheckpointError, PackageError
+from ..runtime.chat_prompt import ChatPrompt
 from ..runtime.chat_template import ChatTemplate
 from ..runtime.generation_options import GenerationDefaults
 from ..runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
     from doge_model import Checkpoint, DogeForCausalLM
 
 # With these transformers.js finds the files. Its dtype stands for the ending of a file's name, fp32 for none, and a
@@ -36,12 +39,14 @@ def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
     Raises:
         CheckpointError: the runtime would refuse them.
     """
-    # save_pretrained would refuse settings that transformers only warns of, such as a temperature without do_sample
-    checkpoint.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
+    check_special_ids(checkpoint)
     if checkpoint.tokenizer is not None:
         write_tokenizer(checkpoint, folder)
     try:
-        read_companions(folder)
+        add_turn_ends(checkpoint.generation_config, folder)
+        # save_pretrained would refuse settings that transformers only warns of, such as a temperature without do_sample
+        checkpoint.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
+        GenerationDefaults.from_folder(folder)
     except PackageError as error:
         reason = one_line(error).replace(f"{folder}/", "")
         raise CheckpointError(f"an export of {checkpoint.source} would not load: {reason}") from error
@@ -69,13 +74,37 @@ def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_companions(folder: Path) -> None:
-    """Read the files beside the decoder as `doge_export.load` and `chat` do.
+def check_special_ids(checkpoint: Checkpoint) -> None:
+    """Refuse ends and fillers that the model has no token for; a negative filler, which stands for none, is left out.
 
     Raises:
-        PackageError: one of them is refused.
+        CheckpointError: there is such an id.
     """
-    GenerationDefaults.from_folder(folder)
+    generation, rows = checkpoint.generation_config, checkpoint.model.config.vocab_size
+    if isinstance(generation.pad_token_id, int) and generation.pad_token_id < 0:
+        generation.pad_token_id = None
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id"):
+        value = vars(generation).get(name)
+        for token_id in value if isinstance(value, list) else [value]:
+            if isinstance(token_id, int) and token_id >= rows:
+                raise CheckpointError(
+                    f"{name} of {checkpoint.source} is {token_id}; it must be from 0 to {rows - 1}, the model's tokens"
+                )
+
+
+def add_turn_ends(generation: GenerationConfig, folder: Path) -> None:
+    """Add the ends of a chat's turn, which our runtime takes from the template, for the runtimes that read only files.
+
+    Raises:
+        PackageError: the tokenizer's files or the template are refused.
+    """
     tokenizer = Tokenizer.from_folder(folder)
-    if tokenizer is not None and "default" in tokenizer.chat_templates:
-        ChatTemplate(tokenizer.chat_templates["default"], tokenizer.special_tokens)
+    if tokenizer is None or "default" not in tokenizer.chat_templates:
+        return
+    prompt = ChatPrompt(ChatTemplate(tokenizer.chat_templates["default"], tokenizer.special_tokens), tokenizer)
+    ends = generation.eos_token_id
+    known = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    eos = tokenizer.special_id(tokenizer.special_tokens.get("eos_token", ""))
+    new = [end for end in dict.fromkeys((prompt.turn_end, eos)) if end is not None and end not in known]
+    if new:
+        generation.eos_token_id = [*known, *new]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import OptionError
 from .batch_generation import BatchRequest, generate_events
 from .batch_stream import BatchStream
 from .generation import (
@@ -81,6 +82,11 @@ class Answers:
         if options.stop:
             _ = self._reader.tokenizer  # PackageError without one
         self._reader.check_tokens(token_ids)
+        if any(token_id >= self._decoder.vocab_size for token_id in options.forced_eos_token_id):
+            raise OptionError(
+                f"forced_eos_token_id is {list(options.forced_eos_token_id)}; its ids must be from 0 to "
+                f"{self._decoder.vocab_size - 1}"
+            )
 
     def _stop_ids(self, options: GenerationOptions, ends: Ends) -> Ends:
         """Tokens that end an answer, and special tokens named as stop strings: those never show in the text."""

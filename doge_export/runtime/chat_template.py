@@ -75,7 +75,8 @@ class ChatTemplate:
             for piece in self._template.generate(variables):
                 pieces.append(piece)
                 length += len(piece)
-                budget.room(length)
+                if length > budget.longest:
+                    raise TemplateLimitError(f"it writes more than {budget.longest:,} characters")
         except TemplateLimitError as error:
             raise OptionError(
                 f"the chat template asks for too much: {error}; give other messages, or mend the template"

@@ -46,8 +46,15 @@ def is_export(source: str) -> bool:
         PackageError: the source is a hub id that cannot be asked about.
     """
     if is_hub_id(source) and not Path(source).exists():
-        return (fetch(source, None, False, FIRST_FILES) / DECODER_FILE).is_file()
-    return (Path(source) / DECODER_FILE).is_file()
+        return has_export(fetch(source, None, False, FIRST_FILES))
+    return has_export(Path(source))
+
+
+def has_export(folder: Path) -> bool:
+    """Whether a folder holds an export, maybe an old or a damaged one, and no checkpoint."""
+    if (folder / DECODER_FILE).is_file():
+        return True
+    return (folder / REPORT_FILE).is_file() and not any(folder.glob("*.safetensors"))
 
 
 def no_export(repo_id: str, folder: Path) -> str:

@@ -37,13 +37,14 @@ class Arrival(NamedTuple):
 class Claim:
     """One thread at a time; the one that has it may enter again."""
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
+    def __init__(self, refusal: str) -> None:
+        """refusal: the message for a second thread."""
+        self._lock, self._refusal = threading.RLock(), refusal
 
     def __enter__(self) -> None:
         """Raises StateError where another thread is inside."""
         if not self._lock.acquire(blocking=False):
-            raise StateError("the state is in use by another thread; give each thread a copy() of its own")
+            raise StateError(self._refusal)
 
     def __exit__(self, *error: object) -> None:
         self._lock.release()
@@ -65,7 +66,7 @@ class State:
         """cache: memory to live in; its own by default."""
         self.description = description
         self.metadata: dict[str, str] = {}
-        self.claim = Claim()
+        self.claim = Claim("the state is in use by another thread; give each thread a copy() of its own")
         # One attribute, so that no exception can come between another cache and its bookkeeping.
         self._memory: Memory = (cache or Cache(description), None)
         self._position = 0

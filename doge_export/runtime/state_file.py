@@ -98,7 +98,7 @@ class StateFile:
         path = Path(path)
         try:
             if not path.is_file():
-                raise StateError(f"There is no file {str(path)!r}; give one that a state was saved to")
+                raise StateError(f"there is no file {str(path)!r}; give one that a state was saved to")
             with safe_open(path, framework="numpy") as file:
                 text, expected = _header_entries(path, file.metadata() or {})
                 header = _parsed_header(path, text, description)

@@ -12,6 +12,7 @@ from .async_pieces import AsyncPieces
 from .detokenizer import Detokenizer, TextDecoder
 from .generation import FinishReason, GeneratedToken
 from .prompt_lookup import PromptLookup
+from .state import Claim
 from .stopping import StopStrings
 
 
@@ -156,18 +157,20 @@ class TextStream(AnswerText, Iterator[str]):
         """tokens: those of the answer, made when asked for. For the others see `AnswerText`."""
         super().__init__(tokenizer, stop, prompt_tokens, lookup)
         self._tokens = tokens
+        self._claim = Claim("the stream is read by another thread; give each thread a stream of its own")
 
     def __next__(self) -> str:
-        """The next piece of text, never empty."""
-        while not self.finished:
-            # Only the model's time counts, not that of whoever reads the pieces.
-            start = time.perf_counter()
-            token = next(self._tokens)
-            piece = self.push(token, time.perf_counter() - start)
-            if self.finished:
-                self.close()
-            if piece:
-                return piece
+        """The next piece of text, never empty; StateError while another thread reads one."""
+        with self._claim:
+            while not self.finished:
+                # Only the model's time counts, not that of whoever reads the pieces.
+                start = time.perf_counter()
+                token = next(self._tokens)
+                piece = self.push(token, time.perf_counter() - start)
+                if self.finished:
+                    self.close()
+                if piece:
+                    return piece
         raise StopIteration
 
     def close(self) -> None:

@@ -20,8 +20,9 @@ from jinja2.exceptions import TemplateRuntimeError
 
 MOST_SECONDS = 10.0  # of one rendering; a message takes some hundred-thousandths of one
 LONGEST_SOURCE = 2**17  # characters of a template; a longer one can take many seconds to compile
-# Characters of one value, and of the whole text: some times the messages, and room for a template's own text.
+# Characters of one value: some times the messages, and room for a template's own text.
 LARGEST_VALUE, LARGEST_VALUE_PER_CHARACTER = 2**20, 4
+LONGEST_TEXT = 2**16  # of the whole text, and LARGEST_VALUE_PER_CHARACTER; a model reads some thousand a second
 # Characters of all that is made on the way. A template that grows a text message by message makes it many times.
 MOST_WORK, MOST_WORK_PER_CHARACTER = 2**22, 256
 ITEM = 8  # an item of a list or dictionary counts as so many characters; it takes about as much memory
@@ -38,13 +39,15 @@ class Budget:
     """Time and memory that one rendering may still take.
 
     Attributes:
-        largest: characters of the largest value, and of the whole text.
+        largest: characters of the largest value.
+        longest: characters of the whole text.
     """
 
     def __init__(self, messages: object) -> None:
         """messages: all that the template is given; the longer, the more it may take."""
         size = weigh(messages, None)
         self.largest = LARGEST_VALUE + LARGEST_VALUE_PER_CHARACTER * size
+        self.longest = LONGEST_TEXT + LARGEST_VALUE_PER_CHARACTER * size
         self._left = MOST_WORK + MOST_WORK_PER_CHARACTER * size
         self._deadline = time.monotonic() + MOST_SECONDS
 

@@ -31,7 +31,11 @@ def read_turns(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
     try:
         messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
         said = [(str(message["role"]), message["content"]) for message in messages]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except KeyError as error:
+        raise StateError(
+            f"{path} is not a conversation that /save wrote: it has no field {error}; give another file"
+        ) from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise StateError(f"{path} is not a conversation that /save wrote ({error}); give another file") from error
     system = said.pop(0)[1] if said and said[0][0] == "system" else None
     roles = [role for role, _ in said]

@@ -168,7 +168,8 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(
 def test_an_interrupted_export_leaves_nothing(stop: signal.Signals, checkpoint: Path, tmp_path: Path) -> None:
     script = (
         "import signal, time, doge_export.export.pipeline as p; from doge_export.commands.export import main\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, lets nothing through\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup and jobs in the background hold signals off\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "p.verify = lambda *a, **k: (print('verifying', flush=True), time.sleep(60)); main()"
     )
     command = [sys.executable, "-c", script, str(checkpoint), str(tmp_path / "out")]

@@ -12,6 +12,7 @@ from transformers import AddedToken
 
 import doge_export
 from doge_export.commands.export import main
+from doge_model.checkpoint import load_tokenizer
 from tests.helpers.checkpoints import byte_vocabulary, save_doge, save_tokenizer
 
 
@@ -103,3 +104,33 @@ def test_the_tokenizer_pads_on_the_left_as_a_pipeline_of_transformers_needs_it(c
     assert run(checkpoint).exit_code == 0
     written = json.loads((checkpoint.parent / "out" / "tokenizer_config.json").read_text())
     assert written["padding_side"] == "left"
+
+
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id", "forced_eos_token_id"])
+def test_special_ids_beyond_the_vocabulary_are_refused_before_anything_is_built(name: str, checkpoint: Path) -> None:
+    (checkpoint / "generation_config.json").write_text(json.dumps({name: 99_999}))
+    message = f"{name} of {checkpoint} is 99999; it must be from 0 to {len(byte_vocabulary()) - 1}, the model's tokens"
+    assert_refused_early(run(checkpoint), checkpoint.parent, message)
+
+
+def test_a_padding_id_below_zero_stands_for_none(checkpoint: Path) -> None:
+    (checkpoint / "generation_config.json").write_text(json.dumps({"pad_token_id": -1, "eos_token_id": 2}))
+    assert run(checkpoint).exit_code == 0
+    assert json.loads((checkpoint.parent / "out" / "genai_config.json").read_text())["model"]["pad_token_id"] == 2
+
+
+def test_the_ends_of_a_turn_stand_in_the_files_that_other_runtimes_read(checkpoint: Path) -> None:
+    tokenizer = load_tokenizer(checkpoint)
+    assert tokenizer is not None
+    vocabulary = tokenizer.get_vocab()
+    special = [token for token in tokenizer.all_special_tokens if token != tokenizer.eos_token]
+    (checkpoint / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}" + special[0] + "{% endfor %}"
+    )
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": 7}))
+    assert run(checkpoint).exit_code == 0
+    out = checkpoint.parent / "out"
+    ends = [7, vocabulary[special[0]], vocabulary[tokenizer.eos_token]]
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == ends
+    assert json.loads((out / "genai_config.json").read_text())["model"]["eos_token_id"] == ends
+    assert doge_export.load(out).turn_ends == set(ends)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from doge_export.errors import StateError
+from doge_export.errors import OptionError, StateError
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.model import Model
 from doge_export.runtime.state import State
@@ -97,3 +97,24 @@ def test_the_thread_that_has_a_state_may_use_it_again_after_an_error(model: Mode
         raise ZeroDivisionError
     assert in_another_thread(lambda: model.prefill([1], state)) == []
     assert isinstance(model.decoder, Decoder)
+
+
+def test_a_stream_has_one_reader_at_a_time(tmp_path: Path) -> None:
+    model = Model(exported(tiny_model(), tmp_path))
+    errors: list[BaseException] = []
+
+    def forward(*arguments: object, **keywords: object) -> object:
+        errors.extend(in_another_thread(lambda: next(stream)))
+        return inner(*arguments, **keywords)  # type: ignore[arg-type]  # those of Decoder.forward, as they came
+
+    inner, model.decoder.forward = model.decoder.forward, forward  # type: ignore[method-assign, assignment]  # a step that is read beside
+    stream = model.continue_state(model.new_state(), [1, 2], model.options(max_new_tokens=1))
+    stream.read_all()
+    assert [str(error) for error in errors] == [
+        "the stream is read by another thread; give each thread a stream of its own"
+    ]
+
+
+def test_a_forced_end_that_is_no_token_is_refused(model: Model) -> None:
+    with pytest.raises(OptionError, match=r"^forced_eos_token_id is \[9999\]; its ids must be from 0 to \d+$"):
+        model.generate([1, 2], forced_eos_token_id=9999)

@@ -304,7 +304,7 @@ def test_a_file_that_is_missing_or_foreign_is_refused(decoder: Decoder, tmp_path
         path.mkdir()
     elif content is not None:
         save_file(content, path)
-    with pytest.raises(StateError, match=r"There is no file|not a state file"):
+    with pytest.raises(StateError, match=r"there is no file|not a state file"):
         decoder.load_state(path)
 
 

@@ -199,3 +199,11 @@ def test_a_template_that_writes_nothing_is_refused(source: str) -> None:
         OptionError, match=r"^the chat template writes nothing for these messages; give other messages$"
     ):
         ChatTemplate(source).render(HI)
+
+
+def test_a_text_much_longer_than_its_messages_is_refused() -> None:
+    template = ChatTemplate("{{ 'a ' * n }}".replace("n", "40000"))
+    with pytest.raises(OptionError, match=r"it writes more than 65,\d+ characters"):
+        template.render([{"role": "user", "content": "Hi"}])
+    long = [{"role": "user", "content": "Hi" * 20_000}]
+    assert len(template.render(long)) == 80_000
