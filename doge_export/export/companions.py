@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,10 +47,14 @@ def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
         add_turn_ends(checkpoint.generation_config, folder)
         # save_pretrained would refuse settings that transformers only warns of, such as a temperature without do_sample
         checkpoint.generation_config.to_json_file(folder / "generation_config.json", keys_to_pop=["compile_config"])
-        GenerationDefaults.from_folder(folder)
+        with warnings.catch_warnings(record=True) as unused:
+            warnings.simplefilter("always")
+            GenerationDefaults.from_folder(folder)
     except PackageError as error:
         reason = one_line(error).replace(f"{folder}/", "")
         raise CheckpointError(f"an export of {checkpoint.source} would not load: {reason}") from error
+    for each in unused:  # they name the folder, which is not in its place yet
+        warnings.warn(str(each.message).replace(str(folder), checkpoint.source), stacklevel=2)
 
 
 def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:

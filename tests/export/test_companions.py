@@ -134,3 +134,10 @@ def test_the_ends_of_a_turn_stand_in_the_files_that_other_runtimes_read(checkpoi
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == ends
     assert json.loads((out / "genai_config.json").read_text())["model"]["eos_token_id"] == ends
     assert doge_export.load(out).turn_ends == set(ends)
+
+
+def test_a_warning_of_unused_settings_names_the_checkpoint(checkpoint: Path) -> None:
+    (checkpoint / "generation_config.json").write_text(json.dumps({"num_beams": 4}))
+    with pytest.warns(UserWarning, match=r"sets num_beams") as caught:
+        run(checkpoint)
+    assert [str(each.message).split(" sets")[0] for each in caught] == [f"{checkpoint}/generation_config.json"]
