@@ -11,6 +11,24 @@ from ..errors import CheckpointError
 INSTEAD = "run doge-export, in an environment with the extra export"
 
 
+class OwnDogeConfig(DogeConfig):
+    """The type under which `doge_model.saving` saves a Doge that transformers' own class computes otherwise."""
+
+    model_type = "doge_model"
+
+    @classmethod
+    def from_dict(cls, *arguments: Any, **options: Any) -> Any:
+        """Refuse it.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise CheckpointError(
+            f"model_type is {cls.model_type!r}; it must be 'doge', as transformers 4.57 computes this model otherwise; "
+            f"{INSTEAD}"
+        )
+
+
 class WholeDoge(DogeForCausalLM):
     """The loader of `AutoModelForCausalLM` after `register_doge()`: all tensors come from the checkpoint, or none.
 

@@ -10,10 +10,10 @@ from optimum.exporters.onnx.config import TextDecoderWithPositionIdsOnnxConfig
 from optimum.exporters.tasks import TasksManager
 from optimum.utils import DummyTextInputGenerator, MistralDummyPastKeyValuesGenerator
 from optimum.utils.normalized_config import NormalizedTextConfigWithGQA
-from transformers import AutoModelForCausalLM, AutoTokenizer, DogeConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DogeConfig
 
 from ..errors import DogeError
-from .checkpoint import WholeDoge, check_config, restore_rope
+from .checkpoint import OwnDogeConfig, WholeDoge, check_config, restore_rope
 from .patcher import DogeModelPatcher
 from .tokenizer import TokenizersBackend
 
@@ -47,6 +47,7 @@ class DogeOnnxConfig(TextDecoderWithPositionIdsOnnxConfig):
 
 def register_doge() -> None:
     """Make optimum's exporter know Doge for the rest of this process, with the checkpoints of transformers 5."""
+    AutoConfig.register(OwnDogeConfig.model_type, OwnDogeConfig, exist_ok=True)
     AutoModelForCausalLM.register(DogeConfig, WholeDoge, exist_ok=True)
     AutoTokenizer.register(DogeConfig, fast_tokenizer_class=TokenizersBackend, exist_ok=True)
     TasksManager.create_register("onnx")("doge", *TASKS)(DogeOnnxConfig)

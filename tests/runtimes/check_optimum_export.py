@@ -5,6 +5,7 @@ table. Models that transformers 4.57 cannot run are refused in one sentence. The
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,14 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
     """The error in which a command ended, if it is one line."""
     last = done.stderr.strip().splitlines()[-1]
     return last if done.returncode == 1 and last.startswith("Error: ") and "Traceback" not in done.stderr else ""
+
+
+def published(name: str, folder: str) -> Path:
+    """A copy of a checkpoint of ours under the type that those of its form have on the hub."""
+    copy = Path(shutil.copytree(WORK / "checkpoints" / name, Path(folder, "published", name)))
+    fields = json.loads((copy / "config.json").read_text()) | {"model_type": "doge"}
+    (copy / "config.json").write_text(json.dumps(fields))
+    return copy
 
 
 def refusal(checkpoint: Path, folder: str) -> str:
@@ -100,11 +109,13 @@ def main(folder: str) -> dict[str, bool]:
     }
     found = {name: holds[name]() for name in holds}
     register_doge()
-    small = refusal(WORK / "checkpoints" / "small-doge", folder)
-    biases = refusal(WORK / "checkpoints" / "biases", folder)
-    experts = run("optimum-cli", "export", "onnx", "--model", WORK / "checkpoints" / "experts", "--task", TASK, folder)
+    small = refusal(published("small-doge", folder), folder)
+    biases = refusal(published("biases", folder), folder)
+    own = refusal(WORK / "checkpoints" / "small-doge", folder)
+    experts = run("optimum-cli", "export", "onnx", "--model", published("experts", folder), "--task", TASK, folder)
     return found | {
         "eviction": evicts_as_transformers(),
+        "our own type refused": own.startswith("model_type is 'doge_model'; it must be 'doge'"),
         "mask heads refused": small.startswith("tensor model.layers.0.self_attn.A is not in the checkpoint"),
         "no qk norm refused": biases.startswith("tensor model.layers.0.self_attn.k_norm.weight is not in the"),
         "experts refused": sentence(experts).startswith("Error: config field is_moe is True; it must be False"),
