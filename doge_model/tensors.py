@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}; it must be a JSON object")
+        raise CheckpointError(f"{path} holds JSON of the type {type(value).__name__}; it must be an object")
     return value
 
 

@@ -91,9 +91,10 @@ def fetch(address: str, path: Path, expected: str) -> None:
     """
     part = path.with_name(f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as source, part.open("wb") as target:
-            shutil.copyfileobj(source, target, PIECE)
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as source:
+            path.parent.mkdir(parents=True, exist_ok=True)  # once there is something to write
+            with part.open("wb") as target:
+                shutil.copyfileobj(source, target, PIECE)
         if (found := sha256(part)) != expected:
             raise DataError(f"{address} has SHA-256 {found}; it must be {expected}, so the file was left out")
         part.replace(path)

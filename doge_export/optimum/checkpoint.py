@@ -69,7 +69,7 @@ def restore_rope(config: DogeConfig) -> None:
 
     Without them 4.57 turns by a base of 10000, unscaled.
     """
-    rope = dict(getattr(config, "rope_parameters", None) or {})
+    rope = dict(config.to_dict().get("rope_parameters") or {})
     if rope:
         config.rope_theta = rope.pop("rope_theta", config.rope_theta)
         config.rope_scaling = None if rope.get("rope_type", "default") == "default" else rope

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from .async_pieces import AsyncPieces
 from .batch_generation import BatchRequest, Event
 from .generation import GeneratedToken
-from .streaming import AnswerText, GenerationResult
+from .state import Claim
+from .streaming import ANOTHER_READER, AnswerText, GenerationResult
 
 
 class BatchStream(Iterator[tuple[int, str]]):
@@ -28,9 +29,19 @@ class BatchStream(Iterator[tuple[int, str]]):
         self._events, self._answers = iter(events), list(answers)
         self._requests = list(requests)
         self._index = {id(request): index for index, request in enumerate(requests)}
+        self._claim = Claim(ANOTHER_READER)
 
     def __next__(self) -> tuple[int, str]:
-        """The next piece of any answer. Raises OptionError where options leave an answer no token to choose."""
+        """The next piece of any answer.
+
+        Raises:
+            OptionError: options leave an answer no token to choose.
+            StateError: another thread reads a piece.
+        """
+        with self._claim:
+            return self._next()
+
+    def _next(self) -> tuple[int, str]:
         while not all(answer.finished for answer in self._answers):
             event = next(self._events)
             index = self._index[id(event.request)]

@@ -152,7 +152,7 @@ def _plain(value: object, where: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry, where) for entry in value]
     raise OptionError(
-        f"{where} holds a {type(value).__name__}; it must be made of strings, numbers, lists and dictionaries"
+        f"{where} holds {type(value).__name__}; it must be made of strings, numbers, lists and dictionaries"
     )
 
 

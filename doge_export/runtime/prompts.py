@@ -50,7 +50,7 @@ class PromptReader:
         Raises OptionError for anything else, and PackageError where the folder has no default.
         """
         from .chat_prompt import ChatPrompt  # noqa: PLC0415 - jinja2 would be a tenth of a program's start
-        from .chat_template import ChatTemplate  # noqa: PLC0415
+        from .chat_template import ChatTemplate  # noqa: PLC0415 - the same
 
         source = self._default_template() if chat_template is None else self._named_template(chat_template)
         if source not in self._chat_prompts:

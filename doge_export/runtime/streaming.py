@@ -15,6 +15,8 @@ from .prompt_lookup import PromptLookup
 from .state import Claim
 from .stopping import StopStrings
 
+ANOTHER_READER = "the stream is read by another thread; give each thread a stream of its own"
+
 
 @dataclass(frozen=True)
 class GenerationResult:
@@ -157,7 +159,7 @@ class TextStream(AnswerText, Iterator[str]):
         """tokens: those of the answer, made when asked for. For the others see `AnswerText`."""
         super().__init__(tokenizer, stop, prompt_tokens, lookup)
         self._tokens = tokens
-        self._claim = Claim("the stream is read by another thread; give each thread a stream of its own")
+        self._claim = Claim(ANOTHER_READER)
 
     def __next__(self) -> str:
         """The next piece of text, never empty; StateError while another thread reads one."""
@@ -175,8 +177,9 @@ class TextStream(AnswerText, Iterator[str]):
 
     def close(self) -> None:
         """End the answer here. `text` and `token_ids` stay; there is no `result` unless the last piece was read."""
-        if isinstance(self._tokens, Generator):
-            self._tokens.close()
+        with self._claim:
+            if isinstance(self._tokens, Generator):
+                self._tokens.close()
 
     def __enter__(self) -> TextStream:
         return self

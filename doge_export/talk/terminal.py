@@ -36,7 +36,7 @@ def line_reader() -> ReadLine:
     if not (stdin_is_terminal() and sys.stderr.isatty()):
         return plain_line
     from prompt_toolkit import PromptSession  # noqa: PLC0415 - a tenth of a second that a single answer need not wait
-    from prompt_toolkit.output import create_output  # noqa: PLC0415
+    from prompt_toolkit.output import create_output  # noqa: PLC0415 - the same
 
     session: PromptSession[str] = PromptSession(history=kept_history(), output=create_output(sys.stderr))
     return session.prompt

@@ -244,7 +244,7 @@ def interrupted_model(*at_calls: int) -> ScriptedModel:
             signal.raise_signal(signal.SIGINT)
         return forward(state, token_ids, logits_to_keep)
 
-    model.decoder.forward = forward_and_interrupt  # type: ignore[method-assign]
+    model.decoder.forward = forward_and_interrupt  # type: ignore[method-assign]  # the place of the Ctrl-C
     return model
 
 
@@ -269,7 +269,7 @@ def test_a_second_control_c_does_not_wait_and_nothing_is_fed_again(run: Run) -> 
             signal.raise_signal(signal.SIGINT)
         return logits
 
-    model.decoder.forward = impatient  # type: ignore[method-assign]
+    model.decoder.forward = impatient  # type: ignore[method-assign]  # the place of the Ctrl-C
     result = run(typed=["Hi", "And now?"], model=model)
     assert result.exit_code == 0 and result.stdout.startswith("He\n")
     assert read(model.decoder.fed).count("<|im_start|>user\nHi") == 1

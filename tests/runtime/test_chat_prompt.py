@@ -192,7 +192,7 @@ def test_strings_and_numbers_of_other_types_become_plain_ones() -> None:
 
 
 def test_a_template_sees_only_plain_data() -> None:
-    with pytest.raises(OptionError, match=r"^messages\[0\]\['image'\] holds a object; it must be made of strings"):
+    with pytest.raises(OptionError, match=r"^messages\[0\]\['image'\] holds object; it must be made of strings"):
         ids_of([{"role": "user", "content": "Hi", "image": [object()]}])
     endless: dict[str, Any] = {"role": "user", "content": "Hi"}
     endless["itself"] = endless

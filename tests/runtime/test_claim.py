@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from doge_export.errors import OptionError, StateError
+from doge_export.runtime.batch_stream import BatchStream
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.model import Model
 from doge_export.runtime.state import State
+from doge_export.runtime.streaming import TextStream
+from tests.helpers.fakes import byte_level_tokenizer
 from tests.helpers.models import exported, random_ids, tiny_model
 
 USES: dict[str, Callable[[Model, State, Path], object]] = {
@@ -99,16 +103,17 @@ def test_the_thread_that_has_a_state_may_use_it_again_after_an_error(model: Mode
     assert isinstance(model.decoder, Decoder)
 
 
-def test_a_stream_has_one_reader_at_a_time(tmp_path: Path) -> None:
-    model = Model(exported(tiny_model(), tmp_path))
+@pytest.mark.parametrize(("prompt", "use"), [([1, 2], next), ([1, 2], TextStream.close), ([[1, 2]], next)])
+def test_a_stream_has_one_reader_at_a_time(prompt: Any, use: Any, tmp_path: Path) -> None:
+    model = Model(exported(tiny_model(vocab_size=259), tmp_path), byte_level_tokenizer())
     errors: list[BaseException] = []
 
     def forward(*arguments: object, **keywords: object) -> object:
-        errors.extend(in_another_thread(lambda: next(stream)))
+        errors.extend(in_another_thread(lambda: use(stream)))
         return inner(*arguments, **keywords)  # type: ignore[arg-type]  # those of Decoder.forward, as they came
 
     inner, model.decoder.forward = model.decoder.forward, forward  # type: ignore[method-assign, assignment]  # a step that is read beside
-    stream = model.continue_state(model.new_state(), [1, 2], model.options(max_new_tokens=1))
+    stream: TextStream | BatchStream = model.stream(prompt, max_new_tokens=1)
     stream.read_all()
     assert [str(error) for error in errors] == [
         "the stream is read by another thread; give each thread a stream of its own"

@@ -104,7 +104,7 @@ def test_a_row_that_a_stop_string_ends_is_not_computed_any_further() -> None:
     stop = model.generate("One", **SAMPLED, seed=5).text[0]
     model.decoder, own = decoder, [{"stop": stop}, {"max_new_tokens": 10}]
     decoder.fed.clear()
-    model.generate(["One", "Two"], temperature=1.0, max_new_tokens=30, seed=5, options_per_prompt=own)  # type: ignore[arg-type]
+    model.generate(["One", "Two"], temperature=1.0, max_new_tokens=30, seed=5, options_per_prompt=own)  # type: ignore[arg-type]  # dictionaries of several types
     assert len(decoder.fed) <= 6 + 2 + 9
 
 
@@ -131,7 +131,7 @@ class CountingDecoder:
     def __init__(self, decoder: Decoder) -> None:
         self.fed: list[int] = []
         self._forward = decoder.forward
-        decoder.forward = self.forward  # type: ignore[method-assign]
+        decoder.forward = self.forward  # type: ignore[method-assign]  # counted on the way
 
     def forward(self, state: Any, token_ids: NDArray[np.int64], logits_to_keep: Any = "last") -> NDArray[np.float32]:
         self.fed.append(len(token_ids))
