@@ -70,4 +70,4 @@ $(VENV)/.dev: $(VENV)/.export
 	touch $@
 
 clean:
-	rm -rf $(VENV) smollm2-135m-int8
+	rm -rf $(VENV) .venv-optimum .runtimes build dist smollm2-135m-int8

@@ -25,7 +25,7 @@ logging.set_verbosity_error()
 WORK = Path(sys.argv[1])
 TINY = Path(__file__).parents[2] / "checkpoints" / "doge-tiny"
 TASK = "text-generation-with-past"
-TOLERANCE = 1e-3  # of logits up to 20, float32: onnxruntime sums in another order than torch
+TOLERANCE = 1e-4  # of logits up to 20, float32: onnxruntime sums in another order than torch
 
 
 def run(command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
