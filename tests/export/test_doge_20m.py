@@ -10,6 +10,7 @@ import pytest
 
 import doge_export
 from doge_export.evaluation.perplexity import DecoderScorer, perplexity
+from doge_export.export.integrity import check_integrity
 from doge_export.runtime.model import Model
 from doge_model import PRESETS
 
@@ -28,6 +29,15 @@ def test_it_has_the_real_dimensions_and_fits_sixteen_megabytes() -> None:
     assert [config[name] for name in names] == [vars(size)[name] for name in names]
     assert config["vocab_size"] == 32768
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 16e6
+
+
+def test_its_report_and_its_page_tell_of_the_files_that_lie_there() -> None:
+    sizes = json.loads((FOLDER / "export_report.json").read_text())["files"]
+    rows = re.findall(
+        r"<code>([\w./]+)</code></td><td class=\"number\">([\d,]+) bytes", (FOLDER / "export_report.html").read_text()
+    )
+    assert {name: int(size.replace(",", "")) for name, size in rows} == sizes
+    assert check_integrity(FOLDER) == len(sizes)
 
 
 def test_the_perplexity_of_held_out_stories_is_the_one_in_its_readme(model: Model) -> None:
