@@ -66,7 +66,9 @@ def gguf_generation_config(file: GgufFile) -> GenerationConfig:
         if value is not None:
             check_sampling(value, ours, f"{file.path}: {key}")
             stated[ours] = value
-    samples = bool(stated) and stated.get("temperature", 1.0) > 0
+    if not stated:
+        return GenerationConfig(**fields)
+    samples = stated.get("temperature", 1.0) > 0
     return GenerationConfig(**fields, **(stated if samples else {}), do_sample=samples)
 
 

@@ -21,6 +21,7 @@ from ..errors import OptionError
 from ..runtime.conversation import Conversation
 from ..runtime.generation_options import GenerationOptions, GenerationOverrides
 from ..runtime.model import Model, load
+from ..talk.defaults import with_defaults
 from ..talk.notes import note, noted_warnings
 from ..talk.printer import AnswerPrinter
 from ..talk.shell import Shell
@@ -94,7 +95,7 @@ def converse(
     as_json: bool,
 ) -> None:
     """Answer `prompt`, or each message that is typed; leaves with code 130 when Ctrl-C stops the answer to `prompt`."""
-    conversation = start(model, model.options(**overrides), system, resume)
+    conversation = start(model, model.options(**with_defaults(overrides, model.defaults)), system, resume)
     printer = AnswerPrinter(conversation, as_json)
     if not model.has_chat_template:
         note("This model has no chat template; it continues the text it is given.")

@@ -198,10 +198,14 @@ _CHECKS: dict[str, Callable[[str, object], Any]] = {
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """A folder's settings for generation: default options, and the tokens that end a sequence."""
+    """A folder's settings for generation: default options, and the tokens that end a sequence.
+
+    stated: names of the fields of `generation_config.json` that have a value.
+    """
 
     options: GenerationOptions = GenerationOptions()
     eos_token_ids: frozenset[int] = frozenset()
+    stated: frozenset[str] = frozenset()
 
     @classmethod
     def from_folder(cls, folder: Path) -> GenerationDefaults:
@@ -223,7 +227,8 @@ class GenerationDefaults:
         unused = unused_settings(config)
         if unused:
             warnings.warn(f"{path} sets {' and '.join(unused)}, which the runtime does not use", stacklevel=2)
-        return cls(options, _eos_token_ids(config, path))
+        stated = frozenset(name for name, value in config.items() if value is not None)
+        return cls(options, _eos_token_ids(config, path), stated)
 
 
 # Fields of a generation_config.json that mean the same here, and those of them that are whole numbers.

@@ -183,6 +183,11 @@ def test_a_file_that_is_no_gguf_is_named(content: bytes, tmp_path: Path) -> None
     assert "is not a whole GGUF file" in refusal(tmp_path / "model.gguf")
 
 
+def test_a_file_without_sampling_states_none(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(save_gguf(tmp_path / "model.gguf", byte_level_llama()))
+    assert "do_sample" not in checkpoint.generation_config.to_diff_dict()
+
+
 def test_special_tokens_chat_template_and_sampling_come_along(tmp_path: Path) -> None:
     def add(writer: GGUFWriter) -> None:
         add_byte_level_tokenizer(writer)

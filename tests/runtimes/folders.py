@@ -46,6 +46,19 @@ def exports(work: Path) -> Iterator[ExportOptions]:
     yield ExportOptions(experts, work / "experts-int4", "int4", calibration_tokens=512, report_tokens=0)
 
 
+def whole_exports(work: Path) -> Iterator[ExportOptions]:
+    """The six sizes with all of their layers, 8 GB of checkpoints and exports.
+
+    In float32: random layers amplify the rounding of 8 bits, until the export agrees with its checkpoint no more.
+    """
+    checkpoints = work / "checkpoints"
+    checkpoints.mkdir()
+    for size in PRESETS:
+        name = size.lower()
+        source = family_checkpoint(checkpoints / name, size, preset_config(size).num_hidden_layers)
+        yield ExportOptions(str(source), work / name, "fp32", report_tokens=0)
+
+
 def sources(checkpoints: Path) -> Iterator[tuple[str, Path]]:
     """Random checkpoints by their names, written one after the other."""
     for form, fields in FORMS.items():
@@ -60,7 +73,8 @@ def sources(checkpoints: Path) -> Iterator[tuple[str, Path]]:
     path = checkpoints / "llama-q4.gguf"
     yield "llama-keep-grid", save_gguf(path, model, GGMLQuantizationType.Q4_0, add_byte_level_tokenizer)
     for size in PRESETS:
-        yield size.lower(), family_checkpoint(checkpoints / size.lower(), size)
+        layers = preset_config(size).num_hidden_layers if size == WHOLE else LAYERS
+        yield size.lower(), family_checkpoint(checkpoints / size.lower(), size, layers)
 
 
 def random_checkpoint(folder: Path, **form: Any) -> Path:
@@ -78,12 +92,11 @@ def llama_checkpoint(folder: Path, model: LlamaForCausalLM) -> Path:
     return folder
 
 
-def family_checkpoint(folder: Path, size: str) -> Path:
+def family_checkpoint(folder: Path, size: str, layers: int) -> Path:
     """A random Doge with the dimensions of a published size, a small window and the tokenizer of a trained one."""
     config = preset_config(size)
     config.keep_window_size = WINDOW
-    if size != WHOLE:
-        config.num_hidden_layers = LAYERS
+    config.num_hidden_layers = layers
     model = DogeForCausalLM(config).eval()
     randomize(model, std=1.7 * config.hidden_size**-0.5)
     model.save_pretrained(folder)

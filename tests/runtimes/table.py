@@ -1,4 +1,6 @@
-"""The golden table: greedy tokens of our own runtime, for folders of every kind. python -m tests.runtimes.table OUT
+"""The golden table: greedy tokens of our own runtime, for folders of every kind.
+
+    python -m tests.runtimes.table OUT [--all-layers]
 
 OUT gets a folder for each export, and table.json: prompts of token ids with the tokens that follow, by folder. The
 checks beside this file read the table in their own environments and compare token for token. A row has:
@@ -15,14 +17,17 @@ checks beside this file read the table in their own environments and compare tok
 
 A folder whose state has 8 bits has the rows of its sibling with a float32 state, as other runtimes keep that.
 chats.json has, by folder, conversations with the text of the chat template, its token ids and our answer.
+
+With --all-layers the folders are the six sizes with all of their layers, 8 GB. The checks run on them too.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
-import sys
 import warnings
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,11 +37,11 @@ import torch
 
 import doge_export
 from doge_export import Model
-from doge_export.export import export
+from doge_export.export import ExportOptions, export
 from doge_export.runtime.generation_options import GenerationOverrides
 from doge_export.runtime.sampling import apply_repetition_penalty
 from doge_model import load_checkpoint
-from tests.runtimes.folders import CHECKPOINTS, FLOAT_STATE, SHIPPED, WINDOW, exports
+from tests.runtimes.folders import CHECKPOINTS, FLOAT_STATE, SHIPPED, WINDOW, exports, whole_exports
 
 NEW_TOKENS = 24
 BEAMS = ("doge-tiny-fp32", CHECKPOINTS / "doge-tiny")  # the folder and its checkpoint
@@ -138,15 +143,11 @@ def chats(model: Model) -> list[dict[str, Any]]:
     return found
 
 
-def main(work: Path) -> None:
-    """Export, answer, write the table."""
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    torch.set_num_threads(1)
+def write_table(work: Path, options: Iterator[ExportOptions], more: Iterable[Path] = ()) -> None:
+    """Export, answer, write the table. more: folders that are exported already."""
     table: dict[str, list[dict[str, Any]]] = {}
     conversations: dict[str, list[dict[str, Any]]] = {}
-    exported = (export(options).folder for options in exports(work))
-    for folder in chain(exported, [Path(shutil.copytree(SHIPPED, work / SHIPPED.name))]):
+    for folder in chain((export(each).folder for each in options), more):
         model = doge_export.load(folder, threads=1)
         trained = folder.name.startswith("doge-tiny") or folder.name == SHIPPED.name
         sibling = folder.name.removesuffix(FLOAT_STATE)
@@ -154,10 +155,26 @@ def main(work: Path) -> None:
         if model.has_chat_template:
             conversations[folder.name] = conversations.get(sibling) or chats(model)
         print(f"{folder.name}: {table[folder.name][0]['tokens'][:6]} ...", flush=True)
-    beams(table[BEAMS[0]], BEAMS[1])
+    if BEAMS[0] in table:
+        beams(table[BEAMS[0]], BEAMS[1])
     (work / "table.json").write_text(json.dumps(table))
     (work / "chats.json").write_text(json.dumps(conversations))
 
 
+def main() -> None:
+    """Make the folder anew."""
+    parser = argparse.ArgumentParser(prog="python -m tests.runtimes.table")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--all-layers", action="store_true", help="the six sizes with all of their layers")
+    args = parser.parse_args()
+    shutil.rmtree(args.out, ignore_errors=True)
+    args.out.mkdir(parents=True)
+    torch.set_num_threads(1)
+    if args.all_layers:
+        write_table(args.out, whole_exports(args.out))
+    else:
+        write_table(args.out, exports(args.out), [Path(shutil.copytree(SHIPPED, args.out / SHIPPED.name))])
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -79,9 +79,9 @@ class Portable:
         )
 
     def kept_rows(self, graph: GraphBuilder, hidden: str) -> str:
-        """All of them, turned back."""
-        (lead,) = graph.op("Sub", ["rows.order", "padding.shift"], "turned_back.order")
-        (index,) = graph.op("Mod", [lead, "rows.length"], "turned_back")
+        """All of them, turned back: token s stands at s - padding. Below zero that counts from the end."""
+        (lead,) = graph.op("Sub", ["rows.length", "padding.shift"], "turned_back.lead")
+        (index,) = graph.op("Add", ["rows.order_from_end", lead], "turned_back")
         (index,) = graph.op("Unsqueeze", [index, graph.constant("axis.last", np.array([-1]))], "turned_back.index")
         (kept,) = graph.op("GatherND", [hidden, index], "kept", batch_dims=1)
         return kept
@@ -100,16 +100,18 @@ def count_mask(graph: GraphBuilder, d: Dimensions) -> None:
 
 
 def turn_rows(graph: GraphBuilder) -> None:
-    """The new tokens and their positions, each row turned left by the padding in front of it."""
+    """The new tokens and their positions, each row turned left by the padding in front of it.
+
+    Place s takes token s + padding - S. Where that is below zero it counts from the end, so it needs no remainder.
+    """
     (length,) = graph.op("Shape", ["input_ids"], "rows.length", start=1)
-    (negative,) = graph.op("Neg", [length], "rows.length.negative")
+    (start,) = graph.op("Neg", [length], "rows.length.negative")
     end, axis = graph.constant("mask.end", np.array([2**62])), graph.constant("mask.axis", np.array([1]))
-    (mask,) = graph.op("Slice", ["attention_mask", negative, end, axis], "mask.new")
+    (mask,) = graph.op("Slice", ["attention_mask", start, end, axis], "mask.new")
     (shift,) = graph.op("ArgMax", [mask], "padding.shift", axis=1, keepdims=1)  # [B, 1], the first that is 1
-    (limit,) = graph.op("Squeeze", [length], "rows.length.scalar")
-    bounds = [graph.constant("int.0", np.array(0)), limit, graph.constant("int.1", np.array(1))]
-    (order,) = graph.op("Range", bounds, "rows.order")
-    (lead,) = graph.op("Add", [order, shift], f"{TURNED}.order")
-    (index,) = graph.op("Mod", [lead, length], TURNED)
+    (first,) = graph.op("Squeeze", [start], "rows.length.negative.scalar")
+    bounds = [first, graph.constant("int.0", np.array(0)), graph.constant("int.1", np.array(1))]
+    (order,) = graph.op("Range", bounds, "rows.order_from_end")
+    (index,) = graph.op("Add", [order, shift], TURNED)
     for name in ("input_ids", "position_ids"):
         graph.op("GatherElements", [name, index], f"{TURNED}.{name}", axis=1)
