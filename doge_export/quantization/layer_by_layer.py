@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -45,16 +44,19 @@ class Sublayer:
 
     Attributes:
         run: computes it, float32 [1, S, hidden] -> the same shape.
-        inputs: its matrices by their names in the graph, each with a module that has the same input.
+        norm: the module whose output is the input of the first matrix.
+        first, last: its two matrices by their names in the graph; `last` is a module by that name too.
     """
 
     run: Callable[[DogeDecoderLayer, Tensor, Rotary], Tensor]
-    inputs: dict[str, str]
+    norm: str
+    first: str
+    last: str
 
 
 SUBLAYERS = (
-    Sublayer(attention_sublayer, {"self_attn.qkv_proj": "self_attn.q_proj", "self_attn.o_proj": "self_attn.o_proj"}),
-    Sublayer(feed_forward_sublayer, {"mlp.gate_up_proj": "mlp.gate_proj", "mlp.down_proj": "mlp.down_proj"}),
+    Sublayer(attention_sublayer, "input_layernorm", "self_attn.qkv_proj", "self_attn.o_proj"),
+    Sublayer(feed_forward_sublayer, "post_attention_layernorm", "mlp.gate_up_proj", "mlp.down_proj"),
 )
 
 
@@ -73,23 +75,53 @@ def calibrated_plan(
     model, matrices, d = copy.deepcopy(model), folded.matrices, folded.dimensions
     plan = {storage: table_parts(storage, matrix, wide) for storage, matrix in matrices.items() if is_table(matrix)}
     give_stored_numbers(model, folded, plan)
+
+    def round_matrix(storage: str, inputs: list[Tensor]) -> None:
+        moments = graph_moments(d, storage, input_moments(inputs))
+        plan[storage] = gptq_parts(storage, matrices, moments, wide)
+        give_stored_numbers(model, folded, {storage: plan[storage]})
+
     hidden = [model.model.embed_tokens(ids[None]) for ids in sequences]
     rotary = model.model.rotary_emb(torch.arange(sequences.shape[1])[None])
     for index, layer in enumerate(model.model.layers):
         assert isinstance(layer, DogeDecoderLayer)
         progress(f"rounding layer {index + 1} of {d.num_layers}")
         for sublayer in SUBLAYERS:
-            moments = input_moments(layer, sublayer, hidden, rotary)
-            rounded = {
-                f"layers.{index}.{name}": gptq_parts(
-                    f"layers.{index}.{name}", matrices, graph_moments(d, name, moments[name]), wide
-                )
-                for name in sublayer.inputs
-            }
-            give_stored_numbers(model, folded, rounded)
-            plan |= rounded
-            hidden = [sublayer.run(layer, x, rotary) for x in hidden]
+            round_matrix(f"layers.{index}.{sublayer.first}", [layer.get_submodule(sublayer.norm)(x) for x in hidden])
+            outs = run_watched(layer, sublayer, hidden, rotary)
+            round_matrix(f"layers.{index}.{sublayer.last}", [out.inner for out in outs])
+            last = layer.get_submodule(sublayer.last)
+            hidden = [out.whole - out.last + last(out.inner) for out in outs]
     return plan
+
+
+@dataclass(frozen=True)
+class SublayerOutput:
+    """A sublayer's output for a sequence, and its last matrix's part in it: float32 [1, S, width] each.
+
+    With the three of them the last matrix is exchanged without a second run, which would take a third of the time.
+    """
+
+    whole: Tensor
+    inner: Tensor  # the last matrix's input
+    last: Tensor  # its output
+
+
+def run_watched(
+    layer: DogeDecoderLayer, sublayer: Sublayer, hidden: Iterable[Tensor], rotary: Rotary
+) -> list[SublayerOutput]:
+    """Run a sublayer on each sequence's float32 [1, S, hidden]."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watch(module: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        seen.append((inputs[0], output))
+
+    hook = layer.get_submodule(sublayer.last).register_forward_hook(watch)
+    try:
+        outs = [sublayer.run(layer, x, rotary) for x in hidden]
+    finally:
+        hook.remove()
+    return [SublayerOutput(whole, *last) for whole, last in zip(outs, seen, strict=True)]
 
 
 def is_table(matrix: Matrix) -> bool:
@@ -105,38 +137,19 @@ def table_parts(storage: str, matrix: Matrix, wide: set[Rows]) -> tuple[Part, ..
     return (nearest(torch.from_numpy(matrix.weight), NARROW_BITS, choose_block_size(matrix.weight.shape[1], 4)),)
 
 
-def input_moments(
-    layer: DogeDecoderLayer, sublayer: Sublayer, hidden: Iterable[Tensor], rotary: Rotary
-) -> dict[str, Tensor]:
-    """Mean of x x^T over the inputs of each matrix of a sublayer: float32 [in, in] by the matrix's name.
-
-    hidden: float32 [1, S, hidden] of each sequence, the sublayer's inputs.
-    """
-    moments: dict[str, Tensor] = {}
-    counts = dict.fromkeys(sublayer.inputs, 0)
-
-    def watch(name: str) -> Callable[[torch.nn.Module, tuple[Tensor]], None]:
-        def add(module: torch.nn.Module, inputs: tuple[Tensor]) -> None:
-            x = inputs[0].flatten(0, -2)
-            moments[name] = x.T @ x + moments.get(name, 0.0)
-            counts[name] += len(x)
-
-        return add
-
-    with ExitStack() as hooks:
-        for name, source in sublayer.inputs.items():
-            hooks.callback(layer.get_submodule(source).register_forward_pre_hook(watch(name)).remove)
-        for x in hidden:
-            sublayer.run(layer, x, rotary)
-    return {name: total / counts[name] for name, total in moments.items()}
+def input_moments(inputs: list[Tensor]) -> Tensor:
+    """Mean of x x^T over all rows of a matrix's inputs, float32 [1, S, in] each: float32 [in, in]."""
+    rows = [x.flatten(0, -2) for x in inputs]
+    total: Tensor = sum((x.T @ x for x in rows), torch.zeros(()))
+    return total / sum(map(len, rows))
 
 
-def graph_moments(d: Dimensions, name: str, moments: Tensor) -> Tensor:
+def graph_moments(d: Dimensions, storage: str, moments: Tensor) -> Tensor:
     """Moments of a matrix's inputs in the graph, float32 [in, in], from those in PyTorch.
 
     They differ for o_proj: attention's output in the graph has extra channels, which are zero.
     """
-    if name != "self_attn.o_proj" or not d.extra_channels:
+    if not storage.endswith("self_attn.o_proj") or not d.extra_channels:
         return moments
     heads = torch.arange(d.num_heads)[:, None] * d.channels + torch.arange(d.head_dim)
     places, size = heads.flatten(), d.num_heads * d.channels

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from doge_export.quantization.layer_by_layer import SUBLAYERS, input_moments
+from doge_export.quantization.layer_by_layer import SUBLAYERS, run_watched
 from doge_export.quantization.sensitivity import rounding_losses
 from doge_model import DogeForCausalLM
 from doge_model.modeling import DogeDecoderLayer
@@ -30,7 +30,7 @@ def measure_moments(model: DogeForCausalLM) -> None:
     assert isinstance(layer, DogeDecoderLayer)
     hidden = [model.model.embed_tokens(ids[None]) for ids in SEQUENCES]
     for sublayer in SUBLAYERS:
-        input_moments(layer, sublayer, hidden, model.model.rotary_emb(torch.arange(64)[None]))
+        run_watched(layer, sublayer, hidden, model.model.rotary_emb(torch.arange(64)[None]))
 
 
 def hooks_of(model: DogeForCausalLM) -> int:
