@@ -213,12 +213,14 @@ def test_bad_options_get_one_sentence(arguments: list[str], said: str) -> None:
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_a_random_model_is_a_decoder_of_the_family_s_size(tmp_path: Path) -> None:
     export_random("20m", "int8", tmp_path / "m")
     description = Decoder(tmp_path / "m").description
     assert (description.num_layers, description.num_kv_heads, description.vocab_size) == (8, 1, 32768)
 
 
+@pytest.mark.slow
 def test_an_unknown_size_gets_one_sentence() -> None:
     done = run("--random", "21m", *QUICK)
     assert done.exit_code == 2

@@ -18,6 +18,8 @@ from doge_export.evaluation.harness_index import task_manager
 from doge_export.evaluation.harness_model import DogeLM
 from tests.helpers.evaluation_data import RECORDS, WINDOW, export_talking, save_talking_checkpoint, write_records
 
+pytestmark = pytest.mark.slow
+
 TEXT = "The lighthouse keeper wrote a short letter to her brother every evening. " * 4
 
 

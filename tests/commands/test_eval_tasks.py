@@ -45,6 +45,7 @@ def evaluate(place: Path, model: str, tasks: str, *options: object) -> dict[str,
     return {f"{score['task']} {score['metric']}": score for score in json.loads(result.stdout)["scores"]}
 
 
+@pytest.mark.slow
 def test_every_kind_of_request_is_asked_and_both_forms_of_a_model_answer_alike(place: Path) -> None:
     found = {model: evaluate(place, model, ",".join(KINDS)) for model in ("export", "checkpoint")}
     assert set(found["export"]) == {
@@ -153,6 +154,7 @@ def evaluate_without_hub(place: Path, tmp_path: Path, **environment: str) -> sub
     )
 
 
+@pytest.mark.slow
 def test_without_a_network_one_sentence_comes_at_once(place: Path, tmp_path: Path) -> None:
     result = evaluate_without_hub(place, tmp_path)
     error = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
@@ -176,6 +178,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(place: Path, tmp_path: Path, m
     assert waits == []  # five retries would sleep 1, 2, 4, 8 and 8 seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{}, {"HF_HUB_OFFLINE": "1"}])
 def test_records_in_the_cache_need_no_network(place: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     fill_cache(tmp_path / "hf" / "datasets", REPOSITORY, tmp_path)

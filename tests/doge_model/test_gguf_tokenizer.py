@@ -60,6 +60,7 @@ def cut(text: str, patterns: list[str]) -> list[str]:
     return pieces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LLAMA_CPP)
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS)

@@ -79,6 +79,7 @@ MESSAGES = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(MESSAGES, min_size=1, max_size=3))
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ def test_top_k_is_that_of_transformers(logits: NDArray[np.float32], top_k: int) 
     np.testing.assert_array_equal(sampling.top_k(logits, top_k), np.flatnonzero(np.isfinite(theirs)))
 
 
+@pytest.mark.slow
 @many
 @given(st.one_of(logit_arrays, few_valued_arrays), st.floats(0.01, 0.99))
 def test_top_p_is_that_of_transformers_which_leaves_the_order_of_equals_open(

@@ -23,6 +23,7 @@ def growing(expression: Any) -> Any:
     return GROWING.format("{% set ns.x = " + expression + " %}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -41,6 +42,7 @@ def test_a_template_that_takes_too_many_steps_is_refused(source: Any, monkeypatc
         ChatTemplate(source).render(HI)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

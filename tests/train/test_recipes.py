@@ -56,6 +56,7 @@ def learning_rates(config: Any, steps: int) -> list[float]:
     return rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 @pytest.mark.parametrize("model", TUNING)
 def test_tuning_has_the_numbers_of_the_card(model: str, stage: str, tmp_path: Path) -> None:
@@ -74,6 +75,7 @@ def test_tuning_has_the_numbers_of_the_card(model: str, stage: str, tmp_path: Pa
     assert rates[-1] == pytest.approx(0.1, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", PRETRAINING)
 def test_base_models_have_the_numbers_of_the_card(model: str, tmp_path: Path) -> None:
     arguments, data, config = read(RECIPES / model / "pretrain.yaml", tmp_path)
