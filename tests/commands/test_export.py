@@ -71,6 +71,7 @@ def test_int8_in_a_folder_named_after_the_model_is_the_default(
     assert report["verification"]["limits"]["kl_mean"] == 0.1
 
 
+@pytest.mark.slow
 def test_the_current_folder_can_be_the_checkpoint(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkpoint)
     assert run(".").exit_code == 0
@@ -145,6 +146,7 @@ def test_a_broken_checkpoint_is_one_line_and_exit_code_1(damage: str, checkpoint
     assert left_in(tmp_path) == ["tiny"]
 
 
+@pytest.mark.slow
 def test_an_export_that_disagrees_leaves_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_the_graph_of_int4_says_what_its_stored_numbers_say(form: str, tmp_path:
     assert relative_difference(torch_logits(model, random_ids(40)), torch_logits(reference, random_ids(40))) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:prompt lookup is off")
 def test_int4_checks_drafts_bit_by_bit_or_where_the_processor_cannot_not_at_all(tmp_path: Path) -> None:
     model = tiny_model()
@@ -157,6 +158,7 @@ def test_scales_too_small_for_float16_stay_float32() -> None:
     np.testing.assert_allclose(gptq(torch.from_numpy(tiny), torch.eye(32), 4, 32).dequantize(32), tiny)
 
 
+@pytest.mark.slow
 def test_rounding_by_the_same_seed_gives_the_same_numbers() -> None:
     first, second = (int4_plan(tiny_model()) for _ in range(2))
     for storage, parts in first.items():
@@ -166,6 +168,7 @@ def test_rounding_by_the_same_seed_gives_the_same_numbers() -> None:
             np.testing.assert_array_equal(one.scales, other.scales)
 
 
+@pytest.mark.slow
 def test_the_measured_loss_is_what_rounding_that_matrix_alone_costs() -> None:
     """To second order; in the last layer, where a change at one token stays with that token."""
     model = tiny_model()

@@ -189,6 +189,7 @@ def test_the_first_evicted_is_the_oldest_of_those_that_tie_with_the_lowest() -> 
     assert window.candidates(3).slots.tolist() == [[[2, 3, 0]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [1e-4, 0.016])
 def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread: float, tmp_path: Path) -> None:
     model = tiny_model(keep_window_size=12)

@@ -126,6 +126,7 @@ def fed_by_lookup(token_ids: Sequence[int]) -> tuple[CountingDecoder, PromptLook
     return decoder, lookup
 
 
+@pytest.mark.slow
 def test_wrong_guesses_cost_their_share_of_the_time_and_no_more() -> None:
     decoder, lookup = fed_by_lookup([token for last in range(1000) for token in (1001, 1002, 1003, 1004, last)])
     assert (decoder.steps + decoder.checks, lookup.accepted_tokens) == (5000, 0)

@@ -108,6 +108,7 @@ def test_every_recipe_can_be_read_and_any_field_overridden(recipe: Path, tmp_pat
     assert [part.seed for part in parsed if "seed" in vars(part)] == [7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("Doge-*/[psd]*.yaml")), ids=str)
 def test_the_batch_holds_on_any_number_of_devices(
