@@ -26,7 +26,10 @@ from ..runtime.hub import folder_of
 from ..runtime.threads import usable_cores
 from . import Command
 
-NO_CEILING = "the ceiling needs the package onnx: pip install -c constraints.txt '.[bench]' in a clone of doge-export"
+NO_CEILING = (
+    "the ceiling needs the package onnx: pip install -c constraints.txt onnx in a clone of doge-export, "
+    "or '.[bench]', which brings --random too"
+)
 UNITS = {  # unit of each row that is shown, in this order
     "prefill_tokens_per_s": "tokens/s",
     "decode_tokens_per_s": "tokens/s",

@@ -1,6 +1,7 @@
 """doge-eval: the scores of a model on the tasks of a model card, and its perplexity on a text.
 
 doge-eval smollm2-135m-int8 --tasks piqa,arc --data-dir ./eval
+doge-eval smollm2-135m-int8 --tasks gsm8k,arc_easy
 doge-eval smollm2-135m --perplexity book.txt
 doge-eval --compare smollm2-135m-fp32 smollm2-135m-int8 --tasks piqa
 """
@@ -12,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,12 @@ SECONDS_BETWEEN_LINES = 60  # lines of progress where there is no terminal
 
 @click.command(cls=Command)
 @click.argument("model", required=False)
-@click.option("--tasks", metavar="A,B,...", default="", help=f"Some of {','.join(TASKS)}.")
+@click.option(
+    "--tasks",
+    metavar="A,B,...",
+    default="",
+    help=f"Some of {','.join(TASKS)}, and any others of lm-evaluation-harness, such as gsm8k.",
+)
 @click.option("--perplexity", type=click.Path(path_type=Path), metavar="FILE", help="Measure the perplexity of a text.")
 @click.option("--compare", nargs=2, metavar="A B", help="Compare two models, or two files that --out wrote.")
 @click.option(
@@ -51,6 +57,12 @@ SECONDS_BETWEEN_LINES = 60  # lines of progress where there is no terminal
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Read the records from local files, not from the hub.",
+)
+@click.option(
+    "--include-path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of further tasks, written in YAML for the harness.",
 )
 @click.option("--limit", type=int, metavar="N", help="Ask N items of each task, evenly spread over it.")
 @click.option("--num-fewshot", type=int, metavar="N", help="Examples before each item, where a task has a choice.")
@@ -77,6 +89,7 @@ def main(
     compare: tuple[str, str] | None,
     settings: str,
     data_dir: Path | None,
+    include_path: Path | None,
     limit: int | None,
     num_fewshot: int | None,
     chat_template: bool | None,
@@ -103,6 +116,7 @@ def main(
     given: dict[str, Any] = {
         "tasks": tuple(name.strip() for name in tasks.split(",") if name.strip()),
         "data_dir": data_dir,
+        "include_path": include_path,
         "limit": limit,
         "num_fewshot": num_fewshot,
         "chat_template": chat_template,
@@ -170,6 +184,7 @@ def prepare_evaluation(source: str, options: EvaluationOptions, reporter: Report
     """
     if options.data_dir is not None:
         os.environ["HF_DATASETS_OFFLINE"] = "1"  # read when datasets is imported; the model may still come from the hub
+    os.environ["HF_EVALUATE_OFFLINE"] = "1"  # its metrics are code that it fetches from the hub and runs
     os.environ.setdefault("TQDM_DISABLE", "1")  # hides the harness's bars; `Reporter` shows all progress
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     with needs_extra("eval", "evaluating", EvaluationError):
@@ -198,11 +213,18 @@ def print_report(report: EvaluationReport, as_json: bool) -> None:
     if as_json:
         click.echo(report.to_json(with_items=False))
         return
-    for title, value in report.rows().items():
-        click.echo(f"{title:<26}{value}")
-    if report.scores:
+    rows = report.rows()
+    width = column_width(rows)
+    for title, value in rows.items():
+        click.echo(f"{title:<{width}}{value}")
+    if (row := report.card_row()) is not None:
         rule = "|---" * CARD_HEADER.count(" | ") + "|---|"
-        click.echo(f"\n{CARD_HEADER}\n{rule}\n{report.card_row()}")
+        click.echo(f"\n{CARD_HEADER}\n{rule}\n{row}")
+
+
+def column_width(titles: Iterable[str]) -> int:
+    """Width of a column of titles: that of the usual ones, or more for long names of tasks."""
+    return max([26, *(len(title) + 2 for title in titles)])
 
 
 def print_comparison(a: EvaluationReport, b: EvaluationReport, as_json: bool) -> None:
@@ -213,8 +235,9 @@ def print_comparison(a: EvaluationReport, b: EvaluationReport, as_json: bool) ->
         click.echo(json.dumps({"a": a.model, "b": b.model, "differences": values}, indent=2))
         return
     click.echo(f"A {a.model}\nB {b.model}")
+    width = column_width(found.name for found in differences)
     for found in differences:
-        click.echo(f"{found.name:<26}{difference_words(found)}")
+        click.echo(f"{found.name:<{width}}{difference_words(found)}")
 
 
 def difference_words(found: Difference) -> str:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..errors import EvaluationError
+from .options import TASKS
 from .perplexity import Perplexity, WindowScore, ratio_stderr
-from .report import TITLES, EvaluationReport, Score, Settings, add_errors, average
+from .report import EvaluationReport, Score, Settings, add_errors, average
+
+Unit = Literal["share", "number", "nats", "bits"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Difference:
 
     Attributes:
         name: name of the measure.
-        unit: "share" of 1, "nats" per token or "bits" per byte.
+        unit: "share" of 1, "number" of the harness, "nats" per token or "bits" per byte.
         a, b: the two values.
         difference: b - a.
         stderr: standard error of the difference; None where it is not known.
@@ -31,7 +34,7 @@ class Difference:
     """
 
     name: str
-    unit: Literal["share", "nats", "bits"]
+    unit: Unit
     a: float
     b: float
     difference: float
@@ -67,8 +70,8 @@ def compare(a: EvaluationReport, b: EvaluationReport) -> tuple[Difference, ...]:
         EvaluationError: of `check_comparable`, or two columns have different metrics.
     """
     check_comparable(a, b)
-    others = {score.task: score for score in b.scores}
-    found = [compare_scores(score, others[score.task]) for score in a.scores if score.task in others]
+    others = {score.title: score for score in b.scores}
+    found = [compare_scores(score, others[score.title]) for score in a.scores if score.title in others]
     if a.perplexity is not None and b.perplexity is not None:
         found.append(compare_perplexity(a.perplexity, b.perplexity))
     return tuple(found)
@@ -87,7 +90,7 @@ class Measured(Protocol):
 
     @property
     def measures(self) -> frozenset[str]:
-        """Names of the measures: some of TASKS, and "perplexity"."""
+        """Names of the measures; see `EvaluationReport.measures`."""
 
 
 def check_comparable(a: Measured, b: Measured) -> None:
@@ -117,16 +120,17 @@ def prompt_words(settings: Settings) -> str:
 
 
 def compare_scores(a: Score, b: Score) -> Difference:
-    """The difference of one column."""
+    """The difference of one score. Numbers of the harness that are no mean have no items to be paired."""
     if a.metric != b.metric:
         raise EvaluationError(f"{a.task} was measured as {a.metric} and as {b.metric}; evaluate one of them again")
-    name, values = TITLES[a.task], (a.value, b.value, b.value - a.value)
-    if record_hashes(a) != record_hashes(b):
+    unit: Unit = "share" if a.task in TASKS else "number"
+    values = (a.value, b.value, b.value - a.value)
+    if not a.answers or record_hashes(a) != record_hashes(b):
         stderr = add_errors([a.stderr, b.stderr])
-        return Difference(name, "share", *values, stderr, False, min(a.items, b.items), None)
+        return Difference(a.title, unit, *values, stderr, False, min(a.items, b.items), None)
     gaps = {key: b.answers[key][1] - a.answers[key][1] for key in a.answers}
     changed = sum(gap != 0 for gap in gaps.values())
-    return Difference(name, "share", *values, average(gaps, a.average)[1], True, len(gaps), changed)
+    return Difference(a.title, unit, *values, average(gaps, a.average)[1], True, len(gaps), changed)
 
 
 def record_hashes(score: Score) -> dict[str, str]:

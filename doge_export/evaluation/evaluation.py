@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from doge_model.errors import one_line
 
 from ..errors import EvaluationError, OptionError
 from ..measure.speed import time_rounds
@@ -24,14 +26,14 @@ from ..runtime.hub import is_export
 from .evaluated_model import EvaluatedModel
 from .exported import load_exported
 from .journal import Journal, JournaledScorer
-from .options import TASKS, EvaluationOptions
+from .options import EvaluationOptions
 from .perplexity import Perplexity, check_text, perplexity
-from .report import EvaluationReport, Score, Settings, average, measure_names
+from .report import EvaluationReport, Score, Settings, measure_names
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
-    from .tasks import Column
+    from .columns import Column
 
 Progress = Callable[[str, int, int], object]  # called with the current step, its finished part and its whole
 JOURNAL_FOLDER = ".doge-eval"
@@ -55,7 +57,7 @@ class Evaluation:
         text_bytes: length of that text in UTF-8; 0 without one.
         speed_ids: int64 [SPEED_PROMPT] tokens before the timed ones; None without tasks.
         tasks: tasks of the harness, by name.
-        columns: names of the tasks that make up each column, in the order of TASKS.
+        columns: names of the tasks that make up each column: those of the card in the order of TASKS, then others.
     """
 
     evaluated: EvaluatedModel
@@ -118,6 +120,11 @@ def prepare(source: str, options: EvaluationOptions, progress: Progress = silent
         EvaluationError: data is missing or damaged, or the model has no tokenizer.
         OptionError: the model does not allow one of the options.
     """
+    if options.tasks:
+        from .tasks import check_tasks  # noqa: PLC0415  imports the harness, and perplexity needs none
+
+        progress("looking for the tasks", 0, 0)
+        check_tasks(options)
     progress("reading the model", 0, 0)
     text = None if options.perplexity is None else read_text(options.perplexity)
     evaluated = load_model(source, options.threads)
@@ -186,34 +193,38 @@ def speed_prompt(evaluated: EvaluatedModel) -> NDArray[np.int64]:
 def load_tasks(
     evaluated: EvaluatedModel, options: EvaluationOptions, progress: Progress
 ) -> tuple[dict[str, Task], dict[Column, list[str]]]:
-    """The harness's tasks by name, and the names of each column's tasks, in the order of TASKS. May be empty.
+    """The harness's tasks by name, and the names of each column's tasks. May be empty.
 
     Raises:
         OptionError, EvaluationError: of `tasks.load_columns`.
-        EvaluationError: answers of a task leave a prompt no room.
+        EvaluationError: answers of a task leave a prompt no room, or the model has not its generation settings.
     """
     if not options.tasks:
         return {}, {}
-    from .tasks import load_columns, require_room  # noqa: PLC0415  imports the harness, and perplexity needs none
+    from .room import require_generation_settings, require_room  # noqa: PLC0415  imports the harness, see above
+    from .tasks import load_columns  # noqa: PLC0415  the same
 
     progress("reading the tasks", 0, 0)
-    names = [name for name in TASKS if name in options.tasks]
     with redirect_stdout(sys.stderr):  # the hub's reader prints
-        tasks, columns = load_columns(names, options.settings, options.data_dir, options.num_fewshot)
+        tasks, columns = load_columns(options, lambda words: progress(words, 0, 0))
     require_room(tasks, evaluated.scorer.longest)
+    if evaluated.kind == "onnxruntime":  # PyTorch's generation has every setting
+        require_generation_settings(tasks)
     return tasks, columns
 
 
 def score_tasks(evaluation: Evaluation, journal: Journal, progress: Progress) -> tuple[Score, ...]:
-    """The scores of all columns, in the order of TASKS.
+    """The scores of all columns, in their order.
 
     Raises:
-        EvaluationError: a choice leaves its question no room, or the harness gave no score.
+        EvaluationError: a choice leaves its question no room, or the harness gave no score or could not give one.
     """
     import lm_eval  # noqa: PLC0415  takes seconds, and perplexity needs no harness
 
     from .journaled_model import JournaledLM  # noqa: PLC0415  imports the harness
-    from .tasks import require_room_for_choices, spread_sample  # noqa: PLC0415  the same
+    from .room import require_room_for_choices  # noqa: PLC0415  the same
+    from .scoring import column_scores  # noqa: PLC0415  the same
+    from .tasks import spread_sample  # noqa: PLC0415  the same
 
     evaluated, tasks, columns = evaluation.evaluated, evaluation.tasks, evaluation.columns
     lengths = {column: {leaf: len(tasks[leaf].eval_docs) for leaf in leaves} for column, leaves in columns.items()}
@@ -221,15 +232,21 @@ def score_tasks(evaluation: Evaluation, journal: Journal, progress: Progress) ->
     for column in columns:
         chosen = spread_sample(lengths[column], evaluation.options.limit)
         samples |= {name: items for name, items in chosen.items() if items}
-    results = lm_eval.evaluate(
-        JournaledLM(evaluated.harness(), journal, progress, partial(require_room_for_choices, evaluated)),
-        {"tasks": {name: tasks[name] for name in samples}, "groups": {}, "group_map": {}},
-        samples={name: items for name, items in samples.items() if len(items) < len(tasks[name].eval_docs)},
-        bootstrap_iters=0,
-        apply_chat_template=evaluation.settings.chat_template,
-        fewshot_as_multiturn=True,
-    )
-    return tuple(column_score(column, lengths[column], results) for column in columns)
+    try:
+        results = lm_eval.evaluate(
+            JournaledLM(evaluated.harness(), journal, progress, partial(require_room_for_choices, evaluated)),
+            {"tasks": {name: tasks[name] for name in samples}, "groups": {}, "group_map": {}},
+            samples={name: items for name, items in samples.items() if len(items) < len(tasks[name].eval_docs)},
+            bootstrap_iters=0,
+            apply_chat_template=evaluation.settings.chat_template,
+            fewshot_as_multiturn=True,
+        )
+    except (OSError, ImportError) as error:  # of a task's own code: it lacks a package, or wants code of the hub
+        raise EvaluationError(
+            f"the harness could not finish the tasks ({one_line(error)}); see to that and start again, "
+            "as finished requests are kept"
+        ) from error
+    return tuple(score for column in columns for score in column_scores(column, lengths[column], tasks, results))
 
 
 def open_journal(folder: Path | None, evaluated: EvaluatedModel) -> Journal:
@@ -240,48 +257,6 @@ def open_journal(folder: Path | None, evaluated: EvaluatedModel) -> Journal:
     """
     path = (Path(JOURNAL_FOLDER) if folder is None else folder) / f"{evaluated.model_hash[:16]}.jsonl"
     return Journal(path, evaluated.model_hash)
-
-
-def column_score(column: Column, lengths: Mapping[str, int], results: Mapping[str, Any]) -> Score:
-    """The score of a column.
-
-    Args:
-        column: the column.
-        lengths: number of items in each of its tasks.
-        results: the harness's results, which hold every item.
-
-    Raises:
-        EvaluationError: the results lack the column's metric.
-    """
-    answers: dict[str, tuple[str, float]] = {}
-    for task in lengths:
-        samples = [sample for sample in results["samples"].get(task, []) if sample["filter"] == column.filter]
-        answers |= {f"{task}/{s['doc_id']}": (s["doc_hash"][:16], float(s[column.metric])) for s in samples}
-    if not answers:
-        raise EvaluationError(
-            f"{column.metric} of {column.name} is missing in the harness's results; install lm_eval 0.4.13"
-        )
-    value, stderr = average({key: value for key, (_, value) in answers.items()}, column.average)
-    return Score(
-        task=column.name,
-        metric=column.metric,
-        average=column.average,
-        value=value,
-        stderr=stderr,
-        items=len(answers),
-        total=sum(lengths.values()),
-        details={task: task_details(results["results"][task]) for task in lengths if task in results["results"]},
-        answers=answers,
-    )
-
-
-def task_details(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The harness's own numbers of a task, without standard errors, which were not asked for."""
-    return {
-        name.removesuffix(",none"): float(value)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and "_stderr" not in name and name != "sample_len"
-    }
 
 
 def read_text(path: Path) -> str:

@@ -173,10 +173,11 @@ class DogeLM(TemplateLM):
         )
 
 
+BEAMS = "num_beams"
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
-def generation_options(gen_kwargs: dict[str, Any], max_gen_toks: int) -> GenerationOptions:
+def generation_options(gen_kwargs: dict[str, Any], max_gen_toks: int, task: str = "the task") -> GenerationOptions:
     """The runtime's options for a task's generation settings.
 
     The folder's own settings are ignored, so that models can be compared.
@@ -184,15 +185,18 @@ def generation_options(gen_kwargs: dict[str, Any], max_gen_toks: int) -> Generat
     Args:
         gen_kwargs: settings of the task, as the harness writes them.
         max_gen_toks: new tokens where the task names no limit.
+        task: its name, for the error.
 
     Raises:
         EvaluationError: the runtime does not have one of the settings.
     """
     given = normalize_gen_kwargs(gen_kwargs, max_gen_toks)
     known = ("until", "max_gen_toks", "do_sample", *SAMPLING)
+    if given.get(BEAMS) == 1:  # no search
+        del given[BEAMS]
     if unknown := set(given) - set(known):
         raise EvaluationError(
-            f"generation_kwargs of the task has {', '.join(sorted(unknown))}; it must hold only {', '.join(known)}"
+            f"generation_kwargs of {task} has {', '.join(sorted(unknown))}; it must hold only {', '.join(known)}"
         )
     sampling = {name: given[name] for name in SAMPLING if name in given}
     if not given["do_sample"]:

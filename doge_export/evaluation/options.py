@@ -18,9 +18,10 @@ class EvaluationOptions:
     """One evaluation of one model.
 
     Attributes:
-        tasks: some of TASKS; none where only a perplexity is wanted.
+        tasks: some of TASKS, and names of the harness's tasks, groups and tags; none where only a perplexity is wanted.
         settings: one of SETTINGS, which `doge_export.evaluation.tasks` describes.
         data_dir: a folder of local files; None takes the records from the hub.
+        include_path: a folder of further tasks in the harness's YAML; may replace the harness's own.
         limit: items of each task, at equal distances over it; None takes all.
         num_fewshot: examples before each item, where a task has a choice; None takes the task's own number.
         chat_template: whether prompts become chats; None lets them under "card", where the model has a template.
@@ -36,6 +37,7 @@ class EvaluationOptions:
     tasks: tuple[str, ...] = ()
     settings: str = SETTINGS[0]
     data_dir: Path | None = None
+    include_path: Path | None = None
     limit: int | None = None
     num_fewshot: int | None = None
     chat_template: bool | None = None
@@ -47,17 +49,20 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(dict.fromkeys(self.tasks)))
-        for name in self.tasks:
-            if name not in TASKS:
-                raise OptionError(f"task is {name!r}; it must be one of {', '.join(TASKS)}")
         if not self.tasks and self.perplexity is None:
-            raise OptionError(f"a measure is missing; give --tasks ({', '.join(TASKS)}) or --perplexity FILE")
+            raise OptionError(
+                f"a measure is missing; give --tasks ({', '.join(TASKS)} or others of the harness) or --perplexity FILE"
+            )
         if self.settings not in SETTINGS:
             raise OptionError(f"settings is {self.settings!r}; it must be one of {', '.join(SETTINGS)}")
         if self.data_dir is not None and not self.data_dir.is_dir():
             raise OptionError(
                 f"the folder {self.data_dir} is missing; give --data-dir a folder of .jsonl or .jsonl.xz files"
             )
+        if self.include_path is not None and not self.include_path.is_dir():
+            raise OptionError(f"the folder {self.include_path} is missing; give --include-path a folder of YAML tasks")
+        if self.include_path is not None and not self.tasks:
+            raise OptionError("--tasks is missing, which --include-path belongs to; give --tasks A,B,...")
         check_threads(self.threads)
         if self.limit is not None and self.limit < 1:
             raise OptionError(f"limit is {self.limit}; it must be at least 1")

@@ -27,17 +27,18 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Score:
-    """One column of the row.
+    """One column of the row, or one number of another task or group of the harness.
 
     Attributes:
-        task: one of TASKS.
-        metric: its name in the harness.
-        average: "items" for the mean of all items, "tasks" for the mean of the tasks' means.
-        value: the score, from 0 to 1.
-        stderr: standard error of the value; None for a single item.
+        task: one of TASKS, or the name of a task or group of the harness.
+        metric: its name in the harness, behind a comma followed by the filter of the answers if there is one.
+        average: "items" for the mean of all items, "tasks" for the mean of the tasks' means, "harness" for another
+            number of the harness.
+        value: the score: of a column from 0 to 1, of others in the harness's unit.
+        stderr: standard error of the value; None for a single item, and where the harness's number is no mean.
         items, total: number of evaluated items, and of all items in the set.
         details: the harness's own report of each of its tasks: {task: {metric: value}}.
-        answers: every item: {task/item: (hash of the record, value of the metric)}.
+        answers: every item: {task/item: (hash of the record, value of the metric)}; empty where it is no mean.
     """
 
     task: str
@@ -49,6 +50,20 @@ class Score:
     total: int
     details: dict[str, dict[str, float]]
     answers: dict[str, tuple[str, float]]
+
+    @property
+    def title(self) -> str:
+        """Its name for the user: that of the column, or of the task and the metric."""
+        return TITLES.get(self.task) or f"{self.task} {self.metric}"
+
+    @property
+    def words(self) -> str:
+        """Its value for the user: a column's in percent, others as the harness writes them."""
+        items = f"{self.items} of {self.total} items"
+        if self.task in TITLES:
+            return f"{percent(self.value, self.stderr)}  ({self.metric}, {items})"
+        error = "" if self.stderr is None else f" ±{self.stderr:.4f}"
+        return f"{self.value:.4f}{error}  ({items})"
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ class EvaluationReport:
         kind: "onnxruntime" or "torch".
         model_hash: hash over weights, graphs and tokenizer.
         settings: the settings of the evaluation.
-        scores: the columns, in the order of TASKS.
+        scores: the columns in the order of TASKS, then other tasks of the harness.
         perplexity: None where it was not measured.
         decode_tokens_per_s: decoding rate of one greedy stream, as `measure.speed` defines it; None where no task ran.
             It is the median of 3 rounds of 64 prompt tokens and 128 new ones.
@@ -103,7 +118,7 @@ class EvaluationReport:
 
     @property
     def measures(self) -> frozenset[str]:
-        """Names of its measures: some of TASKS, and "perplexity"."""
+        """Names of its measures: some of TASKS, tasks and groups of the harness, and "perplexity"."""
         return measure_names([score.task for score in self.scores], self.perplexity is not None)
 
     def to_json(self, with_items: bool) -> str:
@@ -143,20 +158,18 @@ class EvaluationReport:
 
     def rows(self) -> dict[str, str]:
         """The results for the user: of each measure its title, and its value with the standard error."""
-        found = {
-            TITLES[score.task]: f"{percent(score.value, score.stderr)}  "
-            f"({score.metric}, {score.items} of {score.total} items)"
-            for score in self.scores
-        }
+        found = {score.title: score.words for score in self.scores}
         if self.decode_tokens_per_s is not None:
             found["tokens/s"] = f"{self.decode_tokens_per_s:.0f}"
         if self.perplexity is not None:
             found["perplexity"] = perplexity_words(self.perplexity)
         return found
 
-    def card_row(self) -> str:
-        """The row of the Doge model card in Markdown, with a dash where nothing was measured."""
-        values = {score.task: f"{100 * score.value:.1f}" for score in self.scores}
+    def card_row(self) -> str | None:
+        """The row of the Doge model card in Markdown, with a dash where nothing was measured; None without a column."""
+        values = {score.task: f"{100 * score.value:.1f}" for score in self.scores if score.task in TASKS}
+        if not values:
+            return None
         speed = "-" if self.decode_tokens_per_s is None else f"{self.decode_tokens_per_s:.0f}"
         cells = [Path(self.model).name, *[values.get(task, "-") for task in TASKS], speed]
         return f"| {' | '.join(cells)} |"

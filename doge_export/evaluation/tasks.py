@@ -1,131 +1,182 @@
-"""The columns of a model card's row, and the harness's tasks behind them.
-
-There are two settings:
-
-- `card` measures as the cards of Doge and of SmolLM2 do. MMLU takes the likelihood of each answer's words (cloze),
-  without examples. BBH has three examples and a short answer. Prompts are chats where the model has a template.
-- `harness` measures as lm-evaluation-harness does under the same names. MMLU takes the likelihood of letters. BBH has a
-  chain of thought. Prompts are plain text.
-
-Prompts, metrics and examples are the harness's own; with local data only the source of the records differs. One task is
-ours: `mmlu_cloze` has the prompt of both cards' evaluation (huggingface/smollm, text/evaluation/smollm2/tasks.py, and
-SmallDoges/small-doge, evaluation/instruct/tasks.py).
-"""
+"""The tasks of an evaluation, ready to be asked: columns of the card's row, and any other task of the harness."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nltk
-from lm_eval.api.instance import Instance
+from jinja2 import TemplateError
+from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
-from doge_model.errors import one_line
+from doge_model.errors import DogeError, one_line
 
 from ..errors import EvaluationError, OptionError
-from .evaluated_model import EvaluatedModel
-from .local_data import READERS, Splits
-from .options import MAX_GEN_TOKS
+from .columns import COLUMNS, Aggregate, Column, require_examples
+from .harness_index import leaves, require_answerable, require_known, task_manager
+from .hub_records import RECORD_ERRORS, cache_alone_without_hub, is_local
+from .local_tasks import MMLU_CLOZE, require_local_files, task_config
+from .options import TASKS, EvaluationOptions
 
-MMLU_CLOZE = "mmlu_cloze"
-MMLU_CLOZE_TASK: dict[str, Any] = {
-    "task": MMLU_CLOZE,
-    "dataset_path": "cais/mmlu",
-    "dataset_name": "all",
-    "test_split": "test",
-    "output_type": "multiple_choice",
-    "doc_to_text": "The following are questions about {{subject|replace('_', ' ')}}.\nQuestion: {{question}}\nAnswer:",
-    "doc_to_choice": "{{choices}}",
-    "doc_to_target": "{{answer}}",
-    "metric_list": [
-        {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
-        {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True},
-    ],
-    "metadata": {"version": 1.0},
-}
 GROUP = "doge-eval"
 
 
-@dataclass(frozen=True)
-class Column:
-    """One number of the row.
+def check_tasks(options: EvaluationOptions) -> TaskManager:
+    """Check, before any record is read, that the harness knows the tasks and that they can be asked so.
 
-    Attributes:
-        name: its name in --tasks.
-        tasks: names of harness tasks or groups.
-        metric: its name in the harness; acc_norm divides log-likelihoods by the characters of the choice.
-        examples: "fixed" where their number cannot be chosen, or the split that any number is taken from. Local files
-            have the split "dev"; only the hub has "train".
-        filter: the harness's filter of the answers; "none" takes them unchanged.
-        average: whether the number is the mean of all items, or of the tasks' means.
+    Returns:
+        The harness's index of these tasks.
+
+    Raises:
+        OptionError: a task is unknown, has no local file, or its number of examples cannot be chosen.
+        EvaluationError: no model of text can answer a task, or data of NLTK is missing.
     """
+    columns, others = split_names(options)
+    names = [task for column in columns for task in column.tasks if task != MMLU_CLOZE]
+    manager = task_manager((*names, *others), options.include_path)
+    require_known(manager, others)
+    if options.num_fewshot is not None:
+        require_examples(columns, options.settings, options.data_dir)
+    for name in others:
+        for leaf, config in leaves(manager, name):
+            require_answerable(leaf, config)
+            if options.num_fewshot is not None and config.get("num_fewshot") == 0:
+                raise OptionError(
+                    f"the number of examples of {leaf} is fixed at 0 by its task; leave out --num-fewshot"
+                )
+            if options.data_dir is not None and not is_local(config):
+                if name != leaf:
+                    raise OptionError(f"{name} is a group; give its tasks instead, such as {leaf}, with --data-dir")
+                require_local_files(leaf, config, options.num_fewshot)
+    if "ifeval" in (*options.tasks, *names):
+        require_sentences()
+    return manager
 
-    name: str
-    tasks: tuple[str, ...]
-    metric: str
-    examples: Literal["fixed", "dev", "train"] = "fixed"
-    filter: str = "none"
-    average: Literal["items", "tasks"] = "items"
 
-
-SAME = [
-    Column("ifeval", ("ifeval",), "prompt_level_strict_acc"),
-    Column("arc", ("arc_easy", "arc_challenge"), "acc_norm", "train", average="tasks"),
-    Column("piqa", ("piqa",), "acc_norm", "train"),
-    Column("hellaswag", ("hellaswag",), "acc_norm", "train"),
-]
-CARD = [Column("mmlu", (MMLU_CLOZE,), "acc_norm"), Column("bbh", ("bbh_fewshot",), "exact_match"), *SAME]
-HARNESS = [Column("mmlu", ("mmlu",), "acc", "dev"), Column("bbh", ("bbh",), "exact_match", filter="get-answer"), *SAME]
-COLUMNS: dict[str, dict[str, Column]] = {
-    "card": {column.name: column for column in CARD},
-    "harness": {column.name: column for column in HARNESS},
-}
+def split_names(options: EvaluationOptions) -> tuple[list[Column], list[str]]:
+    """The columns of the card's row in the order of TASKS, and the names of other tasks in the order given."""
+    columns = [COLUMNS[options.settings][name] for name in TASKS if name in options.tasks]
+    return columns, [name for name in options.tasks if name not in TASKS]
 
 
 def load_columns(
-    names: Sequence[str], settings: str, data_dir: Path | None, num_fewshot: int | None
+    options: EvaluationOptions, warn: Callable[[str], object] = lambda words: None
 ) -> tuple[dict[str, Task], dict[Column, list[str]]]:
     """The harness's tasks by name, ready to be evaluated, and the names of each column's tasks.
 
-    Args:
-        names: columns, some of TASKS.
-        settings: one of SETTINGS.
-        data_dir: a folder of local files; None takes the records from the hub.
-        num_fewshot: examples before each item; None leaves the number to the tasks.
+    warn: called with a sentence where the hub does not answer and the records come from the cache.
 
     Raises:
-        OptionError: a column has no local file, or its number of examples cannot be chosen.
-        EvaluationError: records or data of NLTK are missing or damaged.
+        OptionError: of `check_tasks`, or a task is in two columns.
+        EvaluationError: of `check_tasks`, or records are missing or damaged.
     """
-    if "ifeval" in names:
-        require_sentences()
-    manager = task_manager()
-    columns = [COLUMNS[settings][name] for name in names]
-    if num_fewshot is not None:
-        require_examples(columns, settings, data_dir)
-    leaves = {column: [leaf for task in column.tasks for leaf in leaf_tasks(manager, task)] for column in columns}
-    configs = {leaf: task_config(manager, leaf, data_dir) for names_ in leaves.values() for leaf in names_}
-    try:
-        tasks = build_tasks(manager, configs)
-    except OSError as error:  # base of the errors that datasets and huggingface_hub raise without a network
-        raise EvaluationError(
-            f"the records cannot be read from the hub ({one_line(error)}); "
-            "go online once, or give --data-dir with local files"
-        ) from error
+    manager = check_tasks(options)
+    known, others = split_names(options)
+    tasks: dict[str, Task] = {}
+    columns: dict[Column, list[str]] = {}
+    with records_of_the_hub(options, manager, warn):
+        for column in known:
+            names = [leaf for task in column.tasks for leaf, _ in leaves(manager, task)]
+            configs = {leaf: task_config(manager, leaf, options.data_dir) for leaf in names}
+            add_column(column, build_tasks(manager, configs), tasks, columns)
+        for name in others:
+            loaded, found = load_others(manager, name, options.data_dir)
+            for column in found:
+                add_column(column, {leaf: loaded[leaf] for leaf in column.tasks}, tasks, columns)
     for task in tasks.values():
-        set_examples(task, num_fewshot)
-    return tasks, leaves
+        set_examples(task, options.num_fewshot)
+    return tasks, columns
 
 
-@cache
-def task_manager() -> TaskManager:
-    """The harness's index of its tasks, which takes seconds to build."""
-    return TaskManager()
+def add_column(
+    column: Column, loaded: dict[str, Task], tasks: dict[str, Task], columns: dict[Column, list[str]]
+) -> None:
+    """Add a column and its tasks to those that are there.
+
+    Raises:
+        OptionError: one of them is there already, and --limit would choose its items twice.
+    """
+    for name in loaded:
+        if name in tasks:
+            other = next(column.name for column, names in columns.items() if name in names)
+            raise OptionError(f"the task {name} is in {other} and in {column.name}; leave one of them out")
+    tasks |= loaded
+    columns[column] = list(loaded)
+
+
+@contextmanager
+def records_of_the_hub(
+    options: EvaluationOptions, manager: TaskManager, warn: Callable[[str], object]
+) -> Iterator[None]:
+    """Turn an error about records into one sentence. While the hub does not answer, only the cache is read.
+
+    Raises:
+        EvaluationError: the records cannot be read, or a task of the harness cannot be made.
+    """
+    wanted = [config for name in split_names(options)[1] for _, config in leaves(manager, name)]
+    asks_hub = options.data_dir is None and (
+        any(name in TASKS for name in options.tasks) or not all(map(is_local, wanted))
+    )
+    with cache_alone_without_hub() if asks_hub else nullcontext() as failure:
+        if failure is not None:
+            warn("the hub does not answer, so reading its cache alone")
+        try:
+            yield
+        except DogeError:
+            raise
+        except RECORD_ERRORS as error:
+            raise EvaluationError(unread(failure, error)) from error
+        except (ImportError, AttributeError, ValueError, TypeError, KeyError, TemplateError) as error:
+            if failure is not None and isinstance(error, ValueError):  # the cache has another subset of the set
+                raise EvaluationError(unread(failure, error)) from error
+            raise EvaluationError(f"the harness cannot make a task ({one_line(error)}); leave it out") from error
+
+
+def unread(failure: str | None, error: Exception) -> str:
+    """The sentence about records that were not read. failure: the reason for which the hub does not answer, or None."""
+    if failure is None:
+        return (
+            f"the records cannot be read ({one_line(error)}); get access to them, or give --data-dir with local files"
+        )
+    missing = one_line(error).removesuffix(" (OfflineModeIsEnabled)")
+    return (
+        f"the hub does not answer ({failure}), and its cache lacks the records ({missing}); "
+        "go online once, or give --data-dir with local files"
+    )
+
+
+def load_others(manager: TaskManager, name: str, data_dir: Path | None) -> tuple[dict[str, Task], list[Column]]:
+    """The tasks of a task, group or tag of the harness by name, and its columns."""
+    if data_dir is not None and name in manager.all_subtasks:
+        tasks = build_tasks(manager, {name: task_config(manager, name, data_dir)})
+        return tasks, [column for task in tasks.values() for column in columns_of(task)]
+    loaded = manager.load([name])
+    tops = [loaded["groups"][name]] if name in manager.all_groups else loaded["tasks"].values()
+    return loaded["tasks"], [column for top in tops for column in columns_of(top)]
+
+
+def columns_of(item: Task | Group) -> Iterator[Column]:
+    """The columns of a task or a group. A group that has no number of its own has those of its members."""
+    if isinstance(item, Task):
+        yield Column(item.task_name, (item.task_name,), None, None)
+    elif item.has_aggregation:
+        aggregates = tuple(
+            Aggregate(
+                entry.metric,
+                None if entry.filter_list is None else tuple(entry.filter_list),
+                "items" if entry.weight_by_size else "tasks",
+            )
+            for entry in item.aggregate_metric_list
+        )
+        names = tuple(task.task_name for task in item.get_all_tasks())
+        yield Column(item.name, names, None, None, aggregates=aggregates)
+    else:
+        for member in item:
+            yield from columns_of(member)
 
 
 def require_sentences() -> None:
@@ -150,94 +201,11 @@ def build_tasks(manager: TaskManager, configs: dict[str, dict[str, Any]]) -> dic
     return ours | theirs
 
 
-def require_examples(columns: Sequence[Column], settings: str, data_dir: Path | None) -> None:
-    """Check that each column lets the number of examples be chosen.
-
-    Raises:
-        OptionError: one does not.
-    """
-    for column in columns:
-        if column.examples == "fixed":
-            raise OptionError(
-                f"the number of examples of {column.name} is fixed under the settings {settings!r}; "
-                "leave out --num-fewshot"
-            )
-        if column.examples == "train" and data_dir is not None:
-            raise OptionError(
-                f"examples for {column.name} are missing in local files; leave out --num-fewshot or --data-dir"
-            )
-
-
-def require_room(tasks: Mapping[str, Task], window: int) -> None:
-    """Check that a window of `window` tokens has room for a prompt beside the longest answer of each task.
-
-    Raises:
-        EvaluationError: it has no room for one of the tasks.
-    """
-    for name, task in tasks.items():
-        if task.OUTPUT_TYPE == "generate_until":
-            longest = task.config.generation_kwargs.get("max_gen_toks", MAX_GEN_TOKS)
-            if longest >= window:
-                raise EvaluationError(
-                    f"the answers of {name} have up to {longest} tokens; they must have fewer than the model's window, "
-                    f"{window}; leave that task out"
-                )
-
-
-def require_room_for_choices(evaluated: EvaluatedModel, requests: Sequence[Instance]) -> None:
-    """Check that each choice leaves room for its question in the model's window.
-
-    Raises:
-        EvaluationError: one leaves none.
-    """
-    window = evaluated.scorer.longest
-    for request in requests:
-        choice = request.args[1]
-        # a text has at most as many tokens as bytes, so most choices need not be encoded
-        if len(choice.encode()) >= window and (tokens := len(evaluated.encode(choice))) >= window:
-            raise EvaluationError(
-                f"{request.task_name} has a choice of {tokens} tokens; it must have fewer than {window}, "
-                "the tokens that the model sees at once; leave that task out"
-            )
-
-
 def set_examples(task: Task, num_fewshot: int | None) -> None:
     """Set a task's number of examples and the seed that draws them, as the harness's simple_evaluate does."""
     if num_fewshot is not None or task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=num_fewshot or 0)
     task.set_fewshot_seed(seed=1234)  # the harness's default
-
-
-def leaf_tasks(manager: TaskManager, name: str) -> Iterator[str]:
-    """Names of the tasks in a group or tag of the harness, or the name of a task itself."""
-    if name == MMLU_CLOZE:
-        yield name
-        return
-    entry = manager.task_index[name]
-    members = entry.cfg["task"] if entry.cfg is not None else sorted(entry.tags)
-    if isinstance(members, str):
-        yield members
-        return
-    for member in members:
-        yield from leaf_tasks(manager, member)
-
-
-def task_config(manager: TaskManager, name: str, data_dir: Path | None) -> dict[str, Any]:
-    """The configuration of a task. With a folder of local files, the task reads its records from there."""
-    config = dict(MMLU_CLOZE_TASK) if name == MMLU_CLOZE else {"task": name}
-    if data_dir is None:
-        return config
-    subset = None if name == MMLU_CLOZE else manager.task_index[name].cfg.get("dataset_name")
-    kind = next(kind for kind in READERS if name.startswith(kind))
-    # local files have the evaluated split and the examples of MMLU, so other splits are taken out
-    local = {"custom_dataset": partial(read_local, kind, data_dir, subset), "dataset_kwargs": None}
-    absent: dict[str, Any] = {"training_split": None} | ({"validation_split": None} if kind.startswith("arc") else {})
-    return config | local | absent
-
-
-def read_local(kind: str, data_dir: Path, subset: str | None, **metadata: Any) -> Splits:
-    """The records of a task. The harness calls it with the task's metadata, which is not needed."""
-    return READERS[kind](data_dir, subset)
 
 
 def spread_sample(lengths: Mapping[str, int], limit: int | None) -> dict[str, list[int]]:

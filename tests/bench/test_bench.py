@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from doge_export.bench.ceiling import Products, products_graph
 from doge_export.commands.bench import NO_CEILING, main
 from doge_export.errors import PackageError
 from doge_export.export.random_model import export_random
+from doge_export.extras import PACKAGES
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE
 from tests.helpers.models import exported, tiny_model
@@ -175,6 +177,21 @@ def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder: Path, monkey
     assert json.loads(done.stdout.splitlines()[-1])["ceiling_tokens_per_s"] is None
 
 
+def test_the_plain_install_measures_all_but_the_ceiling_and_names_the_package(folder: Path) -> None:
+    """In a process that cannot import any package of the extras."""
+    blocked = {"onnx", *(name for packages in PACKAGES.values() for name in packages)}
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
+        "from doge_export.bench import measurement; measurement.STARTS = 1\n"
+        "from doge_export.commands.bench import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, folder, *QUICK], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == [NO_CEILING]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["decode_tokens_per_s"] > 0
+    assert {name for name, value in result.items() if value is None} == {"ceiling_tokens_per_s", "share_of_ceiling"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -196,12 +213,14 @@ def test_bad_options_get_one_sentence(arguments: list[str], said: str) -> None:
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_a_random_model_is_a_decoder_of_the_family_s_size(tmp_path: Path) -> None:
     export_random("20m", "int8", tmp_path / "m")
     description = Decoder(tmp_path / "m").description
     assert (description.num_layers, description.num_kv_heads, description.vocab_size) == (8, 1, 32768)
 
 
+@pytest.mark.slow
 def test_an_unknown_size_gets_one_sentence() -> None:
     done = run("--random", "21m", *QUICK)
     assert done.exit_code == 2

@@ -29,6 +29,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_every_benchmark_answers_help() -> None:
     command = [sys.executable, "-c", HELP_OF_ALL, *COMMANDS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -13,9 +13,12 @@ from click.testing import CliRunner, Result
 from datasets import Dataset, DatasetDict
 
 from doge_export.commands.eval import main
-from doge_export.evaluation import perplexity
+from doge_export.evaluation import harness_index, perplexity
+from doge_export.evaluation.harness_index import task_manager
 from doge_export.evaluation.harness_model import DogeLM
 from tests.helpers.evaluation_data import RECORDS, WINDOW, export_talking, save_talking_checkpoint, write_records
+
+pytestmark = pytest.mark.slow
 
 TEXT = "The lighthouse keeper wrote a short letter to her brother every evening. " * 4
 
@@ -206,7 +209,7 @@ def test_a_choice_longer_than_the_window_is_refused_before_anything_is_asked(pla
     [
         (["--tasks", "piqa"], 2, "MODEL is missing; give it, or --compare"),
         (["{export}"], 2, "a measure is missing"),
-        (["{export}", "--tasks", "squad"], 2, "task is 'squad'"),
+        (["{export}", "--tasks", "squad"], 2, "task is 'squad'; it must be one of the harness"),
         (["{export}", "--tasks", "piqa", "--data-dir", "{place}/none"], 2, "none is missing; give --data-dir a folder"),
         (["{export}", "--tasks", "piqa", "--data-dir", "{export}"], 2, "piqa.jsonl or piqa.jsonl.xz is missing"),
         (["{place}/none", "--tasks", "piqa"], 1, "none"),
@@ -225,7 +228,10 @@ def test_a_choice_longer_than_the_window_is_refused_before_anything_is_asked(pla
         (["{export}", "--tasks", "piqa", "--journal", "{place}/text.txt"], 1, "journal"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_sentence(arguments: list[str], code: int, words: str, place: Path) -> None:
+def test_what_cannot_be_is_refused_in_one_sentence(
+    arguments: list[str], code: int, words: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness_index, "whole_index", lambda include_path: task_manager(("piqa",)))  # it takes long
     filled = [
         argument.format(place=place, export=place / "export", checkpoint=place / "checkpoint") for argument in arguments
     ]

@@ -49,6 +49,7 @@ def test_an_export_is_a_folder_that_runs(weights: str, checkpoint: Path, tmp_pat
     assert len(model.generate(random_ids(5).tolist(), max_new_tokens=4, ignore_eos=True).token_ids) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_faithful_exports_of_small_vocabularies_pass(seed: int, tmp_path: Path) -> None:
     """Their sequences repeat tokens, so keys tie; with a mask of any strength."""
@@ -70,12 +71,14 @@ def test_int8_in_a_folder_named_after_the_model_is_the_default(
     assert report["verification"]["limits"]["kl_mean"] == 0.1
 
 
+@pytest.mark.slow
 def test_the_current_folder_can_be_the_checkpoint(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(checkpoint)
     assert run(".").exit_code == 0
     assert (checkpoint / "tiny-int8" / "export_report.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_existing_folder_is_replaced_only_with_overwrite(checkpoint: Path, tmp_path: Path) -> None:
     assert run(checkpoint, tmp_path / "out").exit_code == 0
     before = (tmp_path / "out" / "export_report.json").read_text()
@@ -122,6 +125,7 @@ def test_a_wider_window_than_the_checkpoint_s_is_refused(checkpoint: Path, tmp_p
     assert left_in(tmp_path) == ["tiny"]
 
 
+@pytest.mark.slow
 def test_a_narrower_window_is_exported_with_its_cost(checkpoint: Path, tmp_path: Path) -> None:
     result = run(checkpoint, tmp_path / "out", "--fp32", "--keep-window", 16)
     assert result.exit_code == 0, result.output
@@ -142,6 +146,7 @@ def test_a_broken_checkpoint_is_one_line_and_exit_code_1(damage: str, checkpoint
     assert left_in(tmp_path) == ["tiny"]
 
 
+@pytest.mark.slow
 def test_an_export_that_disagrees_leaves_nothing(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +169,7 @@ def test_a_disk_that_refuses_is_one_line_and_leaves_nothing(
     assert left_in(tmp_path) == ["tiny"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_export_leaves_nothing(stop: signal.Signals, checkpoint: Path, tmp_path: Path) -> None:
     script = (
@@ -202,6 +208,7 @@ def test_without_the_extra_the_missing_package_and_the_remedy_are_named(tmp_path
     )
 
 
+@pytest.mark.slow
 def test_an_export_killed_outright_is_cleaned_up_by_the_next_one(checkpoint: Path, tmp_path: Path) -> None:
     script = (
         "import os, doge_export.export.pipeline as p; from doge_export.commands.export import main\n"
@@ -221,6 +228,7 @@ def test_an_existing_empty_folder_is_written_to(checkpoint: Path, tmp_path: Path
     assert doge_export.load(tmp_path / "out").name == "out"
 
 
+@pytest.mark.slow
 def test_the_next_command_can_be_pasted_whatever_the_name_of_the_folder(tmp_path: Path) -> None:
     save_doge(tmp_path / "tiny", vocab_size=len(byte_vocabulary()))
     save_tokenizer(tmp_path / "tiny")

@@ -19,6 +19,7 @@ def stream(model: DogeForCausalLM, ids: np.ndarray, lengths: list[int]) -> tuple
     return torch.cat(rows).numpy(), cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_window_size", [2, 4, 13])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_stream_many_windows_long_equals_the_full_matrix(form: str, keep_window_size: int) -> None:

@@ -87,6 +87,7 @@ def mutated(whole: bytes, seed: int) -> bytes:
     return bytes(data)
 
 
+@pytest.mark.slow
 def test_files_with_a_header_changed_at_random_load_or_are_refused_soon(whole: bytes, tmp_path: Path) -> None:
     path, refused = tmp_path / "model.gguf", 0
     for seed in range(100):

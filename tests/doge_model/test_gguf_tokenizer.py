@@ -60,6 +60,7 @@ def cut(text: str, patterns: list[str]) -> list[str]:
     return pieces
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LLAMA_CPP)
 @settings(max_examples=200, deadline=None)
 @given(text=TEXTS)
@@ -96,6 +97,7 @@ def sentencepiece(
     return tokenizer, " " if request.param else ""
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(alphabet="hilo \n½日", min_size=1))
 def test_sentencepiece_gives_the_pieces_of_llama_cpp_and_the_text_back(
@@ -144,6 +146,7 @@ def test_smollm_cuts_as_its_published_tokenizer_does(tmp_path: Path) -> None:
         assert ours.pre_tokenize_str(text) == published.pre_tokenize_str(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS, ids=lambda pre: pre.names.split()[0])
 def test_no_pre_tokenizer_loses_text(pre: PreTokenizer, tmp_path: Path) -> None:
     tokenizer = tokenizer_of(tmp_path / "model.gguf", pre.names.split()[-1])

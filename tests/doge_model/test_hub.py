@@ -18,6 +18,8 @@ import pytest
 from tests.helpers.checkpoints import save_doge, save_tokenizer
 from tests.helpers.hub import Hub, Repository, environment, running
 
+pytestmark = pytest.mark.slow
+
 Case = tuple[str, str, dict[str, Any]]  # a label, a source, options of load_checkpoint
 ROOT = Path(__file__).parents[2]
 LOADER = """

@@ -58,6 +58,7 @@ def test_eviction_equals_that_of_transformers_when_no_dt_ties() -> None:
     assert relative_difference(torch_logits(theirs, ids), torch_logits(ours, ids)) < 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("form", FORMS)
 def test_no_logit_depends_on_a_later_token(form: str, attn_implementation: str) -> None:
@@ -70,6 +71,7 @@ def test_no_logit_depends_on_a_later_token(form: str, attn_implementation: str) 
     assert np.abs(difference[12:]).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_window_size", [4, 64])
 @pytest.mark.parametrize("form", FORMS)
 def test_chunks_through_the_cache_equal_the_whole_sequence(form: str, keep_window_size: int) -> None:
@@ -261,6 +263,7 @@ def both_forms(form: dict[str, Any], **overrides: Any) -> list[DogeForCausalLM]:
     return models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [5, 64])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_key_channel_form_has_the_values_and_gradients_of_the_full_matrix(form: str, window: int) -> None:

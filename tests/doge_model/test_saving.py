@@ -17,6 +17,8 @@ from tests.helpers.checkpoints import edit_config, save_doge, save_june_2025, ti
 from tests.helpers.models import FORMS, random_ids, relative_difference, torch_logits
 from tests.helpers.plain_transformers import plain_logits
 
+pytestmark = pytest.mark.slow
+
 IDS = random_ids(30)  # within the context of every model below
 LLAMAS: dict[str, dict[str, Any]] = {
     "llama": {},

@@ -72,6 +72,7 @@ def test_every_token_but_the_first_is_scored_once_with_enough_before_it(tokens: 
     assert scored == list(range(1, tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "stride"), [(64, 32), (17, 5), (40, 39)])
 def test_a_decoder_and_pytorch_give_what_whole_windows_give(window: int, stride: int, tmp_path: Path) -> None:
     model, ids = tiny_model(), random_ids(150)

@@ -15,27 +15,21 @@ from lm_eval.tasks.hellaswag.utils import process_docs
 
 from doge_export.errors import EvaluationError, OptionError
 from doge_export.evaluation import local_data
+from doge_export.evaluation.columns import COLUMNS, require_examples
+from doge_export.evaluation.harness_index import leaves, task_manager
 from doge_export.evaluation.journal import Journal
 from doge_export.evaluation.journaled_model import JournaledLM
+from doge_export.evaluation.local_tasks import task_config
 from doge_export.evaluation.options import TASKS, EvaluationOptions
 from doge_export.evaluation.records import read_rows
-from doge_export.evaluation.tasks import (
-    COLUMNS,
-    build_tasks,
-    leaf_tasks,
-    require_examples,
-    require_room,
-    set_examples,
-    spread_sample,
-    task_config,
-    task_manager,
-)
+from doge_export.evaluation.room import require_room
+from doge_export.evaluation.tasks import build_tasks, set_examples, spread_sample
 from tests.helpers.evaluation_data import RECORDS, write_records
 
 
 @pytest.fixture
 def manager() -> TaskManager:
-    return task_manager()
+    return task_manager(("bbh_fewshot", "mmlu", "piqa"))
 
 
 @pytest.fixture
@@ -48,9 +42,9 @@ def test_both_settings_have_every_column() -> None:
 
 
 def test_groups_and_tags_of_the_harness_are_unfolded(manager: TaskManager) -> None:
-    assert len(list(leaf_tasks(manager, "mmlu"))) == 57
-    assert len(list(leaf_tasks(manager, "bbh_fewshot"))) == len(list(leaf_tasks(manager, "bbh"))) == 27
-    assert list(leaf_tasks(manager, "piqa")) == ["piqa"]
+    assert len(list(leaves(manager, "mmlu"))) == 57
+    assert len(list(leaves(manager, "bbh_fewshot"))) == len(list(leaves(manager, "bbh"))) == 27
+    assert [name for name, _ in leaves(manager, "piqa")] == ["piqa"]
 
 
 def test_the_harness_s_task_gets_the_local_records_of_its_subset(manager: TaskManager, data: Path) -> None:
@@ -169,7 +163,7 @@ def test_a_damaged_or_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"tasks": ("winogrande",)}, "task is 'winogrande'; it must be one of ifeval"),
+        ({"perplexity": Path(__file__), "include_path": Path()}, "--tasks is missing, which --include-path belongs to"),
         ({}, "a measure is missing"),
         ({"tasks": ("piqa",), "settings": "mine"}, "settings is 'mine'; it must be one of card, harness"),
         ({"tasks": ("piqa",), "limit": 0}, "limit is 0"),

@@ -55,6 +55,7 @@ def test_settings_that_would_not_load_are_refused_before_anything_is_built(case:
     assert ".partial" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"top_k": 50.0, "do_sample": True}, {"temperature": 0.7}, {"top_k": 7}])
 def test_settings_are_refused_or_the_export_loads(settings: dict[str, Any], checkpoint: Path) -> None:
     (checkpoint / "generation_config.json").write_text(json.dumps(settings))

@@ -14,6 +14,8 @@ from doge_export.export.integrity import check_integrity
 from doge_export.runtime.model import Model
 from doge_model import PRESETS
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path("checkpoints/doge-20m-10min-int8")
 STORIES = Path("checkpoints/doge-tiny/held_out.txt")
 

@@ -21,6 +21,8 @@ from train.arguments import ModelArguments
 from train.data import DataArguments, Source
 from train.stages.measure import MeasureArguments, measure
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "checkpoints" / "doge-tiny"
 PROMPT = "Once upon a time"

@@ -113,6 +113,7 @@ def test_an_earlier_export_goes_if_a_later_one_has_taken_its_place(tmp_path: Pat
     assert names(tmp_path) == ["out"]
 
 
+@pytest.mark.slow
 def test_two_exports_to_one_place_do_not_disturb_each_other_and_the_second_is_refused(tmp_path: Path) -> None:
     with living_writer(tmp_path / "out") as process:
         (working,) = names(tmp_path)

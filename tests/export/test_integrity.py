@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_fresh_export_passes_and_its_report_names_every_file(tmp_path: Path) -> None:
     tiny_model(**FORMS["native"]).save_pretrained(tmp_path / "tiny")
     assert run(tmp_path / "tiny", tmp_path / "out", "--report-tokens", 50).exit_code == 0

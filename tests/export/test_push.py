@@ -23,6 +23,8 @@ from doge_export.export import ExportOptions
 from tests.helpers.checkpoints import save_doge, save_tokenizer
 from tests.helpers.hub import OWNER_TOKEN, READER_TOKEN, Hub, Repository, environment, running
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MAIN = "from doge_export.commands.export import main; main()"
 PUSHER = """

@@ -22,6 +22,8 @@ from tests.helpers.checkpoints import (
     save_tokenizer,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -73,6 +73,7 @@ def alone(decoder: Decoder, row: Ids) -> NDArray[np.float32]:
     return np.concatenate([prompt, *(decoder.forward(state, NEW[i : i + 1]).copy() for i in range(len(NEW)))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 @pytest.mark.parametrize("form", FORMS)
 def test_padded_rows_answer_bit_by_bit_as_alone_in_our_own_graph(form: str, weights: str, tmp_path: Path) -> None:

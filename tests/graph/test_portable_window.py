@@ -88,6 +88,7 @@ def wide(value: np.ndarray) -> np.ndarray:
 WAYS = [whole_prompt, last_step, wrong_position, padded_batch, shared_buffer]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_token_beyond_the_window_ends_in_an_error_that_names_it(
     way: Callable[[Portable, int], None], folder: Path

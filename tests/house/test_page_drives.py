@@ -15,6 +15,8 @@ from doge_export.quantization.state_scales import measure_scales
 from doge_export.runtime.decoder import Decoder
 from tests.helpers.models import random_ids, tiny_model, write_model
 
+pytestmark = pytest.mark.slow
+
 TIE = 2.0**-57
 Array = NDArray[Any]
 

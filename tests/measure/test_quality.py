@@ -40,6 +40,7 @@ def test_rows_are_compared_as_written_out() -> None:
     assert same[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_float32_export_costs_nothing(form: str, tmp_path: Path) -> None:
     model = tiny_model(**FORMS[form])
@@ -61,6 +62,7 @@ def test_eight_bits_cost_something_and_more_than_the_first_layers_alone(tmp_path
     assert sum(quality.kl_counts) == quality.tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", [128, 64, 20])
 def test_the_perplexity_is_that_of_the_windows_by_themselves(
     piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -78,6 +80,7 @@ def test_the_perplexity_is_that_of_the_windows_by_themselves(
         assert found == pytest.approx(float(nats.exp()))
 
 
+@pytest.mark.slow
 def test_greedy_tokens_are_counted_up_to_the_first_difference(tmp_path: Path) -> None:
     model, ids = tiny_model(), random_ids(200)
     decoder = exported(tiny_model(seed=1), tmp_path)

@@ -39,6 +39,7 @@ def verified(
     return verify(checkpoint_of(model), Decoder(folder, threads=1), weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_faithful_export_passes(form: str, weights: str, tmp_path: Path) -> None:
@@ -57,6 +58,7 @@ WRONGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONGS)
 def test_a_changed_tensor_is_found_in_fp32(wrong: str, tmp_path: Path) -> None:
     model, changed = tiny_model(), tiny_model()
@@ -65,6 +67,7 @@ def test_a_changed_tensor_is_found_in_fp32(wrong: str, tmp_path: Path) -> None:
         verified(model, tmp_path, "fp32", changed).require()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 def test_another_model_is_found(weights: str, tmp_path: Path) -> None:
     with pytest.raises(VerificationError, match="disagrees with the PyTorch model"):
@@ -117,6 +120,7 @@ def test_a_faithful_export_goes_on_as_pytorch_does(tmp_path: Path) -> None:
     assert compare_greedy(model, exported(model, tmp_path), random_ids(20)) == (GREEDY_TOKENS, GREEDY_TOKENS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_another_greedy_token_ends_the_comparison_and_is_counted(seed: int, tmp_path: Path) -> None:
     model, other, ids = tiny_model(), tiny_model(), random_ids(20)

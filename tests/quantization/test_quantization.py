@@ -69,6 +69,7 @@ def correlated_inputs(columns: int, seed: int = 0) -> Tensor:
     return mixed * torch.rand(columns, generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_graph_of_int4_says_what_its_stored_numbers_say(form: str, tmp_path: Path) -> None:
     model = tiny_model(**FORMS[form])
@@ -81,6 +82,7 @@ def test_the_graph_of_int4_says_what_its_stored_numbers_say(form: str, tmp_path:
     assert relative_difference(torch_logits(model, random_ids(40)), torch_logits(reference, random_ids(40))) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:prompt lookup is off")
 def test_int4_checks_drafts_bit_by_bit_or_where_the_processor_cannot_not_at_all(tmp_path: Path) -> None:
     model = tiny_model()
@@ -156,6 +158,7 @@ def test_scales_too_small_for_float16_stay_float32() -> None:
     np.testing.assert_allclose(gptq(torch.from_numpy(tiny), torch.eye(32), 4, 32).dequantize(32), tiny)
 
 
+@pytest.mark.slow
 def test_rounding_by_the_same_seed_gives_the_same_numbers() -> None:
     first, second = (int4_plan(tiny_model()) for _ in range(2))
     for storage, parts in first.items():
@@ -165,6 +168,7 @@ def test_rounding_by_the_same_seed_gives_the_same_numbers() -> None:
             np.testing.assert_array_equal(one.scales, other.scales)
 
 
+@pytest.mark.slow
 def test_the_measured_loss_is_what_rounding_that_matrix_alone_costs() -> None:
     """To second order; in the last layer, where a change at one token stays with that token."""
     model = tiny_model()
@@ -190,6 +194,7 @@ def test_the_rows_that_save_most_by_the_byte_get_wide_until_the_bits_are_spent()
     assert choose_wide(losses, matrices, 4.7, has_mask=True) == {Rows("a", "v")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("weights", ["int8", "int4", "fp16", "fp32"])
 def test_a_file_has_the_bytes_that_its_bits_call_for(weights: str, tied: bool, tmp_path: Path) -> None:
@@ -204,6 +209,7 @@ def test_a_file_has_the_bytes_that_its_bits_call_for(weights: str, tied: bool, t
     assert {"int8": 8.5, "int4": 7.3, "fp16": 16.2, "fp32": 32}[weights] * 1.02 > bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_fp16_keeps_the_tiny_numbers_of_precedence(form: str) -> None:
     model = tiny_model(**FORMS[form])
@@ -268,6 +274,7 @@ def test_blocks_of_a_gguf_file_stand_for_the_same_numbers_to_the_last_bit(kind: 
     np.testing.assert_array_equal(block_quantized(kind.name, rows).dequantize(64), dequantize(rows, kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q8_0], ids=lambda kind: kind.name)
 def test_a_file_s_own_grid_is_kept(kind: Kind, tmp_path: Path) -> None:
     llama = tiny_llama(tie_word_embeddings=True, head_dim=16)
@@ -315,6 +322,7 @@ def test_pieces_of_a_text_are_drawn_by_a_seed(talker: Checkpoint, tmp_path: Path
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_a_state_in_8_bits_takes_its_scales_from_the_text_that_was_given(talker: Checkpoint, tmp_path: Path) -> None:
     text = str(tmp_path / "text.txt")
     given, built_in = (scale_sequences(talker, source, 0) for source in (text, None))
@@ -380,6 +388,7 @@ def test_a_dataset_that_cannot_be_used_is_named(rows: str, message: str, talker:
         calibration_sequences(talker, str(tmp_path / "train.jsonl"), 512, 0)
 
 
+@pytest.mark.slow
 def test_an_export_in_4_bits_reports_what_it_did(talker: Checkpoint, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ExportOptions(talker.source, out, "int4", bits=6.0, calibration=str(tmp_path / "text.txt"))

@@ -6,11 +6,14 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from doge_export.export import ExportOptions, export
 from doge_export.export.pipeline import write_text
 from tests.helpers.checkpoints import save_doge
 
 
+@pytest.mark.slow
 def test_a_neighbour_whose_name_is_not_utf_8_stands_on_the_page_with_a_question_mark(tmp_path: Path) -> None:
     save_doge(tmp_path / "tiny")
     first, second = (ExportOptions(str(tmp_path / "tiny"), tmp_path / name, report_tokens=50) for name in "ab")

@@ -15,6 +15,8 @@ from doge_export.commands.export import main
 from doge_export.report.plots import VARIABLES
 from tests.helpers.models import FORMS, tiny_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -23,6 +23,7 @@ def prompts(lengths: list[int] = LENGTHS) -> list[list[int]]:
     return [random_ids(length, seed).tolist() for seed, length in enumerate(lengths)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:.*one by one")
 @pytest.mark.parametrize("form", FORMS)
 def test_every_row_of_a_step_is_bit_by_bit_that_of_a_step_alone(form: str, tmp_path: Path) -> None:

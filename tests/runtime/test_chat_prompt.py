@@ -79,6 +79,7 @@ MESSAGES = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(MESSAGES, min_size=1, max_size=3))
 @pytest.mark.parametrize(
@@ -94,6 +95,7 @@ def test_ids_are_those_of_transformers_with_sanitized_control_tokens(
     assert ids_of(messages, tokenizer, template) == expected
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.text())
 @pytest.mark.parametrize(

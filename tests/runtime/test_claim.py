@@ -103,6 +103,7 @@ def test_the_thread_that_has_a_state_may_use_it_again_after_an_error(model: Mode
     assert isinstance(model.decoder, Decoder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prompt", "use"), [([1, 2], next), ([1, 2], TextStream.close), ([[1, 2]], next)])
 def test_a_stream_has_one_reader_at_a_time(prompt: Any, use: Any, tmp_path: Path) -> None:
     model = Model(exported(tiny_model(vocab_size=259), tmp_path), byte_level_tokenizer())

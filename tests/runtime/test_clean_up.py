@@ -25,6 +25,7 @@ SPACED = "Hello , world . It is n't"
 pieces_of_text = st.lists(st.text(" .?!,'ntmsvrex", max_size=4), max_size=12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(pieces_of_text)
 @example([" '", "   x"])
@@ -87,6 +88,7 @@ def test_text_is_cleaned_where_transformers_cleans_it(kind: str, asked: Any, for
     assert "".join(map(stream.push, ids)) + stream.finish() == expected
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.integers(1, len(WORDS) - 1), max_size=20))
 @pytest.mark.parametrize("kind", ["WordPiece", "Unigram"])

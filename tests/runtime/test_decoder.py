@@ -46,6 +46,7 @@ def test_prompt_chunks_and_single_tokens_equal_pytorch(form: str, tmp_path: Path
         assert relative_difference(expected, feed(decoder, ids, lengths)) < 5e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_int8_stays_close_to_pytorch_however_it_is_fed(form: str, tmp_path: Path) -> None:
     model = tiny_model(**FORMS[form])
@@ -57,6 +58,7 @@ def test_int8_stays_close_to_pytorch_however_it_is_fed(form: str, tmp_path: Path
         assert agreement.kl_mean < 0.01
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(
     kv_heads=st.integers(1, 3),
@@ -135,6 +137,7 @@ def test_every_large_matrix_is_stored_in_the_asked_width(weights: str, tmp_path:
         assert all("router" in name or "rotary" in name for name in floats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 5, 6, 7, 30, 70])
 def test_so_many_last_rows_of_logits_are_those_of_all(count: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The prompt goes through in two chunks, of 64 tokens, which fill the window, and of 6."""

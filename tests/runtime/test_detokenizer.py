@@ -63,6 +63,7 @@ def test_any_sentencepiece_tokens_give_the_decoded_text(token_ids: list[int]) ->
     assert "".join(pieces_of(SENTENCEPIECE, token_ids)) == SENTENCEPIECE.decode(token_ids)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from([*BYTE_LEVEL.encode("€"), 255, 254, 253]), min_size=60, max_size=120))
 def test_a_long_run_of_garbage_comes_out_before_its_end_and_complete(token_ids: list[int]) -> None:

@@ -43,6 +43,7 @@ def feed(
     return np.concatenate([decoder.forward(state, piece, "all").copy() for piece in pieces])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [2, 7, 24])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_stream_many_windows_long_equals_the_full_matrix(form: str, window: int, tmp_path: Path) -> None:
@@ -54,6 +55,7 @@ def test_a_stream_many_windows_long_equals_the_full_matrix(form: str, window: in
         assert relative_difference(expected, feed(decoder, ids, lengths)) < 1e-5
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(
     window=st.integers(1, 40),
@@ -87,6 +89,7 @@ def test_any_window_and_any_chunking_equal_the_full_matrix(
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, np.diff(borders).tolist())) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [3, 8, 31])
 @pytest.mark.parametrize("alphabet", [1, 2, 5])
 def test_a_window_full_of_one_token_keeps_the_most_recent(alphabet: int, window: int, tmp_path: Path) -> None:
@@ -97,6 +100,7 @@ def test_a_window_full_of_one_token_keeps_the_most_recent(alphabet: int, window:
         assert relative_difference(expected, feed(decoder, ids, lengths)) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0, 1e-42, 1e-30, 1e-11, 1e6])
 def test_mask_logits_of_any_size_order_keys_alike(scale: float, tmp_path: Path) -> None:
     model = tiny_model(keep_window_size=8)
@@ -185,6 +189,7 @@ def test_the_first_evicted_is_the_oldest_of_those_that_tie_with_the_lowest() -> 
     assert window.candidates(3).slots.tolist() == [[[2, 3, 0]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [1e-4, 0.016])
 def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread: float, tmp_path: Path) -> None:
     model = tiny_model(keep_window_size=12)

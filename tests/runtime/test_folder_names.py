@@ -74,6 +74,7 @@ def test_a_damaged_folder_of_any_name_is_one_sentence(name: Any, tmp_path: Path)
         load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

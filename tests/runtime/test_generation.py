@@ -293,6 +293,7 @@ def test_a_wrong_number_of_threads_is_refused(tmp_path: Path, threads: Any) -> N
         load(tmp_path, threads=threads)
 
 
+@pytest.mark.slow
 def test_the_runtime_needs_no_library_of_training_or_export() -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'huggingface_hub', 'gguf'}"
     code = f"import sys, doge_export.commands.chat; print(sorted({heavy} & set(sys.modules)))"

@@ -18,6 +18,8 @@ from doge_model.hub_id import is_hub_id
 from tests.helpers.checkpoints import save_doge, save_tokenizer
 from tests.helpers.hub import Hub, Repository, environment, running
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PROMPT = [5, 6, 7]
 GREEDY: GenerationOverrides = {"max_new_tokens": 90, "temperature": 0.0, "ignore_eos": True}  # the window has 64

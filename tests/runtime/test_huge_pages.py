@@ -99,6 +99,7 @@ def test_what_is_allocated_inside_moves_while_the_caller_goes_on() -> None:
     assert huge_bytes(start) - before == HUGE_PAGE
 
 
+@pytest.mark.slow
 @needs_huge_pages
 @pytest.mark.skipif(GIVEN_BY_ITSELF, reason="this system gives huge pages at the first touch")
 def test_the_weights_of_a_model_move(demo_folders: dict[str, Path]) -> None:

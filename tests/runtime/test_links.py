@@ -15,6 +15,7 @@ from tests.helpers.models import exported, random_ids, tiny_model
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["blobs", "where its name ends"])
 @pytest.mark.parametrize("follows_links", [True, False])
 def test_a_folder_of_links_into_others_runs_as_the_files_do(

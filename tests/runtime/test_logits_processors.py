@@ -18,6 +18,8 @@ from doge_export.runtime.model import Model
 from tests.helpers.fakes import BigramDecoder
 from tests.helpers.models import exported, tiny_model
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 12
 ENDS = (0, 1)
 ids = st.integers(0, VOCAB - 1)

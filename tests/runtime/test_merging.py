@@ -41,6 +41,7 @@ def is_idle() -> bool:
     return not any(thread.name == "doge-batch" for thread in threading.enumerate())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:.*one by one")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_merged_calls_give_the_answers_of_calls_alone(

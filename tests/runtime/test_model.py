@@ -140,6 +140,7 @@ def test_the_state_of_another_model_is_refused_before_anything_runs(model: Model
             call("a", state="x")
 
 
+@pytest.mark.slow
 def test_threads_that_cross_the_window_together_do_not_disturb_each_other(tmp_path: Path) -> None:
     network = tiny_model(**FORMS["small-doge"], vocab_size=259, keep_window_size=WINDOW)
     model = Model(exported(network, tmp_path), TOKENIZER)

@@ -21,6 +21,7 @@ def test_a_shared_beginning_is_computed_once() -> None:
     assert prefix.tokens_fed == 40 + 3 + 1 + 1 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_shared_rows_are_those_of_a_whole_sequence(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)

@@ -22,6 +22,7 @@ from tests.helpers.models import FORMS, exported, random_ids, tiny_model
 COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:prompt lookup is off")
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 @pytest.mark.parametrize("form", FORMS)
@@ -40,6 +41,7 @@ def test_a_draft_is_checked_bit_by_bit_as_single_steps_would(form: str, weights:
     np.testing.assert_array_equal(drafted.cache[..., :36, :], single.cache[..., :36, :])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "seed": 5}, {"repetition_penalty": 1.3}])
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 def test_answers_are_the_same_with_prompt_lookup(options: dict[str, Any], weights: str, tmp_path: Path) -> None:
@@ -124,6 +126,7 @@ def fed_by_lookup(token_ids: Sequence[int]) -> tuple[CountingDecoder, PromptLook
     return decoder, lookup
 
 
+@pytest.mark.slow
 def test_wrong_guesses_cost_their_share_of_the_time_and_no_more() -> None:
     decoder, lookup = fed_by_lookup([token for last in range(1000) for token in (1001, 1002, 1003, 1004, last)])
     assert (decoder.steps + decoder.checks, lookup.accepted_tokens) == (5000, 0)

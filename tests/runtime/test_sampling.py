@@ -150,6 +150,7 @@ def test_top_k_is_that_of_transformers(logits: NDArray[np.float32], top_k: int) 
     np.testing.assert_array_equal(sampling.top_k(logits, top_k), np.flatnonzero(np.isfinite(theirs)))
 
 
+@pytest.mark.slow
 @many
 @given(st.one_of(logit_arrays, few_valued_arrays), st.floats(0.01, 0.99))
 def test_top_p_is_that_of_transformers_which_leaves_the_order_of_equals_open(
@@ -167,6 +168,7 @@ def test_top_p_keeps_the_lower_ids_of_equals() -> None:
     assert sampling.top_p(array(*[1.0] * 40), 0.49).tolist() == list(range(20))
 
 
+@pytest.mark.slow
 @many
 @given(st.one_of(logit_arrays, few_valued_arrays), st.floats(0.001, 1))
 def test_min_p_is_that_of_transformers(logits: NDArray[np.float32], min_p: float) -> None:
@@ -175,6 +177,7 @@ def test_min_p_is_that_of_transformers(logits: NDArray[np.float32], min_p: float
     np.testing.assert_array_equal(sampling.min_p(logits, min_p), np.flatnonzero(np.isfinite(theirs)))
 
 
+@pytest.mark.slow
 @many
 @given(
     few_valued_arrays,

@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_a_damaged_model_file_opens_and_runs_or_is_refused(seed: int, folder: Path, tmp_path: Path) -> None:
     damaged = shutil.copytree(folder, tmp_path / "damaged")
@@ -72,6 +73,7 @@ def test_a_folder_whose_name_is_not_utf8_opens(folder: Path, tmp_path: Path) -> 
     decoder.forward(decoder.new_state(), random_ids(3))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such locale")
 def test_a_folder_with_an_accent_opens_in_a_locale_without(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "café")

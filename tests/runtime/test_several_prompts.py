@@ -158,6 +158,7 @@ def test_a_long_prompt_holds_the_others_up_by_a_chunk_at_a_time(tmp_path: Path) 
     assert len(events) > 1
 
 
+@pytest.mark.slow
 def test_chunks_between_steps_give_the_answer_of_a_prompt_alone(tmp_path: Path) -> None:
     model = Model(exported(tiny_model(keep_window_size=600), tmp_path, "int8"))
     prompts = [random_ids(length, length).tolist() for length in (5, 700, 513, 257, 599)]

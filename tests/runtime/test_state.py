@@ -78,6 +78,7 @@ class InterruptAt:
         return kind is KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 6])
 @pytest.mark.parametrize("already", [4, WINDOW, 20])
 def test_an_interrupt_before_any_instruction_leaves_a_state_that_goes_on_exactly(
@@ -157,6 +158,7 @@ def test_nbytes_counts_what_a_full_state_holds_and_never_changes(decoder: Decode
 # Saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_loaded_state_goes_on_bit_by_bit(form: str, length: int, tmp_path: Path) -> None:
@@ -279,6 +281,7 @@ def test_a_truncated_or_altered_file_is_refused(decoder: Decoder, saved: Path, t
         assert str(path) in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 def test_a_state_of_another_model_is_refused(decoder: Decoder, saved: Path, tmp_path: Path, weights: str) -> None:
     other = exported(tiny_model(seed=1, **FORMS["small-doge"], keep_window_size=WINDOW), tmp_path, weights)

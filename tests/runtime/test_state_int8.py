@@ -33,6 +33,8 @@ from tests.helpers.models import (
     write_model,
 )
 
+pytestmark = pytest.mark.slow
+
 WINDOW = 64
 LLAMA = {"qk_norm": False, "head_dim": 16}
 ALL_FORMS = FORMS | {"lifted Llama": LLAMA}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from doge_model import KeepWindowCache
@@ -14,6 +15,7 @@ from tests.helpers.models import exported, relative_difference, tiny_model
 LENGTH = 20_000
 
 
+@pytest.mark.slow
 def test_twenty_thousand_tokens_stay_exact_in_constant_memory(tmp_path: Path) -> None:
     model = tiny_model(vocab_size=LENGTH, keep_window_size=64, rope_parameters=DYNAMIC)
     ids = np.random.default_rng(0).permutation(LENGTH)  # no token twice: no tie that rounding could decide

@@ -19,6 +19,8 @@ from doge_export.runtime.streaming import TextStream
 from tests.helpers.fakes import byte_level_tokenizer, model_saying
 from tests.helpers.models import exported, random_ids, tiny_model
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = byte_level_tokenizer()
 LETTERS = TOKENIZER.encode("Some words of an endless answer.\r\n")
 

@@ -23,6 +23,7 @@ def growing(expression: Any) -> Any:
     return GROWING.format("{% set ns.x = " + expression + " %}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -41,6 +42,7 @@ def test_a_template_that_takes_too_many_steps_is_refused(source: Any, monkeypatc
         ChatTemplate(source).render(HI)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -122,6 +124,7 @@ def test_a_source_that_cannot_be_compiled_is_a_damaged_package(source: Any, reas
         ChatTemplate(source)
 
 
+@pytest.mark.slow
 def test_a_template_that_takes_too_long_ends_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_limits, "MOST_SECONDS", 0.3)
     slow = "{% set a = range(100000) | list %}" + "{% if -1 in a %}{% endif %}" * 999  # a millisecond each

@@ -61,6 +61,7 @@ def test_control_c_in_a_long_prompt_does_not_wait_for_its_end(
     assert AnswerPrinter(conversation, as_json=False).answer("Hi") and conversation.turns == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"prompt_lookup_num_tokens": 5}, {"repetition_penalty": 1.3}], ids=str)
 def test_a_reported_prompt_gives_the_very_same_answer(options: dict[str, Any], tmp_path: Path) -> None:
     model, told = Model(exported(tiny_model(keep_window_size=600), tmp_path, "int8")), []

@@ -91,6 +91,7 @@ def test_keys_during_an_answer_do_not_show_in_it_and_begin_the_next_message(term
     terminal.wait_for("<|im_start|>user\\ntyped early<|im_end|>")
 
 
+@pytest.mark.slow
 def test_messages_of_earlier_sessions_come_back_and_are_private(tmp_path: Path) -> None:
     first = Terminal(tmp_path)
     first.press("A question\r")
@@ -105,6 +106,7 @@ def test_messages_of_earlier_sessions_come_back_and_are_private(tmp_path: Path) 
     second.close()
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "doge-export").write_text("in the way")
     terminal = Terminal(tmp_path)

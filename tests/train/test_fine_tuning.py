@@ -23,6 +23,8 @@ from train.command import check_paths, given_options
 from train.errors import DataError
 from train.stages.sft import FineTuningConfig
 
+pytestmark = pytest.mark.slow
+
 IDS = random_ids(40)
 TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "max_steps": 4}
 

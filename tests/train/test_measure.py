@@ -15,6 +15,8 @@ from train.arguments import ModelArguments
 from train.data import DataArguments, Source
 from train.stages.measure import MeasureArguments, encode, measure
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,6 +25,8 @@ from train.arguments import ModelArguments
 from train.data import DataArguments, Source
 from train.stages import measure
 
+pytestmark = pytest.mark.slow
+
 TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "save_strategy": "no", "max_steps": 1}
 MARKED = CHATML.replace(
     "{{ message['content'] }}<|im_end|>",

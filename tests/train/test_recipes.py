@@ -56,6 +56,7 @@ def learning_rates(config: Any, steps: int) -> list[float]:
     return rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 @pytest.mark.parametrize("model", TUNING)
 def test_tuning_has_the_numbers_of_the_card(model: str, stage: str, tmp_path: Path) -> None:
@@ -74,6 +75,7 @@ def test_tuning_has_the_numbers_of_the_card(model: str, stage: str, tmp_path: Pa
     assert rates[-1] == pytest.approx(0.1, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", PRETRAINING)
 def test_base_models_have_the_numbers_of_the_card(model: str, tmp_path: Path) -> None:
     arguments, data, config = read(RECIPES / model / "pretrain.yaml", tmp_path)
@@ -106,6 +108,7 @@ def test_every_recipe_can_be_read_and_any_field_overridden(recipe: Path, tmp_pat
     assert [part.seed for part in parsed if "seed" in vars(part)] == [7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("Doge-*/[psd]*.yaml")), ids=str)
 def test_the_batch_holds_on_any_number_of_devices(

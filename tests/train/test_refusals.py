@@ -18,6 +18,8 @@ from tests.helpers.training import (
     write_jsonl,
 )
 
+pytestmark = pytest.mark.slow
+
 TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "save_strategy": "no"}
 
 

@@ -16,6 +16,8 @@ from doge_model import load_checkpoint
 from tests.helpers.training import arguments, logged, make_tokenizer, pretrain_options, run_pretrain, run_stage
 from train.stage import incomplete, last_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,7 +43,6 @@ def test_a_stable_checkpoint_can_be_branched_from(tokenizer: Path, tmp_path: Pat
     assert logged(run, "learning_rate")[:6] == [0, 0.005, 0.01, 0.01, 0.01, 0.01]
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tokenizer: Path, tmp_path: Path) -> None:
     expected = run_pretrain(tokenizer, tmp_path / "whole", **WSD, max_steps=40)
     options = pretrain_options(tokenizer, tmp_path / "killed", **WSD, max_steps=40)

@@ -33,6 +33,8 @@ from tests.helpers.training import (
 from train.stages.sft import FineTuningConfig
 from train.trainers import DogeSFTTrainer
 
+pytestmark = pytest.mark.slow
+
 COMPUTE_LOSS = (DogeSFTTrainer.compute_loss, SFTTrainer.compute_loss)
 TUNING = QUIET | {"max_length": 64, "per_device_train_batch_size": 4, "save_strategy": "no"}
 
@@ -63,7 +65,6 @@ def tuned(experts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_from_text_to_an_exported_model_that_talks(tuned: Path, tmp_path: Path) -> None:
     pairs = write_jsonl(tmp_path / "pairs.jsonl", preferences())
     options = TUNING | {"learning_rate": 1e-4, "datasets": [pairs], "output_dir": tmp_path / "dpo"}
@@ -191,7 +192,6 @@ def test_tensorboard_has_the_curves(tokenizer: Path, tmp_path: Path, monkeypatch
     assert list((tmp_path / "board").glob("events.out.tfevents.*"))
 
 
-@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one(experts: Path, tmp_path: Path) -> None:
     chats = write_jsonl(tmp_path / "chats.jsonl", conversations(20))  # two batches and a half
     options = TUNING | {"batch_tokens": 8 * 64, "max_steps": 4, "model_name_or_path": experts, "datasets": [chats]}
