@@ -43,7 +43,10 @@ def test_the_sdist_has_what_builds_the_wheel_and_no_checkpoint(dist: Path) -> No
     assert not any(name.startswith(("checkpoints", "tests/runtimes/node_modules")) for name in names)
 
 
-def test_the_wheel_runs_a_folder_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
+def test_the_wheel_runs_a_folder_in_an_empty_environment(
+    dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # pip would find the clone there, and install nothing
     venv.create(tmp_path / "empty", with_pip=True)
     bin_folder, (wheel,) = tmp_path / "empty" / "bin", dist.glob("*.whl")
     install = [str(bin_folder / "pip"), "install", "--quiet", "-c", str(ROOT / "constraints.txt"), str(wheel)]
