@@ -21,7 +21,7 @@ from ..errors import PackageError
 from ..measure.greedy import greedy_steps, new_stream
 from ..measure.speed import random_prompt
 from ..runtime.decoder import Decoder
-from .machine import peak_rss_mb
+from ..measure.machine import peak_rss_mb
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from ..bench.machine import cpu_name, versions
+from ..measure.machine import cpu_name, versions
 from ..bench.measurement import Bench, BenchOptions, BenchResult
 from ..errors import OptionError
 from ..export.random_model import export_random
