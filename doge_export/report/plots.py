@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from ..measure.quality import BINS, Quality
 from .neighbours import ComparedModel
@@ -42,16 +42,21 @@ STYLE: dict[Any, Any] = {
 }
 SIZE = (4.2, 2.8)  # inches; small, so that the text can be read on a telephone
 MOST_TICKS = 6
+BINS_PER_DECADE = int(np.count_nonzero((BINS >= 0) & (BINS < 1)))
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How a model looks in a plot, and the character and the colour that stand for it in the key below."""
+    """How a model looks in a plot, and the character and the colour that stand for it in the key below.
+
+    All are open and this export's is larger, so those of one place stay visible.
+    """
 
     marker: str
     character: str
     color: str
-    is_filled: bool = False
+    size: float = 6.5
+    edge: float = 1.4
 
     @property
     def variable(self) -> str:
@@ -59,8 +64,8 @@ class Mark:
         return VARIABLES[self.color]
 
 
-FP32_MARK, THIS_MARK = Mark("D", "◇", MUTED), Mark("o", "●", ACCENT, is_filled=True)
-SHAPES = [("s", "□"), ("^", "△"), ("v", "▽"), ("*", "☆"), ("x", "×")]  # open: points of one place all stay visible
+FP32_MARK, THIS_MARK = Mark("D", "◇", MUTED), Mark("o", "○", ACCENT, size=12, edge=2.4)
+SHAPES = [("s", "□"), ("^", "△"), ("v", "▽"), ("*", "☆"), ("x", "×")]
 SHAPE_COLORS = (OTHER, INK, MUTED)
 
 
@@ -111,10 +116,9 @@ def size_plot(models: Sequence[ComparedModel]) -> Figure:
             [model.perplexity],
             mark.marker,
             color=mark.color,
-            markerfacecolor=mark.color if mark.is_filled else "none",
-            markeredgewidth=1.5,
-            markersize=7,
-            zorder=2 if mark.is_filled else 3,
+            markerfacecolor="none",
+            markeredgewidth=mark.edge,
+            markersize=mark.size,
         )
     axes.set_xlim(0, 1.1 * max(model.megabytes for model in models))
     found = [model.perplexity for model in models]
@@ -124,27 +128,18 @@ def size_plot(models: Sequence[ComparedModel]) -> Figure:
 
 
 def divergence_plot(quality: Quality) -> Figure:
-    """How many tokens have which divergence."""
+    """How many tokens have which divergence; a line at the mean, and a dashed one that 99 tokens in 100 do not exceed."""
     figure, axes = new_plot("KL divergence from float32, nats (logarithmic)", "tokens")
     used = np.flatnonzero(quality.kl_counts)
-    first, last = max(0, used[0] - 1), min(len(BINS) - 1, used[-1] + 2)
+    first = used[0] // BINS_PER_DECADE * BINS_PER_DECADE
+    last = min(len(BINS) - 1, (used[-1] // BINS_PER_DECADE + 1) * BINS_PER_DECADE)
     edges = 10 ** BINS[first : last + 1]
     axes.bar(edges[:-1], quality.kl_counts[first:last], np.diff(edges), align="edge", color=ACCENT, linewidth=0)
     axes.set_xscale("log")
-    axes.set_ylim(0, 1.18 * max(quality.kl_counts))  # the two names stand above the bars
-    pairs = sorted([(quality.kl_mean, "mean"), (quality.kl_p99, "99%")])
-    for (value, name), side in zip(pairs, ("right", "left"), strict=True):  # of its line, away from the other
-        shown = float(np.clip(value, edges[0], edges[-1]))
-        axes.axvline(shown, color=OTHER, linewidth=1.2)
-        axes.annotate(
-            name,
-            (shown, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(-3 if side == "right" else 3, -9),
-            textcoords="offset points",
-            horizontalalignment=side,
-            color=OTHER,
-        )
+    axes.xaxis.set_minor_formatter(NullFormatter())  # between powers of ten numbers would overprint
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=MOST_TICKS, integer=True))
+    for value, style in ((quality.kl_mean, "-"), (quality.kl_p99, "--")):
+        axes.axvline(float(np.clip(value, edges[0], edges[-1])), color=OTHER, linewidth=1.4, linestyle=style)
     axes.grid(axis="x", visible=False)
     return figure
 
@@ -160,7 +155,7 @@ def layer_plot(errors: Sequence[float]) -> Figure:
 
 
 def matrix_plot(errors: Mapping[str, float]) -> Figure:
-    """The error of every stored matrix: a row for each kind, in it a stroke for each layer, the worst one named."""
+    """The error of every stored matrix: a row for each kind, in it a stroke for each layer; the worst one is named at the right."""
     figure, axes = new_plot("error of the stored numbers, %", "")
     kinds = errors_by_kind(errors)
     for row, layers in enumerate(kinds.values()):
@@ -170,8 +165,9 @@ def matrix_plot(errors: Mapping[str, float]) -> Figure:
         if len(layers) > 1 and layers[worst] > 0:
             axes.annotate(
                 f"layer {worst}",
-                (percent.max(), row),
-                xytext=(5, 0),
+                (1, row),
+                xycoords=("axes fraction", "data"),
+                xytext=(6, 0),
                 textcoords="offset points",
                 verticalalignment="center",
                 color=MUTED,
@@ -179,7 +175,7 @@ def matrix_plot(errors: Mapping[str, float]) -> Figure:
             )
     axes.set_yticks(range(len(kinds)), list(kinds))
     axes.set_ylim(len(kinds) - 0.4, -0.6)
-    axes.set_xlim(0, 130 * max(errors.values(), default=0) or 1)
+    axes.set_xlim(0, 105 * max(errors.values(), default=0) or 1)
     return figure
 
 
