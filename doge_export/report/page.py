@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import jinja2
@@ -52,7 +52,8 @@ def this_model(report: ExportReport, quality: Quality) -> ComparedModel:
 
 def parted(example: ExampleAnswer) -> tuple[str, str, str]:
     """The text with which both answers begin, whole words of it, then the rest of PyTorch's and of the export's."""
-    same = os.path.commonprefix([example.fp32, example.export])
+    pairs = zip(example.fp32, example.export, strict=False)
+    same = "".join(ours for ours, theirs in takewhile(lambda pair: pair[0] == pair[1], pairs))
     if example.fp32 != example.export:
         same = same[: max(same.rfind(" "), same.rfind("\n")) + 1]
     return same, example.fp32[len(same) :], example.export[len(same) :]

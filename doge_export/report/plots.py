@@ -65,7 +65,7 @@ class Mark:
 
 
 FP32_MARK, THIS_MARK = Mark("D", "◇", MUTED), Mark("o", "○", ACCENT, size=12, edge=2.4)
-SHAPES = [("s", "□"), ("^", "△"), ("v", "▽"), ("*", "☆"), ("x", "×")]
+SHAPES = [("s", "□"), ("^", "△"), ("v", "▽"), ("*", "☆"), ("+", "+")]
 SHAPE_COLORS = (OTHER, INK, MUTED)
 
 
@@ -128,7 +128,7 @@ def size_plot(models: Sequence[ComparedModel]) -> Figure:
 
 
 def divergence_plot(quality: Quality) -> Figure:
-    """How many tokens have which divergence; a line at the mean, and a dashed one that 99 tokens in 100 do not exceed."""
+    """How many tokens have which divergence; a line at the mean, and a dashed one at the value that 99% keep within."""
     figure, axes = new_plot("KL divergence from float32, nats (logarithmic)", "tokens")
     used = np.flatnonzero(quality.kl_counts)
     first = used[0] // BINS_PER_DECADE * BINS_PER_DECADE
@@ -155,7 +155,7 @@ def layer_plot(errors: Sequence[float]) -> Figure:
 
 
 def matrix_plot(errors: Mapping[str, float]) -> Figure:
-    """The error of every stored matrix: a row for each kind, in it a stroke for each layer; the worst one is named at the right."""
+    """The error of every stored matrix: a row for each kind, a stroke for each layer. The worst layer is named."""
     figure, axes = new_plot("error of the stored numbers, %", "")
     kinds = errors_by_kind(errors)
     for row, layers in enumerate(kinds.values()):

@@ -83,6 +83,10 @@ def test_every_export_has_its_speeds_and_where_they_were_measured(place: Path) -
         assert row_of(page, name).endswith("not measured not measured")
 
 
+def test_the_model_card_names_the_processor_of_its_speed(place: Path) -> None:
+    assert f"Speed where it was exported, 1 thread of {cpu_name()}: " in (place / "last" / "README.md").read_text()
+
+
 def test_every_table_lies_in_an_element_that_scrolls(place: Path) -> None:
     page = page_of(place / "last")
     assert page.count("<table") == page.count('<div class="scroll"><table') == 3
