@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from matplotlib.text import Text
 
 from doge_export.measure.quality import Quality, log_histogram
 from doge_export.report.neighbours import ComparedModel
-from doge_export.report.plots import divergence_plot, errors_by_kind, layer_plot, marks, matrix_plot, size_plot
+from doge_export.report.plots import STYLE, divergence_plot, errors_by_kind, layer_plot, marks, matrix_plot, size_plot
 
 KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj", "mlp.down_embed")
 ERRORS = {f"layers.{layer}.{kind}": 0.005 + 0.0001 * layer for layer in range(30) for kind in KINDS}
@@ -46,16 +47,17 @@ def quality_of(kl_mean: float, kl_p99: float) -> Quality:
     )
 
 
-FIGURES = {
-    "models of one place": size_plot(models(6)),
-    "one layer": layer_plot([0.01]),
-    "many layers": layer_plot(list(np.linspace(0.01, 0.02, 32))),
-    "matrices": matrix_plot(ERRORS),
-    "matrices without error": matrix_plot(dict.fromkeys(ERRORS, 0.0)),
-    "mean near 99%": divergence_plot(quality_of(6e-4, 7e-4)),
-    "mean beyond 99%": divergence_plot(quality_of(2e-3, 1e-3)),
-    "no divergence": divergence_plot(quality_of(0.0, 0.0)),
-}
+with mpl.rc_context(STYLE):
+    FIGURES = {
+        "models of one place": size_plot(models(6)),
+        "one layer": layer_plot([0.01]),
+        "many layers": layer_plot(list(np.linspace(0.01, 0.02, 32))),
+        "matrices": matrix_plot(ERRORS),
+        "matrices without error": matrix_plot(dict.fromkeys(ERRORS, 0.0)),
+        "mean near 99%": divergence_plot(quality_of(6e-4, 7e-4)),
+        "mean beyond 99%": divergence_plot(quality_of(2e-3, 1e-3)),
+        "no divergence": divergence_plot(quality_of(0.0, 0.0)),
+    }
 
 
 def axes_of(figure: Figure) -> Axes:
