@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from doge_export.bench.machine import cpu_name, versions
+from doge_export.measure.machine import cpu_name, versions
 from doge_export.runtime.threads import usable_cores
 
 Result = dict[str, Any]

@@ -228,7 +228,7 @@ def main() -> None:
     print(json.dumps("first"), flush=True)
     for line in sys.stdin:
         if line.strip() == "memory":
-            from doge_export.bench.machine import peak_rss_mb  # noqa: PLC0415 - not part of a peer's start
+            from doge_export.measure.machine import peak_rss_mb  # noqa: PLC0415 - not part of a peer's start
 
             print(json.dumps(peak_rss_mb()), flush=True)
         else:

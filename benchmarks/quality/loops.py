@@ -42,18 +42,12 @@ SETTINGS: dict[str, GenerationOverrides] = {
         "top_p": 0.9,
         "repetition_penalty": 1.1,
     },
-    "temperature 0.5, top_k 40, top_p 0.9, min_p 0.05": {
-        "temperature": 0.5,
+    "llama.cpp's and repetition_penalty 1.05": {
+        "temperature": 0.8,
         "top_k": 40,
-        "top_p": 0.9,
+        "top_p": 0.95,
         "min_p": 0.05,
-    },
-    "temperature 0.5, top_k 40, top_p 0.9, min_p 0.05, repetition_penalty 1.1": {
-        "temperature": 0.5,
-        "top_k": 40,
-        "top_p": 0.9,
-        "min_p": 0.05,
-        "repetition_penalty": 1.1,
+        "repetition_penalty": 1.05,
     },
 }
 

@@ -20,7 +20,7 @@ from benchmarks.common import options
 from benchmarks.common.decoders import random_decoder, random_ids
 from benchmarks.common.results import Result, announce, finish
 from benchmarks.common.timing import median, seconds
-from doge_export.bench.machine import cpu_name
+from doge_export.measure.machine import cpu_name
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.state import State
 

@@ -19,9 +19,9 @@ import doge_export  # noqa: F401 - a user's program imports it, so it is part of
 
 from ..errors import PackageError
 from ..measure.greedy import greedy_steps, new_stream
+from ..measure.machine import peak_rss_mb
 from ..measure.speed import random_prompt
 from ..runtime.decoder import Decoder
-from .machine import peak_rss_mb
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from ..bench.machine import cpu_name, versions
 from ..bench.measurement import Bench, BenchOptions, BenchResult
 from ..errors import OptionError
 from ..export.random_model import export_random
+from ..measure.machine import cpu_name, versions
 from ..runtime.hub import folder_of
 from ..runtime.threads import usable_cores
 from . import Command

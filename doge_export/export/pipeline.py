@@ -11,6 +11,7 @@ import numpy as np
 from doge_model.checkpoint import Checkpoint, load_checkpoint
 
 from ..graph import KeyValueScales
+from ..measure.examples import ExampleAnswer, example_answers
 from ..measure.layer_errors import matrix_errors
 from ..measure.quality import measure_quality
 from ..measure.speed import measure_speed
@@ -60,9 +61,12 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         write_genai_config(folder, folded.dimensions, checkpoint.generation_config)
         decoder = Decoder(folder, options.threads)
         quality, speed = None, None
+        examples: tuple[ExampleAnswer, ...] = ()
         if options.report_tokens:
             errors = matrix_errors(folded.matrices, plan)
             quality = measure_quality(checkpoint, decoder, folder, errors, options.report_tokens, progress)
+            progress("answering example prompts")
+            examples = example_answers(checkpoint, decoder, folder)
             progress("measuring the speed")
             speed = measure_speed(decoder)
         progress("comparing it with PyTorch")
@@ -80,6 +84,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
             verification=verification,
             quality=quality,
             speed=speed,
+            examples=examples,
             files=file_sizes(folder),
             sha256=file_hashes(folder),
             hub_url=hub_url,

@@ -165,19 +165,23 @@ def log_histogram(divergence: NDArray[np.float64]) -> tuple[int, ...]:
 
 
 def greedy_lengths(model: DogeForCausalLM, decoder: Decoder, ids: NDArray[np.int64]) -> list[int]:
-    """Greedy tokens until the two part, for prompts spread over int64 [S] tokens.
-
-    Up to there both have the same tokens before them, so PyTorch need only read the decoder's answer.
-    """
+    """Greedy tokens until the two part, for prompts spread over int64 [S] tokens."""
     prompt_tokens, new_tokens = greedy_sizes(decoder)
     starts = np.unique(np.linspace(0, max(0, len(ids) - prompt_tokens), PROMPTS).astype(int))
     lengths = []
     for start in starts:
         prompt = ids[start : start + prompt_tokens]
-        written = greedy_tokens(decoder, prompt, new_tokens)
-        different = np.flatnonzero(logits_before(model, prompt, written).argmax(-1) != written)
-        lengths.append(int(different[0]) if len(different) else new_tokens)
+        lengths.append(same_tokens(model, prompt, greedy_tokens(decoder, prompt, new_tokens)))
     return lengths
+
+
+def same_tokens(model: DogeForCausalLM, prompt: NDArray[np.int64], written: NDArray[np.int64]) -> int:
+    """The number of tokens, int64 [n], written after a prompt, int64 [S], until PyTorch would choose another.
+
+    Up to there both have the same tokens before them, so PyTorch need only read.
+    """
+    different = np.flatnonzero(logits_before(model, prompt, written).argmax(-1) != written)
+    return int(different[0]) if len(different) else len(written)
 
 
 def greedy_sizes(decoder: Decoder) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..runtime.decoder import Decoder
 from .greedy import Feed, greedy_steps, new_stream
+from .machine import cpu_name
 
 SPEED_PROMPT, SPEED_TOKENS, SPEED_ROUNDS = 64, 64, 3
 WARM_UP_TOKENS = 16
@@ -33,6 +34,7 @@ class Speed:
         prompt_tokens: tokens before the first new one.
         new_tokens: decoding steps, one for each new token after the first.
         threads: of one operator.
+        processor: its name; None in reports of earlier versions.
     """
 
     prefill_tokens_per_s: float
@@ -40,6 +42,7 @@ class Speed:
     prompt_tokens: int
     new_tokens: int
     threads: int
+    processor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ def measure_speed(decoder: Decoder) -> Speed:
         prompt_tokens=SPEED_PROMPT,
         new_tokens=SPEED_TOKENS,
         threads=decoder.threads,
+        processor=cpu_name(),
     )
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from ..measure.quality import BINS, Quality
-from .neighbours import SizeAndQuality
+from .neighbours import ComparedModel
 
 # matplotlib draws with stand-ins, which become colours of the page
 INK, MUTED, LINE, ACCENT, OTHER = "#010203", "#020304", "#030405", "#040506", "#050607"
@@ -23,7 +23,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "doge-export",  # the same report gives the same bytes
     "font.family": "sans-serif",
-    "font.size": 9.5,
+    "font.size": 8.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": LINE,
@@ -32,6 +32,7 @@ STYLE: dict[Any, Any] = {
     "axes.formatter.useoffset": False,
     "axes.axisbelow": True,
     "axes.grid": True,
+    "axes.labelpad": 6,  # the page's font may be wider than the one that matplotlib measures
     "grid.color": LINE,
     "grid.linewidth": 0.6,
     "xtick.color": LINE,
@@ -39,8 +40,39 @@ STYLE: dict[Any, Any] = {
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
 }
-MARKS = [(ACCENT, "o"), (OTHER, "s"), (INK, "^"), (MUTED, "D"), (ACCENT, "v"), (OTHER, "P")]  # of the lines in a plot
-SIZE = (5.4, 3.3)  # inches
+SIZE = (4.2, 2.8)  # inches; small, so that the text can be read on a telephone
+MOST_TICKS = 6
+BINS_PER_DECADE = int(np.count_nonzero((BINS >= 0) & (BINS < 1)))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a model looks in a plot, and the character and the colour that stand for it in the key below.
+
+    All are open and this export's is larger, so those of one place stay visible.
+    """
+
+    marker: str
+    character: str
+    color: str
+    size: float = 6.5
+    edge: float = 1.4
+
+    @property
+    def variable(self) -> str:
+        """The page's colour."""
+        return VARIABLES[self.color]
+
+
+FP32_MARK, THIS_MARK = Mark("D", "◇", MUTED), Mark("o", "○", ACCENT, size=12, edge=2.4)
+SHAPES = [("s", "□"), ("^", "△"), ("v", "▽"), ("*", "☆"), ("+", "+")]
+SHAPE_COLORS = (OTHER, INK, MUTED)
+
+
+def marks(count: int) -> list[Mark]:
+    """The marks of so many models: PyTorch's, this export's, then those beside it, of which 15 differ."""
+    shapes = [(SHAPES[index % len(SHAPES)], SHAPE_COLORS[index % len(SHAPE_COLORS)]) for index in range(count - 2)]
+    return [FP32_MARK, THIS_MARK, *(Mark(*shape, color) for shape, color in shapes)]
 
 
 def to_svg(figure: Figure) -> str:
@@ -60,87 +92,98 @@ def new_plot(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
+    axes.locator_params(nbins=MOST_TICKS)
     return figure, axes
 
 
-def plots(quality: Quality, points: Sequence[SizeAndQuality]) -> dict[str, str]:
-    """SVG by name. points: the PyTorch model first, then this export, then those beside it."""
+def plots(quality: Quality, models: Sequence[ComparedModel]) -> dict[str, str]:
+    """SVG by name. models: the PyTorch model first, then this export, then those beside it."""
     with mpl.rc_context(STYLE):
         return {
-            "size": to_svg(size_plot(points)),
+            "size": to_svg(size_plot(models)),
             "divergence": to_svg(divergence_plot(quality)),
             "layers": to_svg(layer_plot(quality.layer_errors)),
             "matrices": to_svg(matrix_plot(quality.matrix_errors)),
         }
 
 
-def size_plot(points: Sequence[SizeAndQuality]) -> Figure:
-    """Perplexity by size."""
+def size_plot(models: Sequence[ComparedModel]) -> Figure:
+    """Perplexity by size. The names stand in a key below, for models of one place would overprint each other's."""
     figure, axes = new_plot("size, MB", "perplexity")
-    for index, point in enumerate(points):
-        is_this = index == 1
-        color = ACCENT if is_this else MUTED
-        axes.plot(point.megabytes, point.perplexity, "D" if index == 0 else "o", color=color, markersize=7)
-        # a name stands on the side where there is room for it
-        left = point.megabytes > 0.6 * max(other.megabytes for other in points)
-        axes.annotate(
-            point.name,
-            (point.megabytes, point.perplexity),
-            xytext=(-8 if left else 8, 6),
-            textcoords="offset points",
-            horizontalalignment="right" if left else "left",
-            color=INK if is_this else MUTED,
-            fontweight="bold" if is_this else "normal",
+    for model, mark in zip(models, marks(len(models)), strict=True):
+        axes.plot(
+            [model.megabytes],
+            [model.perplexity],
+            mark.marker,
+            color=mark.color,
+            markerfacecolor="none",
+            markeredgewidth=mark.edge,
+            markersize=mark.size,
         )
-    axes.set_xlim(0, 1.1 * max(point.megabytes for point in points))
-    axes.margins(y=0.25)
+    axes.set_xlim(0, 1.1 * max(model.megabytes for model in models))
+    found = [model.perplexity for model in models]
+    room = max(0.25 * (max(found) - min(found)), 5e-4 * max(found))  # equal ones still make an axis of short numbers
+    axes.set_ylim(min(found) - room, max(found) + room)
     return figure
 
 
 def divergence_plot(quality: Quality) -> Figure:
-    """How many tokens have which divergence."""
-    figure, axes = new_plot("KL divergence from fp32, nats (logarithmic)", "tokens")
+    """How many tokens have which divergence; a line at the mean, and a dashed one at the value that 99% keep within."""
+    figure, axes = new_plot("KL divergence from float32, nats (logarithmic)", "tokens")
     used = np.flatnonzero(quality.kl_counts)
-    first, last = max(0, used[0] - 1), min(len(BINS) - 1, used[-1] + 2)
+    first = used[0] // BINS_PER_DECADE * BINS_PER_DECADE
+    last = min(len(BINS) - 1, (used[-1] // BINS_PER_DECADE + 1) * BINS_PER_DECADE)
     edges = 10 ** BINS[first : last + 1]
     axes.bar(edges[:-1], quality.kl_counts[first:last], np.diff(edges), align="edge", color=ACCENT, linewidth=0)
     axes.set_xscale("log")
-    for value, name in ((quality.kl_mean, "mean"), (quality.kl_p99, "99%")):
-        shown = float(np.clip(value, edges[0], edges[-1]))
-        axes.axvline(shown, color=OTHER, linewidth=1.2)
-        axes.annotate(
-            name,
-            (shown, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, -10),
-            textcoords="offset points",
-            color=OTHER,
-        )
+    axes.xaxis.set_minor_formatter(NullFormatter())  # between powers of ten numbers would overprint
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=MOST_TICKS, integer=True))
+    for value, style in ((quality.kl_mean, "-"), (quality.kl_p99, "--")):
+        axes.axvline(float(np.clip(value, edges[0], edges[-1])), color=OTHER, linewidth=1.4, linestyle=style)
     axes.grid(axis="x", visible=False)
     return figure
 
 
 def layer_plot(errors: Sequence[float]) -> Figure:
     """The error of the hidden state, layer by layer."""
-    figure, axes = new_plot("after layer", "relative error of the hidden state, %")
+    figure, axes = new_plot("after layer", "error of the hidden state, %")
     layers = np.arange(1, len(errors) + 1)
     axes.plot(layers, 100 * np.array(errors), "o-", color=ACCENT, markersize=3.5, linewidth=1.6)
     axes.set_ylim(0, 110 * max(errors) or 1)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=MOST_TICKS, integer=True))
     return figure
 
 
 def matrix_plot(errors: Mapping[str, float]) -> Figure:
-    """The error of every stored matrix, a line for each kind; 0 stands for those outside the layers."""
-    figure, axes = new_plot("layer (0: embedding, output)", "relative error, %")
-    kinds: dict[str, list[tuple[int, float]]] = {}
-    for name, error in errors.items():
-        layer, _, kind = name.removeprefix("layers.").partition(".")
-        place = (int(layer) + 1, kind.rpartition(".")[2]) if kind else (0, name)
-        kinds.setdefault(place[1], []).append((place[0], 100 * error))
-    for (kind, points), (color, marker) in zip(kinds.items(), cycle(MARKS), strict=False):
-        axes.plot(*np.array(points).T, marker, color=color, markersize=4, linewidth=1, linestyle="-", label=kind)
-    axes.set_ylim(0, 115 * max(errors.values(), default=0) or 1)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.16), ncols=3, frameon=False, labelcolor=MUTED, fontsize=8.5)
+    """The error of every stored matrix: a row for each kind, a stroke for each layer. The worst layer is named."""
+    figure, axes = new_plot("error of the stored numbers, %", "")
+    kinds = errors_by_kind(errors)
+    for row, layers in enumerate(kinds.values()):
+        percent = 100 * np.array(list(layers.values()))
+        axes.plot(percent, np.full(len(percent), row), "|", color=ACCENT, markersize=11, markeredgewidth=1.4)
+        worst = max(layers, key=layers.__getitem__)
+        if len(layers) > 1 and layers[worst] > 0:
+            axes.annotate(
+                f"layer {worst}",
+                (1, row),
+                xycoords=("axes fraction", "data"),
+                xytext=(6, 0),
+                textcoords="offset points",
+                verticalalignment="center",
+                color=MUTED,
+                fontsize=7.5,
+            )
+    axes.set_yticks(range(len(kinds)), list(kinds))
+    axes.set_ylim(len(kinds) - 0.4, -0.6)
+    axes.set_xlim(0, 105 * max(errors.values(), default=0) or 1)
     return figure
+
+
+def errors_by_kind(errors: Mapping[str, float]) -> dict[str, dict[int, float]]:
+    """Errors by kind of matrix and by layer, from 1; those outside the layers are kinds of their own, of layer 0."""
+    kinds: dict[str, dict[int, float]] = {}
+    for name, error in errors.items():
+        layer, _, path = name.removeprefix("layers.").partition(".")
+        kind, number = (path.rpartition(".")[2], int(layer) + 1) if path else (name, 0)
+        kinds.setdefault(kind, {})[number] = error
+    return kinds

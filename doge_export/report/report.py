@@ -12,6 +12,7 @@ from ..options import ExportOptions
 from ..places import named
 
 if TYPE_CHECKING:  # their modules import torch
+    from ..measure.examples import ExampleAnswer
     from ..measure.quality import Quality
     from ..measure.speed import Speed
     from ..measure.verification import Verification
@@ -35,6 +36,7 @@ class ExportReport:
         verification: agreement with the PyTorch model that has the stored numbers (and the narrowed window, if any).
         quality: against the PyTorch model in float32 (of the narrowed window), on a text; None if it was left out.
         speed: of the decoder; None with the quality.
+        examples: answers of both to a few prompts; none without a quality or a tokenizer.
         files: bytes by file name, without the reports.
         sha256: hashes of the same files.
         hub_url: page of the repository that the folder is pushed to; None without push_to_hub.
@@ -49,6 +51,7 @@ class ExportReport:
     verification: Verification
     quality: Quality | None
     speed: Speed | None
+    examples: tuple[ExampleAnswer, ...]
     files: dict[str, int]
     sha256: dict[str, str]
     hub_url: str | None = None
