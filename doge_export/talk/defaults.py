@@ -10,7 +10,13 @@ from typing import cast
 
 from ..runtime.generation_options import GenerationDefaults, GenerationOverrides
 
-SAMPLING: GenerationOverrides = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
+SAMPLING: GenerationOverrides = {
+    "temperature": 0.8,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,  # up to here llama.cpp's
+    "repetition_penalty": 1.05,
+}
 LONGEST: GenerationOverrides = {"max_new_tokens": 512}
 SAMPLING_FIELDS = ("do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 LENGTH_FIELDS = ("max_new_tokens",)
