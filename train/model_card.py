@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
@@ -91,6 +93,8 @@ def write_model_card(folder: Path, recipe: Recipe, model: DogeForCausalLM, state
         front_matter=front_matter(recipe).to_yaml(),
         name=f"{folder.parent.name}, {folder.name}" if folder.name.startswith("checkpoint-") else folder.name,
         stage=recipe.stage,
+        literal=json.dumps(str(folder), ensure_ascii=False),
+        argument=shlex.quote(str(folder)),
         kind="Llama" if model_type == "llama" else "Doge",
         model_type=model_type,
         parameters=f"{sum(named[name].numel() for name in named if name not in left_out) / 1e6:.1f} million",

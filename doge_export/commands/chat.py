@@ -79,9 +79,9 @@ def main(
     overrides = sampling_overrides(**sampling)
     if resume is not None and system is not None:
         raise OptionError("--resume brings its own system message; leave --system away")
+    folder = found_or_made(folder)
     if not stdin_is_terminal():
         prompt = piped_prompt(prompt)
-    folder = found_or_made(folder)
     with noted_warnings():
         converse(load(folder, threads=threads, revision=revision), overrides, prompt, system, resume, as_json)
 

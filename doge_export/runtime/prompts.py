@@ -102,11 +102,14 @@ class PromptReader:
             token_ids = token_ids.tolist()
         if not isinstance(token_ids, list | tuple | range):
             raise OptionError(
-                f"the prompt is a {type(token_ids).__name__}; it must be text, a list of token ids, or a list of these"
+                f"the prompt is of type {type(token_ids).__name__}; "
+                "it must be text, a list of token ids, or a list of these"
             )
         if not token_ids:
             raise OptionError("the prompt is empty; give at least one token id")
         for index, token_id in enumerate(token_ids):
+            if isinstance(token_id, Mapping):
+                raise OptionError("the prompt is a list of messages; give them to chat, with stream=True for pieces")
             if isinstance(token_id, bool) or not isinstance(token_id, Integral):
                 raise OptionError(f"token {index} of the prompt is {token_id!r}; it must be a whole number")
             if not 0 <= int(token_id) < self._vocab_size:

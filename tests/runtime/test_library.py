@@ -66,11 +66,18 @@ def test_stop_may_be_one_string() -> None:
     assert model_saying("Hello!").generate("Hi", stop="lo").text == "Hel"
 
 
-@pytest.mark.parametrize("wrong", [{"a": 1}, 3, None, ({"role": "user"},), b"Hi"])
+@pytest.mark.parametrize("wrong", [{"a": 1}, 3, None, (HI,), b"Hi"])
 def test_a_prompt_of_another_type_says_what_it_may_be(wrong: Any) -> None:
     message = "must be text, a list of token ids, or a list of these|must be a whole number"
     with pytest.raises(OptionError, match=message):
         model_saying("Hello!").stream(wrong)
+
+
+def test_messages_given_as_a_prompt_are_sent_to_chat() -> None:
+    mistaken: Any = HI
+    for ask in (model_saying("Hello!").stream, model_saying("Hello!").generate):
+        with pytest.raises(OptionError, match="the prompt is a list of messages; give them to chat"):
+            ask(mistaken)
 
 
 def test_a_closed_stream_keeps_its_text_and_computes_nothing_more() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -117,9 +118,12 @@ def test_the_card_names_base_data_recipe_and_figures(base: Path, tuned: Path) ->
     assert "| steps | 2 |" in (tuned / "checkpoint-2" / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("keep", "line"), [(True, "from transformers import"), (False, "from doge_model import")])
+@pytest.mark.parametrize(("keep", "line"), [(True, 'from_pretrained("{}")'), (False, 'load_checkpoint("{}")')])
 def test_the_card_shows_how_this_very_model_loads(keep: bool, line: str, base: Path, tmp_path: Path) -> None:
-    assert line in (tune(base, tmp_path / "run", keep_llama=keep, max_steps=1) / "README.md").read_text()
+    run = tmp_path / "a run's"
+    card = (tune(base, run, keep_llama=keep, max_steps=1) / "README.md").read_text()
+    assert line.format(run) in card
+    assert f"`doge-export {shlex.quote(str(run))}`" in card
 
 
 def test_the_recipe_of_a_card_hides_tokens(base: Path, tmp_path: Path) -> None:
