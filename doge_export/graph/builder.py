@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 MICROSOFT = "com.microsoft"  # onnxruntime's own operator domain
+DOGE = "doge"  # of the operators in doge_export/native
 OPSET = 21  # the newest opset that onnxruntime 1.20 (2024-11) already runs
 IR_VERSION = 10
 EXTERNAL_BYTES = 1024  # constants from this size on go to the data file, which onnxruntime maps instead of reading
@@ -112,7 +113,8 @@ class GraphBuilder:
         used = {name for node in self.nodes for name in node.input}  # onnxruntime warns of the others
         initializers = [self.pool.initializer(name) for name in self._constants if name in used]
         graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, initializers)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        domains = {node.domain for node in self.nodes} | {MICROSOFT}
+        opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(name, 1) for name in sorted(domains - {""}))]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="doge-export")
         helper.set_model_props(model, metadata)
         path.write_bytes(model.SerializeToString())

@@ -1,0 +1,143 @@
+"""The graph of one operator, DogeStep: a whole decoding step over the same weights, for `doge_export.native`.
+
+docs/operators.md describes the operator. It reads matrices as MatMulNBits stores them, so the data file has nothing
+for it alone. Its inputs come in the order in which the decoder uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .blocks import BlockQuantized
+from .builder import DOGE, ConstantPool, GraphBuilder
+from .dimensions import Dimensions
+from .folding import FoldedDecoder
+from .matmul import Part, Plan
+from .rotary import rotary_table
+from .variants.interface import past_names, present_names, window_positions
+
+FLOAT_BITS = 32  # of a part that is not in blocks
+
+
+def can_step(folded: FoldedDecoder, plan: Plan) -> bool:
+    """Whether the operator computes this decoder: dense, SiLU, a float32 state, no offsets of blocks."""
+    d = folded.dimensions
+    parts = [part for parts in plan.values() for part in parts]
+    offsets = any(isinstance(part, BlockQuantized) and part.offsets is not None for part in parts)
+    return d.num_experts is None and d.hidden_act in ("silu", "swish") and not d.kv_int8 and not offsets
+
+
+def build_step(folded: FoldedDecoder, plan: Plan, pool: ConstantPool) -> GraphBuilder:
+    """The graph: input_ids int64 [B, S] and past_lengths int64 [B] beside the past; logits [B, S, vocab], the present."""
+    graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan)
+    graph.input("input_ids", np.int64, ["batch_size", "sequence_length"])
+    graph.input("past_lengths", np.int64, ["batch_size"])
+    graph.output("logits", np.float32, ["batch_size", "sequence_length", d.vocab_size])
+    pasts, presents = [], []
+    for index in range(d.num_layers):
+        pasts += past_names(index)
+        presents += present_names(index)
+    for past, present in zip(pasts, presents, strict=True):
+        shape: list[int | str] = ["batch_size", d.num_kv_heads, "slots", d.channels]
+        graph.input(past, np.float32, shape)
+        graph.output(present, np.float32, shape)
+    rotary_table(graph, folded.rotary, *window_positions(graph, d))
+    constants = inputs.write(graph)
+    graph.node(
+        "DogeStep",
+        ["input_ids", "past_lengths", *pasts, "rotary.cos", "rotary.sin", *constants],
+        ["logits", *presents],
+        DOGE,
+        **attributes(d),
+        **inputs.attributes,
+    )
+    return graph
+
+
+def attributes(d: Dimensions) -> dict[str, int | float]:
+    """The sizes that no input shows."""
+    return {
+        "num_layers": d.num_layers,
+        "num_heads": d.num_heads,
+        "kv_num_heads": d.num_kv_heads,
+        "head_dim": d.head_dim,
+        "channels": d.channels,
+        "num_mask_heads": d.num_mask_heads if d.has_mask else 0,
+        "qk_norm": int(d.qk_norm),
+        "epsilon": d.rms_norm_eps,
+    }
+
+
+class StepInputs:
+    """The constants in the operator's order, and the attributes that say which of them there are."""
+
+    def __init__(self, folded: FoldedDecoder, plan: Plan) -> None:
+        self._folded, self._plan = folded, plan
+        self.attributes: dict[str, int | list[int]] = {
+            "tied": int("lm_head" not in folded.matrices),
+            "part_counts": (part_counts := []),
+            "part_bits": (part_bits := []),
+            "zero_points": (zero_points := []),
+            "biases": (biases := []),
+            "residuals": (residuals := []),
+        }
+        self._part_counts, self._part_bits, self._zero_points = part_counts, part_bits, zero_points
+        self._biases, self._residuals = biases, residuals
+
+    def write(self, graph: GraphBuilder) -> list[str]:
+        """Use every constant; their names."""
+        d, names = self._folded.dimensions, list(self._constants(graph, "layers.0.input_layernorm.weight"))
+        names += self._matrix(graph, "embed_tokens")
+        if d.has_mask:
+            names += self._constants(graph, "first_layer_logits", "first_layer.factors")
+        for index in range(d.num_layers):
+            names += self._layer(graph, f"layers.{index}")
+        if "lm_head" in self._folded.matrices:
+            names += self._matrix(graph, "lm_head")
+        return names
+
+    def _layer(self, graph: GraphBuilder, name: str) -> list[str]:
+        d, attention = self._folded.dimensions, f"{name}.self_attn"
+        names = list(self._constants(graph, f"{attention}.A")) if d.has_mask else []
+        names += self._matrix(graph, f"{attention}.qkv_proj")
+        if d.qk_norm:
+            names += self._constants(graph, f"{attention}.norm.weight")
+        names += self._matrix(graph, f"{attention}.o_proj")
+        names += self._residual(graph, f"{name}.input_residual.weight")
+        names += self._constants(graph, f"{name}.post_attention.norm.weight")
+        names += self._matrix(graph, f"{name}.mlp.gate_up_proj")
+        names += self._matrix(graph, f"{name}.mlp.down_proj")
+        names += self._residual(graph, f"{name}.post_attention_residual.weight")
+        names += self._constants(graph, f"{name}.output.norm.weight")
+        return names
+
+    def _constants(self, graph: GraphBuilder, *names: str) -> Iterable[str]:
+        return [graph.constant(name, self._folded.constants[name]) for name in names]
+
+    def _residual(self, graph: GraphBuilder, name: str) -> Iterable[str]:
+        self._residuals.append(int(name in self._folded.constants))
+        return self._constants(graph, name) if name in self._folded.constants else []
+
+    def _matrix(self, graph: GraphBuilder, storage: str) -> list[str]:
+        parts, bias = self._plan[storage], f"{storage}.bias"
+        self._part_counts.append(len(parts))
+        self._biases.append(int(bias in self._folded.constants))
+        names = []
+        for i, part in enumerate(parts):
+            names += self._part(graph, storage if len(parts) == 1 else f"{storage}.{i}", part)
+        return names + list(self._constants(graph, bias) if bias in self._folded.constants else [])
+
+    def _part(self, graph: GraphBuilder, storage: str, part: Part) -> list[str]:
+        if not isinstance(part, BlockQuantized):
+            self._part_bits.append(FLOAT_BITS)
+            self._zero_points.append(0)
+            return [graph.stored(f"{storage}.weight", part)]
+        self._part_bits.append(part.bits)
+        self._zero_points.append(int(part.zero_points is not None))
+        names = [graph.constant(f"{storage}.data", part.data), graph.stored(f"{storage}.scales", part.scales)]
+        if part.zero_points is not None:
+            zeros = part.zero_points.reshape(len(part.data), -1)
+            names.append(graph.constant(f"{storage}.zero_points", zeros))
+        return names

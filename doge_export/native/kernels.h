@@ -1,0 +1,70 @@
+// The loops that a processor's own instructions make fast, one table of them for each instruction set.
+//
+// Every function computes a row by itself: what is computed beside it never changes its bits. So drafts and rows of a
+// batch equal single steps on any processor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace doge {
+
+// Activations of `rows` tokens, each block of a row with a scale of its own: x is about code * scale.
+struct Activations {
+  const int16_t* codes;  // [rows][stride], zeros behind the row's end
+  const float* scales;   // [rows][blocks]
+  const int32_t* sums;   // [rows][blocks], of the codes in a block
+  size_t stride;         // whole blocks
+  int blocks;
+};
+
+// Rows of a matrix as MatMulNBits stores them: weight = (code - zero) * scale.
+struct BlockRows {
+  const uint8_t* codes;  // [rows][blocks][block_size * bits / 8], of two codes in a byte the first one lowest
+  const float* scales;   // [rows][blocks]
+  const uint8_t* zeros;  // [rows][ceil(blocks * bits / 8)], packed like codes; null: 2 ** (bits - 1) everywhere
+  int bits;              // 4 or 8
+  int block_size;        // 16, 32 or 64
+  int blocks;
+};
+
+// The code that stands for 0 in a block of a row.
+inline int zero_point(const BlockRows& matrix, int row, int block) {
+  if (matrix.zeros == nullptr) return 1 << (matrix.bits - 1);
+  if (matrix.bits == 8) return matrix.zeros[(size_t)row * matrix.blocks + block];
+  return matrix.zeros[(size_t)row * ((matrix.blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
+}
+
+struct Kernels {
+  const char* name;
+
+  // Codes of 16 bits for n floats, zeros up to whole blocks; see Activations.
+  void (*quantize)(const float* x, int n, int block_size, int16_t* codes, float* scales, int32_t* sums);
+
+  // y[r * y_stride + i] = product of matrix row i with activations r, for i of [first, last) and all r of rows.
+  void (*block_products)(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
+                         size_t y_stride);
+
+  // The same for rows of float32: matrix [.][width], x [rows][x_stride].
+  void (*float_products)(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
+                         int rows, float* y, size_t y_stride);
+
+  // softmax(scale * q k^T) v over `length` keys and values of `channels` floats; scores has room for `length` floats.
+  void (*attend)(const float* query, const float* keys, const float* values, int length, int channels, float scale,
+                 float* scores, float* y);
+
+  float (*sum_of_squares)(const float* x, int n);
+
+  // y = gate / (1 + exp(-gate)) * up
+  void (*gated_silu)(const float* gate, const float* up, int n, float* y);
+};
+
+extern const Kernels plain_kernels;
+#if defined(__x86_64__) || defined(_M_X64)
+extern const Kernels avx2_kernels;
+#endif
+
+// The fastest table that this processor can run; DOGE_EXPORT_KERNELS names another one.
+const Kernels& chosen_kernels();
+
+}  // namespace doge

@@ -1,0 +1,41 @@
+// The library's one symbol: onnxruntime calls it with its own table, and learns the operators of the domain "doge".
+#include <exception>
+#include <string>
+
+#include "doge_step.h"
+#include "onnxruntime_abi.h"
+
+namespace doge::ort {
+namespace {
+
+Status* version_refused(const ApiBase* base) {
+  // every version has the entry that makes a status at place 0
+  Api oldest(base->GetApi(1));
+  std::string message = std::string("doge-export's operators need onnxruntime 1.") + std::to_string(LEAST_VERSION) +
+                        " or newer; this is " + base->GetVersionString();
+  return oldest.status(NOT_IMPLEMENTED, message.c_str());
+}
+
+}  // namespace
+}  // namespace doge::ort
+
+#ifdef _WIN32
+#define EXPORTED extern "C" __declspec(dllexport)
+#else
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+#endif
+
+EXPORTED doge::ort::Status* RegisterCustomOps(doge::ort::SessionOptions* options, const doge::ort::ApiBase* base) {
+  using namespace doge::ort;
+  Table table = base->GetApi(LEAST_VERSION);
+  if (table == nullptr) return version_refused(base);
+  Api api(table);
+  try {
+    Domain* domain = api.new_domain("doge");
+    api.add(domain, doge_step());
+    api.add(options, domain);
+    return nullptr;
+  } catch (const Error& error) {
+    return api.status(error.code, error.message.c_str());
+  }
+}
