@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 MICROSOFT = "com.microsoft"  # onnxruntime's own operator domain
-DOGE = "doge"  # of the operators in doge_export/native
+DOGE = "doge"  # of the operators in operators/
 OPSET = 21  # the newest opset that onnxruntime 1.20 (2024-11) already runs
 IR_VERSION = 10
 EXTERNAL_BYTES = 1024  # constants from this size on go to the data file, which onnxruntime maps instead of reading

@@ -1,4 +1,4 @@
-"""The graph of one operator, DogeStep: a whole decoding step over the same weights, for `doge_export.native`.
+"""The graph of one operator, DogeStep: a whole decoding step over the same weights. Exports have no such file yet.
 
 docs/operators.md describes the operator. It reads matrices as MatMulNBits stores them, so the data file has nothing
 for it alone. Its inputs come in the order in which the decoder uses them.
@@ -30,7 +30,7 @@ def can_step(folded: FoldedDecoder, plan: Plan) -> bool:
 
 
 def build_step(folded: FoldedDecoder, plan: Plan, pool: ConstantPool) -> GraphBuilder:
-    """The graph: input_ids int64 [B, S] and past_lengths int64 [B] beside the past; logits [B, S, vocab], the present."""
+    """The graph: input_ids int64 [B, S], past_lengths int64 [B] and the past -> logits [B, S, vocab], the present."""
     graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan)
     graph.input("input_ids", np.int64, ["batch_size", "sequence_length"])
     graph.input("past_lengths", np.int64, ["batch_size"])
@@ -75,16 +75,23 @@ class StepInputs:
 
     def __init__(self, folded: FoldedDecoder, plan: Plan) -> None:
         self._folded, self._plan = folded, plan
-        self.attributes: dict[str, int | list[int]] = {
-            "tied": int("lm_head" not in folded.matrices),
-            "part_counts": (part_counts := []),
-            "part_bits": (part_bits := []),
-            "zero_points": (zero_points := []),
-            "biases": (biases := []),
-            "residuals": (residuals := []),
+        self._part_counts: list[int] = []
+        self._part_bits: list[int] = []
+        self._zero_points: list[int] = []
+        self._biases: list[int] = []
+        self._residuals: list[int] = []
+
+    @property
+    def attributes(self) -> dict[str, int | list[int]]:
+        """Of the operator, after `write`."""
+        return {
+            "tied": int("lm_head" not in self._folded.matrices),
+            "part_counts": self._part_counts,
+            "part_bits": self._part_bits,
+            "zero_points": self._zero_points,
+            "biases": self._biases,
+            "residuals": self._residuals,
         }
-        self._part_counts, self._part_bits, self._zero_points = part_counts, part_bits, zero_points
-        self._biases, self._residuals = biases, residuals
 
     def write(self, graph: GraphBuilder) -> list[str]:
         """Use every constant; their names."""

@@ -1,0 +1,100 @@
+"""The operators' library, compiled by the machine's compiler, and sessions with it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from doge_export.graph import ConstantPool, Dimensions, FoldedDecoder, Plain, Plan, build_decoder
+from doge_export.graph.blocks import quantize_blocks
+from doge_export.graph.matmul import stored_values
+from doge_export.graph.step import build_step
+from doge_export.quantization.gptq import nearest
+
+ROOT = Path(__file__).parents[2]
+SLOTS = 64
+Floats = NDArray[np.float32]
+
+
+def compiled(library: Path) -> Path:
+    """Compile the library."""
+    subprocess.run([ROOT / "operators" / "build", library], check=True, capture_output=True)
+    return library
+
+
+def mixed_plan(folded: FoldedDecoder, bits: int) -> Plan:
+    """Every matrix in float32 (32), in 8 bits, or in 4 with the last third of its rows in 8; the embedding in 8."""
+    if bits == 32:
+        return {name: (matrix.weight,) for name, matrix in folded.matrices.items()}
+    plan: dict[str, Any] = {name: (quantize_blocks(matrix.weight),) for name, matrix in folded.matrices.items()}
+    for name in plan if bits == 4 else ():
+        if name not in ("embed_tokens", "lm_head"):
+            weight = folded.matrices[name].weight
+            split = len(weight) * 2 // 3
+            plan[name] = (nearest(torch.from_numpy(weight[:split]), 4, 32), quantize_blocks(weight[split:]))
+    return plan
+
+
+def float_plan(folded: FoldedDecoder, plan: Plan) -> Plan:
+    """The very numbers of a plan in float32."""
+    return {name: (stored_values(parts, folded.matrices[name].weight.shape[1]),) for name, parts in plan.items()}
+
+
+def write_graph(folded: FoldedDecoder, plan: Plan, folder: Path, name: str) -> Path:
+    """A model file in a folder of its own: "step", or the standard graph for any other name."""
+    pool = ConstantPool()
+    graph = build_step(folded, plan, pool) if name == "step" else build_decoder(Plain(), folded, plan, pool)
+    (folder / name).mkdir(parents=True)
+    pool.write(folder / name / "model.onnx_data")
+    graph.write(folder / name / "model.onnx", {})
+    return folder / name / "model.onnx"
+
+
+class Stream:
+    """Streams of a graph over caches that are input and output at once."""
+
+    def __init__(
+        self, file: Path, d: Dimensions, streams: int = 1, library: Path | None = None, threads: int = 1
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 4
+        if library is not None:
+            options.register_custom_ops_library(str(library))
+        self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        shape = (streams, d.num_kv_heads, SLOTS, d.channels)
+        names = [each.name for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
+        self.caches = {name: np.zeros(shape, np.float32) for name in names}
+
+    def feed(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> Floats:
+        """Feed int64 [streams, S] tokens behind `past` int64 [streams] of them: logits [streams, S, vocab]."""
+        length = ids.shape[1]
+        inputs: dict[str, NDArray[Any]] = {
+            "input_ids": ids,
+            "past_lengths": past,
+            "position_ids": past[:, None] + np.arange(length),
+            "seqlens_k": (past + length - 1).astype(np.int32),
+            "total_sequence_length": np.array(past.max() + length, np.int32),
+            "logits_to_keep": np.arange(length),
+        }
+        return self.run({each.name: inputs[each.name] for each in self.session.get_inputs() if each.name in inputs})
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
+        """Run with these inputs beside the caches."""
+        binding = self.session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, cache in self.caches.items():
+            value = ort.OrtValue.ortvalue_from_numpy(cache)
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+        binding.bind_output("logits")
+        self.session.run_with_iobinding(binding)
+        logits: Floats = binding.get_outputs()[-1].numpy()
+        return logits

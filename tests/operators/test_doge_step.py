@@ -1,0 +1,149 @@
+"""DogeStep beside the standard graph that it replaces, alone, in drafts, in batches, and with wrong inputs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+from doge_export.export.decoder_files import fold_model
+from doge_export.graph import Dimensions
+from doge_export.graph.step import can_step
+from tests.helpers.models import FORMS, tiny_model
+from tests.helpers.operators import Stream, compiled, float_plan, mixed_plan, write_graph
+
+pytestmark = pytest.mark.slow
+STEPS = 40
+DENSE = [name for name, fields in FORMS.items() if not fields.get("is_moe") and "hidden_act" not in fields]
+WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 96}  # whole blocks of 64, of 32, and several of them
+
+
+@pytest.fixture(scope="module", params=["chosen", "plain"])
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library with the fastest kernels of this processor, and with those of any processor.
+
+    A library looks once which kernels it takes, so each has a file of its own.
+    """
+    built = tmp_path_factory.getbasetemp() / "doge_operators.so"
+    if not built.is_file():
+        compiled(built)
+    own = Path(shutil.copy(built, tmp_path_factory.mktemp(request.param) / "doge_operators.so"))
+    if request.param == "plain":
+        request.addfinalizer(lambda: os.environ.pop("DOGE_EXPORT_KERNELS", None))
+        os.environ["DOGE_EXPORT_KERNELS"] = "plain"
+    return own
+
+
+def tokens(d: Dimensions, streams: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(0, d.vocab_size, (streams, STEPS))
+
+
+def fed_one_by_one(stream: Stream, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Logits [streams, S, vocab] of single steps."""
+    steps = [stream.feed(ids[:, i : i + 1], np.full(len(ids), i)) for i in range(ids.shape[1])]
+    return np.concatenate(steps, axis=1)
+
+
+def largest_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """As a share of the largest number."""
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+@pytest.mark.parametrize("form", DENSE)
+def test_logits_and_state_are_those_of_the_standard_graph(form: str, library: Path, tmp_path: Path) -> None:
+    folded = fold_model(tiny_model(**FORMS[form]))
+    plan = mixed_plan(folded, 32)
+    files = [write_graph(folded, plan, tmp_path, name) for name in ("step", "standard")]
+    step = Stream(files[0], folded.dimensions, library=library)
+    standard = Stream(files[1], folded.dimensions)
+    ids = tokens(folded.dimensions, 1)
+    assert largest_difference(fed_one_by_one(step, ids), fed_one_by_one(standard, ids)) < 1e-5
+    for name, cache in standard.caches.items():
+        assert largest_difference(step.caches[name], cache) < 1e-5
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("sizes", [{}, WIDE], ids=["padded blocks", "whole blocks"])
+def test_products_of_few_bits_have_activations_of_sixteen(
+    bits: int, sizes: dict[str, Any], library: Path, tmp_path: Path
+) -> None:
+    folded = fold_model(tiny_model(**sizes))
+    plan = mixed_plan(folded, bits)
+    assert can_step(folded, plan)
+    step = Stream(write_graph(folded, plan, tmp_path, "step"), folded.dimensions, library=library)
+    exact = Stream(write_graph(folded, float_plan(folded, plan), tmp_path, "standard"), folded.dimensions)
+    ids = tokens(folded.dimensions, 1)
+    # a code is 1 / 32767 of a block's largest activation; onnxruntime's activations of 8 bits are at 1e-2 here
+    assert largest_difference(fed_one_by_one(step, ids), fed_one_by_one(exact, ids)) < 5e-4
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4])
+def test_drafts_and_batches_are_single_steps_bit_by_bit(bits: int, library: Path, tmp_path: Path) -> None:
+    folded = fold_model(tiny_model(**WIDE))
+    d, file = folded.dimensions, write_graph(folded, mixed_plan(folded, bits), tmp_path, "step")
+    ids = tokens(d, 3)
+    alone = np.concatenate([fed_one_by_one(Stream(file, d, library=library), row[None]) for row in ids])
+    together = Stream(file, d, streams=3, library=library, threads=2)
+    drafted = np.concatenate([together.feed(ids[:, i : i + 8], np.full(3, i)) for i in range(0, STEPS, 8)], axis=1)
+    assert np.array_equal(drafted, alone)
+
+
+def test_streams_of_a_batch_have_lengths_of_their_own(library: Path, tmp_path: Path) -> None:
+    folded = fold_model(tiny_model())
+    d, file = folded.dimensions, write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
+    ids, past = tokens(d, 2), np.array([4, 11])
+    singles = [Stream(file, d, library=library) for _ in past]
+    batch = Stream(file, d, streams=2, library=library)
+    for row, (single, count) in enumerate(zip(singles, past, strict=True)):
+        single.feed(ids[row : row + 1, :count], np.array([0]))
+        for name, cache in single.caches.items():
+            batch.caches[name][row] = cache[0]
+    expected = [single.feed(ids[row : row + 1, -1:], past[row : row + 1])[0] for row, single in enumerate(singles)]
+    assert np.array_equal(batch.feed(ids[:, -1:], past), np.stack(expected))
+
+
+def test_a_present_of_its_own_is_the_past_and_the_new_rows(library: Path, tmp_path: Path) -> None:
+    folded = fold_model(tiny_model())
+    d, file = folded.dimensions, write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
+    stream = Stream(file, d, library=library)
+    before = {name: cache.copy() for name, cache in stream.caches.items()}
+    inputs = {"input_ids": np.array([[7]]), "past_lengths": np.array([0])}
+    outputs = stream.session.run(None, inputs | before)
+    logits = stream.run(inputs)
+    assert np.array_equal(outputs[0], logits)
+    assert all(np.array_equal(a, b) for a, b in zip(outputs[1:], stream.caches.values(), strict=True))
+    assert not any(cache.any() for cache in before.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"input_ids": np.array([[97]])}, "input_ids has 97; tokens are from 0 to 96"),
+        ({"input_ids": np.array([[-1]])}, "input_ids has -1"),
+        ({"past_lengths": np.array([64])}, "past_lengths has 64; with 1 new tokens a stream has room for 64"),
+        ({"past_lengths": np.array([-1])}, "past_lengths has -1"),
+        ({"past_lengths": np.array([0, 0])}, r"past_lengths has shape \[2\]; it must be \[1\]"),
+        ({"past_key_values.1.key": np.zeros((1, 2, 32, 16), np.float32)}, "past has shape"),
+    ],
+)
+def test_wrong_inputs_are_refused_by_name(
+    wrong: dict[str, NDArray[Any]], message: str, library: Path, tmp_path: Path
+) -> None:
+    folded = fold_model(tiny_model())
+    d, file = folded.dimensions, write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
+    stream = Stream(file, d, library=library)
+    inputs: dict[str, NDArray[Any]] = {"input_ids": np.array([[7]]), "past_lengths": np.array([0]), **stream.caches}
+    with pytest.raises(InvalidArgument, match=message):
+        stream.session.run(None, inputs | wrong)
+
+
+@pytest.mark.parametrize("fields", [FORMS["experts"], FORMS["gelu"]], ids=["experts", "gelu"])
+def test_a_decoder_that_the_operator_does_not_compute_is_told_apart(fields: dict[str, Any]) -> None:
+    folded = fold_model(tiny_model(**fields))
+    assert not can_step(folded, mixed_plan(folded, 8))
