@@ -141,9 +141,3 @@ def test_wrong_inputs_are_refused_by_name(
     inputs: dict[str, NDArray[Any]] = {"input_ids": np.array([[7]]), "past_lengths": np.array([0]), **stream.caches}
     with pytest.raises(InvalidArgument, match=message):
         stream.session.run(None, inputs | wrong)
-
-
-@pytest.mark.parametrize("fields", [FORMS["experts"], FORMS["gelu"]], ids=["experts", "gelu"])
-def test_a_decoder_that_the_operator_does_not_compute_is_told_apart(fields: dict[str, Any]) -> None:
-    folded = fold_model(tiny_model(**fields))
-    assert not can_step(folded, mixed_plan(folded, 8))

@@ -1,0 +1,31 @@
+"""The graph of DogeStep: which decoders have one, and what it asks of the operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from onnx import helper
+
+from doge_export.export.decoder_files import fold_model
+from doge_export.graph import ConstantPool
+from doge_export.graph.step import build_step, can_step
+from tests.helpers.models import FORMS, tiny_model
+from tests.helpers.operators import mixed_plan
+
+
+@pytest.mark.parametrize("fields", [FORMS["experts"], FORMS["gelu"]], ids=["experts", "gelu"])
+def test_a_decoder_that_the_operator_does_not_compute_is_told_apart(fields: dict[str, Any]) -> None:
+    folded = fold_model(tiny_model(**fields))
+    assert not can_step(folded, mixed_plan(folded, 8))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_attributes_count_matrices_and_parts(bits: int) -> None:
+    folded = fold_model(tiny_model())
+    node = build_step(folded, mixed_plan(folded, bits), ConstantPool()).nodes[-1]
+    found = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    parts = 1 if bits == 8 else 2
+    assert found["part_counts"] == [1, *[parts] * 8, 1]  # embedding, two layers of four matrices, output
+    assert found["part_bits"] == [8, *([8] if bits == 8 else [4, 8]) * 8, 8]
+    assert sum(found["zero_points"]) == (0 if bits == 8 else 8)
