@@ -1,6 +1,6 @@
 #include "doge_step.h"
 
-#include <cmath>
+#include <algorithm>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -206,7 +206,17 @@ class DecoderReader {
 
 class DogeStep {
  public:
-  DogeStep(const Api& api, const KernelInfo* info) : api_(api), attributes_(api, info) {}
+  DogeStep(const Api& api, const KernelInfo* info) : api_(api), attributes_(api, info) {
+    // `read_once` keeps where they lie; graph optimization makes constants of what the graph computes from constants
+    for (size_t i = 2 + 2 * attributes_.num_layers; i < api.input_count(info); i++) {
+      if (!api.is_constant(info, i)) {
+        throw Inputs::refused("input " + std::to_string(i) +
+                              " is no constant; the inputs behind the past must be, so leave graph optimization on");
+      }
+    }
+  }
+
+  const Api& api() const { return api_; }
 
   void compute(Context* context) {
     Inputs inputs(api_, context);
@@ -287,15 +297,13 @@ Status* guarded(const Api& api, Work work) {
   }
 }
 
-Table table_of_this_process;  // onnxruntime passes it when it makes a kernel
-
 Status* create(const Operator*, Table table, const KernelInfo* info, void** kernel) {
-  table_of_this_process = table;
   return guarded(Api(table), [&] { *kernel = new DogeStep(Api(table), info); });
 }
 
 Status* compute(void* kernel, Context* context) {
-  return guarded(Api(table_of_this_process), [&] { ((DogeStep*)kernel)->compute(context); });
+  auto step = (DogeStep*)kernel;
+  return guarded(step->api(), [&] { step->compute(context); });
 }
 
 constexpr int FIXED_INPUTS[] = {INT64, INT64};  // input_ids, past_lengths; then any number of any type

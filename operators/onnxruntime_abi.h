@@ -103,6 +103,18 @@ class Api {
     return values;
   }
 
+  size_t input_count(const KernelInfo* info) const {
+    size_t count = 0;
+    check(entry<Status* (*)(const KernelInfo*, size_t*)>(230)(info, &count));
+    return count;
+  }
+  bool is_constant(const KernelInfo* info, size_t index) const {
+    int constant = 0;
+    const Value* value = nullptr;
+    check(entry<Status* (*)(const KernelInfo*, size_t, int*, const Value**)>(249)(info, index, &constant, &value));
+    return constant != 0;
+  }
+
   size_t input_count(const Context* context) const {
     size_t count = 0;
     check(entry<Status* (*)(const Context*, size_t*)>(88)(context, &count));

@@ -133,12 +133,12 @@ def main(
         if compare is not None:
             check_comparable(prepared[0], prepared[1])
         reports = [finish(found, reporter) for found in prepared]
-    if out is not None:
-        write(out, reports[0].to_json(with_items=True))
     if compare is None:
         print_report(reports[0], as_json)
     else:
         print_comparison(reports[0], reports[1], as_json)
+    if out is not None:
+        write(out, reports[0].to_json(with_items=True))
 
 
 def check_out(out: Path | None, compare: tuple[str, str] | None) -> None:
@@ -205,6 +205,7 @@ def write(path: Path, text: str) -> None:
         unfinished.write_text(text + "\n", encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
+        unfinished.unlink(missing_ok=True)
         raise EvaluationError(f"{path} cannot be written ({error}); give another --out") from error
 
 

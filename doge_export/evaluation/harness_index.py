@@ -59,8 +59,8 @@ def is_whole(manager: TaskManager, name: str) -> bool:
     return all(member in manager.task_index for member, _ in leaves(manager, name))
 
 
-def require_known(manager: TaskManager, names: Sequence[str]) -> None:
-    """Check that the harness has tasks, groups or tags of these names.
+def require_known(manager: TaskManager, names: Sequence[str], include_path: Path | None = None) -> None:
+    """Check that the harness, or a folder of further tasks, has tasks, groups or tags of these names.
 
     Raises:
         OptionError: it has not.
@@ -69,7 +69,10 @@ def require_known(manager: TaskManager, names: Sequence[str]) -> None:
         if name not in manager.task_index:
             close = get_close_matches(name, manager.all_tasks, NAMED)
             such = f", such as {', '.join(close)}" if close else ""
-            raise OptionError(f"task is {name!r}; it must be one of the harness{such} (lm-eval ls tasks lists them)")
+            own = "" if include_path is None else f", or of a whole YAML file in {include_path}"
+            raise OptionError(
+                f"task is {name!r}; it must be one of the harness{such} (lm-eval ls tasks lists them){own}"
+            )
 
 
 def leaves(

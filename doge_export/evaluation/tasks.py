@@ -38,7 +38,7 @@ def check_tasks(options: EvaluationOptions) -> TaskManager:
     columns, others = split_names(options)
     names = [task for column in columns for task in column.tasks if task != MMLU_CLOZE]
     manager = task_manager((*names, *others), options.include_path)
-    require_known(manager, others)
+    require_known(manager, others, options.include_path)
     if options.num_fewshot is not None:
         require_examples(columns, options.settings, options.data_dir)
     for name in others:
@@ -139,8 +139,11 @@ def records_of_the_hub(
 def unread(failure: str | None, error: Exception) -> str:
     """The sentence about records that were not read. failure: the reason for which the hub does not answer, or None."""
     if failure is None:
+        # datasets wraps the fault of a file in an error that does not tell it
+        reason = error.__cause__ if isinstance(error.__cause__, Exception) else error
         return (
-            f"the records cannot be read ({one_line(error)}); get access to them, or give --data-dir with local files"
+            f"the records cannot be read ({one_line(reason)}); mend the file, get access to the set, "
+            "or give --data-dir with local files"
         )
     missing = one_line(error).removesuffix(" (OfflineModeIsEnabled)")
     return (

@@ -15,7 +15,7 @@ from doge_model import Checkpoint, DogeForCausalLM, load_checkpoint
 from doge_model.checkpoint import locate
 
 from ..errors import EvaluationError
-from ..measure.greedy import Feed
+from ..measure.torch_stream import torch_stream
 from .evaluated_model import EvaluatedModel, files_hash
 from .perplexity import token_log_probs
 
@@ -68,21 +68,8 @@ def load_torch(source: str, threads: int | None) -> EvaluatedModel:
         encode=tokenizer.encode,
         scorer=TorchScorer(checkpoint.model),
         harness=partial(harness_model, checkpoint),
-        open_stream=partial(torch_stream, checkpoint.model),
+        open_stream=lambda: torch_stream(checkpoint.model, DynamicCache(config=checkpoint.model.config)),
     )
-
-
-def torch_stream(model: DogeForCausalLM) -> Feed:
-    """An empty stream of a PyTorch model; see `measure.greedy.Feed`. It returns the logits of the last token alone."""
-    cache = DynamicCache(config=model.config)
-
-    def feed(token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            output = model(torch.from_numpy(token_ids)[None], past_key_values=cache, logits_to_keep=1)
-        logits: NDArray[np.float32] = output.logits[0].float().numpy()
-        return logits
-
-    return feed
 
 
 def harness_model(checkpoint: Checkpoint) -> LM:

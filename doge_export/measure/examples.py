@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from doge_model import KeepWindowCache
@@ -20,8 +19,9 @@ from ..runtime.chat_template import ChatTemplate
 from ..runtime.decoder import Decoder
 from ..runtime.detokenizer import Detokenizer
 from ..runtime.tokenizer import Tokenizer
-from .greedy import Feed, greedy_steps, new_stream
+from .greedy import greedy_steps, new_stream
 from .quality import same_tokens
+from .torch_stream import torch_stream
 
 if TYPE_CHECKING:
     from doge_model import Checkpoint, DogeForCausalLM
@@ -112,21 +112,8 @@ def torch_answer(
     model: DogeForCausalLM, prompt: NDArray[np.int64], begun: NDArray[np.int64], ends: frozenset[int], most: int
 ) -> NDArray[np.int64]:
     """PyTorch's answer of at most so many tokens, int64 [n]; it is known to begin with the tokens `begun`."""
-    steps = greedy_steps(torch_stream(model), np.concatenate([prompt, begun]))
+    steps = greedy_steps(torch_stream(model, KeepWindowCache(model.config)), np.concatenate([prompt, begun]))
     return np.concatenate([begun, until_end(steps, ends, min(TOKENS_APART, most - len(begun)))])
-
-
-def torch_stream(model: DogeForCausalLM) -> Feed:
-    """An empty stream of a PyTorch model."""
-    cache = KeepWindowCache(model.config)
-
-    def feed(ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            output = model(torch.from_numpy(ids)[None], past_key_values=cache, logits_to_keep=1)
-        logits: NDArray[np.float32] = output.logits[0].float().numpy()
-        return logits
-
-    return feed
 
 
 def text_behind(tokenizer: Tokenizer, prompt: NDArray[np.int64], answer: NDArray[np.int64]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from doge_export.commands.eval import main
 from doge_export.evaluation import harness_index, perplexity
 from doge_export.evaluation.harness_index import task_manager
 from doge_export.evaluation.harness_model import DogeLM
-from tests.helpers.evaluation_data import RECORDS, WINDOW, export_talking, save_talking_checkpoint, write_records
+from tests.helpers.evaluation_data import RECORDS, WINDOW, save_talking_place, write_records
 
 pytestmark = pytest.mark.slow
 
@@ -31,9 +32,7 @@ def run(*arguments: object) -> Result:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model as a checkpoint and exported, records and a text."""
     folder = tmp_path_factory.mktemp("place")
-    save_talking_checkpoint(folder / "checkpoint")
-    export_talking(folder / "checkpoint", folder / "export")
-    write_records(folder / "data")
+    save_talking_place(folder)
     (folder / "text.txt").write_text(TEXT)
     return folder
 
@@ -306,3 +305,16 @@ def test_a_text_is_scored_by_the_same_function_as_in_python(place: Path) -> None
     assert perplexity.DEFAULT_WINDOW == 2048
     found = json.loads(run(place / "export", "--perplexity", place / "text.txt", "--json").stdout)["perplexity"]
     assert (found["window"], found["stride"]) == (2048, 1024)
+
+
+def test_a_result_that_cannot_be_written_is_shown_and_leaves_no_file(place: Path, tmp_path: Path) -> None:
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)
+    arguments = ["--perplexity", place / "text.txt", "--journal", place / "journal"]
+    assert run(place / "export", *arguments).exit_code == 0  # the journal is full now
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, largest[1]))  # bytes of a file, like a full disk
+    try:
+        result = run(place / "export", *arguments, "--out", tmp_path / "out.json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, largest)
+    assert "perplexity " in result.stdout and "out.json cannot be written" in result.stderr
+    assert result.exit_code == 1 and not list(tmp_path.iterdir())

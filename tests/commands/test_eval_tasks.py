@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from doge_export.commands.eval import main
 from doge_export.evaluation.harness_model import DogeLM
-from tests.helpers.evaluation_data import export_talking, save_talking_checkpoint, write_records
+from tests.helpers.evaluation_data import save_talking_place
 from tests.helpers.harness_tasks import KINDS, fill_cache, write_hub_task, write_tasks
 
 CLOSED = "http://127.0.0.1:9"  # the discard port: nobody listens
@@ -30,10 +30,8 @@ def run(*arguments: object) -> Result:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model as a checkpoint and exported, tasks and records."""
     folder = tmp_path_factory.mktemp("place")
-    save_talking_checkpoint(folder / "checkpoint")
-    export_talking(folder / "checkpoint", folder / "export")
+    save_talking_place(folder)
     write_tasks(folder / "tasks")
-    write_records(folder / "data")
     return folder
 
 

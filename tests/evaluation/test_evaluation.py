@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import DynamicCache
 
 from doge_export.errors import EvaluationError
 from doge_export.evaluation import evaluation
 from doge_export.evaluation.evaluation import SPEED_PROMPT, load_model, prepare, speed_prompt
 from doge_export.evaluation.options import EvaluationOptions
-from doge_export.evaluation.torch_model import torch_stream
 from doge_export.measure.greedy import greedy_steps
+from doge_export.measure.torch_stream import torch_stream
 from tests.helpers.evaluation_data import export_talking, save_talking_checkpoint, write_records
 from tests.helpers.models import random_ids, relative_difference, tiny_model, torch_logits
 
@@ -31,10 +32,10 @@ def folder(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_pytorch_stream_goes_on_where_it_stopped() -> None:
     model, ids = tiny_model(), random_ids(9)
-    feed, whole = torch_stream(model), torch_logits(model, ids)
+    feed, whole = torch_stream(model, DynamicCache()), torch_logits(model, ids)
     rows = [feed(piece)[-1] for piece in (ids[:6], ids[6:7], ids[7:9])]
     assert relative_difference(whole[[5, 6, 8]], np.stack(rows)) < 1e-5
-    assert relative_difference(whole[[2]], torch_stream(model)(ids[:3])) < 1e-5
+    assert relative_difference(whole[[2]], torch_stream(model, DynamicCache())(ids[:3])) < 1e-5
 
 
 def test_both_kinds_of_model_are_timed_on_the_same_tokens(checkpoint: Path, folder: Path) -> None:

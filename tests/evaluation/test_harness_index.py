@@ -43,6 +43,8 @@ def test_other_names_take_the_whole_index(monkeypatch: pytest.MonkeyPatch) -> No
         assert task_manager((name,)) is small
     with pytest.raises(OptionError, match=r"must be one of the harness, such as gsm8k \(lm-eval ls tasks"):
         require_known(small, ["arc_easy", "gsm9k"])
+    with pytest.raises(OptionError, match=r"or of a whole YAML file in my_tasks"):  # one that is cut has no tasks
+        require_known(small, ["gsm9k"], Path("my_tasks"))
 
 
 @pytest.mark.slow

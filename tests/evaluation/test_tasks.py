@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from datasets.exceptions import DatasetGenerationError
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.tasks import TaskManager
@@ -23,7 +24,7 @@ from doge_export.evaluation.local_tasks import task_config
 from doge_export.evaluation.options import TASKS, EvaluationOptions
 from doge_export.evaluation.records import read_rows
 from doge_export.evaluation.room import require_room
-from doge_export.evaluation.tasks import build_tasks, set_examples, spread_sample
+from doge_export.evaluation.tasks import build_tasks, set_examples, spread_sample, unread
 from tests.helpers.evaluation_data import RECORDS, write_records
 
 
@@ -249,3 +250,13 @@ def test_fields_that_no_task_reads_may_be_anything(tmp_path: Path) -> None:
 def test_records_whose_fields_differ_in_kind_are_refused() -> None:
     with pytest.raises(EvaluationError, match="do not fit together"):
         local_data.dataset([{"kwargs": [{"a": 1}]}, {"kwargs": [{"a": "one"}]}])
+
+
+def test_a_damaged_file_of_records_is_told_by_its_own_fault() -> None:
+    try:
+        try:
+            raise ValueError("JSON parse error: Invalid value. in row 0")
+        except ValueError as fault:
+            raise DatasetGenerationError("An error occurred while generating the dataset") from fault
+    except DatasetGenerationError as error:
+        assert "(JSON parse error: Invalid value. in row 0); mend the file" in unread(None, error)

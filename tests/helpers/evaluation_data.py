@@ -124,3 +124,10 @@ def save_talking_checkpoint(folder: Path) -> Path:
 def export_talking(checkpoint: Path, folder: Path) -> Path:
     """The checkpoint in fp32, so that it agrees with PyTorch to rounding."""
     return export(ExportOptions(str(checkpoint), folder, "fp32", threads=1, report_tokens=0)).folder
+
+
+def save_talking_place(folder: Path) -> None:
+    """A talking model as a checkpoint and exported, and records: folder/checkpoint, folder/export, folder/data."""
+    save_talking_checkpoint(folder / "checkpoint")
+    export_talking(folder / "checkpoint", folder / "export")
+    write_records(folder / "data")

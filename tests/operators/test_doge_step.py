@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
 
 from doge_export.export.decoder_files import fold_model
 from doge_export.graph import Dimensions
@@ -119,6 +120,16 @@ def test_a_present_of_its_own_is_the_past_and_the_new_rows(library: Path, tmp_pa
     assert np.array_equal(outputs[0], logits)
     assert all(np.array_equal(a, b) for a, b in zip(outputs[1:], stream.caches.values(), strict=True))
     assert not any(cache.any() for cache in before.values())
+
+
+def test_inputs_behind_the_past_must_be_constants(library: Path, tmp_path: Path) -> None:
+    folded = fold_model(tiny_model())
+    file = write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # cos and sin are then computed
+    options.register_custom_ops_library(str(library))
+    with pytest.raises(RuntimeException, match="input 6 is no constant; the inputs behind the past must be"):
+        ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize(
