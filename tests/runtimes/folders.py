@@ -48,7 +48,7 @@ def exports(work: Path) -> Iterator[ExportOptions]:
 
 
 def whole_exports(work: Path) -> Iterator[ExportOptions]:
-    """The six sizes with all of their layers, 4 GB of checkpoints and exports.
+    """The six sizes with all of their layers, some GB of checkpoints and exports.
 
     Their weights are those that a training begins with, and a mask. In deep models of larger random weights a rounding
     grows from layer to layer, until the export agrees with its checkpoint no more.

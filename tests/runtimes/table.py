@@ -18,7 +18,7 @@ checks beside this file read the table in their own environments and compare tok
 A folder whose state has 8 bits has the rows of its sibling with a float32 state, as other runtimes keep that.
 chats.json has, by folder, conversations with the text of the chat template, its token ids and our answer.
 
-With --all-layers the folders are the six sizes with all of their layers, 4 GB. The checks run on them too.
+With --all-layers the folders are the six sizes with all of their layers, some GB. The checks run on them too.
 """
 
 from __future__ import annotations
