@@ -99,7 +99,7 @@ def calibrated_plan(
 class SublayerOutput:
     """A sublayer's output for a sequence, and its last matrix's part in it: float32 [1, S, width] each.
 
-    With the three of them the last matrix is exchanged without a second run, which would take a third of the time.
+    With the three of them the last matrix is exchanged without a second run.
     """
 
     whole: Tensor
