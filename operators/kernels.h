@@ -9,7 +9,7 @@
 
 namespace doge {
 
-// Activations of `rows` tokens, each block of a row with a scale of its own: x is about code * scale.
+// Activations of `rows` tokens in 16 bits, each block of a row with a scale of its own: x is about code * scale.
 struct Activations {
   const int16_t* codes;  // [rows][stride], zeros behind the row's end
   const float* scales;   // [rows][blocks]
@@ -26,6 +26,8 @@ struct BlockRows {
   int bits;              // 4 or 8
   int block_size;        // 16, 32 or 64
   int blocks;
+
+  size_t row_bytes() const { return (size_t)blocks * block_size * bits / 8; }
 };
 
 // The code that stands for 0 in a block of a row.
@@ -34,6 +36,12 @@ inline int zero_point(const BlockRows& matrix, int row, int block) {
   if (matrix.bits == 8) return matrix.zeros[(size_t)row * matrix.blocks + block];
   return matrix.zeros[(size_t)row * ((matrix.blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
 }
+
+// Part of an attention: softmax(scores) values = sums / total, where weights are exp(score - largest).
+struct Attended {
+  float largest, total;
+  float* sums;  // [channels]
+};
 
 struct Kernels {
   const char* name;
@@ -49,9 +57,9 @@ struct Kernels {
   void (*float_products)(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
                          int rows, float* y, size_t y_stride);
 
-  // softmax(scale * q k^T) v over `length` keys and values of `channels` floats; scores has room for `length` floats.
+  // A query over `length` >= 1 keys and values of `channels` floats, a multiple of 8; scores has room for `length`.
   void (*attend)(const float* query, const float* keys, const float* values, int length, int channels, float scale,
-                 float* scores, float* y);
+                 float* scores, Attended& y);
 
   float (*sum_of_squares)(const float* x, int n);
 

@@ -13,6 +13,7 @@ namespace doge {
 namespace {
 
 constexpr int LANES = 8;
+constexpr int PREFETCHED = 2048;  // bytes ahead of a row
 
 float sum_of_lanes(__m256 x) {
   __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -95,46 +96,65 @@ struct Nibbles {
   }
 };
 
-// Products of matrix row i with ROWS activations from r on.
-template <class Codes, int BLOCK, int ROWS>
-void row_products(const BlockRows& matrix, int i, const Activations& x, int r, float* y, size_t y_stride) {
-  const uint8_t* row = matrix.codes + (size_t)i * matrix.blocks * BLOCK * Codes::BITS / 8;
-  const float* scales = matrix.scales + (size_t)i * matrix.blocks;
-  __m256 totals[ROWS];
-  for (auto& total : totals) total = _mm256_setzero_ps();
+// Products of matrix rows i to i + MATRIX_ROWS - 1 with activations r to r + TOKENS - 1.
+template <class Codes, int BLOCK, int MATRIX_ROWS, int TOKENS>
+void tile(const BlockRows& matrix, int i, const Activations& x, int r, float* y, size_t y_stride) {
+  const uint8_t* rows[MATRIX_ROWS];
+  const float* scales[MATRIX_ROWS];
+  __m256 totals[MATRIX_ROWS][TOKENS];
+  for (int m = 0; m < MATRIX_ROWS; m++) {
+    rows[m] = matrix.codes + (i + m) * matrix.row_bytes();
+    scales[m] = matrix.scales + (size_t)(i + m) * matrix.blocks;
+    for (auto& total : totals[m]) total = _mm256_setzero_ps();
+  }
   for (int block = 0; block < matrix.blocks; block++) {
-    __m256i sums[ROWS];
-    int zero = zero_point(matrix, i, block);
-    for (int k = 0; k < ROWS; k++) {
-      sums[k] = _mm256_zextsi128_si256(_mm_cvtsi32_si128(-zero * x.sums[(size_t)(r + k) * x.blocks + block]));
-    }
-    for (int c = 0; c < BLOCK; c += 16) {
-      __m256i codes = Codes::widened(row, block * BLOCK + c);
-      for (int k = 0; k < ROWS; k++) {
-        __m256i products = _mm256_madd_epi16(codes, codes_of_16(x.codes + (r + k) * x.stride + block * BLOCK + c));
-        sums[k] = _mm256_add_epi32(sums[k], products);
+    __m256i sums[MATRIX_ROWS][TOKENS];
+    for (int m = 0; m < MATRIX_ROWS; m++) {
+      _mm_prefetch((const char*)(rows[m] + block * BLOCK * Codes::BITS / 8 + PREFETCHED), _MM_HINT_T0);
+      int zero = zero_point(matrix, i + m, block);
+      for (int k = 0; k < TOKENS; k++) {
+        sums[m][k] = _mm256_zextsi128_si256(_mm_cvtsi32_si128(-zero * x.sums[(size_t)(r + k) * x.blocks + block]));
       }
     }
-    for (int k = 0; k < ROWS; k++) {
-      __m256 scale = _mm256_set1_ps(scales[block] * x.scales[(size_t)(r + k) * x.blocks + block]);
-      totals[k] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[k]), scale, totals[k]);
+    for (int c = block * BLOCK; c < (block + 1) * BLOCK; c += 16) {
+      __m256i codes[MATRIX_ROWS];
+      for (int m = 0; m < MATRIX_ROWS; m++) codes[m] = Codes::widened(rows[m], c);
+      for (int k = 0; k < TOKENS; k++) {
+        __m256i activations = codes_of_16(x.codes + (r + k) * x.stride + c);
+        for (int m = 0; m < MATRIX_ROWS; m++) {
+          sums[m][k] = _mm256_add_epi32(sums[m][k], _mm256_madd_epi16(codes[m], activations));
+        }
+      }
+    }
+    for (int k = 0; k < TOKENS; k++) {
+      float scale = x.scales[(size_t)(r + k) * x.blocks + block];
+      for (int m = 0; m < MATRIX_ROWS; m++) {
+        __m256 factor = _mm256_set1_ps(scales[m][block] * scale);
+        totals[m][k] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[m][k]), factor, totals[m][k]);
+      }
     }
   }
-  for (int k = 0; k < ROWS; k++) y[(r + k) * y_stride + i] = sum_of_lanes(totals[k]);
+  for (int k = 0; k < TOKENS; k++) {
+    for (int m = 0; m < MATRIX_ROWS; m++) y[(r + k) * y_stride + i + m] = sum_of_lanes(totals[m][k]);
+  }
+}
+
+// All matrix rows with TOKENS activations.
+template <class Codes, int BLOCK, int TOKENS>
+void tiles(const BlockRows& matrix, int first, int last, const Activations& x, int r, float* y, size_t y_stride) {
+  constexpr int MATRIX_ROWS = TOKENS == 1 ? 4 : TOKENS == 2 ? 2 : 1;  // as many as registers hold
+  int i = first;
+  for (; i + MATRIX_ROWS <= last; i += MATRIX_ROWS) tile<Codes, BLOCK, MATRIX_ROWS, TOKENS>(matrix, i, x, r, y, y_stride);
+  for (; i < last; i++) tile<Codes, BLOCK, 1, TOKENS>(matrix, i, x, r, y, y_stride);
 }
 
 template <class Codes, int BLOCK>
 void products_in_blocks(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
                         size_t y_stride) {
-  for (int r = 0; r < rows;) {
-    int left = rows - r;
-    for (int i = first; i < last; i++) {
-      if (left >= 4) row_products<Codes, BLOCK, 4>(matrix, i, x, r, y, y_stride);
-      else if (left >= 2) row_products<Codes, BLOCK, 2>(matrix, i, x, r, y, y_stride);
-      else row_products<Codes, BLOCK, 1>(matrix, i, x, r, y, y_stride);
-    }
-    r += left >= 4 ? 4 : left >= 2 ? 2 : 1;
-  }
+  int r = 0;
+  for (; r + 6 <= rows; r += 6) tiles<Codes, BLOCK, 6>(matrix, first, last, x, r, y, y_stride);
+  for (; r + 2 <= rows; r += 2) tiles<Codes, BLOCK, 2>(matrix, first, last, x, r, y, y_stride);
+  for (; r < rows; r++) tiles<Codes, BLOCK, 1>(matrix, first, last, x, r, y, y_stride);
 }
 
 void block_products(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
@@ -160,10 +180,43 @@ float dot(const float* a, const float* b, int n) {
   return sum_of_lanes(total);
 }
 
+// Products of MATRIX_ROWS rows of float32 with TOKENS rows of x; each is the sum that `dot` makes.
+template <int MATRIX_ROWS, int TOKENS>
+void float_tile(const float* matrix, int width, const float* x, size_t x_stride, float* y, size_t y_stride) {
+  __m256 totals[MATRIX_ROWS][TOKENS];
+  for (auto& row : totals) {
+    for (auto& total : row) total = _mm256_setzero_ps();
+  }
+  for (int c = 0; c < width; c += LANES) {
+    __m256i mask = first_lanes(width - c);
+    __m256 weights[MATRIX_ROWS];
+    for (int m = 0; m < MATRIX_ROWS; m++) weights[m] = _mm256_maskload_ps(matrix + (size_t)m * width + c, mask);
+    for (int k = 0; k < TOKENS; k++) {
+      __m256 values = _mm256_maskload_ps(x + k * x_stride + c, mask);
+      for (int m = 0; m < MATRIX_ROWS; m++) totals[m][k] = _mm256_fmadd_ps(weights[m], values, totals[m][k]);
+    }
+  }
+  for (int k = 0; k < TOKENS; k++) {
+    for (int m = 0; m < MATRIX_ROWS; m++) y[k * y_stride + m] = sum_of_lanes(totals[m][k]);
+  }
+}
+
+template <int TOKENS>
+void float_tiles(const float* matrix, int width, int first, int last, const float* x, size_t x_stride, float* y,
+                 size_t y_stride) {
+  int i = first;
+  for (; i + 4 <= last; i += 4) float_tile<4, TOKENS>(matrix + (size_t)i * width, width, x, x_stride, y + i, y_stride);
+  for (; i < last; i++) float_tile<1, TOKENS>(matrix + (size_t)i * width, width, x, x_stride, y + i, y_stride);
+}
+
 void float_products(const float* matrix, int width, int first, int last, const float* x, size_t x_stride, int rows,
                     float* y, size_t y_stride) {
-  for (int i = first; i < last; i++) {
-    for (int r = 0; r < rows; r++) y[r * y_stride + i] = dot(matrix + (size_t)i * width, x + r * x_stride, width);
+  int r = 0;
+  for (; r + 3 <= rows; r += 3) {
+    float_tiles<3>(matrix, width, first, last, x + r * x_stride, x_stride, y + r * y_stride, y_stride);
+  }
+  for (; r < rows; r++) {
+    float_tiles<1>(matrix, width, first, last, x + r * x_stride, x_stride, y + r * y_stride, y_stride);
   }
 }
 
@@ -207,35 +260,34 @@ float exponentials(float* scores, int length, float largest) {
   return sum_of_lanes(total);
 }
 
-// y = weights values / total for WIDTH vectors of channels
+// sums = weights values for WIDTH vectors of channels
 template <int WIDTH>
-void weighted_values(const float* weights, const float* values, int length, int channels, float total, float* y) {
-  __m256 sums[WIDTH];
-  for (auto& sum : sums) sum = _mm256_setzero_ps();
+void weighted_values(const float* weights, const float* values, int length, int channels, float* sums) {
+  __m256 totals[WIDTH];
+  for (auto& total : totals) total = _mm256_setzero_ps();
   for (int j = 0; j < length; j++) {
     __m256 weight = _mm256_set1_ps(weights[j]);
     for (int i = 0; i < WIDTH; i++) {
-      sums[i] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(values + (size_t)j * channels + i * LANES), sums[i]);
+      totals[i] = _mm256_fmadd_ps(weight, _mm256_loadu_ps(values + (size_t)j * channels + i * LANES), totals[i]);
     }
   }
-  __m256 share = _mm256_set1_ps(1 / total);
-  for (int i = 0; i < WIDTH; i++) _mm256_storeu_ps(y + i * LANES, _mm256_mul_ps(sums[i], share));
+  for (int i = 0; i < WIDTH; i++) _mm256_storeu_ps(sums + i * LANES, totals[i]);
 }
 
 void attend(const float* query, const float* keys, const float* values, int length, int channels, float scale,
-            float* scores, float* y) {
-  float largest = -INFINITY;
+            float* scores, Attended& y) {
   int j = 0;
   for (; j + 4 <= length; j += 4) {
     __m128 dots = _mm_mul_ps(four_dots(query, keys + (size_t)j * channels, channels), _mm_set1_ps(scale));
     _mm_storeu_ps(scores + j, dots);
   }
   for (; j < length; j++) scores[j] = one_dot(query, keys + (size_t)j * channels, channels) * scale;
-  for (j = 0; j < length; j++) largest = std::max(largest, scores[j]);
-  float total = exponentials(scores, length, largest);
+  y.largest = *std::max_element(scores, scores + length);
+  y.total = exponentials(scores, length, y.largest);
   int c = 0;
-  for (; c + 8 * LANES <= channels; c += 8 * LANES) weighted_values<8>(scores, values + c, length, channels, total, y + c);
-  for (; c < channels; c += LANES) weighted_values<1>(scores, values + c, length, channels, total, y + c);
+  for (; c + 9 * LANES <= channels; c += 9 * LANES) weighted_values<9>(scores, values + c, length, channels, y.sums + c);
+  for (; c + 4 * LANES <= channels; c += 4 * LANES) weighted_values<4>(scores, values + c, length, channels, y.sums + c);
+  for (; c < channels; c += LANES) weighted_values<1>(scores, values + c, length, channels, y.sums + c);
 }
 
 void gated_silu(const float* gate, const float* up, int n, float* y) {

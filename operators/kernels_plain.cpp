@@ -29,9 +29,8 @@ void quantize(const float* x, int n, int block_size, int16_t* codes, float* scal
 
 void block_products(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
                     size_t y_stride) {
-  size_t row_bytes = (size_t)matrix.blocks * matrix.block_size * matrix.bits / 8;
   for (int i = first; i < last; i++) {
-    const uint8_t* row = matrix.codes + i * row_bytes;
+    const uint8_t* row = matrix.codes + i * matrix.row_bytes();
     for (int r = 0; r < rows; r++) {
       float total = 0;
       for (int block = 0; block < matrix.blocks; block++) {
@@ -59,21 +58,21 @@ void float_products(const float* matrix, int width, int first, int last, const f
 }
 
 void attend(const float* query, const float* keys, const float* values, int length, int channels, float scale,
-            float* scores, float* y) {
-  float largest = -INFINITY, total = 0;
+            float* scores, Attended& y) {
+  y.largest = -INFINITY;
   for (int j = 0; j < length; j++) {
     float dot = 0;
     for (int c = 0; c < channels; c++) dot += query[c] * keys[(size_t)j * channels + c];
     scores[j] = dot * scale;
-    largest = std::max(largest, scores[j]);
+    y.largest = std::max(y.largest, scores[j]);
   }
-  std::fill(y, y + channels, 0.0f);
+  std::fill(y.sums, y.sums + channels, 0.0f);
+  y.total = 0;
   for (int j = 0; j < length; j++) {
-    float weight = std::exp(scores[j] - largest);
-    total += weight;
-    for (int c = 0; c < channels; c++) y[c] += weight * values[(size_t)j * channels + c];
+    float weight = std::exp(scores[j] - y.largest);
+    y.total += weight;
+    for (int c = 0; c < channels; c++) y.sums[c] += weight * values[(size_t)j * channels + c];
   }
-  for (int c = 0; c < channels; c++) y[c] /= total;
 }
 
 float sum_of_squares(const float* x, int n) {
