@@ -80,6 +80,7 @@ __m256i codes_of_16(const int16_t* codes) { return _mm256_loadu_si256((const __m
 // 16 codes of 8 bits, in order.
 struct Bytes {
   static constexpr int BITS = 8;
+  static int zero(const BlockRows& matrix, int row, int block) { return matrix.zeros[(size_t)row * matrix.blocks + block]; }
   static __m256i widened(const uint8_t* row, int index) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(row + index)));
   }
@@ -88,6 +89,9 @@ struct Bytes {
 // 16 codes of 4 bits, in order: a byte's halves are moved beside each other.
 struct Nibbles {
   static constexpr int BITS = 4;
+  static int zero(const BlockRows& matrix, int row, int block) {
+    return matrix.zeros[(size_t)row * ((matrix.blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
+  }
   static __m256i widened(const uint8_t* row, int index) {
     __m128i bytes = _mm_loadl_epi64((const __m128i*)(row + index / 2));
     __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
@@ -96,8 +100,11 @@ struct Nibbles {
   }
 };
 
+// A sum of a block that begins at minus zero point times the sum of the activations.
+__m256i begun(int zero, int sum) { return _mm256_zextsi128_si256(_mm_cvtsi32_si128(-zero * sum)); }
+
 // Products of matrix rows i to i + MATRIX_ROWS - 1 with activations r to r + TOKENS - 1.
-template <class Codes, int BLOCK, int MATRIX_ROWS, int TOKENS>
+template <class Codes, bool ZEROS, int BLOCK, int MATRIX_ROWS, int TOKENS>
 void tile(const BlockRows& matrix, int i, const Activations& x, int r, float* y, size_t y_stride) {
   const uint8_t* rows[MATRIX_ROWS];
   const float* scales[MATRIX_ROWS];
@@ -109,12 +116,15 @@ void tile(const BlockRows& matrix, int i, const Activations& x, int r, float* y,
   }
   for (int block = 0; block < matrix.blocks; block++) {
     __m256i sums[MATRIX_ROWS][TOKENS];
+    for (int k = 0; k < TOKENS; k++) {
+      int sum = x.sums[(size_t)(r + k) * x.blocks + block];
+      __m256i common = begun(1 << (Codes::BITS - 1), sum);
+      for (int m = 0; m < MATRIX_ROWS; m++) {
+        sums[m][k] = ZEROS ? begun(Codes::zero(matrix, i + m, block), sum) : common;
+      }
+    }
     for (int m = 0; m < MATRIX_ROWS; m++) {
       _mm_prefetch((const char*)(rows[m] + block * BLOCK * Codes::BITS / 8 + PREFETCHED), _MM_HINT_T0);
-      int zero = zero_point(matrix, i + m, block);
-      for (int k = 0; k < TOKENS; k++) {
-        sums[m][k] = _mm256_zextsi128_si256(_mm_cvtsi32_si128(-zero * x.sums[(size_t)(r + k) * x.blocks + block]));
-      }
     }
     for (int c = block * BLOCK; c < (block + 1) * BLOCK; c += 16) {
       __m256i codes[MATRIX_ROWS];
@@ -140,32 +150,37 @@ void tile(const BlockRows& matrix, int i, const Activations& x, int r, float* y,
 }
 
 // All matrix rows with TOKENS activations.
-template <class Codes, int BLOCK, int TOKENS>
+template <class Codes, bool ZEROS, int BLOCK, int TOKENS>
 void tiles(const BlockRows& matrix, int first, int last, const Activations& x, int r, float* y, size_t y_stride) {
   constexpr int MATRIX_ROWS = TOKENS == 1 ? 4 : TOKENS == 2 ? 2 : 1;  // as many as registers hold
   int i = first;
-  for (; i + MATRIX_ROWS <= last; i += MATRIX_ROWS) tile<Codes, BLOCK, MATRIX_ROWS, TOKENS>(matrix, i, x, r, y, y_stride);
-  for (; i < last; i++) tile<Codes, BLOCK, 1, TOKENS>(matrix, i, x, r, y, y_stride);
+  for (; i + MATRIX_ROWS <= last; i += MATRIX_ROWS) tile<Codes, ZEROS, BLOCK, MATRIX_ROWS, TOKENS>(matrix, i, x, r, y, y_stride);
+  for (; i < last; i++) tile<Codes, ZEROS, BLOCK, 1, TOKENS>(matrix, i, x, r, y, y_stride);
 }
 
-template <class Codes, int BLOCK>
+template <class Codes, bool ZEROS, int BLOCK>
 void products_in_blocks(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
                         size_t y_stride) {
   int r = 0;
-  for (; r + 6 <= rows; r += 6) tiles<Codes, BLOCK, 6>(matrix, first, last, x, r, y, y_stride);
-  for (; r + 2 <= rows; r += 2) tiles<Codes, BLOCK, 2>(matrix, first, last, x, r, y, y_stride);
-  for (; r < rows; r++) tiles<Codes, BLOCK, 1>(matrix, first, last, x, r, y, y_stride);
+  for (; r + 6 <= rows; r += 6) tiles<Codes, ZEROS, BLOCK, 6>(matrix, first, last, x, r, y, y_stride);
+  for (; r + 2 <= rows; r += 2) tiles<Codes, ZEROS, BLOCK, 2>(matrix, first, last, x, r, y, y_stride);
+  for (; r < rows; r++) tiles<Codes, ZEROS, BLOCK, 1>(matrix, first, last, x, r, y, y_stride);
+}
+
+template <class Codes, bool ZEROS>
+void products_of(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
+                 size_t y_stride) {
+  auto products = matrix.block_size == 64   ? products_in_blocks<Codes, ZEROS, 64>
+                  : matrix.block_size == 32 ? products_in_blocks<Codes, ZEROS, 32>
+                                            : products_in_blocks<Codes, ZEROS, 16>;
+  products(matrix, first, last, x, rows, y, y_stride);
 }
 
 void block_products(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
                     size_t y_stride) {
-  auto products = matrix.bits == 8
-                      ? (matrix.block_size == 64   ? products_in_blocks<Bytes, 64>
-                         : matrix.block_size == 32 ? products_in_blocks<Bytes, 32>
-                                                   : products_in_blocks<Bytes, 16>)
-                      : (matrix.block_size == 64   ? products_in_blocks<Nibbles, 64>
-                         : matrix.block_size == 32 ? products_in_blocks<Nibbles, 32>
-                                                   : products_in_blocks<Nibbles, 16>);
+  bool zeros = matrix.zeros != nullptr;
+  auto products = matrix.bits == 8 ? (zeros ? products_of<Bytes, true> : products_of<Bytes, false>)
+                                   : (zeros ? products_of<Nibbles, true> : products_of<Nibbles, false>);
   products(matrix, first, last, x, rows, y, y_stride);
 }
 

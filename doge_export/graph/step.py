@@ -1,4 +1,4 @@
-"""The graph of one operator, DogeStep: a whole decoding step over the same weights. Exports have no such file yet.
+"""The graph of one operator, DogeStep: a whole decoding step over the same weights.
 
 docs/operators.md describes the operator. It reads matrices as MatMulNBits stores them, so the data file has nothing
 for it alone. Its inputs come in the order in which the decoder uses them.
@@ -13,47 +13,76 @@ import numpy as np
 from .blocks import BlockQuantized
 from .builder import DOGE, ConstantPool, GraphBuilder
 from .dimensions import Dimensions
+from .eviction import cache_heads
 from .folding import FoldedDecoder
 from .matmul import Part, Plan
-from .rotary import rotary_table
-from .variants.interface import past_names, present_names, window_positions
+from .rotary import RotarySpec
+from .variants.interface import past_names, present_names
 
 FLOAT_BITS = 32  # of a part that is not in blocks
+ACTIVATIONS = {"silu": 0, "swish": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3}
+TABLES = ("embed_tokens", "down_embed", "up_embed")  # matrices whose rows are looked up
 
 
 def can_step(folded: FoldedDecoder, plan: Plan) -> bool:
-    """Whether the operator computes this decoder: dense, SiLU, a float32 state, no offsets of blocks."""
+    """Whether the operator computes this decoder: a float32 state, no offsets of blocks, tables of one part."""
     d = folded.dimensions
     parts = [part for parts in plan.values() for part in parts]
     offsets = any(isinstance(part, BlockQuantized) and part.offsets is not None for part in parts)
-    return d.num_experts is None and d.hidden_act in ("silu", "swish") and not d.kv_int8 and not offsets
+    mixed = any(len(parts) > 1 for name, parts in plan.items() if name.endswith(TABLES))
+    return d.hidden_act in ACTIVATIONS and not d.kv_int8 and not offsets and not mixed
 
 
 def build_step(folded: FoldedDecoder, plan: Plan, pool: ConstantPool) -> GraphBuilder:
-    """The graph: input_ids int64 [B, S], past_lengths int64 [B] and the past -> logits [B, S, vocab], the present."""
+    """The graph of `declare_tokens` and the past -> logits float32 [B, N, vocab], the present."""
     graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan)
-    graph.input("input_ids", np.int64, ["batch_size", "sequence_length"])
-    graph.input("past_lengths", np.int64, ["batch_size"])
-    graph.output("logits", np.float32, ["batch_size", "sequence_length", d.vocab_size])
-    pasts, presents = [], []
+    declared = declare_tokens(graph, d)
+    graph.output("logits", np.float32, ["batch_size", "num_logits", d.vocab_size])
+    outputs = ["logits", *declare_keys(graph, d)]
+    pasts = []
     for index in range(d.num_layers):
         pasts += past_names(index)
-        presents += present_names(index)
-    for past, present in zip(pasts, presents, strict=True):
-        shape: list[int | str] = ["batch_size", d.num_kv_heads, "slots", d.channels]
+        outputs += present_names(index)
+    for past, present in zip(pasts, outputs[3:], strict=True):
+        shape: list[int | str] = ["batch_size", "heads", "slots", d.channels]
         graph.input(past, np.float32, shape)
         graph.output(present, np.float32, shape)
-    rotary_table(graph, folded.rotary, *window_positions(graph, d))
-    constants = inputs.write(graph)
+    constants = [*rotary_constants(graph, folded.rotary), *inputs.write(graph)]
     graph.node(
         "DogeStep",
-        ["input_ids", "past_lengths", *pasts, "rotary.cos", "rotary.sin", *constants],
-        ["logits", *presents],
+        [*declared, "key_precedence", "key_positions", *pasts, *constants],
+        outputs,
         DOGE,
         **attributes(d),
         **inputs.attributes,
     )
     return graph
+
+
+def declare_tokens(graph: GraphBuilder, d: Dimensions) -> list[str]:
+    """input_ids int64 [B, S], past_lengths int64 [B], logits_to_keep int64 [N]."""
+    graph.input("input_ids", np.int64, ["batch_size", "sequence_length"])
+    graph.input("past_lengths", np.int64, ["batch_size"])
+    graph.input("logits_to_keep", np.int64, ["num_logits"])
+    return ["input_ids", "past_lengths", "logits_to_keep"]
+
+
+def declare_keys(graph: GraphBuilder, d: Dimensions) -> list[str]:
+    """Precedence float32 and positions int64 of the keys [layers, heads, keys]: of a full window, else no keys."""
+    shape: list[int | str] = [d.num_layers, cache_heads(d), "keys"]
+    for name, dtype in (("key_precedence", np.float32), ("key_positions", np.int64)):
+        graph.input(name, dtype, shape)
+        graph.output(f"present_{name}", dtype, shape)
+    return ["present_key_precedence", "present_key_positions"]
+
+
+def rotary_constants(graph: GraphBuilder, spec: RotarySpec) -> list[str]:
+    """float64: the frequencies [head_dim / 2]; scaling, max_position, theta and the dynamic factor or 0."""
+    numbers = [spec.attention_scaling, spec.max_position, spec.theta, spec.dynamic_factor or 0]
+    return [
+        graph.constant("rotary.inv_freq", np.array(spec.inv_freq)),
+        graph.constant("rotary.numbers", np.array(numbers, np.float64)),
+    ]
 
 
 def attributes(d: Dimensions) -> dict[str, int | float]:
@@ -65,7 +94,10 @@ def attributes(d: Dimensions) -> dict[str, int | float]:
         "head_dim": d.head_dim,
         "channels": d.channels,
         "num_mask_heads": d.num_mask_heads if d.has_mask else 0,
+        "keep_window_size": d.keep_window_size,
         "qk_norm": int(d.qk_norm),
+        "num_experts_per_tok": d.num_experts_per_tok if d.num_experts is not None else 0,
+        "activation": ACTIVATIONS[d.hidden_act],
         "epsilon": d.rms_norm_eps,
     }
 
@@ -86,6 +118,7 @@ class StepInputs:
         """Of the operator, after `write`."""
         return {
             "tied": int("lm_head" not in self._folded.matrices),
+            "router_bias": int("layers.0.mlp.router_gate.x.bias" in self._folded.constants),
             "part_counts": self._part_counts,
             "part_bits": self._part_bits,
             "zero_points": self._zero_points,
@@ -116,9 +149,16 @@ class StepInputs:
         names += self._constants(graph, f"{name}.post_attention.norm.weight")
         names += self._matrix(graph, f"{name}.mlp.gate_up_proj")
         names += self._matrix(graph, f"{name}.mlp.down_proj")
+        if d.num_experts is not None:
+            names += self._experts(graph, f"{name}.mlp")
         names += self._residual(graph, f"{name}.post_attention_residual.weight")
         names += self._constants(graph, f"{name}.output.norm.weight")
         return names
+
+    def _experts(self, graph: GraphBuilder, name: str) -> list[str]:
+        router = [f"{name}.router_gate.{half}.{part}" for half in "xy" for part in ("weight", "bias")]
+        names = list(self._constants(graph, *[each for each in router if each in self._folded.constants]))
+        return names + self._matrix(graph, f"{name}.down_embed") + self._matrix(graph, f"{name}.up_embed")
 
     def _constants(self, graph: GraphBuilder, *names: str) -> Iterable[str]:
         return [graph.constant(name, self._folded.constants[name]) for name in names]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from doge_export.graph import ConstantPool, Dimensions, FoldedDecoder, Plain, Plan, build_decoder
 from doge_export.graph.blocks import quantize_blocks
+from doge_export.graph.eviction import cache_heads
 from doge_export.graph.matmul import stored_values
 from doge_export.graph.step import build_step
 from doge_export.quantization.gptq import nearest
@@ -69,21 +70,28 @@ class Stream:
             options.register_custom_ops_library(str(library))
         self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         shape = (streams, d.num_kv_heads, SLOTS, d.channels)
+        self.keys = (d.num_layers, cache_heads(d))
         names = [each.name for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
         self.caches = {name: np.zeros(shape, np.float32) for name in names}
 
     def feed(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> Floats:
         """Feed int64 [streams, S] tokens behind `past` int64 [streams] of them: logits [streams, S, vocab]."""
+        return self.run(self.inputs(ids, past))
+
+    def inputs(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Those of this graph, beside the caches."""
         length = ids.shape[1]
         inputs: dict[str, NDArray[Any]] = {
             "input_ids": ids,
             "past_lengths": past,
+            "key_precedence": np.zeros((*self.keys, 0), np.float32),
+            "key_positions": np.zeros((*self.keys, 0), np.int64),
             "position_ids": past[:, None] + np.arange(length),
             "seqlens_k": (past + length - 1).astype(np.int32),
             "total_sequence_length": np.array(past.max() + length, np.int32),
             "logits_to_keep": np.arange(length),
         }
-        return self.run({each.name: inputs[each.name] for each in self.session.get_inputs() if each.name in inputs})
+        return {each.name: inputs[each.name] for each in self.session.get_inputs() if each.name in inputs}
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         """Run with these inputs beside the caches."""
@@ -94,7 +102,8 @@ class Stream:
             value = ort.OrtValue.ortvalue_from_numpy(cache)
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
-        binding.bind_output("logits")
+        for name in ("logits", *(name for name in inputs if name.startswith("key_"))):
+            binding.bind_output(name if name == "logits" else f"present_{name}")
         self.session.run_with_iobinding(binding)
-        logits: Floats = binding.get_outputs()[-1].numpy()
+        logits: Floats = binding.get_outputs()[-1 - sum(name.startswith("key_") for name in inputs)].numpy()
         return logits

@@ -1,0 +1,93 @@
+// A Doge decoder as the operator sees it: constants that lie where onnxruntime has them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+#include "rotary.h"
+
+namespace doge {
+
+// Rows of a matrix that are stored alike: codes of few bits, or float32.
+struct Part {
+  int rows;
+  BlockRows blocks;      // of `bits` 4 or 8
+  const float* weights;  // float32 [rows][width]; null where the part has blocks
+};
+
+struct Matrix {
+  int width;  // of a row
+  std::vector<Part> parts;
+  const float* bias;  // null without
+
+  int rows() const {
+    int total = 0;
+    for (const Part& part : parts) total += part.rows;
+    return total;
+  }
+};
+
+enum class Activation { SILU, GELU, GELU_TANH, RELU };
+
+// Single neurons, of which every token has its own few. Product keys: expert x * keys + y has the score x + y.
+struct Experts {
+  int keys;
+  const float *router[2];  // [keys][hidden] for x and y
+  const float *bias[2];    // [keys]; null without
+  Matrix down, up;         // [keys * keys][hidden], one part each
+};
+
+struct Layer {
+  Matrix qkv, o, gate_up, down;
+  const float* head_norms;             // [heads + kv heads][head_dim]; null without a norm of heads
+  const float* exponents;              // [mask width][(heads + kv heads) * extra channels]; null without a mask
+  const float* attention_residual;     // [hidden]; null: ones
+  const float* feed_forward_residual;  // [hidden]; null: ones
+  const float* feed_forward_norm;      // [hidden]
+  const float* next_norm;              // [hidden], of the following layer or of the logits
+  Experts experts;
+};
+
+struct Decoder {
+  int hidden, heads, kv_heads, head_dim, channels, mask_heads, mask_width, intermediate, vocabulary, window;
+  int experts_per_token;  // 0: dense
+  Activation activation;
+  float epsilon;
+  Rotary rotary;
+  const float* first_norm;          // [hidden], of the first layer
+  const float* first_layer_logits;  // [vocabulary][mask heads]; null without a mask
+  const float* precedence_factors;  // [kv heads][mask heads of a kv head]
+  Matrix embedding, output;         // often the same
+  std::vector<Layer> layers;
+
+  int extra() const { return channels - head_dim; }
+  int rotated_heads() const { return heads + kv_heads; }
+  int recurrent_heads() const { return mask_heads > 0 ? mask_heads : kv_heads; }
+};
+
+// Keys and values of a layer, float32 [streams][heads][slots][channels] each.
+//
+// Until the window is full there is a head for each kv head. Then there is one for each mask head, as they keep
+// different keys, and precedence and position of every key decide which one is evicted.
+struct Cache {
+  float *keys, *values;
+  float* precedence;   // [heads][window]; null: the window is not full
+  int64_t* positions;  // [heads][window]
+};
+
+struct Tokens {
+  int streams, length;        // tokens of each stream
+  const int64_t* ids;         // [streams][length]
+  const int64_t* past;        // [streams], tokens before them
+  int slots, heads;           // of the cache
+  std::vector<Cache> caches;  // of each layer
+  const int64_t* kept;        // [num_kept], the tokens of each stream whose logits are wanted
+  int num_kept;
+
+  int rows() const { return streams * length; }
+  int64_t position(int row) const { return past[row / length] + row % length; }
+  bool is_full() const { return caches.front().precedence != nullptr; }
+};
+
+}  // namespace doge

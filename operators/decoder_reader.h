@@ -1,0 +1,40 @@
+// Attributes and constant inputs of DogeStep, read into a Decoder; docs/operators.md has their order.
+#pragma once
+
+#include "decoder.h"
+#include "inputs.h"
+
+namespace doge::ort {
+
+struct Attributes {
+  int64_t num_layers, num_heads, num_kv_heads, head_dim, channels, num_mask_heads, keep_window_size, qk_norm, tied;
+  int64_t num_experts_per_tok, router_bias, activation;
+  float epsilon;
+  std::vector<int64_t> part_counts, part_bits, zero_points, biases, residuals;
+
+  Attributes(const Api& api, const KernelInfo* info);
+};
+
+// Constants stay where they are as long as the session lives.
+class DecoderReader {
+ public:
+  DecoderReader(const Attributes& attributes, Inputs& inputs) : a(attributes), inputs(inputs) {}
+
+  Decoder read();
+
+ private:
+  void read_sizes();
+  void read_rotary();
+  Layer layer(int64_t index);
+  Experts experts();
+  Matrix matrix(const char* name, int64_t width, int64_t rows);
+  Matrix table(const char* name, int64_t width, int64_t rows);
+  Part part(const char* name, int64_t width);
+
+  const Attributes& a;
+  Inputs& inputs;
+  Decoder d{};
+  size_t matrices_ = 0, parts_ = 0;
+};
+
+}  // namespace doge::ort

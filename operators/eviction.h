@@ -1,0 +1,12 @@
+// Which key leaves a full window: the rule of doge_export/runtime/eviction.py.
+#pragma once
+
+#include <cstdint>
+
+namespace doge {
+
+// The slot that a new key of this precedence takes among `window` keys, the oldest of those that rank lowest. -1 where
+// the new key ranks lower itself, and so is not kept.
+int freed_slot(const float* precedence, const int64_t* positions, int window, float newcomer);
+
+}  // namespace doge

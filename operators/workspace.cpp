@@ -1,0 +1,87 @@
+#include "workspace.h"
+
+namespace doge {
+namespace {
+
+constexpr size_t TASK_BYTES = 16384;  // of a matrix that a thread takes at once
+constexpr int LEAST_ROWS = 16;        // of it; a cache line of results
+
+int rows_of_task(size_t row_bytes) {
+  int rows = (int)(TASK_BYTES / row_bytes);
+  return std::max(rows - rows % LEAST_ROWS, LEAST_ROWS);
+}
+
+}  // namespace
+
+Quantized::Quantized(const Rows& x, int block_size, const Products& products) {
+  int rows = x.rows();
+  view.blocks = (x.width + block_size - 1) / block_size;
+  view.stride = (size_t)view.blocks * block_size;
+  codes_.resize(rows * view.stride);
+  scales_.resize((size_t)rows * view.blocks);
+  sums_.resize((size_t)rows * view.blocks);
+  products.each_row(rows, [&](int r) {
+    size_t block = (size_t)r * view.blocks;
+    products.kernels.quantize(x.row(r), x.width, block_size, &codes_[r * view.stride], &scales_[block], &sums_[block]);
+  });
+  view.codes = codes_.data();
+  view.scales = scales_.data();
+  view.sums = sums_.data();
+}
+
+void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
+  int rows = x.rows();
+  size_t y_stride = matrix.rows();
+  float* part_y = y;
+  for (const Part& part : matrix.parts) {
+    bool is_float = part.weights != nullptr;
+    int size = rows_of_task(is_float ? (size_t)matrix.width * sizeof(float) : part.blocks.row_bytes());
+    int tasks = (part.rows + size - 1) / size;
+    auto last_of = [&](int task) { return std::min((task + 1) * size, part.rows); };
+    if (is_float) {
+      team.parallel(tasks, [&](int task) {
+        kernels.float_products(part.weights, matrix.width, task * size, last_of(task), x.row(0), x.width, rows, part_y,
+                               y_stride);
+      });
+    } else {
+      Quantized quantized(x, part.blocks.block_size, *this);
+      team.parallel(tasks, [&](int task) {
+        kernels.block_products(part.blocks, task * size, last_of(task), quantized.view, rows, part_y, y_stride);
+      });
+    }
+    part_y += part.rows;
+  }
+  if (matrix.bias == nullptr) return;
+  for (int r = 0; r < rows; r++) {
+    for (size_t i = 0; i < y_stride; i++) y[r * y_stride + i] += matrix.bias[i];
+  }
+}
+
+Rows Products::product(const Matrix& matrix, const Rows& x) const {
+  Rows y(x.rows(), matrix.rows());
+  product(matrix, x, y.row(0));
+  return y;
+}
+
+void add_table_row(const Matrix& table, int64_t index, float factor, float* y) {
+  const Part& part = table.parts.front();
+  if (part.weights != nullptr) {
+    const float* row = part.weights + index * table.width;
+    for (int i = 0; i < table.width; i++) y[i] += factor * row[i];
+    return;
+  }
+  const BlockRows& b = part.blocks;
+  const uint8_t* row = b.codes + index * b.row_bytes();
+  for (int block = 0; block < b.blocks; block++) {
+    int zero = zero_point(b, (int)index, block), start = block * b.block_size;
+    float scale = factor * b.scales[(size_t)index * b.blocks + block];
+    int end = std::min(start + b.block_size, table.width);
+    if (b.bits == 8) {
+      for (int i = start; i < end; i++) y[i] += (float)(row[i] - zero) * scale;
+    } else {
+      for (int i = start; i < end; i++) y[i] += (float)((row[i / 2] >> (i % 2 * 4) & 15) - zero) * scale;
+    }
+  }
+}
+
+}  // namespace doge
