@@ -49,7 +49,7 @@ Decoder DecoderReader::read() {
   Shape shape;
   d.first_norm = inputs.floats("first_norm", {-1}, &shape);
   d.hidden = (int)shape[0];
-  d.embedding = table("embedding", d.hidden, -1);
+  d.embedding = table("embedding", d.hidden);
   d.vocabulary = d.embedding.rows();
   if (d.mask_heads > 0) {
     d.first_layer_logits = inputs.floats("first_layer_logits", {d.vocabulary, d.mask_heads});
@@ -120,13 +120,15 @@ Experts DecoderReader::experts() {
   }
   check((int64_t)d.experts_per_token <= shape[0] * shape[0], "num_experts_per_tok must be at most the experts");
   experts.keys = (int)shape[0];
-  experts.down = table("down_embed", d.hidden, shape[0] * shape[0]);
-  experts.up = table("up_embed", d.hidden, shape[0] * shape[0]);
+  experts.down = table("down_embed", d.hidden);
+  experts.up = table("up_embed", d.hidden);
+  check(experts.down.rows() >= shape[0] * shape[0] && experts.up.rows() >= shape[0] * shape[0],
+        "down_embed and up_embed must have a row for every pair of keys");
   return experts;
 }
 
-Matrix DecoderReader::table(const char* name, int64_t width, int64_t rows) {
-  Matrix read = matrix(name, width, rows);
+Matrix DecoderReader::table(const char* name, int64_t width) {
+  Matrix read = matrix(name, width, -1);
   if (read.parts.size() != 1) throw refused(std::string(name) + " must have one part");
   return read;
 }

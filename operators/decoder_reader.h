@@ -28,7 +28,7 @@ class DecoderReader {
   Layer layer(int64_t index);
   Experts experts();
   Matrix matrix(const char* name, int64_t width, int64_t rows);
-  Matrix table(const char* name, int64_t width, int64_t rows);
+  Matrix table(const char* name, int64_t width);
   Part part(const char* name, int64_t width);
 
   const Attributes& a;

@@ -12,7 +12,7 @@ namespace doge::ort {
 namespace {
 
 constexpr int FIXED_INPUTS = 5;   // then the past, then constants
-constexpr int FIXED_OUTPUTS = 3;  // then the present
+constexpr int FIXED_OUTPUTS = 4;  // then the present
 constexpr size_t THREADS = 64;    // that may join; the session's own number is not told
 
 class DogeStep {
@@ -34,10 +34,11 @@ class DogeStep {
     Shape ids, kept, window;
     Tokens tokens{};
     tokens.ids = (const int64_t*)inputs.next("input_ids", INT64, {-1, -1}, &ids);
-    tokens.past = (const int64_t*)inputs.next("past_lengths", INT64, {ids[0]});
     tokens.kept = (const int64_t*)inputs.next("logits_to_keep", INT64, {-1}, &kept);
-    auto precedence = (float*)inputs.next("key_precedence", FLOAT, {a.num_layers, -1, -1}, &window);
-    auto positions = (int64_t*)inputs.next("key_positions", INT64, window);
+    auto lengths = (int64_t*)inputs.next("past_lengths", INT64, {ids[0]});
+    auto precedence = (float*)inputs.next("past_precedence", FLOAT, {a.num_layers, -1, -1}, &window);
+    auto positions = (int64_t*)inputs.next("past_positions", INT64, window);
+    tokens.past = lengths;
     tokens.streams = (int)ids[0];
     tokens.length = (int)ids[1];
     tokens.num_kept = (int)kept[0];
@@ -49,8 +50,8 @@ class DogeStep {
     const Decoder& decoder = read_once(inputs);
     check_tokens(tokens, decoder);
     check_window(tokens, window, decoder);
-    precedence = written_in_place(context, 1, precedence, window);
-    positions = written_in_place(context, 2, positions, window);
+    precedence = written_in_place(context, 2, precedence, window);
+    positions = written_in_place(context, 3, positions, window);
     size_t keys = window[1] * window[2];  // of a layer
     for (int64_t i = 0; i < a.num_layers; i++) {
       tokens.caches.push_back({written_in_place(context, FIXED_OUTPUTS + 2 * i, past[2 * i], cache),
@@ -59,6 +60,8 @@ class DogeStep {
     }
     auto logits = (float*)api_.data(api_.output(context, 0, {ids[0], kept[0], decoder.vocabulary}));
     if (tokens.rows() > 0) run(context, decoder, tokens, logits);
+    lengths = written_in_place(context, 1, lengths, {ids[0]});  // after all else: it tells that the rows are there
+    for (int i = 0; i < tokens.streams; i++) lengths[i] += tokens.length;
   }
 
  private:
@@ -109,7 +112,7 @@ class DogeStep {
   static void check_window(const Tokens& tokens, const Shape& window, const Decoder& decoder) {
     bool full = window[1] * window[2] > 0;
     if (full && (tokens.streams != 1 || window[1] != decoder.recurrent_heads() || window[2] != decoder.window)) {
-      throw refused("key_precedence must be of one stream, of " + std::to_string(decoder.recurrent_heads()) +
+      throw refused("past_precedence must be of one stream, of " + std::to_string(decoder.recurrent_heads()) +
                     " heads and " + std::to_string(decoder.window) + " keys, or empty");
     }
     check(!full || tokens.slots >= decoder.window, "past must have a slot for every key of a full window");
@@ -155,9 +158,9 @@ Status* compute(void* kernel, Context* context) {
   return guarded(step->api(), [&] { step->compute(context); });
 }
 
-// input_ids, past_lengths, logits_to_keep, key_precedence, key_positions; then any number of any type
+// input_ids, logits_to_keep, past_lengths, past_precedence, past_positions; then any number of any type
 constexpr int INPUT_TYPES[FIXED_INPUTS] = {INT64, INT64, INT64, FLOAT, INT64};
-constexpr int OUTPUT_TYPES[FIXED_OUTPUTS + 1] = {FLOAT, FLOAT, INT64, FLOAT};
+constexpr int OUTPUT_TYPES[FIXED_OUTPUTS + 1] = {FLOAT, INT64, FLOAT, INT64, FLOAT};
 
 }  // namespace
 

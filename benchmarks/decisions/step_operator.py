@@ -60,8 +60,8 @@ class Steps:
             "seqlens_k": np.zeros(1, np.int32),
             "total_sequence_length": np.zeros((), np.int32),
             "logits_to_keep": np.zeros(1, np.int64),
-            "key_precedence": np.zeros((d.num_layers, cache_heads(d), 0), np.float32),
-            "key_positions": np.zeros((d.num_layers, cache_heads(d), 0), np.int64),
+            "past_precedence": np.zeros((d.num_layers, cache_heads(d), 0), np.float32),
+            "past_positions": np.zeros((d.num_layers, cache_heads(d), 0), np.int64),
         }
         cache = (1, d.num_kv_heads, SLOTS, d.channels)
         self.values = []  # a binding does not keep them
@@ -71,8 +71,11 @@ class Steps:
             self.binding.bind_ortvalue_input(each.name, self.values[-1])
             if each.name.startswith("past_key_values"):
                 self.binding.bind_ortvalue_output(each.name.replace("past_key_values", "present"), self.values[-1])
-            if each.name.startswith("key_"):
-                self.binding.bind_ortvalue_output(f"present_{each.name}", self.values[-1])
+            if each.name in ("past_precedence", "past_positions"):
+                self.binding.bind_ortvalue_output(each.name.replace("past", "present"), self.values[-1])
+        if "past_lengths" in [each.name for each in self.session.get_inputs()]:
+            self.values.append(ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.int64)))
+            self.binding.bind_ortvalue_output("present_lengths", self.values[-1])
         self.values.append(ort.OrtValue.ortvalue_from_numpy(np.zeros((1, 1, d.vocab_size), np.float32)))
         self.binding.bind_ortvalue_output("logits", self.values[-1])
 

@@ -24,6 +24,7 @@ from ..graph import (
     build_decoder,
     fold,
 )
+from ..graph.step import build_step, can_step
 from ..runtime.description import (
     DATA_FILE,
     DECODER_FILE,
@@ -33,6 +34,7 @@ from ..runtime.description import (
     PORTABLE_FILE,
     RECURRENT_FILE,
     SAMPLE_KEY,
+    STEP_FILE,
     DecoderDescription,
 )
 from ..runtime.folder_files import sample_of
@@ -58,12 +60,14 @@ def fold_model(model: DogeForCausalLM, kv_int8: bool = False) -> FoldedDecoder:
 
 
 def write_decoder(folded: FoldedDecoder, plan: Plan, folder: Path, scales: KeyValueScales | None = None) -> None:
-    """Write the decoder files into `folder`/onnx.
+    """Write the decoder files into `folder`/onnx, that of DogeStep where the operator computes this decoder.
 
     plan: the stored parts of every matrix. scales: of a state in 8 bits; None keeps it in float32.
     """
     pool = ConstantPool()
     graphs = {name: build_decoder(variant, folded, plan, pool, scales) for name, variant in VARIANTS.items()}
+    if can_step(folded, plan):
+        graphs[STEP_FILE] = build_step(folded, plan, pool)
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
     pool.write(data)

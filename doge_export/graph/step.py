@@ -34,24 +34,16 @@ def can_step(folded: FoldedDecoder, plan: Plan) -> bool:
 
 
 def build_step(folded: FoldedDecoder, plan: Plan, pool: ConstantPool) -> GraphBuilder:
-    """The graph of `declare_tokens` and the past -> logits float32 [B, N, vocab], the present."""
+    """The graph: tokens and the past -> logits float32 [B, N, vocab] and the present."""
     graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan)
-    declared = declare_tokens(graph, d)
+    tokens = declare_tokens(graph)
     graph.output("logits", np.float32, ["batch_size", "num_logits", d.vocab_size])
-    outputs = ["logits", *declare_keys(graph, d)]
-    pasts = []
-    for index in range(d.num_layers):
-        pasts += past_names(index)
-        outputs += present_names(index)
-    for past, present in zip(pasts, outputs[3:], strict=True):
-        shape: list[int | str] = ["batch_size", "heads", "slots", d.channels]
-        graph.input(past, np.float32, shape)
-        graph.output(present, np.float32, shape)
+    pasts, presents = declare_state(graph, d)
     constants = [*rotary_constants(graph, folded.rotary), *inputs.write(graph)]
     graph.node(
         "DogeStep",
-        [*declared, "key_precedence", "key_positions", *pasts, *constants],
-        outputs,
+        [*tokens, *pasts, *constants],
+        ["logits", *presents],
         DOGE,
         **attributes(d),
         **inputs.attributes,
@@ -59,21 +51,29 @@ def build_step(folded: FoldedDecoder, plan: Plan, pool: ConstantPool) -> GraphBu
     return graph
 
 
-def declare_tokens(graph: GraphBuilder, d: Dimensions) -> list[str]:
-    """input_ids int64 [B, S], past_lengths int64 [B], logits_to_keep int64 [N]."""
+def declare_tokens(graph: GraphBuilder) -> list[str]:
+    """input_ids int64 [B, S], logits_to_keep int64 [N]."""
     graph.input("input_ids", np.int64, ["batch_size", "sequence_length"])
-    graph.input("past_lengths", np.int64, ["batch_size"])
     graph.input("logits_to_keep", np.int64, ["num_logits"])
-    return ["input_ids", "past_lengths", "logits_to_keep"]
+    return ["input_ids", "logits_to_keep"]
 
 
-def declare_keys(graph: GraphBuilder, d: Dimensions) -> list[str]:
-    """Precedence float32 and positions int64 of the keys [layers, heads, keys]: of a full window, else no keys."""
-    shape: list[int | str] = [d.num_layers, cache_heads(d), "keys"]
-    for name, dtype in (("key_precedence", np.float32), ("key_positions", np.int64)):
-        graph.input(name, dtype, shape)
-        graph.output(f"present_{name}", dtype, shape)
-    return ["present_key_precedence", "present_key_positions"]
+def declare_state(graph: GraphBuilder, d: Dimensions) -> tuple[list[str], list[str]]:
+    """The names of past and present: lengths [B], the order of a full window's keys, keys and values."""
+    order: list[int | str] = [d.num_layers, cache_heads(d), "keys"]
+    cache: list[int | str] = ["batch_size", "heads", "slots", d.channels]
+    declared: list[tuple[str, str, type[np.generic], list[int | str]]] = [
+        ("past_lengths", "present_lengths", np.int64, ["batch_size"]),
+        ("past_precedence", "present_precedence", np.float32, order),
+        ("past_positions", "present_positions", np.int64, order),
+    ]
+    for index in range(d.num_layers):
+        names = zip(past_names(index), present_names(index), strict=True)
+        declared += [(past, present, np.float32, cache) for past, present in names]
+    for past, present, dtype, shape in declared:
+        graph.input(past, dtype, shape)
+        graph.output(present, dtype, shape)
+    return [past for past, *_ in declared], [present for _, present, *_ in declared]
 
 
 def rotary_constants(graph: GraphBuilder, spec: RotarySpec) -> list[str]:

@@ -7,16 +7,14 @@ alone. Where a processor's kernels do not (`exactness`), the rows take their ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from .cache import Cache, empty_rows
-from .exactness import Exactness
+from .graphs import BatchForward, Graphs
 from .state import State
-from .steps import BatchStep
 
 
 class Batch:
@@ -28,17 +26,14 @@ class Batch:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        graphs: Graphs,
         prototype: State,
         size: int,
-        single_step: Callable[[State, int], NDArray[np.float32]],
-        exactness: Exactness,
     ) -> None:
-        """prototype: any state of the decoder. size: most streams at a time. single_step: feeds a state one token."""
-        self._session, self._description = session, prototype.description
-        self._single_step, self._exactness = single_step, exactness
+        """prototype: any state of the decoder. size: most streams at a time."""
+        self._graphs, self._description = graphs, prototype.description
         self._memory = empty_rows(self._description, self._description.num_kv_heads, size)
-        self._step: BatchStep | None = None
+        self._step: BatchForward | None = None
         self.states: list[State] = []
 
     def open(self, state: State | None = None) -> State:
@@ -58,19 +53,19 @@ class Batch:
 
     def forward(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
         """Feed every stream its token: float32 [rows, vocab], valid until the next call."""
-        if len(self.states) == 1 or self._exactness.exact is False:
+        if len(self.states) == 1 or self._graphs.batches.exact is False:
             return self._one_by_one(token_ids)
         if self._step is None:
-            self._step = BatchStep(self._session, self.states, self._memory)
+            self._step = self._graphs.batch(self.states, self._memory)
         rows = self._step(token_ids)
-        if self._exactness.exact is None:
+        if self._graphs.batches.exact is None:
             for state in self.states:
                 state.truncate(state.position - 1)
             steps = self._one_by_one(token_ids)
-            self._exactness.settle(rows, steps)
+            self._graphs.batches.settle(rows, steps)
             return steps
         return rows
 
     def _one_by_one(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        steps = [self._single_step(state, ids).copy() for state, ids in zip(self.states, token_ids, strict=True)]
+        steps = [self._graphs.step(state, ids).copy() for state, ids in zip(self.states, token_ids, strict=True)]
         return np.concatenate(steps)

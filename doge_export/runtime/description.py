@@ -13,6 +13,7 @@ from ..errors import PackageError
 DECODER_FILE = "onnx/decoder.onnx"  # these are within an exported folder
 RECURRENT_FILE = "onnx/decoder_recurrent.onnx"
 DRAFT_FILE = "onnx/decoder_draft.onnx"
+STEP_FILE = "onnx/decoder_step.onnx"  # of one operator of our own; only some exports have it
 PORTABLE_FILE = "onnx/model.onnx"  # for other runtimes, which look for this name
 DATA_FILE = "onnx/model.onnx_data"  # the weights of all; other runtimes look for the portable graph's name + "_data"
 DRAFT_TOKENS = 8  # that decoder_draft.onnx takes at once: the token to feed and up to seven guesses

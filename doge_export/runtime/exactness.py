@@ -25,6 +25,13 @@ class Exactness:
         self._consequence = consequence
         self.exact: bool | None = None
 
+    @classmethod
+    def by_construction(cls) -> Exactness:
+        """Of computations that give every row the same bits in any company."""
+        known = cls("")
+        known.exact = True
+        return known
+
     def settle(self, together: NDArray[np.float32], apart: NDArray[np.float32]) -> None:
         """Compare the logits of the same tokens, computed in both ways, and warn where they differ."""
         self.exact = np.array_equal(together, apart)

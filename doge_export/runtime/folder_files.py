@@ -18,13 +18,22 @@ from doge_model.errors import one_line
 
 from ..errors import PackageError
 from ..places import REPORT_FILE
-from .description import DATA_FILE, DECODER_FILE, DRAFT_FILE, METADATA_KEY, PORTABLE_FILE, RECURRENT_FILE, SAMPLE_KEY
+from .description import (
+    DATA_FILE,
+    DECODER_FILE,
+    DRAFT_FILE,
+    METADATA_KEY,
+    PORTABLE_FILE,
+    RECURRENT_FILE,
+    SAMPLE_KEY,
+    STEP_FILE,
+)
 from .sessions import check_files
 
 GRAPHS = (DECODER_FILE, RECURRENT_FILE, DRAFT_FILE)
 TOKENIZER_FILE = "tokenizer.json"
 # every file that the runtime reads, as patterns
-FILES = [*GRAPHS, DATA_FILE, REPORT_FILE, "config.json", "generation_config.json", TOKENIZER_FILE]
+FILES = [*GRAPHS, STEP_FILE, DATA_FILE, REPORT_FILE, "config.json", "generation_config.json", TOKENIZER_FILE]
 FILES += [
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -50,7 +59,7 @@ def check_folder(folder: Path) -> None:
 
 def check_graphs(folder: Path) -> None:
     """Refuse graphs of different models; the odd ones out are named, against the plain one where they are as many."""
-    graphs = {name: (folder / name).read_bytes() for name in (*GRAPHS, PORTABLE_FILE) if (folder / name).is_file()}
+    graphs = {name: (folder / name).read_bytes() for name in (*GRAPHS, STEP_FILE, PORTABLE_FILE) if (folder / name).is_file()}
     entries = {name: metadata_entry(graph, METADATA_KEY) for name, graph in graphs.items()}
     most = Counter(entries.values()).most_common(1)[0][0]  # of equally many, the first: that of the plain graph
     odd = [name for name, entry in entries.items() if entry != most]

@@ -43,20 +43,24 @@ def session_options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def open_session(path: Path, threads: int) -> ort.InferenceSession:
+def open_session(path: Path, threads: int, operators: Path | None = None) -> ort.InferenceSession:
     """An onnxruntime session on a model file and the data file beside it.
+
+    operators: the library with the graph's own operators.
 
     Raises:
         PackageError: one of the two is missing, or onnxruntime refuses them.
     """
     check_files(path)
+    options = session_options(threads)
+    if operators is not None:
+        with refusals(f"load {operators}"):
+            options.register_custom_ops_library(str(operators))
     folders = [path.parent, *([path.resolve().parent] if FOLLOWS_LINKS else [])]
     if leads_out_of(folders, data_beside(path)):
-        return open_with_bytes(path.read_bytes(), data_beside(path), threads, f"open {path}")
+        return open_with_bytes(path.read_bytes(), data_beside(path), options, f"open {path}")
     with huge_pages(), utf8_folder(path.parent) as folder, refusals(f"open {path}"):
-        return ort.InferenceSession(
-            f"{folder}/{path.name}", session_options(threads), providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(f"{folder}/{path.name}", options, providers=["CPUExecutionProvider"])
 
 
 def leads_out_of(folders: Sequence[Path], data: Path) -> bool:
@@ -64,12 +68,11 @@ def leads_out_of(folders: Sequence[Path], data: Path) -> bool:
     return data.resolve().parent not in [folder.resolve() for folder in folders]
 
 
-def open_with_bytes(model: bytes, data: Path, threads: int, purpose: str) -> ort.InferenceSession:
+def open_with_bytes(model: bytes, data: Path, options: ort.SessionOptions, purpose: str) -> ort.InferenceSession:
     """A session on a model whose data file onnxruntime would not open ("External data path escapes model directory").
 
     It copies the bytes, so each session has weights of its own; a file that it opens itself is mapped.
     """
-    options = session_options(threads)
     with (
         data.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as weights,
@@ -99,7 +102,7 @@ def open_changed(model: bytes, folder: Path, threads: int) -> ort.InferenceSessi
     """A session on a model that was made of a decoder file, over the data file that lies in `folder`."""
     options, data, purpose = session_options(threads), folder / Path(DATA_FILE).name, f"open a graph made of {folder}"
     if leads_out_of([folder], data):
-        return open_with_bytes(model, data, threads, purpose)
+        return open_with_bytes(model, data, options, purpose)
     with utf8_folder(folder) as name, refusals(purpose):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", name)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -25,13 +25,15 @@ class Arrival(NamedTuple):
     """Tokens whose rows a graph has written. Their bookkeeping can be done once or again, with one result.
 
     token_ids: int64 [S]. position: of the first. candidates: the cached keys that may be evicted; None in a window that
-    is not full. precedence: of the new keys, float32 [layers, heads, S]; None there too.
+    is not full. precedence: of the new keys, float32 [layers, heads, S]; None there too. counted: int64 [1], tokens of
+    the stream, which an operator writes when it has done the bookkeeping of keys itself; None where there is none.
     """
 
     token_ids: NDArray[np.int64]
     position: int
     candidates: Candidates | None
     precedence: NDArray[np.float32] | None
+    counted: NDArray[np.int64] | None = None
 
 
 class Claim:
@@ -272,10 +274,25 @@ class State:
         self._arrival = Arrival(token_ids, self._position, candidates, precedence)
         self._finish()
 
+    def expect(self, token_ids: NDArray[np.int64], counted: NDArray[np.int64]) -> None:
+        """Note that an operator will write the rows of int64 [S] tokens, and then the stream's length to `counted`.
+
+        counted: int64 [1], the position until then.
+        """
+        self._arrival = Arrival(token_ids, self._position, None, None, counted)
+
+    def arrive(self) -> None:
+        """Note that the expected tokens are there: the position moves on."""
+        if self._arrival is not None:
+            self._finish()
+
     def _finish(self) -> None:
         """Do the bookkeeping of the last arrival; after an exception in the midst of it `position` does it again."""
         assert self._arrival is not None
-        token_ids, position, candidates, precedence = self._arrival
+        token_ids, position, candidates, precedence, counted = self._arrival
+        if counted is not None and counted[0] == position:  # the operator has not come to its end
+            self._arrival = None
+            return
         positions = np.arange(position, position + len(token_ids))
         if candidates is not None and precedence is not None:
             new = Keys(precedence, np.broadcast_to(positions, precedence.shape))

@@ -84,8 +84,8 @@ class Stream:
         inputs: dict[str, NDArray[Any]] = {
             "input_ids": ids,
             "past_lengths": past,
-            "key_precedence": np.zeros((*self.keys, 0), np.float32),
-            "key_positions": np.zeros((*self.keys, 0), np.int64),
+            "past_precedence": np.zeros((*self.keys, 0), np.float32),
+            "past_positions": np.zeros((*self.keys, 0), np.int64),
             "position_ids": past[:, None] + np.arange(length),
             "seqlens_k": (past + length - 1).astype(np.int32),
             "total_sequence_length": np.array(past.max() + length, np.int32),
@@ -102,8 +102,9 @@ class Stream:
             value = ort.OrtValue.ortvalue_from_numpy(cache)
             binding.bind_ortvalue_input(name, value)
             binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
-        for name in ("logits", *(name for name in inputs if name.startswith("key_"))):
-            binding.bind_output(name if name == "logits" else f"present_{name}")
+        for name in (each.name for each in self.session.get_outputs() if not each.name.startswith("present.")):
+            binding.bind_output(name)
         self.session.run_with_iobinding(binding)
-        logits: Floats = binding.get_outputs()[-1 - sum(name.startswith("key_") for name in inputs)].numpy()
+        outputs = [each.name for each in self.session.get_outputs() if not each.name.startswith("present.")]
+        logits: Floats = binding.get_outputs()[len(self.caches) + outputs.index("logits")].numpy()
         return logits

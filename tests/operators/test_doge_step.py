@@ -118,7 +118,7 @@ def test_a_present_of_its_own_is_the_past_and_the_new_rows(library: Path, tmp_pa
     outputs = stream.session.run(None, inputs | before)
     logits = stream.run(inputs)
     assert np.array_equal(outputs[0], logits)
-    assert all(np.array_equal(a, b) for a, b in zip(outputs[3:], stream.caches.values(), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(outputs[4:], stream.caches.values(), strict=True))
     assert not any(cache.any() for cache in before.values())
 
 

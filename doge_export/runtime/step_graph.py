@@ -1,0 +1,143 @@
+"""The decoder as one operator of our own, DogeStep: prompts, steps, drafts, batches and full windows by one graph.
+
+docs/operators.md describes the operator. It writes keys and values where they stay, and does the bookkeeping of a full
+window too, so nothing but the position is left to do here.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from .cache import Rows
+from .description import STEP_FILE, DecoderDescription
+from .eviction import Keys
+from .exactness import Exactness
+from .graphs import BatchForward, Logits
+from .sessions import metadata_of, open_session, run
+from .state import State
+from .steps import bind
+
+
+class StepGraph:
+    """See `Graphs`."""
+
+    kernels = "DogeStep"
+
+    def __init__(self, folder: Path, threads: int, library: Path) -> None:
+        """Open the graph of an exported folder that has one.
+
+        library: the operator's.
+
+        Raises:
+            PackageError: onnxruntime refuses, or the folder is not one of ours.
+        """
+        self._session = open_session(folder / STEP_FILE, threads, library)
+        self._bound: weakref.WeakKeyDictionary[State, BoundTokens] = weakref.WeakKeyDictionary()
+        self.drafts, self.batches = Exactness.by_construction(), Exactness.by_construction()
+        metadata = metadata_of(self._session, folder / STEP_FILE)
+        self.description = DecoderDescription.from_metadata(metadata, folder / STEP_FILE)
+
+    def step(self, state: State, token_id: int) -> Logits:
+        """Feed one token: float32 [1, vocab]."""
+        rows = rows_for_next(state)
+        bound = self._bound.get(state)
+        if bound is None or bound.rows is not rows or bound.full is not state.overflowed:
+            bound = self._bound[state] = BoundTokens(self._session, state, count=1, keep=np.array([0]))
+        return bound.feed([state], token_id)[0]
+
+    def chunk(self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64]) -> Logits:
+        """Feed int64 [S] tokens in one piece: float32 [N, vocab] of those in keep."""
+        rows_for_next(state)
+        bound = BoundTokens(self._session, state, len(token_ids), keep)
+        return bound.feed([state], token_ids)[0]
+
+    def draft(self, state: State, token_ids: NDArray[np.int64]) -> Logits:
+        """Write the rows of int64 [n] tokens: float32 [n, vocab]."""
+        bound = BoundTokens(self._session, state, len(token_ids), np.arange(len(token_ids)))
+        return bound.run([state.position], token_ids)[0]
+
+    def batch(self, states: Sequence[State], memory: Rows) -> BatchForward:
+        """Steps of several states."""
+        states = list(states)
+        bound = BoundTokens(self._session, states[0], 1, np.array([0]), memory[:, :, : len(states)])
+
+        def forward(token_ids: Sequence[int]) -> Logits:
+            return bound.feed(states, np.array(token_ids)[:, None])[:, 0]
+
+        return forward
+
+
+def rows_for_next(state: State) -> Rows:
+    """The cache that the next token joins; beyond the window it may be another one."""
+    if state.position >= state.description.keep_window_size:
+        state.full_window()
+    return state.cache
+
+
+class BoundTokens:
+    """Runs over so many tokens of each of some streams, bound once.
+
+    Attributes:
+        rows: the first state's cache, which the run writes to.
+        full: whether its window is.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        state: State,
+        count: int,
+        keep: NDArray[np.int64],
+        memory: Rows | None = None,
+    ) -> None:
+        """state: the stream; any of several ones, where memory [layers, 2, streams, ...] holds them."""
+        d, self._session = state.description, session
+        self.rows, self.full = state.cache, state.overflowed
+        memory = state.rows() if memory is None else memory
+        streams = memory.shape[2]
+        self._input_ids = np.zeros((streams, count), np.int64)
+        self._lengths = np.zeros(streams, np.int64)
+        self._logits = np.zeros((streams, len(keep), d.vocab_size), np.float32)
+        order = state.full_window().keys if self.full else no_keys(state)
+        in_place = {"lengths": self._lengths, "precedence": order.precedence, "positions": order.positions}
+        inputs = {"input_ids": self._input_ids, "logits_to_keep": keep}
+        inputs |= {f"past_{name}": array for name, array in in_place.items()}
+        outputs = {"logits": self._logits} | {f"present_{name}": array for name, array in in_place.items()}
+        self._binding = bind(session, inputs, outputs, memory)
+
+    def feed(self, states: Sequence[State], token_ids: int | NDArray[np.int64]) -> Logits:
+        """Feed int64 [streams, count] tokens, and move the streams on: float32 [streams, N, vocab].
+
+        The operator counts the tokens in `_lengths` when their rows are written. So an exception between any two
+        instructions, Ctrl-C included, leaves no doubt about whether they were.
+        """
+        positions = [state.position for state in states]
+        self._fill(positions, token_ids)
+        for row, state in enumerate(states):
+            state.expect(self._input_ids[row], self._lengths[row : row + 1])
+        run(self._session, self._binding)
+        for state in states:
+            state.arrive()
+        return self._logits
+
+    def run(self, positions: Sequence[int], token_ids: NDArray[np.int64]) -> Logits:
+        """Write the rows of tokens behind so many of each stream, which stays there: float32 [streams, N, vocab]."""
+        self._fill(positions, token_ids)
+        run(self._session, self._binding)
+        return self._logits
+
+    def _fill(self, positions: Sequence[int], token_ids: int | NDArray[np.int64]) -> None:
+        self._lengths[:] = positions
+        self._input_ids[:] = token_ids
+
+
+def no_keys(state: State) -> Keys:
+    """The order of a window that is not full."""
+    shape = (state.description.num_layers, state.description.num_recurrent_heads, 0)
+    return Keys(np.zeros(shape, np.float32), np.zeros(shape, np.int64))
