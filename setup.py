@@ -1,10 +1,19 @@
 """doge-export: the plain install runs exported models; extras add exporting, training, evaluation and development."""
 
+import os
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT / "operators"))
+
+from compile_library import SUFFIX, BuildError, compile_library  # noqa: E402 - found by the line above
+
 VERSION = next(
     line.split('"')[1]
     for line in (ROOT / "doge_export" / "__init__.py").read_text(encoding="utf-8").splitlines()
@@ -49,6 +58,35 @@ OPTIMUM = [  # for an environment of its own, without transformers 5: other prog
 ]
 DEV = [*BENCH, *TRAIN, *EVAL, "build>=1.2", "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
+# 0: nothing is compiled, and the wheel is one for every machine. 1: it must be. Unset: where it can be
+OPERATORS = os.environ.get("DOGE_EXPORT_OPERATORS", "")
+if OPERATORS not in ("", "0", "1"):
+    sys.exit(f"`DOGE_EXPORT_OPERATORS` is {OPERATORS}; it must be 0 or 1, or not set")
+
+
+class BuildOperators(build_ext):
+    """Compiles operators/ into a library that is no Python module, so its name knows no version of Python."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """The library's path in a build or a wheel."""
+        return str(Path(*fullname.split(".")).with_suffix(SUFFIX))
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile; setuptools prints a CompileError as one line, and goes on if the extension is optional."""
+        try:
+            compile_library(Path(self.get_ext_fullpath(ext.name)))
+        except BuildError as error:
+            raise CompileError(f"{error}; without its operators doge-export runs on the standard graphs") from error
+
+
+class Wheel(bdist_wheel):
+    """One wheel for all versions of Python on a system and processor."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """The tag in a wheel's name."""
+        return "py3", "none", super().get_tag()[2]
+
+
 setup(
     name="doge-export",
     version=VERSION,
@@ -66,6 +104,10 @@ setup(
         "doge_export": ["py.typed", "texts/*", "report/*.jinja"],
         "train": ["py.typed", "*.jinja", "recipes/sha256.txt", "recipes/*/*.yaml"],
     },
+    ext_modules=[Extension("doge_export.libdoge_operators", sources=[], optional=OPERATORS != "1")]
+    if OPERATORS != "0"
+    else [],
+    cmdclass={"build_ext": BuildOperators, "bdist_wheel": Wheel},
     install_requires=RUNTIME,
     extras_require={
         "hub": HUB,

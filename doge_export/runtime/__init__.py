@@ -7,5 +7,5 @@
     text       tokenizer, detokenizer, clean_up, streaming: tokens in, pieces of text out
     together   batch, batch_generation, batch_stream, merging: several answers at once
     chat       chat_template, template_limits, template_sandbox, chat_prompt, conversation: messages in, tokens out
-    machine    threads, huge_pages, exactness: the processor at hand
+    machine    threads, huge_pages, exactness, operators: the processor at hand
 """

@@ -1,0 +1,67 @@
+"""The library of custom operators: where it lies, whether it is wanted, and whether this onnxruntime takes it.
+
+`pip install` compiles it into the package where a C++ compiler is found, and wheels bring it (docs/operators.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+import onnxruntime as ort
+
+from ..errors import OptionError, PackageError
+from .sessions import ORT_ERRORS
+
+SWITCH = "DOGE_EXPORT_OPERATORS"
+SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+LIBRARY = Path(__file__).parents[1] / f"libdoge_operators{SUFFIX}"
+
+
+def operators_library(enabled: bool | None = None) -> Path | None:
+    """The library's path where it is to be used, for `SessionOptions.register_custom_ops_library`; else None.
+
+    Args:
+        enabled: True demands the library, False does without it. None asks the environment variable
+            `DOGE_EXPORT_OPERATORS`: 1 demands, 0 does without, and where it is not set a library that is there is used.
+
+    Raises:
+        OptionError: the variable has another value, or a library that is demanded is missing.
+        PackageError: the library is there and wanted, but this onnxruntime or this system refuses it.
+    """
+    enabled = switch() if enabled is None else enabled
+    if enabled is False:
+        return None
+    if not LIBRARY.is_file():
+        if enabled:
+            raise OptionError(
+                f"{LIBRARY} is missing; install doge-export again where a C++ compiler is, or do without its operators"
+            )
+        return None
+    if reason := refusal(LIBRARY):
+        raise PackageError(
+            f"the operators cannot be loaded ({reason}); upgrade onnxruntime, install doge-export again, "
+            f"or set {SWITCH}=0"
+        )
+    return LIBRARY
+
+
+def switch() -> bool | None:
+    """The environment variable: 1 is True, 0 is False, not set is None."""
+    value = os.environ.get(SWITCH)
+    if value not in (None, "0", "1"):
+        raise OptionError(f"`{SWITCH}` is {value!r}; it must be 0 or 1, or not set")
+    return None if value is None else value == "1"
+
+
+@cache
+def refusal(library: Path) -> str:
+    """The reason why this onnxruntime does not take the library, which is asked once; empty if it takes it."""
+    try:
+        ort.SessionOptions().register_custom_ops_library(str(library))
+    except ORT_ERRORS as error:
+        # [ONNXRuntimeError] : number : name : text
+        return " ".join(str(error).split(" : ", 3)[-1].split()).rstrip(".")
+    return ""
