@@ -1,8 +1,10 @@
-// The library's one symbol: onnxruntime calls it with its own table, and learns the operators of the domain "doge".
+// The library's symbols. onnxruntime calls RegisterCustomOps with its own table, and learns the operators of the domain
+// "doge".
 #include <exception>
 #include <string>
 
 #include "doge_step.h"
+#include "kernels.h"
 #include "onnxruntime_abi.h"
 
 namespace doge::ort {
@@ -24,6 +26,9 @@ Status* version_refused(const ApiBase* base) {
 #else
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 #endif
+
+// The name of the kernels that are used on this processor.
+EXPORTED const char* DogeKernels() { return doge::chosen_kernels().name; }
 
 EXPORTED doge::ort::Status* RegisterCustomOps(doge::ort::SessionOptions* options, const doge::ort::ApiBase* base) {
   using namespace doge::ort;

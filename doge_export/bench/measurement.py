@@ -70,6 +70,7 @@ class BenchResult:
         peak_rss_mb: peak memory of that process.
         weight_file_mb: size of the data file.
         state_mb: keys and values of a full window.
+        kernels: who computes, onnxruntime's operators or our own.
         threads, prompt_tokens, new_tokens, rounds: those of the measurement, as in `BenchOptions`.
         spread: first and third quartile of each measured field, by its name.
     """
@@ -83,6 +84,7 @@ class BenchResult:
     peak_rss_mb: float
     weight_file_mb: float
     state_mb: float
+    kernels: str
     threads: int
     prompt_tokens: int
     new_tokens: int
@@ -146,6 +148,7 @@ class Bench:
             peak_rss_mb=medians["peak_rss_mb"],
             weight_file_mb=(self.options.folder / DATA_FILE).stat().st_size / 1e6,
             state_mb=self.decoder.new_state().cache.nbytes / 1e6,
+            kernels=self.decoder.graphs.kernels,
             threads=self.threads,
             prompt_tokens=self.options.prompt_tokens,
             new_tokens=self.options.new_tokens,

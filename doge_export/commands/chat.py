@@ -60,6 +60,7 @@ from .missing_export import ExportedFolder, found_or_made
 )
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
+@click.option("--verbose", is_flag=True, help="Say first who computes, on how many threads.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer on standard output, nothing else.")
 def main(
     folder: Path,
@@ -68,6 +69,7 @@ def main(
     resume: Path | None,
     threads: int | None,
     revision: str | None,
+    verbose: bool,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -83,7 +85,10 @@ def main(
     if not stdin_is_terminal():
         prompt = piped_prompt(prompt)
     with noted_warnings():
-        converse(load(folder, threads=threads, revision=revision), overrides, prompt, system, resume, as_json)
+        model = load(folder, threads=threads, revision=revision)
+        if verbose:
+            note(f"Computed by {model.decoder.computed_by}.")
+        converse(model, overrides, prompt, system, resume, as_json)
 
 
 def converse(

@@ -15,7 +15,7 @@ from ..measure.examples import ExampleAnswer, example_answers
 from ..measure.layer_errors import matrix_errors
 from ..measure.quality import measure_quality
 from ..measure.speed import measure_speed
-from ..measure.verification import verify
+from ..measure.verification import Verification, verify
 from ..measure.window_cost import NarrowedWindow, narrow_window
 from ..options import ExportOptions
 from ..places import PAGE_FILE, REPORT_FILE
@@ -27,6 +27,7 @@ from ..report.neighbours import neighbouring_exports
 from ..report.page import render_page
 from ..report.report import ExportReport
 from ..runtime.decoder import Decoder
+from ..runtime.standard_graphs import StandardGraphs
 from ..texts.calibration import Calibration, describe_calibration
 from ..texts.token_ids import check_tokenizer
 from .companions import write_companions, write_model_config
@@ -74,6 +75,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         give_stored_numbers(checkpoint.model, folded, plan)
         verification = verify(checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
         verification.require()
+        standard = verify_standard(checkpoint, decoder, folder, options)
         report = ExportReport(
             options=options,
             form=checkpoint.form,
@@ -82,6 +84,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
             kv_calibration=kv_calibration,
             narrowed_window=narrowed_window,
             verification=verification,
+            standard_verification=standard,
             quality=quality,
             speed=speed,
             examples=examples,
@@ -103,6 +106,22 @@ def narrowed(checkpoint: Checkpoint, options: ExportOptions, progress: Progress)
         return None
     progress("measuring the cost of the narrower window")
     return narrow_window(checkpoint, options.keep_window)
+
+
+def verify_standard(
+    checkpoint: Checkpoint, decoder: Decoder, folder: Path, options: ExportOptions
+) -> Verification | None:
+    """Verify the standard graphs too, where `decoder` computes by our own operators.
+
+    Raises:
+        VerificationError: of `Verification.require`.
+    """
+    if isinstance(decoder.graphs, StandardGraphs):
+        return None
+    standard = Decoder(folder, options.threads, operators=False)
+    verification = verify(checkpoint, standard, options.weights, kv_int8=options.kv_int8)
+    verification.require()
+    return verification
 
 
 def state_scales(

@@ -35,6 +35,7 @@ class Speed:
         new_tokens: decoding steps, one for each new token after the first.
         threads: of one operator.
         processor: its name; None in reports of earlier versions.
+        kernels: who computed, onnxruntime's operators or our own; None in reports of earlier versions.
     """
 
     prefill_tokens_per_s: float
@@ -43,6 +44,7 @@ class Speed:
     new_tokens: int
     threads: int
     processor: str | None = None
+    kernels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def measure_speed(decoder: Decoder) -> Speed:
         new_tokens=SPEED_TOKENS,
         threads=decoder.threads,
         processor=cpu_name(),
+        kernels=decoder.graphs.kernels,
     )
 
 

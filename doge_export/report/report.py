@@ -34,6 +34,7 @@ class ExportReport:
             kv_int8.
         narrowed_window: the cost of --keep-window, else None.
         verification: agreement with the PyTorch model that has the stored numbers (and the narrowed window, if any).
+        standard_verification: that of the standard graphs, where the one above is of the project's own operators.
         quality: against the PyTorch model in float32 (of the narrowed window), on a text; None if it was left out.
         speed: of the decoder; None with the quality.
         examples: answers of both to a few prompts; none without a quality or a tokenizer.
@@ -49,6 +50,7 @@ class ExportReport:
     kv_calibration: Calibration | None
     narrowed_window: NarrowedWindow | None
     verification: Verification
+    standard_verification: Verification | None
     quality: Quality | None
     speed: Speed | None
     examples: tuple[ExampleAnswer, ...]

@@ -47,6 +47,11 @@ class Decoder:
         self.vocab_size = self.description.vocab_size
         self.keep_window_size = self.description.keep_window_size
 
+    @property
+    def computed_by(self) -> str:
+        """Whose operators compute, on how many threads."""
+        return f"{self.graphs.kernels} on {self.threads} thread{'s' if self.threads > 1 else ''}"
+
     def new_state(self) -> State:
         """An empty stream. Memory is taken from the system as the stream fills its window."""
         return State(self.description)
@@ -151,5 +156,11 @@ def open_graphs(folder: Path, threads: int, operators: bool | None) -> Graphs:
     Raises:
         PackageError, OptionError: of the graphs and of `operators_library`.
     """
-    library = operators_library(operators) if (folder / STEP_FILE).is_file() else None
+    library = operators_library(operators)
+    if library is not None and not (folder / STEP_FILE).is_file():
+        if operators:
+            raise OptionError(
+                f"{folder} has no {STEP_FILE}, so operators cannot be True; leave it out, or export again"
+            )
+        library = None
     return StandardGraphs(folder, threads) if library is None else StepGraph(folder, threads, library)

@@ -59,7 +59,8 @@ def check_folder(folder: Path) -> None:
 
 def check_graphs(folder: Path) -> None:
     """Refuse graphs of different models; the odd ones out are named, against the plain one where they are as many."""
-    graphs = {name: (folder / name).read_bytes() for name in (*GRAPHS, STEP_FILE, PORTABLE_FILE) if (folder / name).is_file()}
+    files = (*GRAPHS, STEP_FILE, PORTABLE_FILE)
+    graphs = {name: (folder / name).read_bytes() for name in files if (folder / name).is_file()}
     entries = {name: metadata_entry(graph, METADATA_KEY) for name, graph in graphs.items()}
     most = Counter(entries.values()).most_common(1)[0][0]  # of equally many, the first: that of the plain graph
     odd = [name for name, entry in entries.items() if entry != most]

@@ -48,6 +48,10 @@ class TokenDecoder(Protocol):
     def keep_window_size(self) -> int:
         """Tokens a state holds before it evicts any."""
 
+    @property
+    def computed_by(self) -> str:
+        """Whose operators compute, on how many threads."""
+
     def new_state(self) -> State:
         """The state before the first token."""
 

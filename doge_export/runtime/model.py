@@ -50,6 +50,7 @@ def load(
     revision: str | None = None,
     local_files_only: bool = False,
     max_streams: int | None = None,
+    operators: bool | None = None,
 ) -> Model:
     """Load an exported folder, local or of the model hub.
 
@@ -59,13 +60,15 @@ def load(
         revision: branch, tag or commit of a hub repository.
         local_files_only: take a hub id from the cache alone, without asking the hub; so does HF_HUB_OFFLINE=1.
         max_streams: merge the calls of several threads, so many streams at a time; None computes each by itself.
+        operators: whether the project's own operators compute it, else onnxruntime's. None takes them where the
+            library and the folder's graph for them are there, unless DOGE_EXPORT_OPERATORS is 0.
 
     Raises:
         PackageError: the folder is no export or a damaged one, or the hub has it not.
-        OptionError: an impossible number of threads or streams.
+        OptionError: an impossible number of threads or streams, or operators that are not there.
     """
     path = folder_of(folder, revision, local_files_only)
-    decoder, tokenizer = Decoder(path, threads=threads), Tokenizer.from_folder(path)
+    decoder, tokenizer = Decoder(path, threads=threads, operators=operators), Tokenizer.from_folder(path)
     if tokenizer is not None:
         check_tokenizer(path, tokenizer.vocab_size, decoder.vocab_size)
     return Model(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from functools import cache
@@ -46,6 +47,14 @@ def operators_library(enabled: bool | None = None) -> Path | None:
             f"or set {SWITCH}=0"
         )
     return LIBRARY
+
+
+def kernels_of(library: Path) -> str:
+    """The name of the kernels that a library uses on this processor."""
+    ask = ctypes.CDLL(str(library)).DogeKernels
+    ask.restype = ctypes.c_char_p
+    name: bytes = ask()
+    return name.decode()
 
 
 def switch() -> bool | None:

@@ -19,15 +19,14 @@ from .description import STEP_FILE, DecoderDescription
 from .eviction import Keys
 from .exactness import Exactness
 from .graphs import BatchForward, Logits
+from .operators import kernels_of
 from .sessions import metadata_of, open_session, run
 from .state import State
-from .steps import bind
+from .steps import Arrays, bind
 
 
 class StepGraph:
     """See `Graphs`."""
-
-    kernels = "DogeStep"
 
     def __init__(self, folder: Path, threads: int, library: Path) -> None:
         """Open the graph of an exported folder that has one.
@@ -38,6 +37,7 @@ class StepGraph:
             PackageError: onnxruntime refuses, or the folder is not one of ours.
         """
         self._session = open_session(folder / STEP_FILE, threads, library)
+        self.kernels = f"DogeStep with {kernels_of(library)}"
         self._bound: weakref.WeakKeyDictionary[State, BoundTokens] = weakref.WeakKeyDictionary()
         self.drafts, self.batches = Exactness.by_construction(), Exactness.by_construction()
         metadata = metadata_of(self._session, folder / STEP_FILE)
@@ -49,18 +49,18 @@ class StepGraph:
         bound = self._bound.get(state)
         if bound is None or bound.rows is not rows or bound.full is not state.overflowed:
             bound = self._bound[state] = BoundTokens(self._session, state, count=1, keep=np.array([0]))
-        return bound.feed([state], token_id)[0]
+        return first(bound.feed([state], token_id))
 
     def chunk(self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64]) -> Logits:
         """Feed int64 [S] tokens in one piece: float32 [N, vocab] of those in keep."""
         rows_for_next(state)
         bound = BoundTokens(self._session, state, len(token_ids), keep)
-        return bound.feed([state], token_ids)[0]
+        return first(bound.feed([state], token_ids))
 
     def draft(self, state: State, token_ids: NDArray[np.int64]) -> Logits:
         """Write the rows of int64 [n] tokens: float32 [n, vocab]."""
         bound = BoundTokens(self._session, state, len(token_ids), np.arange(len(token_ids)))
-        return bound.run([state.position], token_ids)[0]
+        return first(bound.run([state.position], token_ids))
 
     def batch(self, states: Sequence[State], memory: Rows) -> BatchForward:
         """Steps of several states."""
@@ -68,9 +68,16 @@ class StepGraph:
         bound = BoundTokens(self._session, states[0], 1, np.array([0]), memory[:, :, : len(states)])
 
         def forward(token_ids: Sequence[int]) -> Logits:
-            return bound.feed(states, np.array(token_ids)[:, None])[:, 0]
+            rows: Logits = bound.feed(states, np.array(token_ids)[:, None])[:, 0]
+            return rows
 
         return forward
+
+
+def first(logits: Logits) -> Logits:
+    """Those of the one stream: float32 [1, N, vocab] -> [N, vocab]."""
+    rows: Logits = logits[0]
+    return rows
 
 
 def rows_for_next(state: State) -> Rows:
@@ -105,10 +112,10 @@ class BoundTokens:
         self._lengths = np.zeros(streams, np.int64)
         self._logits = np.zeros((streams, len(keep), d.vocab_size), np.float32)
         order = state.full_window().keys if self.full else no_keys(state)
-        in_place = {"lengths": self._lengths, "precedence": order.precedence, "positions": order.positions}
-        inputs = {"input_ids": self._input_ids, "logits_to_keep": keep}
+        in_place: Arrays = {"lengths": self._lengths, "precedence": order.precedence, "positions": order.positions}
+        inputs: Arrays = {"input_ids": self._input_ids, "logits_to_keep": keep}
         inputs |= {f"past_{name}": array for name, array in in_place.items()}
-        outputs = {"logits": self._logits} | {f"present_{name}": array for name, array in in_place.items()}
+        outputs: Arrays = {"logits": self._logits} | {f"present_{name}": array for name, array in in_place.items()}
         self._binding = bind(session, inputs, outputs, memory)
 
     def feed(self, states: Sequence[State], token_ids: int | NDArray[np.int64]) -> Logits:

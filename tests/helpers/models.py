@@ -90,9 +90,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
     return checkpoint.tokenizer
 
 
-def exported(
-    model: DogeForCausalLM, folder: Path, weights: str = "fp32", operators: bool | None = None
-) -> Decoder:
+def exported(model: DogeForCausalLM, folder: Path, weights: str = "fp32", operators: bool | None = None) -> Decoder:
     """The model's decoder, written to a folder and opened; operators: as `load` has it."""
     write_model(model, weights, folder)
     return Decoder(folder, threads=1, operators=operators)
