@@ -41,6 +41,7 @@ void Team::join() {
 void Team::parallel(int count, const std::function<void(int)>& f) {
   if (count == 1) return f(0);
   f_ = &f;
+  count_ = count;
   unfinished_.store(count, std::memory_order_relaxed);
   phase_++;
   ticket_.store((uint64_t)phase_ << 32 | (uint32_t)count, std::memory_order_release);
@@ -52,10 +53,10 @@ void Team::parallel(int count, const std::function<void(int)>& f) {
   for (int n = 0; unfinished_.load(std::memory_order_acquire) > 0; n++) pause(n);
 }
 
-// Takes an item if nobody else was faster. The phase cannot end before the item is done, so f_ is the phase's own.
+// Takes an item if nobody else was faster. The phase cannot end before the item is done, so f_ and count_ are the phase's own.
 bool Team::do_one(uint64_t ticket) {
   if (!ticket_.compare_exchange_strong(ticket, ticket - 1, std::memory_order_acq_rel)) return false;
-  (*f_)((int)items_left(ticket) - 1);
+  (*f_)(count_ - (int)items_left(ticket));  // in order, as memory is read ahead
   unfinished_.fetch_sub(1, std::memory_order_release);
   return true;
 }

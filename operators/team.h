@@ -30,6 +30,7 @@ class Team {
   std::atomic<uint64_t> ticket_{0};  // the phase's number, and how many of its items nobody has taken
   std::atomic<int> unfinished_{0};   // items of the phase
   const std::function<void(int)>* f_ = nullptr;
+  int count_ = 0;
   uint32_t phase_ = 0;
 };
 

@@ -16,6 +16,8 @@ from doge_export.runtime.model import Model
 from doge_export.runtime.steps import BatchStep
 from tests.helpers.models import FORMS, exported, random_ids, tiny_model
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 LENGTHS = [5, 1, 30, 12, 3, 20]
 
 

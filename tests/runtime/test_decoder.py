@@ -27,6 +27,8 @@ from tests.helpers.models import (
     without_mask,
 )
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 WINDOW = 64
 
 

@@ -33,6 +33,8 @@ from tests.helpers.models import (
     without_mask,
 )
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 
 def feed(
     decoder: Decoder, ids: NDArray[np.int64], lengths: list[int], state: State | None = None

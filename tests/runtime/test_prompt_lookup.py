@@ -19,6 +19,8 @@ from doge_export.runtime.steps import DraftStep
 from tests.helpers.fakes import BigramDecoder, random_table
 from tests.helpers.models import FORMS, exported, random_ids, tiny_model
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before
 
 

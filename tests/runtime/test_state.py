@@ -23,6 +23,8 @@ from doge_export.runtime.state_file import checksum
 from doge_model.errors import DogeError
 from tests.helpers.models import FORMS, VOCAB_SIZE, exported, random_ids, tiny_model
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 WINDOW = 8
 LENGTHS = {"within the window": 5, "window just full": 8, "beyond the window": 30}
 

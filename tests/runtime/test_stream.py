@@ -12,6 +12,8 @@ from doge_model import KeepWindowCache
 from tests.helpers.memory import held_bytes
 from tests.helpers.models import exported, relative_difference, tiny_model
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 LENGTH = 20_000
 
 
