@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace doge {
 
@@ -18,6 +19,9 @@ struct Activations {
   int blocks;
 };
 
+// Functions of this header are always inlined: files are compiled for different processors, and the linker would keep
+// one copy for all of them.
+
 // Rows of a matrix as MatMulNBits stores them: weight = (code - zero) * scale.
 struct BlockRows {
   const uint8_t* codes;  // [rows][blocks][block_size * bits / 8], of two codes in a byte the first one lowest
@@ -27,11 +31,11 @@ struct BlockRows {
   int block_size;        // 16, 32 or 64
   int blocks;
 
-  size_t row_bytes() const { return (size_t)blocks * block_size * bits / 8; }
+  [[gnu::always_inline]] size_t row_bytes() const { return (size_t)blocks * block_size * bits / 8; }
 };
 
 // The code that stands for 0 in a block of a row.
-inline int zero_point(const BlockRows& matrix, int row, int block) {
+[[gnu::always_inline]] inline int zero_point(const BlockRows& matrix, int row, int block) {
   if (matrix.zeros == nullptr) return 1 << (matrix.bits - 1);
   if (matrix.bits == 8) return matrix.zeros[(size_t)row * matrix.blocks + block];
   return matrix.zeros[(size_t)row * ((matrix.blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
@@ -68,11 +72,16 @@ struct Kernels {
 };
 
 extern const Kernels plain_kernels;
-#if defined(__x86_64__) || defined(_M_X64)
-extern const Kernels avx2_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels;
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels, neon_dot_kernels;
 #endif
 
-// The fastest table that this processor can run; DOGE_EXPORT_KERNELS names another one.
+// The tables that this processor can run, the fastest first.
+std::vector<const Kernels*> runnable_kernels();
+
+// The first of them, or the one that DOGE_EXPORT_KERNELS names. Throws std::invalid_argument where it names none.
 const Kernels& chosen_kernels();
 
 }  // namespace doge
