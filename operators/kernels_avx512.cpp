@@ -85,8 +85,12 @@ struct Avx512 {
     return _mm512_ternarylogic_epi32(pairs, moved, _mm512_set1_epi32(0x000F000F), 0xA8);  // (pairs | moved) & mask
   }
 
+  template <int N>
+  static Sums add_products(Sums sums, Weights a, Inputs b) {
+    return _mm512_dpwssd_epi32(sums, a, b);
+  }
+
   static Sums first_sums(int32_t x) { return _mm512_zextsi128_si512(_mm_cvtsi32_si128(x)); }
-  static Sums multiply_add(Sums sums, Weights a, Inputs b) { return _mm512_dpwssd_epi32(sums, a, b); }
   static Floats floats(Sums sums) { return _mm512_cvtepi32_ps(sums); }
 };
 

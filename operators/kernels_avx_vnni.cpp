@@ -5,8 +5,10 @@ namespace doge {
 namespace {
 
 struct AvxVnni : Avx2 {
-  using Avx2::multiply_add;  // of floats
-  static Sums multiply_add(Sums sums, Weights a, Inputs b) { return _mm256_dpwssd_avx_epi32(sums, a, b); }
+  template <int N>
+  static Sums add_products(Sums sums, Weights a, Inputs b) {
+    return _mm256_dpwssd_avx_epi32(sums, a, b);
+  }
 };
 
 }  // namespace

@@ -91,8 +91,12 @@ struct Avx2 {
     return _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi32(pairs, 12)), _mm256_set1_epi32(0x000F000F));
   }
 
+  template <int N>
+  static Sums add_products(Sums sums, Weights a, Inputs b) {
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+  }
+
   static Sums first_sums(int32_t x) { return _mm256_zextsi128_si256(_mm_cvtsi32_si128(x)); }
-  static Sums multiply_add(Sums sums, Weights a, Inputs b) { return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b)); }
   static Floats floats(Sums sums) { return _mm256_cvtepi32_ps(sums); }
 };
 

@@ -22,7 +22,7 @@
 //   OFFSETS[bits == 8]          are subtracted from the codes in Weights
 //   store_inputs(block, i, x)   codes i to i + LANES - 1 of a block of activations
 //   inputs<N>(p)                the codes of activations from p on
-//   multiply_add(sums, weights, inputs), floats(sums)
+//   add_products<N>(sums, weights, inputs), floats(sums)
 //   matrix_rows(tokens)         of a tile, as many as registers hold
 //
 // All of it lies in an anonymous namespace, for every file compiles it by flags of its own. Functions of the standard
@@ -133,7 +133,7 @@ struct VectorKernels {
         for (int k = 0; k < TOKENS; k++) {
           auto inputs = V::template inputs<STEP>(x.codes + (r + k) * x.stride + at);
           for (int m = 0; m < MATRIX_ROWS; m++) {
-            sums[m * TOKENS + k] = V::multiply_add(sums[m * TOKENS + k], weights[m], inputs);
+            sums[m * TOKENS + k] = V::template add_products<STEP>(sums[m * TOKENS + k], weights[m], inputs);
           }
         }
       }

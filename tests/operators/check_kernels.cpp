@@ -115,13 +115,14 @@ static Floats products(const Kernels& kernels, const Matrix& matrix, const Activ
   return y;
 }
 
-// The codes of one token, read by products with a matrix that has a single 1 in every row: a kernel's layout is its own.
-static std::vector<int> codes_of(const Kernels& kernels, const Tokens& tokens, int r, int bits, int block_size) {
-  Matrix unit((int)tokens.view.stride, (int)tokens.view.stride, bits, block_size, true, false);
+// The codes of one token, read by products with a matrix of 4 bits that has a single 1 in every row: a kernel's layout
+// is its own.
+static std::vector<int> codes_of(const Kernels& kernels, const Tokens& tokens, int r, int block_size) {
+  Matrix unit((int)tokens.view.stride, (int)tokens.view.stride, 4, block_size, true, false);
   std::fill(unit.codes.begin(), unit.codes.end(), 0);
   std::fill(unit.zeros.begin(), unit.zeros.end(), 0);
   for (size_t i = 0; i < tokens.view.stride; i++) {
-    unit.codes[i * unit.view.row_bytes() + i * bits / 8] = bits == 4 && i % 2 ? 16 : 1;
+    unit.codes[i * unit.view.row_bytes() + i / 2] = i % 2 ? 16 : 1;
   }
   Activations x = tokens.row(r);
   Floats ones(x.blocks, 1.0f);
@@ -140,18 +141,16 @@ static void check_quantize(const Kernels& kernels) {
       Floats x = normals(width);
       if (width > 64) std::fill(x.begin(), x.begin() + 64, 0.0f);  // a block of nothing
       Tokens tokens(kernels, x, 1, width, block_size);
-      for (int bits : {4, 8}) {
-        std::vector<int> codes = codes_of(kernels, tokens, 0, bits, block_size);
-        std::vector<int32_t> sums(tokens.view.blocks);
-        for (size_t i = 0; i < codes.size(); i++) {
-          double value = i < (size_t)width ? x[i] : 0, scale = tokens.scales[i / block_size];
-          sums[i / block_size] += codes[i];
-          require(std::fabs(codes[i] * scale - value) <= 0.505 * scale && std::abs(codes[i]) <= 32767,
-                  "quantize: element %zu of %d in blocks of %d is %g, its code %d of %g", i, width, block_size, value,
-                  codes[i], scale);
-        }
-        require(sums == tokens.sums, "quantize: a sum of %d elements in blocks of %d is wrong", width, block_size);
+      std::vector<int> codes = codes_of(kernels, tokens, 0, block_size);
+      std::vector<int32_t> sums(tokens.view.blocks);
+      for (size_t i = 0; i < codes.size(); i++) {
+        double value = i < (size_t)width ? x[i] : 0, scale = tokens.scales[i / block_size];
+        sums[i / block_size] += codes[i];
+        require(std::fabs(codes[i] * scale - value) <= 0.505 * scale && std::abs(codes[i]) <= 32767,
+                "quantize: element %zu of %d in blocks of %d is %g, its code %d of %g", i, width, block_size, value,
+                codes[i], scale);
       }
+      require(sums == tokens.sums, "quantize: a sum of %d elements in blocks of %d is wrong", width, block_size);
     }
   }
 }
@@ -192,7 +191,7 @@ static void check_block_products(const Kernels& kernels, int bits, int block_siz
       Tokens tokens(kernels, x, rows, width, block_size);
       Floats y = products(kernels, matrix, tokens.view, rows);
       for (int r = 0; r < rows; r++) {
-        std::vector<int> codes = codes_of(kernels, tokens, r, bits, block_size);
+        std::vector<int> codes = codes_of(kernels, tokens, r, block_size);
         for (int i = 0; i < matrix.rows; i++) {
           double exact = 0, size = 0;
           for (int c = 0; c < width; c++) {
