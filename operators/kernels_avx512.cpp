@@ -90,7 +90,7 @@ struct Avx512 {
     return _mm512_dpwssd_epi32(sums, a, b);
   }
 
-  static Sums first_sums(int32_t x) { return _mm512_zextsi128_si512(_mm_cvtsi32_si128(x)); }
+  static Sums first_sums(int32_t x) { return _mm512_maskz_set1_epi32(1, x); }
   static Floats floats(Sums sums) { return _mm512_cvtepi32_ps(sums); }
 };
 

@@ -93,10 +93,12 @@ struct Avx2 {
 
   template <int N>
   static Sums add_products(Sums sums, Weights a, Inputs b) {
-    return _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+    sums = _mm256_add_epi32(sums, _mm256_madd_epi16(a, b));
+    asm("" : "+x"(sums));  // GCC would change the order of sums, and run out of registers
+    return sums;
   }
 
-  static Sums first_sums(int32_t x) { return _mm256_zextsi128_si256(_mm_cvtsi32_si128(x)); }
+  static Sums first_sums(int32_t x) { return _mm256_setr_epi32(x, 0, 0, 0, 0, 0, 0, 0); }
   static Floats floats(Sums sums) { return _mm256_cvtepi32_ps(sums); }
 };
 

@@ -34,8 +34,9 @@
 namespace doge {
 namespace {
 
-constexpr int GROUP = 4;          // blocks whose scales and zero points are read together
 constexpr int PREFETCHED = 2048;  // bytes ahead of a row
+constexpr int GROUP = 4;          // blocks whose scales and zero points are read together
+using Four = uint32_t __attribute__((vector_size(16)));  // GCC and Clang calculate with vectors in any instructions
 
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
 
@@ -87,53 +88,81 @@ struct VectorKernels {
 
   // ---- products with rows of codes
 
-  // Of a matrix row and a token: what each block's sum begins with, for the zero point, and is multiplied by.
-  struct Group {
-    int32_t starts[GROUP];
-    float factors[GROUP];
-  };
-
   // Products of MATRIX_ROWS rows from i on with TOKENS tokens from r on.
   template <int BITS, int BLOCK, int MATRIX_ROWS, int TOKENS>
   struct Tile {
     static constexpr int PAIRS = MATRIX_ROWS * TOKENS;
     static constexpr int STEP = smaller(BLOCK, V::CODES);
 
+    // Of a matrix row and a token: what each block's sum begins with, for the zero point, and is multiplied by.
+    struct Group {
+      int32_t starts[GROUP];
+      float factors[GROUP];
+    };
+
     const BlockRows& matrix;
     int i;
     const Activations& x;
     int r;
 
-    // Groups for all pairs from a block on.
-    void read(int block, int count, Group* groups) const {
+    // Zero points of row m for a whole group of blocks, less what is subtracted from its codes.
+    Four zero_points(int m, int block) const {
+      constexpr uint32_t OFFSET = V::OFFSETS[BITS == 8];
+      if (matrix.zeros == nullptr) return Four{} + ((1u << (BITS - 1)) - OFFSET);
+      const uint8_t* at = matrix.zeros + (size_t)(i + m) * ((matrix.blocks * BITS + 7) / 8) + block * BITS / 8;
+      uint32_t packed = at[0] | at[1] << 8;
+      if (BITS == 8) packed |= at[2] << 16 | (uint32_t)at[3] << 24;
+      Four zeros = (Four{} + packed) >> Four{0, BITS, 2 * BITS, 3 * BITS};
+      return (zeros & ((1u << BITS) - 1)) - OFFSET;
+    }
+
+    void read_group(int block, Group* groups) const {
       for (int m = 0; m < MATRIX_ROWS; m++) {
+        Four zeros = zero_points(m, block);
         const float* scales = matrix.scales + (size_t)(i + m) * matrix.blocks + block;
-        int zeros[GROUP];
-        for (int b = 0; b < count; b++) zeros[b] = V::OFFSETS[BITS == 8] - zero_point(matrix, i + m, block + b);
         for (int k = 0; k < TOKENS; k++) {
           size_t at = (size_t)(r + k) * x.blocks + block;
-          for (int b = 0; b < count; b++) groups[m * TOKENS + k].starts[b] = zeros[b] * x.sums[at + b];
-          for (int b = 0; b < count; b++) groups[m * TOKENS + k].factors[b] = scales[b] * x.scales[at + b];
+          Group& group = groups[m * TOKENS + k];
+          Four sums;
+          __builtin_memcpy(&sums, x.sums + at, sizeof sums);
+          sums *= -zeros;
+          __builtin_memcpy(group.starts, &sums, sizeof sums);
+          for (int b = 0; b < GROUP; b++) group.factors[b] = scales[b] * x.scales[at + b];
         }
       }
     }
 
-    // totals += products of one block, whose codes begin at `rows`
-    void add(const uint8_t* const* rows, int block, int b, const Group* groups, Floats* totals) const {
+    // The same for one block.
+    void read_block(int block, Group* groups) const {
+      for (int m = 0; m < MATRIX_ROWS; m++) {
+        int zero = zero_point(matrix, i + m, block) - V::OFFSETS[BITS == 8];
+        float scale = matrix.scales[(size_t)(i + m) * matrix.blocks + block];
+        for (int k = 0; k < TOKENS; k++) {
+          size_t at = (size_t)(r + k) * x.blocks + block;
+          groups[m * TOKENS + k].starts[0] = -zero * x.sums[at];
+          groups[m * TOKENS + k].factors[0] = scale * x.scales[at];
+        }
+      }
+    }
+
+    // totals += products of block b of its group, whose codes begin at rows and inputs
+    void add(const uint8_t* const* rows, const int16_t* const* inputs, size_t block, int b, const Group* groups,
+             Floats* totals) const {
       typename V::Sums sums[PAIRS];
       for (int p = 0; p < PAIRS; p++) sums[p] = V::first_sums(groups[p].starts[b]);
-      for (int m = 0; m < MATRIX_ROWS; m++) __builtin_prefetch(rows[m] + (size_t)block * BLOCK * BITS / 8 + PREFETCHED);
+      for (int m = 0; m < MATRIX_ROWS; m++) __builtin_prefetch(rows[m] + block * (BLOCK * BITS / 8) + PREFETCHED);
       for (int c = 0; c < BLOCK; c += STEP) {
-        size_t at = (size_t)block * BLOCK + c;
         typename V::Weights weights[MATRIX_ROWS];
         for (int m = 0; m < MATRIX_ROWS; m++) {
-          if constexpr (BITS == 8) weights[m] = V::template bytes<STEP>(rows[m] + at);
-          if constexpr (BITS == 4) weights[m] = V::template nibbles<STEP>(rows[m] + at / 2);
+          const uint8_t* codes = rows[m] + block * (BLOCK * BITS / 8) + c * BITS / 8;
+          if constexpr (BITS == 8) weights[m] = V::template bytes<STEP>(codes);
+          if constexpr (BITS == 4) weights[m] = V::template nibbles<STEP>(codes);
         }
         for (int k = 0; k < TOKENS; k++) {
-          auto inputs = V::template inputs<STEP>(x.codes + (r + k) * x.stride + at);
+          auto values = V::template inputs<STEP>(inputs[k] + block * BLOCK + c);
           for (int m = 0; m < MATRIX_ROWS; m++) {
-            sums[m * TOKENS + k] = V::template add_products<STEP>(sums[m * TOKENS + k], weights[m], inputs);
+            auto& sum = sums[m * TOKENS + k];
+            sum = V::template add_products<STEP>(sum, weights[m], values);
           }
         }
       }
@@ -145,17 +174,20 @@ struct VectorKernels {
     void write(float* y, size_t y_stride) const {
       const uint8_t* rows[MATRIX_ROWS];
       for (int m = 0; m < MATRIX_ROWS; m++) rows[m] = matrix.codes + (i + m) * matrix.row_bytes();
+      const int16_t* inputs[TOKENS];
+      for (int k = 0; k < TOKENS; k++) inputs[k] = x.codes + (r + k) * x.stride;
       Floats totals[(PAIRS + 3) / 4 * 4];
       for (auto& total : totals) total = V::zero();
       Group groups[PAIRS];
       int block = 0;
       for (; block + GROUP <= matrix.blocks; block += GROUP) {
-        read(block, GROUP, groups);
-        for (int b = 0; b < GROUP; b++) add(rows, block + b, b, groups, totals);
+        read_group(block, groups);
+#pragma GCC unroll 1
+        for (int b = 0; b < GROUP; b++) add(rows, inputs, block + b, b, groups, totals);
       }
       for (; block < matrix.blocks; block++) {
-        read(block, 1, groups);
-        add(rows, block, 0, groups, totals);
+        read_block(block, groups);
+        add(rows, inputs, block, 0, groups, totals);
       }
       float sums[(PAIRS + 3) / 4 * 4];
       for (int p = 0; p < PAIRS; p += 4) V::store_sums(totals + p, sums + p);
