@@ -11,8 +11,9 @@
 namespace doge {
 
 // Activations of `rows` tokens in 16 bits, each block of a row with a scale of its own: x is about code * scale.
+// How the codes of a block lie in its bytes is the business of the kernels that made them.
 struct Activations {
-  const int16_t* codes;  // [rows][stride], zeros behind the row's end
+  const int16_t* codes;  // [rows][stride], of 0 behind the row's end
   const float* scales;   // [rows][blocks]
   const int32_t* sums;   // [rows][blocks], of the codes in a block
   size_t stride;         // whole blocks
@@ -50,7 +51,7 @@ struct Attended {
 struct Kernels {
   const char* name;
 
-  // Codes of 16 bits for n floats, zeros up to whole blocks; see Activations.
+  // Codes of 16 bits for n floats, 0 up to whole blocks; see Activations.
   void (*quantize)(const float* x, int n, int block_size, int16_t* codes, float* scales, int32_t* sums);
 
   // y[r * y_stride + i] = product of matrix row i with activations r, for i of [first, last) and all r of rows.
@@ -81,7 +82,7 @@ extern const Kernels neon_kernels, neon_dot_kernels;
 // The tables that this processor can run, the fastest first.
 std::vector<const Kernels*> runnable_kernels();
 
-// The first of them, or the one that DOGE_EXPORT_KERNELS names. Throws std::invalid_argument where it names none.
+// The one of them that DOGE_EXPORT_KERNELS names; the fastest where it names none of them.
 const Kernels& chosen_kernels();
 
 }  // namespace doge

@@ -2,6 +2,7 @@
 //
 //   check_kernels            the tables that this processor can run
 //   check_kernels --names    their names, the fastest first
+//   check_kernels --chosen   the name of the one that the operators take
 //   check_kernels --speed    how long products and an attention take
 //
 // Compiled with -DTABLE=avx512_kernels it knows that table only: for a processor that is emulated while compiling.
@@ -406,12 +407,13 @@ int main(int count, char** arguments) {
   std::vector<const Kernels*> tables = {&TABLE};
 #else
   std::vector<const Kernels*> tables = runnable_kernels();
+  if (what == "--chosen") tables = {&chosen_kernels()};
 #endif
   for (const Kernels* kernels : tables) {
     if (what == "--speed") {
       print_speed(*kernels);
     } else {
-      if (what != "--names") check(*kernels);
+      if (what.empty()) check(*kernels);
       std::printf("%s\n", kernels->name);
     }
   }
