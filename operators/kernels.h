@@ -6,17 +6,22 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace doge {
 
 // Activations of `rows` tokens in 16 bits, each block of a row with a scale of its own: x is about code * scale.
+// How the codes of a block lie in its bytes is the business of the kernels that made them.
 struct Activations {
-  const int16_t* codes;  // [rows][stride], zeros behind the row's end
+  const int16_t* codes;  // [rows][stride], of 0 behind the row's end
   const float* scales;   // [rows][blocks]
   const int32_t* sums;   // [rows][blocks], of the codes in a block
   size_t stride;         // whole blocks
   int blocks;
 };
+
+// Functions of this header are always inlined: files are compiled for different processors, and the linker would keep
+// one copy for all of them.
 
 // Rows of a matrix as MatMulNBits stores them: weight = (code - zero) * scale.
 struct BlockRows {
@@ -27,11 +32,11 @@ struct BlockRows {
   int block_size;        // 16, 32 or 64
   int blocks;
 
-  size_t row_bytes() const { return (size_t)blocks * block_size * bits / 8; }
+  [[gnu::always_inline]] size_t row_bytes() const { return (size_t)blocks * block_size * bits / 8; }
 };
 
 // The code that stands for 0 in a block of a row.
-inline int zero_point(const BlockRows& matrix, int row, int block) {
+[[gnu::always_inline]] inline int zero_point(const BlockRows& matrix, int row, int block) {
   if (matrix.zeros == nullptr) return 1 << (matrix.bits - 1);
   if (matrix.bits == 8) return matrix.zeros[(size_t)row * matrix.blocks + block];
   return matrix.zeros[(size_t)row * ((matrix.blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
@@ -46,7 +51,7 @@ struct Attended {
 struct Kernels {
   const char* name;
 
-  // Codes of 16 bits for n floats, zeros up to whole blocks; see Activations.
+  // Codes of 16 bits for n floats, 0 up to whole blocks; see Activations.
   void (*quantize)(const float* x, int n, int block_size, int16_t* codes, float* scales, int32_t* sums);
 
   // y[r * y_stride + i] = product of matrix row i with activations r, for i of [first, last) and all r of rows.
@@ -68,11 +73,16 @@ struct Kernels {
 };
 
 extern const Kernels plain_kernels;
-#if defined(__x86_64__) || defined(_M_X64)
-extern const Kernels avx2_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels, avx_vnni_kernels, avx512_kernels;
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels, neon_dot_kernels;
 #endif
 
-// The fastest table that this processor can run; DOGE_EXPORT_KERNELS names another one.
+// The tables that this processor can run, the fastest first.
+std::vector<const Kernels*> runnable_kernels();
+
+// The one of them that DOGE_EXPORT_KERNELS names; the fastest where it names none of them.
 const Kernels& chosen_kernels();
 
 }  // namespace doge

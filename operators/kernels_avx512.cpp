@@ -1,0 +1,101 @@
+// x86-64 with AVX-512 F, BW, DQ, VL and VNNI: vectors of 512 bits.
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC's own header warns before version 13: its bug 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+
+#include "vector_kernels.h"
+
+namespace doge {
+namespace {
+
+struct Avx512 {
+  using Floats = __m512;
+  using Integers = __m512i;
+  static constexpr int LANES = 16;
+
+  static __mmask16 first(int n) {
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(n), lanes);
+  }
+
+  static Floats zero() { return _mm512_setzero_ps(); }
+  static Floats set(float x) { return _mm512_set1_ps(x); }
+  static Floats load(const float* p) { return _mm512_loadu_ps(p); }
+  static Floats load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
+  static void store_first(float* p, int n, Floats x) { _mm512_mask_storeu_ps(p, first(n), x); }
+
+  static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
+  static Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+  static Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+  static Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+  static Floats largest(Floats a, Floats b) { return _mm512_max_ps(a, b); }
+  static Floats smallest(Floats a, Floats b) { return _mm512_min_ps(a, b); }
+  static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+  static Floats absolute(Floats x) { return _mm512_abs_ps(x); }
+  static Floats rounded(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Floats times_power_of_2(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
+  static float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
+
+  static void store_sums(const Floats* x, float* sums) {
+    __m256 halves[4];
+    for (int i = 0; i < 4; i++) halves[i] = _mm256_add_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
+    __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(halves[0], halves[1]), _mm256_hadd_ps(halves[2], halves[3]));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+  }
+
+  static Integers to_integers(Floats x) { return _mm512_cvtps_epi32(x); }
+  static Integers add(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
+  static int32_t total(Integers x) { return _mm512_reduce_add_epi32(x); }
+
+  // ---- codes, in 16 bits; of 16 codes the upper half of a vector stays empty
+
+  static constexpr int LARGEST_CODE = 32767;
+  static constexpr int CODES = 32;
+  static constexpr int OFFSETS[2] = {0, 0};
+  using Weights = __m512i;
+  using Inputs = __m512i;
+  using Sums = __m512i;
+
+  static constexpr int matrix_rows(int tokens) { return tokens <= 2 ? 4 : 2; }
+
+  static void store_inputs(int16_t* block, int i, Integers x) {
+    _mm256_storeu_si256((__m256i*)(block + i), _mm512_cvtsepi32_epi16(x));
+  }
+
+  template <int N>
+  static Inputs inputs(const int16_t* codes) {
+    if constexpr (N == 32) return _mm512_loadu_si512(codes);
+    return _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i*)codes));
+  }
+
+  template <int N>
+  static Weights bytes(const uint8_t* codes) {
+    if constexpr (N == 32) return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)codes));
+    return _mm512_zextsi256_si512(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)codes)));
+  }
+
+  template <int N>
+  static Weights nibbles(const uint8_t* codes) {  // a byte's upper half moves to the upper half of 32 bits
+    __m128i bytes = N == 32 ? _mm_loadu_si128((const __m128i*)codes) : _mm_loadl_epi64((const __m128i*)codes);
+    __m512i pairs = _mm512_cvtepu8_epi32(bytes), moved = _mm512_slli_epi32(pairs, 12);
+    return _mm512_ternarylogic_epi32(pairs, moved, _mm512_set1_epi32(0x000F000F), 0xA8);  // (pairs | moved) & mask
+  }
+
+  template <int N>
+  static Sums add_products(Sums sums, Weights a, Inputs b) {
+    return _mm512_dpwssd_epi32(sums, a, b);
+  }
+
+  static Sums first_sums(int32_t x) { return _mm512_maskz_set1_epi32(1, x); }
+  static Floats floats(Sums sums) { return _mm512_cvtepi32_ps(sums); }
+};
+
+}  // namespace
+
+const Kernels avx512_kernels = vector_kernels<Avx512>("AVX-512");
+
+}  // namespace doge

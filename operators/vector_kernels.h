@@ -1,0 +1,405 @@
+// Every kernel, once, in terms of the few operations on vectors that an instruction set gives.
+//
+// A file of an instruction set names those operations in a struct `V` and makes its table by `vector_kernels<V>`:
+//
+//   LANES                       floats in a vector, a multiple of 4
+//   Floats, Integers            a vector of floats; one of as many int32
+//   zero() set(x) load(p) store(p, x), load_first(p, n) store_first(p, n, x) for the first n lanes only, any int n
+//   add subtract multiply divide largest(a, b), multiply_add(a, b, c) = a * b + c rounded once, absolute(a)
+//   rounded(x)                  to the nearest integer, of two the even one
+//   times_power_of_2(x, n)      x * 2 ** n for an n of whole numbers
+//   largest_lane(x)             the largest of all lanes
+//   store_sums(x, p)            p[0] to p[3] = sums of the lanes of x[0] to x[3], each in an order of its own
+//   to_integers(x)              of whole numbers; total(x) the sum of the integers in all lanes
+//
+// and for products of codes:
+//
+//   LARGEST_CODE                of an activation
+//   CODES                       that are multiplied at once: 8, 16 or 32
+//   Weights, Inputs             that many codes of a matrix, of activations
+//   Sums                        of a block; first_sums(x) adds up to x
+//   bytes<N>(p) nibbles<N>(p)   the next N codes of a matrix, N at most CODES
+//   OFFSETS[bits == 8]          are subtracted from the codes in Weights
+//   store_inputs(block, i, x)   codes i to i + LANES - 1 of a block of activations
+//   inputs<N>(p)                the codes of activations from p on
+//   add_products<N>(sums, weights, inputs), floats(sums)
+//   matrix_rows(tokens)         of a tile, as many as registers hold
+//
+// All of it lies in an anonymous namespace, for every file compiles it by flags of its own. Functions of the standard
+// library stay out for the same reason: the linker would keep one copy, perhaps one that this processor cannot run.
+#pragma once
+
+#include "kernels.h"
+
+namespace doge {
+namespace {
+
+constexpr int AHEAD = 1024;  // bytes behind a tile that are not asked for, as they are on their way
+constexpr int GROUP = 4;          // blocks whose scales and zero points are read together
+using Four = uint32_t __attribute__((vector_size(16)));  // GCC and Clang calculate with vectors in any instructions
+
+constexpr int smaller(int a, int b) { return a < b ? a : b; }
+
+template <class V>
+struct VectorKernels {
+  using Floats = typename V::Floats;
+  static constexpr int LANES = V::LANES;
+
+  static Floats exponential(Floats x) {  // Cephes' expf: 2 ulp between -87 and 88
+    x = V::smallest(V::set(88.3f), V::largest(V::set(-87.3f), x));
+    Floats n = V::rounded(V::multiply(x, V::set(1.44269504f)));
+    Floats r = V::multiply_add(n, V::set(-0.693359375f), x);
+    r = V::multiply_add(n, V::set(2.12194440e-4f), r);
+    const float coefficients[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+    Floats p = V::set(1.9875691500e-4f);
+    for (float c : coefficients) p = V::multiply_add(p, r, V::set(c));
+    p = V::add(V::multiply_add(p, V::multiply(r, r), r), V::set(1));
+    return V::times_power_of_2(p, n);
+  }
+
+  static float sum(Floats x) {
+    float sums[4];
+    const Floats four[4] = {x, x, x, x};
+    V::store_sums(four, sums);
+    return sums[0];
+  }
+
+  // ---- activations
+
+  static void quantize(const float* x, int n, int block_size, int16_t* codes, float* scales, int32_t* sums) {
+    for (int block = 0; block * block_size < n; block++) {
+      int start = block * block_size;
+      Floats top = V::zero();
+      for (int i = 0; i < block_size; i += LANES) {
+        top = V::largest(top, V::absolute(V::load_first(x + start + i, n - start - i)));
+      }
+      float largest = V::largest_lane(top);
+      Floats steps = V::set(largest > 0 ? V::LARGEST_CODE / largest : 0);
+      typename V::Integers total = V::to_integers(V::zero());
+      for (int i = 0; i < block_size; i += LANES) {
+        auto rounded = V::to_integers(V::multiply(V::load_first(x + start + i, n - start - i), steps));
+        V::store_inputs(codes + start, i, rounded);
+        total = V::add(total, rounded);
+      }
+      sums[block] = V::total(total);
+      scales[block] = largest / V::LARGEST_CODE;
+    }
+  }
+
+  // ---- products with rows of codes
+
+  // Products of MATRIX_ROWS rows from i on with TOKENS tokens from r on.
+  template <int BITS, int BLOCK, int MATRIX_ROWS, int TOKENS>
+  struct Tile {
+    static constexpr int PAIRS = MATRIX_ROWS * TOKENS;
+    static constexpr int STEP = smaller(BLOCK, V::CODES);
+
+    // Of a matrix row and a token: what each block's sum begins with, for the zero point, and is multiplied by.
+    struct Group {
+      int32_t starts[GROUP];
+      float factors[GROUP];
+    };
+
+    const BlockRows& matrix;
+    int i;
+    const Activations& x;
+    int r;
+
+    // Zero points of row m for a whole group of blocks, less what is subtracted from its codes.
+    Four zero_points(int m, int block) const {
+      constexpr uint32_t OFFSET = V::OFFSETS[BITS == 8];
+      if (matrix.zeros == nullptr) return Four{} + ((1u << (BITS - 1)) - OFFSET);
+      const uint8_t* at = matrix.zeros + (size_t)(i + m) * ((matrix.blocks * BITS + 7) / 8) + block * BITS / 8;
+      uint32_t packed = at[0] | at[1] << 8;
+      if (BITS == 8) packed |= at[2] << 16 | (uint32_t)at[3] << 24;
+      Four zeros = (Four{} + packed) >> Four{0, BITS, 2 * BITS, 3 * BITS};
+      return (zeros & ((1u << BITS) - 1)) - OFFSET;
+    }
+
+    void read_group(int block, Group* groups) const {
+      for (int m = 0; m < MATRIX_ROWS; m++) {
+        Four zeros = zero_points(m, block);
+        const float* scales = matrix.scales + (size_t)(i + m) * matrix.blocks + block;
+        for (int k = 0; k < TOKENS; k++) {
+          size_t at = (size_t)(r + k) * x.blocks + block;
+          Group& group = groups[m * TOKENS + k];
+          Four sums;
+          __builtin_memcpy(&sums, x.sums + at, sizeof sums);
+          sums *= -zeros;
+          __builtin_memcpy(group.starts, &sums, sizeof sums);
+          for (int b = 0; b < GROUP; b++) group.factors[b] = scales[b] * x.scales[at + b];
+        }
+      }
+    }
+
+    // The same for one block.
+    void read_block(int block, Group* groups) const {
+      for (int m = 0; m < MATRIX_ROWS; m++) {
+        int zero = zero_point(matrix, i + m, block) - V::OFFSETS[BITS == 8];
+        float scale = matrix.scales[(size_t)(i + m) * matrix.blocks + block];
+        for (int k = 0; k < TOKENS; k++) {
+          size_t at = (size_t)(r + k) * x.blocks + block;
+          groups[m * TOKENS + k].starts[0] = -zero * x.sums[at];
+          groups[m * TOKENS + k].factors[0] = scale * x.scales[at];
+        }
+      }
+    }
+
+    // totals += products of block b of its group, whose codes begin at rows and inputs
+    void add(const uint8_t* const* rows, const int16_t* const* inputs, size_t block, int b, const Group* groups,
+             Floats* totals) const {
+      typename V::Sums sums[PAIRS];
+      for (int p = 0; p < PAIRS; p++) sums[p] = V::first_sums(groups[p].starts[b]);
+      // the rows lie one behind the other: memory behind them is asked for in its own order, line by line
+      const uint8_t* ahead = rows[0] + MATRIX_ROWS * matrix.row_bytes() + AHEAD + block * (MATRIX_ROWS * BLOCK * BITS / 8);
+      for (int m = 0; m < MATRIX_ROWS; m++) __builtin_prefetch(ahead + m * (BLOCK * BITS / 8));
+      for (int c = 0; c < BLOCK; c += STEP) {
+        typename V::Weights weights[MATRIX_ROWS];
+        for (int m = 0; m < MATRIX_ROWS; m++) {
+          const uint8_t* codes = rows[m] + block * (BLOCK * BITS / 8) + c * BITS / 8;
+          if constexpr (BITS == 8) weights[m] = V::template bytes<STEP>(codes);
+          if constexpr (BITS == 4) weights[m] = V::template nibbles<STEP>(codes);
+        }
+        for (int k = 0; k < TOKENS; k++) {
+          auto values = V::template inputs<STEP>(inputs[k] + block * BLOCK + c);
+          for (int m = 0; m < MATRIX_ROWS; m++) {
+            auto& sum = sums[m * TOKENS + k];
+            sum = V::template add_products<STEP>(sum, weights[m], values);
+          }
+        }
+      }
+      for (int p = 0; p < PAIRS; p++) {
+        totals[p] = V::multiply_add(V::floats(sums[p]), V::set(groups[p].factors[b]), totals[p]);
+      }
+    }
+
+    void write(float* y, size_t y_stride) const {
+      const uint8_t* rows[MATRIX_ROWS];
+      for (int m = 0; m < MATRIX_ROWS; m++) rows[m] = matrix.codes + (i + m) * matrix.row_bytes();
+      const int16_t* inputs[TOKENS];
+      for (int k = 0; k < TOKENS; k++) inputs[k] = x.codes + (r + k) * x.stride;
+      Floats totals[(PAIRS + 3) / 4 * 4];
+      for (auto& total : totals) total = V::zero();
+      Group groups[PAIRS];
+      int block = 0;
+      for (; block + GROUP <= matrix.blocks; block += GROUP) {
+        read_group(block, groups);
+#pragma GCC unroll 1
+        for (int b = 0; b < GROUP; b++) add(rows, inputs, block + b, b, groups, totals);
+      }
+      for (; block < matrix.blocks; block++) {
+        read_block(block, groups);
+        add(rows, inputs, block, 0, groups, totals);
+      }
+      float sums[(PAIRS + 3) / 4 * 4];
+      for (int p = 0; p < PAIRS; p += 4) V::store_sums(totals + p, sums + p);
+      for (int k = 0; k < TOKENS; k++) {
+        for (int m = 0; m < MATRIX_ROWS; m++) y[(r + k) * y_stride + i + m] = sums[m * TOKENS + k];
+      }
+    }
+  };
+
+  // All matrix rows with TOKENS tokens.
+  template <int BITS, int BLOCK, int TOKENS>
+  static void tiles(const BlockRows& matrix, int first, int last, const Activations& x, int r, float* y,
+                    size_t y_stride) {
+    constexpr int MATRIX_ROWS = V::matrix_rows(TOKENS);
+    int i = first;
+    for (; i + MATRIX_ROWS <= last; i += MATRIX_ROWS) {
+      Tile<BITS, BLOCK, MATRIX_ROWS, TOKENS>{matrix, i, x, r}.write(y, y_stride);
+    }
+    for (; i < last; i++) Tile<BITS, BLOCK, 1, TOKENS>{matrix, i, x, r}.write(y, y_stride);
+  }
+
+  template <int BITS, int BLOCK>
+  static void products_in_blocks(const BlockRows& matrix, int first, int last, const Activations& x, int rows,
+                                 float* y, size_t y_stride) {
+    int r = 0;
+    for (; r + 6 <= rows; r += 6) tiles<BITS, BLOCK, 6>(matrix, first, last, x, r, y, y_stride);
+    for (; r + 2 <= rows; r += 2) tiles<BITS, BLOCK, 2>(matrix, first, last, x, r, y, y_stride);
+    for (; r < rows; r++) tiles<BITS, BLOCK, 1>(matrix, first, last, x, r, y, y_stride);
+  }
+
+  static void block_products(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
+                             size_t y_stride) {
+    auto products = matrix.bits == 8
+                        ? (matrix.block_size == 64   ? products_in_blocks<8, 64>
+                           : matrix.block_size == 32 ? products_in_blocks<8, 32>
+                                                     : products_in_blocks<8, 16>)
+                        : (matrix.block_size == 64   ? products_in_blocks<4, 64>
+                           : matrix.block_size == 32 ? products_in_blocks<4, 32>
+                                                     : products_in_blocks<4, 16>);
+    products(matrix, first, last, x, rows, y, y_stride);
+  }
+
+  // ---- products with rows of floats
+
+  // totals += the products of one vector of columns, made by load(p) of a row's columns
+  template <int MATRIX_ROWS, int TOKENS, class Load>
+  static void add_columns(const float* matrix, size_t width, const float* x, size_t x_stride, Load load,
+                          Floats* totals) {
+    Floats weights[MATRIX_ROWS];
+    for (int m = 0; m < MATRIX_ROWS; m++) weights[m] = load(matrix + m * width);
+    for (int k = 0; k < TOKENS; k++) {
+      Floats values = load(x + k * x_stride);
+      for (int m = 0; m < MATRIX_ROWS; m++) {
+        totals[m * TOKENS + k] = V::multiply_add(weights[m], values, totals[m * TOKENS + k]);
+      }
+    }
+  }
+
+  // Products of MATRIX_ROWS rows with TOKENS tokens.
+  template <int MATRIX_ROWS, int TOKENS>
+  static void float_tile(const float* matrix, int width, const float* x, size_t x_stride, float* y, size_t y_stride) {
+    constexpr int PAIRS = MATRIX_ROWS * TOKENS;
+    Floats totals[(PAIRS + 3) / 4 * 4];
+    for (auto& total : totals) total = V::zero();
+    int c = 0;
+    auto whole = [](const float* p) { return V::load(p); };
+    for (; c + LANES <= width; c += LANES) {
+      add_columns<MATRIX_ROWS, TOKENS>(matrix + c, width, x + c, x_stride, whole, totals);
+    }
+    auto rest = [n = width - c](const float* p) { return V::load_first(p, n); };
+    if (c < width) add_columns<MATRIX_ROWS, TOKENS>(matrix + c, width, x + c, x_stride, rest, totals);
+    float sums[(PAIRS + 3) / 4 * 4];
+    for (int p = 0; p < PAIRS; p += 4) V::store_sums(totals + p, sums + p);
+    for (int k = 0; k < TOKENS; k++) {
+      for (int m = 0; m < MATRIX_ROWS; m++) y[k * y_stride + m] = sums[m * TOKENS + k];
+    }
+  }
+
+  template <int TOKENS>
+  static void float_tiles(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
+                          float* y, size_t y_stride) {
+    int i = first;
+    for (; i + 4 <= last; i += 4) {
+      float_tile<4, TOKENS>(matrix + (size_t)i * width, width, x, x_stride, y + i, y_stride);
+    }
+    for (; i < last; i++) float_tile<1, TOKENS>(matrix + (size_t)i * width, width, x, x_stride, y + i, y_stride);
+  }
+
+  static void float_products(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
+                             int rows, float* y, size_t y_stride) {
+    int r = 0;
+    for (; r + 3 <= rows; r += 3) {
+      float_tiles<3>(matrix, width, first, last, x + r * x_stride, x_stride, y + r * y_stride, y_stride);
+    }
+    for (; r < rows; r++) {
+      float_tiles<1>(matrix, width, first, last, x + r * x_stride, x_stride, y + r * y_stride, y_stride);
+    }
+  }
+
+  static float sum_of_squares(const float* x, int n) {
+    Floats total = V::zero();
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) total = V::multiply_add(V::load(x + i), V::load(x + i), total);
+    Floats rest = V::load_first(x + i, n - i);
+    return sum(V::multiply_add(rest, rest, total));
+  }
+
+  // ---- attention; channels are a multiple of 8
+
+  // Dots of a query with four keys.
+  static void four_dots(const float* query, const float* const* keys, int channels, float* dots) {
+    Floats totals[4];
+    for (auto& total : totals) total = V::zero();
+    int c = 0;
+    for (; c + LANES <= channels; c += LANES) {
+      Floats q = V::load(query + c);
+      for (int j = 0; j < 4; j++) totals[j] = V::multiply_add(q, V::load(keys[j] + c), totals[j]);
+    }
+    if (c < channels) {
+      Floats q = V::load_first(query + c, channels - c);
+      for (int j = 0; j < 4; j++) totals[j] = V::multiply_add(q, V::load_first(keys[j] + c, channels - c), totals[j]);
+    }
+    V::store_sums(totals, dots);
+  }
+
+  // scores = scale * dots of a query with every key; returns the largest
+  static float score(const float* query, const float* keys, int length, int channels, float scale, float* scores) {
+    for (int j = 0; j < length; j += 4) {
+      const float* four[4];  // the last key again, where there are fewer
+      for (int t = 0; t < 4; t++) four[t] = keys + (size_t)smaller(j + t, length - 1) * channels;
+      float dots[4];
+      four_dots(query, four, channels, dots);
+      for (int t = 0; t < smaller(4, length - j); t++) scores[j + t] = dots[t] * scale;
+    }
+    float largest = scores[0];
+    int j = 0;
+    if (length >= LANES) {
+      Floats top = V::load(scores);
+      for (; j + LANES <= length; j += LANES) top = V::largest(top, V::load(scores + j));
+      largest = V::largest_lane(top);
+    }
+    for (; j < length; j++) largest = scores[j] > largest ? scores[j] : largest;
+    return largest;
+  }
+
+  // weights[j] = exp(scores[j] - largest) in place; returns their sum
+  static float exponentials(float* scores, int length, float largest) {
+    Floats top = V::set(largest), total = V::zero();
+    int j = 0;
+    for (; j + LANES <= length; j += LANES) {
+      Floats weights = exponential(V::subtract(V::load(scores + j), top));
+      V::store(scores + j, weights);
+      total = V::add(total, weights);
+    }
+    if (j < length) {
+      V::store_first(scores + j, length - j, exponential(V::subtract(V::load_first(scores + j, length - j), top)));
+      total = V::add(total, V::load_first(scores + j, length - j));
+    }
+    return sum(total);
+  }
+
+  // sums = weights values for WIDTH vectors of channels, the last one of `last` channels
+  template <int WIDTH>
+  static void weighted_values(const float* weights, const float* values, int length, int channels, int last,
+                              float* sums) {
+    Floats totals[WIDTH];
+    for (auto& total : totals) total = V::zero();
+    for (int j = 0; j < length; j++, values += channels) {
+      Floats weight = V::set(weights[j]);
+      for (int i = 0; i + 1 < WIDTH; i++) {
+        totals[i] = V::multiply_add(weight, V::load(values + i * LANES), totals[i]);
+      }
+      const float* end = values + (WIDTH - 1) * LANES;
+      Floats value = LANES > 8 ? V::load_first(end, last) : V::load(end);  // up to 8 lanes are always whole
+      totals[WIDTH - 1] = V::multiply_add(weight, value, totals[WIDTH - 1]);
+    }
+    for (int i = 0; i + 1 < WIDTH; i++) V::store(sums + i * LANES, totals[i]);
+    V::store_first(sums + (WIDTH - 1) * LANES, last, totals[WIDTH - 1]);
+  }
+
+  static void attend(const float* query, const float* keys, const float* values, int length, int channels, float scale,
+                     float* scores, Attended& y) {
+    y.largest = score(query, keys, length, channels, scale, scores);
+    y.total = exponentials(scores, length, y.largest);
+    constexpr int WIDEST = 9;
+    decltype(&weighted_values<1>) const of_width[WIDEST] = {
+        weighted_values<1>, weighted_values<2>, weighted_values<3>, weighted_values<4>, weighted_values<5>,
+        weighted_values<6>, weighted_values<7>, weighted_values<8>, weighted_values<9>};
+    for (int c = 0; c < channels;) {
+      int width = smaller(WIDEST, (channels - c + LANES - 1) / LANES);
+      int last = smaller(LANES, channels - c - (width - 1) * LANES);
+      of_width[width - 1](scores, values + c, length, channels, last, y.sums + c);
+      c += width * LANES;
+    }
+  }
+
+  static void gated_silu(const float* gate, const float* up, int n, float* y) {
+    for (int i = 0; i < n; i += LANES) {
+      Floats g = V::load_first(gate + i, n - i);
+      Floats sigmoid = V::divide(g, V::add(V::set(1), exponential(V::subtract(V::zero(), g))));
+      V::store_first(y + i, n - i, V::multiply(sigmoid, V::load_first(up + i, n - i)));
+    }
+  }
+};
+
+template <class V>
+constexpr Kernels vector_kernels(const char* name) {
+  using K = VectorKernels<V>;
+  return {name, K::quantize, K::block_products, K::float_products, K::attend, K::sum_of_squares, K::gated_silu};
+}
+
+}  // namespace
+}  // namespace doge

@@ -1,0 +1,68 @@
+// Vectors of 128 bits of any 64-bit ARM, except for products of codes.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "vector_kernels.h"
+
+namespace doge {
+namespace {
+
+struct Neon {
+  using Floats = float32x4_t;
+  using Integers = int32x4_t;
+  static constexpr int LANES = 4;
+
+  static Floats zero() { return vdupq_n_f32(0); }
+  static Floats set(float x) { return vdupq_n_f32(x); }
+  static Floats load(const float* p) { return vld1q_f32(p); }
+  static void store(float* p, Floats x) { vst1q_f32(p, x); }
+
+  static Floats load_first(const float* p, int n) {
+    if (n >= LANES) return load(p);
+    float lanes[LANES] = {};
+    for (int i = 0; i < n; i++) lanes[i] = p[i];
+    return load(lanes);
+  }
+
+  static void store_first(float* p, int n, Floats x) {
+    if (n >= LANES) return store(p, x);
+    float lanes[LANES];
+    store(lanes, x);
+    for (int i = 0; i < n; i++) p[i] = lanes[i];
+  }
+
+  static Floats add(Floats a, Floats b) { return vaddq_f32(a, b); }
+  static Floats subtract(Floats a, Floats b) { return vsubq_f32(a, b); }
+  static Floats multiply(Floats a, Floats b) { return vmulq_f32(a, b); }
+  static Floats divide(Floats a, Floats b) { return vdivq_f32(a, b); }
+  static Floats largest(Floats a, Floats b) { return vmaxq_f32(a, b); }
+  static Floats smallest(Floats a, Floats b) { return vminq_f32(a, b); }
+  static Floats multiply_add(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
+  static Floats absolute(Floats x) { return vabsq_f32(x); }
+  static Floats rounded(Floats x) { return vrndnq_f32(x); }
+  static float largest_lane(Floats x) { return vmaxvq_f32(x); }
+
+  static Floats times_power_of_2(Floats x, Floats n) {  // for n from -126 to 127
+    Integers power = vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23);
+    return vmulq_f32(x, vreinterpretq_f32_s32(power));
+  }
+
+  static void store_sums(const Floats* x, float* sums) {
+    store(sums, vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3])));
+  }
+
+  static Integers to_integers(Floats x) { return vcvtnq_s32_f32(x); }
+  static Integers add(Integers a, Integers b) { return vaddq_s32(a, b); }
+  static int32_t total(Integers x) { return vaddvq_s32(x); }
+  static Integers first(int32_t x) { return vsetq_lane_s32(x, vdupq_n_s32(0), 0); }
+
+  // 16 codes of 4 bits in bytes, in order
+  static uint8x16_t halves_of_8(const uint8_t* codes) {
+    uint8x16_t bytes = vcombine_u8(vld1_u8(codes), vdup_n_u8(0));
+    return vandq_u8(vzip1q_u8(bytes, vshrq_n_u8(bytes, 4)), vdupq_n_u8(15));
+  }
+};
+
+}  // namespace
+}  // namespace doge

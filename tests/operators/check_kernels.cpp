@@ -1,0 +1,421 @@
+// Every kernel against sums in double precision, and every value alone against the same value in company.
+//
+//   check_kernels            the tables that this processor can run
+//   check_kernels --names    their names, the fastest first
+//   check_kernels --chosen   the name of the one that the operators take
+//   check_kernels --speed    how long products and an attention take
+//
+// Compiled with -DTABLE=avx512_kernels it knows that table only: for a processor that is emulated while compiling.
+// It ends with status 1 and a sentence at the first value that is wrong.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../../operators/kernels.h"
+
+using namespace doge;
+using Floats = std::vector<float>;
+using Doubles = std::vector<double>;
+
+static std::mt19937 generator(1);
+
+static float normal() { return std::normal_distribution<float>()(generator); }
+static int integer(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
+
+static Floats normals(size_t count) {
+  Floats x(count);
+  for (float& value : x) value = normal();
+  return x;
+}
+
+template <class... Values>
+static void require(bool right, const char* format, Values... values) {
+  if (right) return;
+  std::printf(format, values...);
+  std::printf("\n");
+  std::exit(1);
+}
+
+static bool same_bits(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+
+// ---- matrices of codes, and activations
+
+struct Matrix {
+  std::vector<uint8_t> codes, zeros;
+  Floats scales;
+  BlockRows view;
+  int rows;
+
+  // Random codes; zero points and scales as well where they are wanted, otherwise the usual zero points and scales of 1.
+  Matrix(int rows, int width, int bits, int block_size, bool with_zeros, bool with_scales) : rows(rows) {
+    int blocks = (width + block_size - 1) / block_size;
+    codes.resize((size_t)rows * blocks * block_size * bits / 8);
+    for (uint8_t& code : codes) code = (uint8_t)integer(0, 255);
+    scales.assign((size_t)rows * blocks, 1.0f);
+    if (with_scales) {
+      for (float& scale : scales) scale = 0.01f + 0.02f * std::fabs(normal());
+    }
+    if (with_zeros) zeros.resize((size_t)rows * ((blocks * bits + 7) / 8));
+    for (uint8_t& zero : zeros) zero = (uint8_t)integer(0, 255);
+    view = {codes.data(), scales.data(), with_zeros ? zeros.data() : nullptr, bits, block_size, blocks};
+  }
+
+  int code(int row, int column) const {
+    const uint8_t* at = codes.data() + row * view.row_bytes();
+    return view.bits == 8 ? at[column] : at[column / 2] >> (column % 2 * 4) & 15;
+  }
+  int zero(int row, int column) const { return zero_point(view, row, column / view.block_size); }
+  // Weights of 0 in the first column of every block.
+  void clear_first_columns() {
+    for (int i = 0; i < rows; i++) {
+      for (int block = 0; block < view.blocks; block++) {
+        uint8_t* at = codes.data() + i * view.row_bytes() + (size_t)block * view.block_size * view.bits / 8;
+        int zero = zero_point(view, i, block);
+        *at = (uint8_t)(view.bits == 8 ? zero : (*at & 0xF0) | zero);
+      }
+    }
+  }
+  double scale(int row, int column) const { return scales[(size_t)row * view.blocks + column / view.block_size]; }
+};
+
+struct Tokens {
+  std::vector<int16_t> codes;
+  Floats scales;
+  std::vector<int32_t> sums;
+  Activations view;
+
+  Tokens(const Kernels& kernels, const Floats& x, int rows, int width, int block_size) {
+    int blocks = (width + block_size - 1) / block_size;
+    size_t stride = (size_t)blocks * block_size;
+    codes.assign(rows * stride, -1);
+    scales.assign((size_t)rows * blocks, NAN);
+    sums.assign((size_t)rows * blocks, -1);
+    for (int r = 0; r < rows; r++) {
+      Floats row(x.begin() + (size_t)r * width, x.begin() + (size_t)(r + 1) * width);  // ends where it ends
+      kernels.quantize(row.data(), width, block_size, &codes[r * stride], &scales[(size_t)r * blocks],
+                       &sums[(size_t)r * blocks]);
+    }
+    view = {codes.data(), scales.data(), sums.data(), stride, blocks};
+  }
+
+  Activations row(int r) const {
+    size_t block = (size_t)r * view.blocks;
+    return {view.codes + r * view.stride, view.scales + block, view.sums + block, view.stride, view.blocks};
+  }
+};
+
+static Floats products(const Kernels& kernels, const Matrix& matrix, const Activations& x, int rows) {
+  Floats y((size_t)rows * matrix.rows, NAN);
+  kernels.block_products(matrix.view, 0, matrix.rows, x, rows, y.data(), matrix.rows);
+  return y;
+}
+
+// The codes of one token, read by products with a matrix of 4 bits that has a single 1 in every row: a kernel's layout
+// is its own.
+static std::vector<int> codes_of(const Kernels& kernels, const Tokens& tokens, int r, int block_size) {
+  Matrix unit((int)tokens.view.stride, (int)tokens.view.stride, 4, block_size, true, false);
+  std::fill(unit.codes.begin(), unit.codes.end(), 0);
+  std::fill(unit.zeros.begin(), unit.zeros.end(), 0);
+  for (size_t i = 0; i < tokens.view.stride; i++) {
+    unit.codes[i * unit.view.row_bytes() + i / 2] = i % 2 ? 16 : 1;
+  }
+  Activations x = tokens.row(r);
+  Floats ones(x.blocks, 1.0f);
+  x.scales = ones.data();
+  std::vector<int> codes;
+  for (float code : products(kernels, unit, x, 1)) codes.push_back((int)code);
+  return codes;
+}
+
+// ---- activations
+
+// A code is the nearest one, but for the rounding of float32 before it: 32767 * 2 ** -23 of a step.
+static void check_quantize(const Kernels& kernels) {
+  for (int block_size : {16, 32, 64}) {
+    for (int width : {1, 7, 16, 33, 63, 64, 65, 100, 129, 200}) {
+      Floats x = normals(width);
+      if (width > 64) std::fill(x.begin(), x.begin() + 64, 0.0f);  // a block of nothing
+      Tokens tokens(kernels, x, 1, width, block_size);
+      std::vector<int> codes = codes_of(kernels, tokens, 0, block_size);
+      std::vector<int32_t> sums(tokens.view.blocks);
+      for (size_t i = 0; i < codes.size(); i++) {
+        double value = i < (size_t)width ? x[i] : 0, scale = tokens.scales[i / block_size];
+        sums[i / block_size] += codes[i];
+        require(std::fabs(codes[i] * scale - value) <= 0.505 * scale && std::abs(codes[i]) <= 32767,
+                "quantize: element %zu of %d in blocks of %d is %g, its code %d of %g", i, width, block_size, value,
+                codes[i], scale);
+      }
+      require(sums == tokens.sums, "quantize: a sum of %d elements in blocks of %d is wrong", width, block_size);
+    }
+  }
+}
+
+// ---- products
+
+// Whole numbers whose sums no float rounds: every product must be exactly theirs.
+static void check_whole_numbers(const Kernels& kernels, int bits, int block_size, bool with_zeros) {
+  const float one = 1;
+  int16_t code[64];
+  float scale;
+  int32_t sum;
+  kernels.quantize(&one, 1, block_size, code, &scale, &sum);
+  float largest = std::round(1 / scale);  // a block with this value has a scale of 1, and a weight of 0 for it
+  for (int width : {1, 15, 16, 17, 33, 64, 100, 257}) {
+    Matrix matrix(13, width, bits, block_size, with_zeros, false);
+    matrix.clear_first_columns();
+    Floats x(width);
+    for (int i = 0; i < width; i++) x[i] = i % block_size == 0 ? largest : (float)integer(-99, 99);
+    Tokens tokens(kernels, x, 1, width, block_size);
+    Floats y = products(kernels, matrix, tokens.view, 1);
+    for (int i = 0; i < matrix.rows; i++) {
+      long long exact = 0;
+      for (int c = 0; c < width; c++) exact += (matrix.code(i, c) - matrix.zero(i, c)) * (long long)x[c];
+      require(y[i] == (float)exact, "block_products: %d bits, blocks of %d, width %d, %s: row %d is %.9g, exactly %lld",
+              bits, block_size, width, with_zeros ? "zero points" : "none", i, y[i], exact);
+    }
+  }
+}
+
+// Against sums in double of what the codes stand for. A block's sum is exact; float32 rounds it, its factor and the
+// row's sum, each by 2 ** -24 of what was added up with unsigned codes.
+static void check_block_products(const Kernels& kernels, int bits, int block_size, bool with_zeros) {
+  for (int width : {1, 24, 64, 96, 200, 321}) {
+    for (int rows : {1, 2, 3, 5, 6, 7, 13}) {
+      Matrix matrix(integer(1, 13), width, bits, block_size, with_zeros, true);
+      Floats x = normals((size_t)rows * width);
+      Tokens tokens(kernels, x, rows, width, block_size);
+      Floats y = products(kernels, matrix, tokens.view, rows);
+      for (int r = 0; r < rows; r++) {
+        std::vector<int> codes = codes_of(kernels, tokens, r, block_size);
+        for (int i = 0; i < matrix.rows; i++) {
+          double exact = 0, size = 0;
+          for (int c = 0; c < width; c++) {
+            double factor = matrix.scale(i, c) * tokens.scales[(size_t)r * tokens.view.blocks + c / block_size];
+            exact += (matrix.code(i, c) - matrix.zero(i, c)) * codes[c] * factor;
+            size += (matrix.code(i, c) + matrix.zero(i, c)) * std::abs(codes[c]) * factor;
+          }
+          float value = y[(size_t)r * matrix.rows + i];
+          require(std::fabs(value - exact) <= 4e-7 * size,
+                  "block_products: %d bits, blocks of %d, width %d, rows %d: row %d of token %d is %.9g, not %.9g", bits,
+                  block_size, width, rows, i, r, value, exact);
+          float alone = NAN;
+          kernels.block_products(matrix.view, i, i + 1, tokens.row(r), 1, &alone - i, 1);
+          require(same_bits(alone, value), "block_products: %d bits, blocks of %d, width %d: row %d of token %d of %d "
+                  "is %.9g in company, %.9g alone", bits, block_size, width, i, r, rows, value, alone);
+        }
+      }
+    }
+  }
+}
+
+static void check_ranges(const Kernels& kernels, int bits, int block_size) {
+  Matrix matrix(29, 160, bits, block_size, true, true);
+  Tokens tokens(kernels, normals(9 * 160), 9, 160, block_size);
+  Floats whole = products(kernels, matrix, tokens.view, 9);
+  for (int first = 0; first < 29; first += 3) {
+    for (int last = first + 1; last <= 29; last += 5) {
+      Floats y(9 * 29, -77.0f);
+      kernels.block_products(matrix.view, first, last, tokens.view, 9, y.data(), 29);
+      for (int i = 0; i < 9 * 29; i++) {
+        bool inside = i % 29 >= first && i % 29 < last;
+        require(same_bits(y[i], inside ? whole[i] : -77.0f), "block_products: %d bits: rows %d to %d of 29 give %.9g at %d",
+                bits, first, last, y[i], i);
+      }
+    }
+  }
+}
+
+// Against sums in double: float32 rounds once a column.
+static void check_float_products(const Kernels& kernels) {
+  for (int width : {1, 3, 8, 15, 16, 31, 100, 257}) {
+    for (int rows : {1, 2, 3, 4, 7, 13}) {
+      int count = integer(1, 13);
+      Floats matrix = normals((size_t)count * width), x = normals((size_t)rows * width), y((size_t)rows * count, NAN);
+      kernels.float_products(matrix.data(), width, 0, count, x.data(), width, rows, y.data(), count);
+      for (int r = 0; r < rows; r++) {
+        for (int i = 0; i < count; i++) {
+          double exact = 0, size = 0;
+          for (int c = 0; c < width; c++) exact += (double)matrix[i * width + c] * x[r * width + c];
+          for (int c = 0; c < width; c++) size += std::fabs((double)matrix[i * width + c] * x[r * width + c]);
+          float value = y[r * count + i], alone = NAN;
+          require(std::fabs(value - exact) <= (width + 1) * 6e-8 * size,
+                  "float_products: width %d, rows %d: row %d of token %d is %.9g, not %.9g", width, rows, i, r, value, exact);
+          kernels.float_products(matrix.data(), width, i, i + 1, x.data() + r * width, width, 1, &alone - i, 1);
+          require(same_bits(alone, value), "float_products: width %d: row %d of token %d of %d is %.9g in company, %.9g alone",
+                  width, i, r, rows, value, alone);
+        }
+      }
+    }
+  }
+}
+
+// ---- the rest; exponentials are within 2 ulp, so 5e-7 of a value is allowed
+
+static void check_elements(const Kernels& kernels) {
+  for (int n = 1; n <= 150; n++) {
+    Floats gate = normals(n), up = normals(n), y(n + 1, -77.0f);
+    for (int i = 0; i < n; i += 7) gate[i] *= 40;
+    kernels.gated_silu(gate.data(), up.data(), n, y.data());
+    double squares = 0;
+    for (int i = 0; i < n; i++) {
+      double exact = gate[i] / (1 + std::exp(-(double)gate[i])) * up[i];
+      squares += (double)gate[i] * gate[i];
+      require(std::fabs(y[i] - exact) <= 5e-7 * std::fabs(exact) + 1e-35, "gated_silu: %g, %g gives %.9g, not %.9g",
+              gate[i], up[i], y[i], exact);
+      float alone;
+      kernels.gated_silu(&gate[i], &up[i], 1, &alone);
+      require(same_bits(alone, y[i]), "gated_silu: %g is %.9g among %d, %.9g alone", gate[i], y[i], n, alone);
+    }
+    require(y[n] == -77.0f, "gated_silu: %d elements, and one more is written", n);
+    float sum = kernels.sum_of_squares(gate.data(), n);
+    require(std::fabs(sum - squares) <= n * 6e-8 * squares, "sum_of_squares: %d elements give %.9g, not %.9g", n, sum, squares);
+  }
+}
+
+static void check_attention(const Kernels& kernels, int length, int channels) {
+  float scale = 1 / std::sqrt((float)channels);
+  Floats query = normals(channels), keys = normals((size_t)length * channels), values = normals((size_t)length * channels);
+  Floats scores(length + 1, -77.0f), sums(channels + 1, -77.0f);
+  for (float& q : query) q *= 4;  // weights far from each other
+  Attended y{NAN, NAN, sums.data()};
+  kernels.attend(query.data(), keys.data(), values.data(), length, channels, scale, scores.data(), y);
+  Doubles exact(length), expected(channels);
+  double total = 0, size = 0;
+  for (int j = 0; j < length; j++) {
+    for (int c = 0; c < channels; c++) exact[j] += (double)query[c] * keys[(size_t)j * channels + c] * scale;
+  }
+  double largest = *std::max_element(exact.begin(), exact.end());
+  // a score's rounding moves its weight by as much, in a share of the weight
+  double allowed = 1e-6 + channels * 6e-8 * (std::fabs(largest) + 4);
+  require(std::fabs(y.largest - largest) <= allowed, "attend: length %d, channels %d: the largest score is %.9g, not %.9g",
+          length, channels, y.largest, largest);
+  for (int j = 0; j < length; j++) {
+    double weight = std::exp(exact[j] - y.largest);
+    total += weight;
+    for (int c = 0; c < channels; c++) expected[c] += weight * values[(size_t)j * channels + c];
+    for (int c = 0; c < channels; c++) size = std::max(size, std::fabs((double)values[(size_t)j * channels + c]));
+  }
+  require(std::fabs(y.total - total) <= 2 * allowed * total, "attend: length %d, channels %d: the total is %.9g, not %.9g",
+          length, channels, y.total, total);
+  for (int c = 0; c < channels; c++) {
+    require(std::fabs(sums[c] - expected[c]) <= 2 * allowed * total * size,
+            "attend: length %d, channels %d: channel %d is %.9g, not %.9g", length, channels, c, sums[c], expected[c]);
+  }
+  require(scores[length] == -77.0f && sums[channels] == -77.0f, "attend: length %d, channels %d: writes too much", length,
+          channels);
+}
+
+// A copy of the last key behind itself: equal weights, wherever both lie.
+static void check_equal_keys(const Kernels& kernels, int length, int channels) {
+  Floats query = normals(channels), keys, key = normals(channels), scores(length), sums(channels);
+  for (int j = 0; j < length; j++) keys.insert(keys.end(), key.begin(), key.end());
+  Attended y{NAN, NAN, sums.data()};
+  kernels.attend(query.data(), keys.data(), keys.data(), length, channels, 0.3f, scores.data(), y);
+  require(y.total == (float)length, "attend: %d equal keys of %d channels have a total of %.9g", length, channels, y.total);
+}
+
+static void check(const Kernels& kernels) {
+  check_quantize(kernels);
+  for (int bits : {4, 8}) {
+    for (int block_size : {16, 32, 64}) {
+      for (bool with_zeros : {false, true}) {
+        check_whole_numbers(kernels, bits, block_size, with_zeros);
+        check_block_products(kernels, bits, block_size, with_zeros);
+      }
+      check_ranges(kernels, bits, block_size);
+    }
+  }
+  check_float_products(kernels);
+  check_elements(kernels);
+  for (int channels = 8; channels <= 136; channels += 8) {
+    for (int length : {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 64, 100, 255, 300}) {
+      check_attention(kernels, length, channels);
+      check_equal_keys(kernels, length, channels);
+    }
+  }
+}
+
+// ---- speed
+
+// Microseconds of processor time in the fastest of 40 rounds, which neighbours on the machine disturb least.
+template <class Work>
+static double microseconds(Work work) {
+  double fastest = INFINITY;
+  for (int round = 0; round < 40; round++) {
+    std::clock_t start = std::clock(), passed = 0;
+    int times = 0;
+    for (; passed < CLOCKS_PER_SEC / 1000; times++) {
+      work();
+      passed = std::clock() - start;
+    }
+    fastest = std::min(fastest, 1e6 * passed / CLOCKS_PER_SEC / times);
+  }
+  return fastest;
+}
+
+static void print_speed(const Kernels& kernels) {
+  const int height = 3072, width = 576;
+  for (int bits : {8, 4}) {
+    for (int block_size : {64, 32}) {
+      for (bool with_zeros : {false, true}) {
+        Matrix matrix(height, width, bits, block_size, with_zeros, true);
+        std::printf("%-9s [%d, %d], %d bits, blocks of %d%s:", kernels.name, height, width, bits, block_size,
+                    with_zeros ? ", zero points" : "");
+        for (int rows : {1, 2, 6, 36}) {
+          Tokens tokens(kernels, normals((size_t)rows * width), rows, width, block_size);
+          Floats y((size_t)rows * height);
+          double time = microseconds([&] {
+            kernels.block_products(matrix.view, 0, height, tokens.view, rows, y.data(), height);
+          });
+          std::printf(" %d tokens %.1f us (%.1f G/s)", rows, time, 1e-3 * rows * height * width / time);
+        }
+        std::printf("\n");
+      }
+    }
+  }
+  Floats matrix = normals(height * width), x = normals(6 * width), y(6 * height), scores(1000);
+  for (int rows : {1, 6}) {
+    double time = microseconds([&] {
+      kernels.float_products(matrix.data(), width, 0, height, x.data(), width, rows, y.data(), height);
+    });
+    std::printf("%-9s [%d, %d], float32: %d tokens %.1f us\n", kernels.name, height, width, rows, time);
+  }
+  Attended part{0, 0, y.data()};
+  for (int channels : {72, 136}) {
+    double time = microseconds([&] {
+      kernels.attend(x.data(), matrix.data(), matrix.data() + 1000 * channels, 1000, channels, 0.1f, scores.data(), part);
+    });
+    std::printf("%-9s attention over 1000 keys of %d channels: %.1f us\n", kernels.name, channels, time);
+  }
+  std::vector<int16_t> codes(width);
+  std::vector<int32_t> sums(width);
+  std::printf("%-9s quantize %d: %.2f us\n", kernels.name, width,
+              microseconds([&] { kernels.quantize(x.data(), width, 64, codes.data(), scores.data(), sums.data()); }));
+  std::printf("%-9s gated_silu %d: %.2f us\n", kernels.name, height,
+              microseconds([&] { kernels.gated_silu(matrix.data(), matrix.data() + height, height, y.data()); }));
+}
+
+int main(int count, char** arguments) {
+  std::string what = count > 1 ? arguments[1] : "";
+#ifdef TABLE
+  std::vector<const Kernels*> tables = {&TABLE};
+#else
+  std::vector<const Kernels*> tables = runnable_kernels();
+  if (what == "--chosen") tables = {&chosen_kernels()};
+#endif
+  for (const Kernels* kernels : tables) {
+    if (what == "--speed") {
+      print_speed(*kernels);
+    } else {
+      if (what.empty()) check(*kernels);
+      std::printf("%s\n", kernels->name);
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,104 @@
+// Instructions of other processors in plain C++, by SIMDe: `g++ -I tests/operators/simde -DSIMDE_NO_NATIVE` finds this
+// file instead of the compiler's own. The functions below are those that SIMDe 0.7.4 lacks, after Intel's Intrinsics
+// Guide.
+#pragma once
+
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#include <simde/x86/f16c.h>
+#include <simde/x86/fma.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+using __mmask16 = uint16_t;
+#define _MM_FROUND_NO_EXC SIMDE_MM_FROUND_NO_EXC
+
+namespace stand_in {
+
+template <class Lane, class Vector>
+struct Lanes {
+  static constexpr int COUNT = sizeof(Vector) / sizeof(Lane);
+  Lane at[COUNT] = {};
+
+  Lanes() = default;
+  explicit Lanes(Vector x) { std::memcpy(at, &x, sizeof x); }
+  Vector vector() const {
+    Vector x;
+    std::memcpy(&x, at, sizeof x);
+    return x;
+  }
+};
+
+// Every lane converted by f; lanes that x lacks are 0.
+template <class To, class ToVector, class From, class FromVector, class F>
+ToVector converted(FromVector x, F f) {
+  Lanes<From, FromVector> from(x);
+  Lanes<To, ToVector> to;
+  for (int i = 0; i < from.COUNT && i < to.COUNT; i++) to.at[i] = f(from.at[i]);
+  return to.vector();
+}
+
+}  // namespace stand_in
+
+inline __m512 _mm512_maskz_loadu_ps(__mmask16 mask, const float* p) {
+  stand_in::Lanes<float, __m512> x;
+  for (int i = 0; i < 16; i++) {
+    if (mask >> i & 1) x.at[i] = p[i];
+  }
+  return x.vector();
+}
+
+inline void _mm512_mask_storeu_ps(float* p, __mmask16 mask, __m512 x) {
+  stand_in::Lanes<float, __m512> lanes(x);
+  for (int i = 0; i < 16; i++) {
+    if (mask >> i & 1) p[i] = lanes.at[i];
+  }
+}
+
+inline float _mm512_reduce_max_ps(__m512 x) {
+  stand_in::Lanes<float, __m512> lanes(x);
+  float largest = lanes.at[0];
+  for (float lane : lanes.at) largest = lane > largest ? lane : largest;
+  return largest;
+}
+
+inline int _mm512_reduce_add_epi32(__m512i x) {
+  int sum = 0;
+  for (int lane : stand_in::Lanes<int32_t, __m512i>(x).at) sum += lane;
+  return sum;
+}
+
+inline __m256 _mm512_extractf32x8_ps(__m512 x, int half) {
+  stand_in::Lanes<float, __m512> lanes(x);
+  stand_in::Lanes<float, __m256> y;
+  std::memcpy(y.at, lanes.at + 8 * half, sizeof y.at);
+  return y.vector();
+}
+
+inline __m512i _mm512_cvtps_epi32(__m512 x) {
+  return stand_in::converted<int32_t, __m512i, float>(x, [](float value) { return (int32_t)std::lrint(value); });
+}
+
+inline __m512 _mm512_cvtepi32_ps(__m512i x) {
+  return stand_in::converted<float, __m512, int32_t>(x, [](int32_t value) { return (float)value; });
+}
+
+inline __m512i _mm512_cvtepu8_epi16(__m256i x) {
+  return stand_in::converted<uint16_t, __m512i, uint8_t>(x, [](uint8_t value) { return (uint16_t)value; });
+}
+
+inline __m512i _mm512_cvtepu8_epi32(__m128i x) {
+  return stand_in::converted<uint32_t, __m512i, uint8_t>(x, [](uint8_t value) { return (uint32_t)value; });
+}
+
+inline __m512i _mm512_zextsi256_si512(__m256i x) {
+  return stand_in::converted<uint8_t, __m512i, uint8_t>(x, [](uint8_t value) { return value; });
+}
+
+inline __m512i _mm512_zextsi128_si512(__m128i x) {
+  return stand_in::converted<uint8_t, __m512i, uint8_t>(x, [](uint8_t value) { return value; });
+}
+
+#define _mm256_dpwssd_avx_epi32 simde_mm256_dpwssd_epi32

@@ -1,0 +1,111 @@
+"""Kernels of every instruction set beside sums in double precision: on this processor, on ARM's, and AVX-512 by SIMDe."""
+
+from __future__ import annotations
+
+import os
+import platform
+import runpy
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+pytestmark = pytest.mark.slow
+FOLDER = Path(__file__).parent
+SOURCES = FOLDER.parents[1] / "operators"
+BUILD = runpy.run_path(str(SOURCES / "compile_library.py"))
+SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
+CXX = which("c++") or which("g++") or ""
+ARM_CXX, QEMU = which("aarch64-linux-gnu-g++"), which("qemu-aarch64-static") or which("qemu-aarch64")
+SIMDE = Path("/usr/include/simde/x86/avx512.h").is_file()
+
+needs_compiler = pytest.mark.skipif(not CXX, reason="a C++ compiler is missing")
+needs_arm = pytest.mark.skipif(not (ARM_CXX and QEMU), reason="aarch64-linux-gnu-g++ or qemu-aarch64-static is missing")
+needs_simde = pytest.mark.skipif(not (CXX and SIMDE), reason="a C++ compiler or libsimde-dev is missing")
+
+
+def checker(compiler: str, folder: Path, processor: str, *flags: str) -> Path:
+    """The program that checks every table of a processor, in `folder` beside its object files."""
+    for name, (wanted, own) in {**BUILD["KERNELS"], "kernels": ("", ())}.items():
+        if wanted in ("", processor):
+            source = SOURCES / f"{name}.cpp"
+            compile_(compiler, [*BUILD["FLAGS"], *own, *flags, "-c", source], folder / f"{name}.o")
+    program = [*BUILD["FLAGS"], *flags, FOLDER / "check_kernels.cpp", *folder.glob("*.o")]
+    return compile_(compiler, program, folder / "check_kernels")
+
+
+def compile_(compiler: str, arguments: Sequence[str | Path], output: Path) -> Path:
+    subprocess.run([compiler, *arguments, "-o", output], check=True)
+    return output
+
+
+def lines(*command: str | Path, **variables: str) -> list[str]:
+    """Lines that a program prints; its complaint where it has one."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **variables})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checker(CXX, tmp_path_factory.mktemp("native"), this_processor())
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checker(str(ARM_CXX), tmp_path_factory.mktemp("arm"), "aarch64", "-static")
+
+
+def this_processor() -> str:
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
+
+
+@needs_compiler
+def test_kernels_of_this_processor_are_right(native: Path) -> None:
+    assert lines(native)[-1] == "plain"
+
+
+@needs_compiler
+def test_kernels_read_and_write_nothing_outside_their_arrays(tmp_path: Path) -> None:
+    assert lines(checker(CXX, tmp_path, this_processor(), *SANITIZED))[-1] == "plain"
+
+
+@needs_compiler
+def test_kernels_are_chosen_by_name_and_the_fastest_without_one(native: Path) -> None:
+    names = lines(native, "--names")
+    for name in names:
+        assert lines(native, "--chosen", DOGE_EXPORT_KERNELS=name) == [name]
+    assert lines(native, "--chosen", DOGE_EXPORT_KERNELS="") == names[:1]
+    assert lines(native, "--chosen", DOGE_EXPORT_KERNELS="none such") == names[:1]
+
+
+@needs_compiler
+@pytest.mark.skipif(not which("nm"), reason="nm of the binutils is missing")
+def test_no_function_for_one_processor_stands_in_for_another(native: Path) -> None:
+    """A weak symbol is a function of which the linker keeps one copy for all files."""
+    for name, (_, flags) in BUILD["KERNELS"].items():
+        if flags and (native.parent / f"{name}.o").is_file():
+            symbols = [line.split() for line in lines("nm", "--defined-only", native.parent / f"{name}.o")]
+            assert not [symbol for _, kind, symbol in symbols if kind in "WVu"]
+
+
+@needs_arm
+@pytest.mark.parametrize(
+    ("processor", "names"),
+    [("cortex-a53", ["NEON"]), ("cortex-a72", ["NEON"]), ("cortex-a76", ["NEON-dot", "NEON"])],
+)
+def test_kernels_of_arm_are_right_and_run_where_they_can(processor: str, names: list[str], arm: Path) -> None:
+    """A Raspberry Pi 3, 4 and 5, emulated."""
+    assert lines(str(QEMU), "-cpu", processor, arm) == [*names, "plain"]
+
+
+@needs_simde
+@pytest.mark.parametrize(("table", "name"), [("avx512", "AVX-512"), ("avx_vnni", "AVX-VNNI")])
+def test_kernels_of_newer_processors_are_right(table: str, name: str, tmp_path: Path) -> None:
+    """Their instructions, in plain C++ by SIMDe."""
+    files = [SOURCES / f"kernels_{table}.cpp", SOURCES / "kernels_plain.cpp", FOLDER / "check_kernels.cpp"]
+    emulated = ["-I", FOLDER / "simde", "-DSIMDE_NO_NATIVE", f"-DTABLE=doge::{table}_kernels"]
+    program = compile_(CXX, [*BUILD["FLAGS"], "-O2", "-w", *emulated, *files], tmp_path / "check_kernels")
+    assert lines(program) == [name]
