@@ -3,12 +3,14 @@
 namespace doge {
 namespace {
 
-constexpr size_t TASK_BYTES = 16384;  // of a matrix that a thread takes at once
-constexpr int LEAST_ROWS = 16;        // of it; a cache line of results
+// Bytes of a matrix that a thread takes at once: at its end it has asked for some more in vain, so not too few.
+constexpr size_t LEAST_BYTES = 16384, MOST_BYTES = 131072;
+constexpr int TASKS = 16;       // of a matrix between the two
+constexpr int LEAST_ROWS = 16;  // of a task; a cache line of results
 
-int rows_of_task(size_t row_bytes) {
-  int rows = (int)(TASK_BYTES / row_bytes);
-  return std::max(rows - rows % LEAST_ROWS, LEAST_ROWS);
+int rows_of_task(size_t row_bytes, int rows) {
+  size_t bytes = std::min(std::max(rows * row_bytes / TASKS, LEAST_BYTES), MOST_BYTES);
+  return std::max((int)(bytes / row_bytes) / LEAST_ROWS * LEAST_ROWS, LEAST_ROWS);
 }
 
 }  // namespace
@@ -35,7 +37,8 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
   float* part_y = y;
   for (const Part& part : matrix.parts) {
     bool is_float = part.weights != nullptr;
-    int size = rows_of_task(is_float ? (size_t)matrix.width * sizeof(float) : part.blocks.row_bytes());
+    size_t row_bytes = is_float ? (size_t)matrix.width * sizeof(float) : part.blocks.row_bytes();
+    int size = rows_of_task(row_bytes, part.rows);
     int tasks = (part.rows + size - 1) / size;
     auto last_of = [&](int task) { return std::min((task + 1) * size, part.rows); };
     if (is_float) {
