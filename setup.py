@@ -56,7 +56,7 @@ OPTIMUM = [  # for an environment of its own, without transformers 5: other prog
     "transformers>=4.57,<4.58",
     "accelerate>=1.10",  # optimum stores a tied vocabulary once with it, else twice
 ]
-DIST = ["build>=1.4", "ziglang>=0.14"]  # zig compiles the operators for any glibc and processor
+DIST = ["build>=1.6", "ziglang>=0.14"]  # the first build that takes an sdist; zig compiles for any glibc
 DEV = [*BENCH, *TRAIN, *EVAL, *DIST, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
 # 0: nothing is compiled, and the wheel is one for every machine. 1: it must be. Unset: where it can be
