@@ -1,5 +1,5 @@
 # make demo: export the demo model and let it answer. make test: every test; make test-quick: those that take seconds.
-# make runtime, hub, export, train, eval, optimum, bench: an environment with that extra. make dist: a wheel and an sdist in dist/.
+# make runtime, hub, export, train, eval, optimum, bench: an environment with that extra. make dist: wheels and an sdist in dist/
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -23,7 +23,7 @@ test-runtimes: $(VENV)/.dev
 	PATH="$(BIN):$$PATH" PYTHON="$(PYTHON)" scripts/test-runtimes
 
 dist: $(VENV)/.dev
-	$(BIN)/python -m build
+	PATH="$(BIN):$$PATH" scripts/dist
 
 # the plain install runs exported folders; each extra adds to it (setup.py)
 runtime: $(VENV)/.python

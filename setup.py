@@ -56,7 +56,8 @@ OPTIMUM = [  # for an environment of its own, without transformers 5: other prog
     "transformers>=4.57,<4.58",
     "accelerate>=1.10",  # optimum stores a tied vocabulary once with it, else twice
 ]
-DEV = [*BENCH, *TRAIN, *EVAL, "build>=1.2", "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+DIST = ["build>=1.6", "ziglang>=0.14"]  # the first build that takes an sdist; zig compiles for any glibc
+DEV = [*BENCH, *TRAIN, *EVAL, *DIST, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
 
 # 0: nothing is compiled, and the wheel is one for every machine. 1: it must be. Unset: where it can be
 OPERATORS = os.environ.get("DOGE_EXPORT_OPERATORS", "")
@@ -73,10 +74,14 @@ class BuildOperators(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile; setuptools prints a CompileError as one line, and goes on if the extension is optional."""
+        library = Path(self.get_ext_fullpath(ext.name))
+        for earlier in (library, *([ROOT / self.get_ext_filename(ext.name)] if self.editable_mode else [])):
+            earlier.unlink(missing_ok=True)
         try:
-            compile_library(Path(self.get_ext_fullpath(ext.name)))
+            compile_library(library)
         except BuildError as error:
-            raise CompileError(f"{error}; without its operators doge-export runs on the standard graphs") from error
+            goes_on = "; doge-export will run on the standard graphs" if ext.optional else ""
+            raise CompileError(f"{error}{goes_on}") from error
 
 
 class Wheel(bdist_wheel):
@@ -116,6 +121,7 @@ setup(
         "eval": EVAL,
         "bench": BENCH,
         "optimum": OPTIMUM,
+        "dist": DIST,
         "dev": DEV,
     },
     entry_points={

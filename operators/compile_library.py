@@ -29,14 +29,12 @@ AVX2 = ("-mavx2", "-mfma", "-mf16c")
 KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kernels_plain": ("", ()),
     "kernels_avx2": ("x86_64", AVX2),
-    "kernels_avx512": (
-        "x86_64",
-        (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"),
-    ),
+    "kernels_avx512": ("x86_64", (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")),
     "kernels_avx_vnni": ("x86_64", (*AVX2, "-mavxvnni")),
     "kernels_neon": ("aarch64", ()),
-    "kernels_neon_dot": ("aarch64", ("-march=armv8.2-a+dotprod+fp16",)),
+    "kernels_neon_dot": ("aarch64", ("-march=armv8.2-a+dotprod",)),
 }
+CLANG = {"-march=armv8.2-a+dotprod": "-mcpu=generic+dotprod"}  # zig's Clang knows no such -march, GCC no such -mcpu
 
 
 class BuildError(Exception):
@@ -91,7 +89,7 @@ def sources(macros: set[str]) -> dict[Path, tuple[str, ...]]:
             raise BuildError(f"{source.name} has no flags; give it a line in KERNELS of {Path(__file__).name}")
         processor, flags = KERNELS.get(source.stem, ("", ()))
         if not processor or f"__{processor}__" in macros:
-            chosen[source] = flags
+            chosen[source] = tuple(CLANG.get(flag, flag) if "__clang__" in macros else flag for flag in flags)
     return chosen
 
 
