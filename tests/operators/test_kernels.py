@@ -1,4 +1,4 @@
-"""Kernels of every instruction set beside sums in double precision: on this processor, on ARM's, and AVX-512 by SIMDe."""
+"""Kernels of every instruction set beside double precision: on this processor, on ARM's, and AVX-512 by SIMDe."""
 
 from __future__ import annotations
 

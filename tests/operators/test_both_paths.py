@@ -1,0 +1,81 @@
+"""An exported decoder by DogeStep beside the same one by the standard graphs: full windows, states, interruptions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from doge_export.errors import OptionError
+from doge_export.runtime.decoder import Decoder
+from doge_export.runtime.description import STEP_FILE
+from doge_export.runtime.operators import LIBRARY
+from doge_export.runtime.state import State
+from tests.helpers.models import FORMS, exported, random_ids, relative_difference, tiny_model, without_mask, write_model
+
+pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="no compiler made the operators' library")
+TOKENS = 150  # in a window of 64
+
+
+def both(folder: Path) -> list[Decoder]:
+    return [Decoder(folder, threads=1, operators=operators) for operators in (False, True)]
+
+
+def fed(decoder: Decoder, state: State, ids: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+    """Logits of all tokens, fed so many at a time."""
+    pieces = [ids[i : i + size] for i in range(0, len(ids), size)]
+    return np.concatenate([decoder.forward(state, piece, "all").copy() for piece in pieces])
+
+
+@pytest.mark.parametrize("form", ["native", "experts with a router bias", "lifted"])
+@pytest.mark.parametrize("size", [1, 23])
+def test_a_full_window_keeps_the_same_keys(form: str, size: int, tmp_path: Path) -> None:
+    model = without_mask(tiny_model()) if form == "lifted" else tiny_model(**FORMS[form])
+    write_model(model, "fp32", tmp_path)
+    decoders, ids = both(tmp_path), random_ids(TOKENS)
+    states = [decoder.new_state() for decoder in decoders]
+    logits = [fed(decoder, state, ids, size) for decoder, state in zip(decoders, states, strict=True)]
+    assert relative_difference(logits[1], logits[0]) < 1e-5
+    kept = [np.sort(state.full_window().keys.positions) for state in states]
+    assert np.array_equal(*kept)
+
+
+def test_pieces_of_any_size_give_the_same_bits_beyond_the_window(tmp_path: Path) -> None:
+    decoder, ids = exported(tiny_model(), tmp_path, "int8", operators=True), random_ids(TOKENS)
+    single, pieces = (fed(decoder, decoder.new_state(), ids, size) for size in (1, 23))
+    assert np.array_equal(single, pieces)
+
+
+@pytest.mark.parametrize("position", [40, 100])
+@pytest.mark.parametrize("saver", [0, 1])
+def test_a_state_of_either_path_goes_on_by_the_other(position: int, saver: int, tmp_path: Path) -> None:
+    write_model(tiny_model(), "fp32", tmp_path)
+    decoders, ids = both(tmp_path), random_ids(TOKENS)
+    state = decoders[saver].new_state()
+    decoders[saver].forward(state, ids[:position])
+    state.save(tmp_path / "state")
+    loaded = decoders[1 - saver].load_state(tmp_path / "state")
+    rest = [fed(decoders[saver], state, ids[position:], 1), fed(decoders[1 - saver], loaded, ids[position:], 1)]
+    assert relative_difference(rest[1], rest[0]) < 1e-5
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_an_interruption_leaves_the_tokens_that_the_operator_counted(ran: bool, tmp_path: Path) -> None:
+    decoder = exported(tiny_model(), tmp_path, "int8", operators=True)
+    state = decoder.new_state()
+    decoder.forward(state, random_ids(5))
+    lengths = np.array([5])
+    state.expect(np.array([7]), lengths)  # and Ctrl-C before `arrive`
+    lengths += ran
+    assert state.position == 5 + ran
+    assert (7 in state.seen_tokens()) is (ran or 7 in random_ids(5))
+
+
+def test_operators_are_demanded_where_they_are(tmp_path: Path) -> None:
+    write_model(tiny_model(), "int8", tmp_path)
+    (tmp_path / STEP_FILE).unlink()
+    assert Decoder(tmp_path).graphs.kernels == "onnxruntime's operators"
+    with pytest.raises(OptionError, match=r"has no onnx/decoder_step\.onnx, so operators cannot be True"):
+        Decoder(tmp_path, operators=True)
