@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-quick test-runtimes lint dist runtime hub export train eval optimum bench clean
+.PHONY: demo test test-quick test-operators test-runtimes lint dist runtime hub export train eval optimum bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -17,6 +17,10 @@ test: $(VENV)/.dev
 
 test-quick: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not slow"
+
+# the operators' tests under GCC's sanitizers of memory and of undefined behaviour
+test-operators: $(VENV)/.dev
+	PATH="$(BIN):$$PATH" scripts/test-operators
 
 # the golden table of greedy tokens in onnxruntime-genai, optimum and transformers.js (needs Node)
 test-runtimes: $(VENV)/.dev
