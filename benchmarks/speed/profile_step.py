@@ -50,7 +50,7 @@ def profile(folder: Path, threads: int) -> list[dict[str, Any]]:
             session.enable_profiling, session.profile_file_prefix = True, f"{temporary}/profile"
 
         with changed_sessions(profiled):
-            decoder = Decoder(folder, threads)
+            decoder = Decoder(folder, threads, operators=False)
         feed(decoder)
         del decoder  # a session writes its profile when it ends
         (file,) = Path(temporary).iterdir()

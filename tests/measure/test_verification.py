@@ -33,10 +33,14 @@ def checkpoint_of(model: DogeForCausalLM) -> Checkpoint:
 
 
 def verified(
-    model: DogeForCausalLM, folder: Path, weights: str, exported_model: DogeForCausalLM | None = None
+    model: DogeForCausalLM,
+    folder: Path,
+    weights: str,
+    exported_model: DogeForCausalLM | None = None,
+    operators: bool | None = None,
 ) -> Verification:
     write_model(exported_model or model, weights, folder)
-    return verify(checkpoint_of(model), Decoder(folder, threads=1), weights)
+    return verify(checkpoint_of(model), Decoder(folder, threads=1, operators=operators), weights)
 
 
 @pytest.mark.slow
@@ -81,7 +85,7 @@ def test_a_window_that_evicts_the_wrong_keys_is_found_only_when_it_is_full(
         "doge_export.runtime.eviction.FullWindow._next_evicted",
         lambda self, count: np.sort(self.keys.eviction_order()[..., -count:]),
     )
-    verification = verified(tiny_model(keep_window_size=40), tmp_path, "fp32")
+    verification = verified(tiny_model(keep_window_size=40), tmp_path, "fp32", operators=False)
     assert LIMITS["fp32"].misses(verification.single_tokens) == []
     with pytest.raises(VerificationError, match="logit_difference"):
         verification.require()

@@ -39,7 +39,7 @@ def test_a_full_window_keeps_the_same_keys(form: str, size: int, tmp_path: Path)
     logits = [fed(decoder, state, ids, size) for decoder, state in zip(decoders, states, strict=True)]
     assert relative_difference(logits[1], logits[0]) < 1e-5
     kept = [np.sort(state.full_window().keys.positions) for state in states]
-    assert np.array_equal(*kept)
+    assert np.array_equal(kept[0], kept[1])
 
 
 def test_pieces_of_any_size_give_the_same_bits_beyond_the_window(tmp_path: Path) -> None:

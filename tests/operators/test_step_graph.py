@@ -14,7 +14,7 @@ from tests.helpers.operators import mixed_plan
 
 def test_a_decoder_that_the_operator_does_not_compute_is_told_apart() -> None:
     folded = fold_model(tiny_model())
-    plan = mixed_plan(folded, 8)
+    plan = dict(mixed_plan(folded, 8))
     assert can_step(folded, plan)
     assert not can_step(folded, plan | {"embed_tokens": plan["embed_tokens"] * 2})
     assert not can_step(fold_model(tiny_model(), kv_int8=True), plan)

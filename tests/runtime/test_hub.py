@@ -24,7 +24,10 @@ ROOT = Path(__file__).parents[2]
 PROMPT = [5, 6, 7]
 GREEDY: GenerationOverrides = {"max_new_tokens": 90, "temperature": 0.0, "ignore_eos": True}  # the window has 64
 READ = {"config.json", "generation_config.json", "export_report.json", "tokenizer.json", "tokenizer_config.json"}
-READ |= {f"onnx/{name}" for name in ("decoder.onnx", "decoder_recurrent.onnx", "decoder_draft.onnx", "model.onnx_data")}
+READ |= {
+    f"onnx/{name}"
+    for name in ("decoder.onnx", "decoder_recurrent.onnx", "decoder_draft.onnx", "decoder_step.onnx", "model.onnx_data")
+}
 READ |= {"chat_template.jinja", "additional_chat_templates/short.jinja"}
 LOADER = """
 import json, sys

@@ -34,7 +34,7 @@ b000-c000 rw-p 00000000 00:00 0
 """
 LOAD = """
 import re, sys, threading, doge_export
-model = doge_export.load(sys.argv[1], threads=1)
+model = doge_export.load(sys.argv[1], threads=1, operators=False)
 [thread.join() for thread in threading.enumerate() if thread.name == "huge-pages"]
 print(re.search(r"AnonHugePages: *(\\d+)", open("/proc/self/smaps_rollup").read())[1])
 """

@@ -97,7 +97,7 @@ def main(work: Path) -> None:
     """Write the tasks and the answers."""
     scores = {}
     for name in FOLDERS:
-        model = load(work / name, threads=1)
+        model = load(work / name, threads=1, operators=False)
         write_tasks(work / "tasks" / name, beginning(model))
         scores[name] = answers(Whole(model), work / "tasks" / name)
         print(f"doge-eval {name}: {scores[name]['samples']['likelihood']}", flush=True)

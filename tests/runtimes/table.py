@@ -148,7 +148,7 @@ def write_table(work: Path, options: Iterator[ExportOptions], more: Iterable[Pat
     table: dict[str, list[dict[str, Any]]] = {}
     conversations: dict[str, list[dict[str, Any]]] = {}
     for folder in chain((export(each).folder for each in options), more):
-        model = doge_export.load(folder, threads=1)
+        model = doge_export.load(folder, threads=1, operators=False)
         trained = folder.name.startswith("doge-tiny") or folder.name == SHIPPED.name
         sibling = folder.name.removesuffix(FLOAT_STATE)
         table[folder.name] = table.get(sibling) or answers(model, 1.0 if trained else PENALTY)
