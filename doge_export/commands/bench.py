@@ -72,8 +72,8 @@ def main(
 ) -> None:
     """Time the exported model in FOLDER, which may be a hub id, or a random one.
 
-    The ceiling counts the products of one row with all weight matrices, and nothing else: no decoding step can be
-    faster. The last line of the output is one JSON object. All figures are medians.
+    The ceiling counts the products of one row with all weight matrices, by onnxruntime, and nothing else: no decoding
+    step by its operators can be faster. The last line of the output is one JSON object. All figures are medians.
     """
     if folder is None and random_size is None:
         raise OptionError("FOLDER is missing; give that of an exported model, or --random SIZE, such as --random 20m")
@@ -120,7 +120,7 @@ def time_model(options: BenchOptions, name: str, as_json: bool, console: Console
         for label, value in (machine | {"threads": bench.threads, "kernels": bench.decoder.graphs.kernels}).items():
             click.echo(f"{label:<22}{value}")
         if ceiling is not None:
-            click.echo(f"{'ceiling':<22}{ceiling:.0f} tokens/s, the products of all weight matrices alone")
+            click.echo(f"{'ceiling':<22}{ceiling:.0f} tokens/s, the products of all weight matrices alone, by onnxruntime")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{options.rounds} rounds", total=options.rounds)
         result = bench.run(lambda: progress.advance(task))
