@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from doge_model.hub_id import is_hub_id
+from doge_common.hub_id import is_hub_id
 
 from .errors import OptionError
 from .places import check_model, check_target

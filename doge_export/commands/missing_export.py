@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from doge_model.hub_id import is_hub_id
+from doge_common.hub_id import is_hub_id
 
 from ..errors import PackageError
 from ..options import DEMO, ExportOptions

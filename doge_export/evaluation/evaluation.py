@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 from ..errors import EvaluationError, OptionError
 from ..measure.speed import time_rounds

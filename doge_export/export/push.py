@@ -16,7 +16,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 from .. import __version__
 from ..errors import PushError

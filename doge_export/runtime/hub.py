@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from doge_model.hub_id import is_hub_id
+from doge_common.hub_id import is_hub_id
 
 from ..errors import CheckpointError, PackageError
 from ..extras import needs_extra
@@ -74,7 +74,7 @@ def fetch(repo_id: str, revision: str | None, local_files_only: bool, files: Seq
         PackageError: huggingface_hub is not installed, or it could not get them.
     """
     with needs_extra("hub", f"loading {repo_id} from the hub", PackageError):
-        from doge_model.hub import download  # noqa: PLC0415 - huggingface_hub takes a second to import, and an extra
+        from doge_common.hub import download  # noqa: PLC0415 - huggingface_hub takes a second to import, and an extra
     try:
         return download(repo_id, revision, None, local_files_only, files, [])
     except CheckpointError as error:

@@ -27,7 +27,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_has_every_file_of_the_packages(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
-    command = ["git", "ls-files", "doge_model", "doge_export", "train"]
+    command = ["git", "ls-files", "doge_common", "doge_model", "doge_export", "train"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     files = {name for name in listed.stdout.splitlines() if name != "train/README.md"}
     moved = "doge_export/optimum/plugin/register_doge.py", "optimum/commands/register/register_doge.py"
