@@ -2,8 +2,8 @@
 
 TRL masks questions by the marks `{% generation %}` and `{% endgeneration %}` around answers. It adds them to the
 templates of some models, and refuses all others. Here they are added to every template that writes its turns as ChatML
-does, in one expression for all roles or in several side by side. Checked is that the text stays the same, and that the
-end of an answer is learned.
+does, in one expression or in several side by side. Checked is that the text stays the same, and that the end of an
+answer is learned.
 """
 
 from __future__ import annotations

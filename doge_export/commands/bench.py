@@ -18,6 +18,8 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from doge_common.hub_id import is_on_hub
+
 from ..bench.measurement import Bench, BenchOptions, BenchResult
 from ..errors import OptionError
 from ..export.random_model import export_random
@@ -92,7 +94,7 @@ def main(
     weights = "fp32" if fp32 else "int8"
     given = None if folder is None else folder_of(folder, revision)
     with folder_to_time(given, random_size, weights, console) as path:
-        name = str(folder) if folder is not None else f"random {random_size} {weights}"
+        name = f"random {random_size} {weights}" if given is None else str(folder if is_on_hub(str(folder)) else given)
         time_model(replace(options, folder=path), name, as_json, console)
 
 

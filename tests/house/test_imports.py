@@ -91,6 +91,7 @@ ROWS = (
     ("doge_model",),
     ("doge_export.errors", "doge_export.recipes", "doge_export.extras"),
     ("doge_export.places",),
+    ("doge_export.names",),
     ("doge_export.runtime", "doge_export.optimum"),
     ("doge_export", "doge_export.graph", "doge_export.texts"),
     ("doge_export.options",),
