@@ -1,4 +1,4 @@
-"""Names: what a model's exports are called, and which export is meant where a model is given in place of one."""
+"""Names of exports, and the export that is meant where a model is given in place of one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class WantedExport:
 def wanted_export(path: Path) -> WantedExport | None:
     """The export that is meant by the demo's name, by a name of its exports, or by a checkpoint; None for all else.
 
-    A checkpoint is a folder with weights, or a .gguf file. What is an export already is all else too.
+    A checkpoint is a folder with weights, or a .gguf file. An export itself is all else too.
     """
     name = str(path)
     if is_checkpoint(path):

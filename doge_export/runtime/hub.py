@@ -24,8 +24,8 @@ def folder_of(source: str | Path, revision: str | None = None, local_files_only:
     repository. local_files_only: ask the cache alone.
 
     Raises:
-        PackageError: there is no such folder, and no export in such a repository either, or the hub cannot be reached;
-            of a model that is not exported the text names the command.
+        PackageError: there is no such folder, and no export in such a repository either. Or the hub cannot be reached,
+            or a model is not exported yet: the text has its command.
     """
     path = export_meant(Path(source))
     if path.is_dir():
