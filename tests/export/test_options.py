@@ -113,6 +113,7 @@ def test_a_current_folder_whose_name_is_not_utf_8_matters_only_where_it_is_part_
         ExportOptions("x", Path("."))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("x", "café"), ("café", "out")])
 def test_the_c_locale_names_the_variable_to_set_where_a_name_is_not_ascii(
     arguments: tuple[str, str], place: Path

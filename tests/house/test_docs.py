@@ -88,6 +88,7 @@ def test_the_changelog_knows_the_version() -> None:
     assert f"## {doge_export.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_runtime_imports_neither_torch_nor_transformers_nor_onnx() -> None:
     code = (
         "import sys\n"
