@@ -102,9 +102,13 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     # optimum-cli's plugin folder; without optimum it is a namespace in which nothing else lies
-    packages=[*find_packages(include=["doge_model*", "doge_export*", "train*"]), "optimum.commands.register"],
+    packages=[
+        *find_packages(include=["doge_common*", "doge_model*", "doge_export*", "train*"]),
+        "optimum.commands.register",
+    ],
     package_dir={"optimum.commands.register": "doge_export/optimum/plugin"},
     package_data={
+        "doge_common": ["py.typed"],
         "doge_model": ["py.typed"],
         "doge_export": ["py.typed", "texts/*", "report/*.jinja"],
         "train": ["py.typed", "*.jinja", "recipes/sha256.txt", "recipes/*/*.yaml"],

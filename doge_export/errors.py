@@ -1,8 +1,8 @@
-"""The branches of the error tree that concern exports (the whole tree is drawn in `doge_model.errors`)."""
+"""The branches of the error tree that concern exports (the whole tree is drawn in `doge_common.errors`)."""
 
 from __future__ import annotations
 
-from doge_model.errors import CheckpointError, DogeError, OptionError
+from doge_common.errors import CheckpointError, DogeError, OptionError
 
 
 class ExportError(DogeError):

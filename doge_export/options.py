@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from doge_model.hub_id import is_hub_id
+from doge_common.hub_id import is_hub_id
 
 from .errors import OptionError
+from .names import DEMO, in_name, model_names
 from .places import check_model, check_target
 from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLES
 from .runtime.threads import check_threads
 from .texts.calibration_source import check_calibration
 
-DEMO = "smollm2-135m"  # doge_model.gguf.DEMO; importing that takes seconds
 MIN_REPORT_TOKENS = 16
 
 # option: its least value, its largest, and both in words
@@ -30,22 +28,6 @@ RANGES = {
 # option: its user, in words
 ONLY_INT4 = dict.fromkeys(("bits", "wide", "calibration_tokens"), "int4")
 ONLY_BY_TEXT = dict.fromkeys(("calibration", "seed"), "int4 and with kv_int8")
-
-
-# folders that a training names after its stage or step, in a folder that tells of which model they are
-STAGE_FOLDER = re.compile(r"pretrain|upcycle|sft|dpo|checkpoint-\d+")
-
-
-def model_names(model: str) -> list[str]:
-    """The names that tell a model from others: its own, and before that of a stage or step those of its folders."""
-    if not os.path.exists(model):
-        return [model.rstrip("/").split("/")[-1].removesuffix(".gguf")]
-    path = Path(model).resolve()  # the resolved "." has a name
-    names = [path.name.removesuffix(".gguf")]
-    while STAGE_FOLDER.fullmatch(path.name) and path.parent.name:
-        path = path.parent
-        names.insert(0, path.name)
-    return names
 
 
 @dataclass(frozen=True)
@@ -108,11 +90,19 @@ class ExportOptions:
     @property
     def default_name(self) -> str:
         """The model's name, the weights, and each option that makes another model of them."""
-        parts = [*model_names(self.model), self.weights]
-        if self.kv_int8:
-            parts.append("kv-int8")
-        if self.keep_window is not None:
-            parts.append(f"window-{self.keep_window}")
+        names = model_names(self.model)
+        if self.revision:
+            names.append(in_name(self.revision))
+        parts = [*names, self.weights, *(["kv-int8"] if self.kv_int8 else [])]
+        differences = {
+            "window": self.keep_window,
+            "bits": self.bits,
+            "wide": "-".join(self.wide or ()) or None,
+            "by": in_name(Path(self.calibration or "").stem) or None,
+            "tokens": self.calibration_tokens,
+            "seed": self.seed,
+        }
+        parts += [f"{word}-{value}" for word, value in differences.items() if value is not None]
         return "-".join(parts)
 
     def _check_values(self) -> None:

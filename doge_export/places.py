@@ -14,6 +14,11 @@ PAGE_FILE = "export_report.html"
 CARD_FILE = "README.md"
 
 
+def in_shell(path: str | Path) -> str:
+    """A path as a word of a command line: quoted, and no option where it begins with a dash."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
 def check_model(model: str) -> None:
     """Refuse a MODEL that is empty, an export already, or a folder whose name cannot be read.
 
@@ -28,7 +33,7 @@ def check_model(model: str) -> None:
     check_unicode("MODEL", folder)
     if (folder / REPORT_FILE).is_file() and not any(folder.glob("*.safetensors")):
         raise OptionError(
-            f"{model} is an export already; give the checkpoint it was made from, or run doge-chat {shlex.quote(model)}"
+            f"{model} is an export already; give the checkpoint it was made from, or run doge-chat {in_shell(model)}"
         )
 
 

@@ -1,12 +1,14 @@
 """Doge in PyTorch: the model, its six sizes, and the loading of every published form of its checkpoints.
 
-A name is imported on its first use (PEP 562). So the onnxruntime runtime, which needs `doge_model.errors` alone, loads
-neither torch nor transformers.
+`import doge_model` registers the model type `doge_model` with transformers' auto classes. Where torch or transformers
+is not installed it registers nothing, and the error of a name that is taken from here has the pip command. A
+transformers before 5 is an ImportError: it lacks parts that the model is made of.
 """
 
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _MODULE_OF = {
     "preset_config": "presets",
 }
 __all__ = list(_MODULE_OF)
+_INSTALL = "pip install -c constraints.txt '.[export]' in the clone"
 
 
 def __getattr__(name: str) -> object:
@@ -39,6 +42,16 @@ def __getattr__(name: str) -> object:
     try:
         module = importlib.import_module(f".{_MODULE_OF[name]}", __name__)
     except ModuleNotFoundError as error:
-        needed = "pip install -c constraints.txt '.[export]' in the clone"
-        raise ImportError(f"doge_model.{name} needs {error.name}: {needed}") from error
+        raise ImportError(f"doge_model.{name} needs {error.name}: {_INSTALL}") from error
     return vars(module)[name]
+
+
+if find_spec("torch") and find_spec("transformers"):
+    from transformers import __version__ as _transformers_version
+
+    if int(_transformers_version.partition(".")[0]) < 5:
+        raise ImportError(
+            f"doge_model needs transformers 5, and this environment has {_transformers_version}; "
+            f"make another environment and {_INSTALL}"
+        )
+    from . import modeling as modeling  # its import registers the type

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from doge_common.errors import OptionError
+
 from .configuration import DogeConfig
-from .errors import OptionError
 from .mask import tie_classes
 
 

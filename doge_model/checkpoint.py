@@ -17,15 +17,16 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from doge_common.errors import CheckpointError, OptionError, one_line
+from doge_common.hub import download
+from doge_common.hub_id import is_hub_id
+
 from .configuration import DogeConfig
-from .errors import CheckpointError, OptionError, one_line
 from .forms import doge_config, recognise, to_native, unknown_form
 from .generation_settings import gguf_generation_config, load_generation_config
 from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_name
 from .gguf_config import gguf_config
 from .gguf_tokenizer import gguf_tokenizer
-from .hub import download
-from .hub_id import is_hub_id
 from .llama import FORM as LLAMA
 from .llama import lift, llama_config
 from .modeling import DogeForCausalLM

@@ -8,8 +8,9 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from doge_common.errors import CheckpointError, one_line
+
 from .configuration import DogeConfig
-from .errors import CheckpointError, one_line
 from .rotary import DogeRotaryEmbedding
 
 # The fields that describe the model, and the kinds of their values. All others (auto_map, return_dict, ...) are left

@@ -8,7 +8,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import DogeConfig as TransformersDogeConfig
 from transformers.activations import ACT2FN
 
-from .errors import CheckpointError
+from doge_common.errors import CheckpointError
 
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from doge_common.errors import CheckpointError
+
 from .config_fields import check_kinds, make_config, without_null
 from .configuration import DogeConfig
-from .errors import CheckpointError
 from .tensors import RenamedTensors, TensorSource
 
 NATIVE, JUNE_2025, MARCH_2025 = "native", "small-doge-2025-06", "small-doge-2025-03"

@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import GenerationConfig
 
+from doge_common.errors import CheckpointError, one_line
+
 from .configuration import DogeConfig
-from .errors import CheckpointError, one_line
 from .gguf import GgufFile
 from .tensors import read_json
 

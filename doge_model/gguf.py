@@ -19,7 +19,8 @@ from gguf import GGUFReader, dequantize
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import CheckpointError, one_line
+from doge_common.errors import CheckpointError, one_line
+
 from .gguf_header import check_header
 from .llama import FILLS
 from .tensors import check_printable

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .errors import CheckpointError
+from doge_common.errors import CheckpointError
+
 from .gguf import ATTENTION_BIASES, MLP_BIASES, GgufFile
 
 # GGUF key after "llama." -> field of LlamaConfig.

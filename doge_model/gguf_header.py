@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from .errors import CheckpointError, one_line
+from doge_common.errors import CheckpointError, one_line
 
 VERSIONS = (2, 3)
 MOST_VALUES = 2**21  # of keys, tensors and array items; 2^18 tokens with types and twice as many merges have half of it

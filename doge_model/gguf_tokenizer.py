@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from .errors import CheckpointError, one_line
+from doge_common.errors import CheckpointError, one_line
 
 if TYPE_CHECKING:
     from .gguf import GgufFile

@@ -5,8 +5,9 @@ from __future__ import annotations
 import yaml
 from huggingface_hub import metadata_load
 
+from doge_common.errors import CheckpointError
+
 from .checkpoint import locate
-from .errors import CheckpointError
 from .gguf import GgufFile
 
 FIELDS = ("license", "license_name", "license_link")

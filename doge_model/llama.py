@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from doge_common.errors import CheckpointError
+
 from .config_fields import make_config
 from .configuration import DogeConfig
-from .errors import CheckpointError
 from .tensors import RenamedTensors, TensorSource
 
 FORM = "llama"

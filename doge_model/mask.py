@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import OptionError
+from doge_common.errors import OptionError
 
 TIE = 2.0**-17  # two precedences that are closer than this, in `precedence_units`, count as equal
 LEAST_UNIT = 2.0**-40  # the squares of smaller weights are 0 in float32

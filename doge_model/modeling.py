@@ -35,9 +35,10 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from doge_common.errors import CheckpointError, OptionError
+
 from .cache import KeepWindowCache
 from .configuration import DogeConfig
-from .errors import CheckpointError, OptionError
 from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention, precedence_units, visible_keys
 from .rotary import DogeRotaryEmbedding, apply_rotary
 from .routing import choose_experts, expert_load, load_balancing_loss

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from doge_common.errors import OptionError
+
 from .configuration import DogeConfig
-from .errors import OptionError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from doge_model.errors import OptionError
+from doge_common.errors import OptionError
 
 from .model_card import Recipe
 from .paths import check_no_run

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from doge_model.errors import DogeError, OptionError
+from doge_common.errors import DogeError, OptionError
 
 from .paths import check_data_file, check_no_run, is_data_file
 

@@ -22,7 +22,7 @@ from typing import Any
 import datasets
 from accelerate import PartialState
 
-from doge_model.errors import OptionError, one_line
+from doge_common.errors import OptionError, one_line
 
 from .errors import DataError
 from .files import Unreadable, read_file

@@ -1,16 +1,16 @@
-"""The errors of training, branches of `doge_model.errors.DogeError`.
+"""The errors of training, branches of `doge_common.errors.DogeError`.
 
     DogeError
     ├── DataError          a file or record that cannot be trained on
-    ├── OptionError        an option outside its allowed values (doge_model)
-    └── CheckpointError    a checkpoint that does not fit (doge_model)
+    ├── OptionError        an option outside its allowed values (doge_common)
+    └── CheckpointError    a checkpoint that does not fit (doge_common)
 
 Catch `DogeError` to catch them all.
 """
 
 from __future__ import annotations
 
-from doge_model.errors import DogeError
+from doge_common.errors import DogeError
 
 
 class DataError(DogeError):

@@ -21,7 +21,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-from doge_model.errors import DogeError, OptionError
+from doge_common.errors import DogeError, OptionError
 
 from .command import fail, read_recipe
 from .errors import DataError

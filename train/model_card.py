@@ -17,8 +17,8 @@ import yaml
 from huggingface_hub import ModelCardData
 from transformers import TrainerState
 
+from doge_common.hub_id import is_on_hub
 from doge_model import DogeForCausalLM
-from doge_model.hub_id import is_on_hub
 from doge_model.licence import licence_of
 from doge_model.saving import llama_lacks
 from doge_model.tensors import read_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from doge_model.errors import OptionError
+from doge_common.errors import OptionError
 
 from .errors import DataError
 

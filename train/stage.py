@@ -21,8 +21,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from doge_common.errors import CheckpointError, DogeError, OptionError, one_line
 from doge_model import DogeForCausalLM, load_checkpoint
-from doge_model.errors import CheckpointError, DogeError, OptionError, one_line
 from doge_model.tensors import SafetensorsFolder
 
 from .arguments import DTYPES, ModelArguments, check_choices, check_folder, check_least

@@ -2,7 +2,8 @@
 
 TRL masks questions by the marks `{% generation %}` and `{% endgeneration %}` around answers. It adds them to the
 templates of some models, and refuses all others. Here they are added to every template that writes its turns as ChatML
-does, in one expression for all roles. The text stays the same, which is checked.
+does, in one expression or in several side by side. Checked is that the text stays the same, and that the end of an
+answer is learned.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
-from doge_model.errors import OptionError
+from doge_common.errors import OptionError
 
 Template = str | dict[str, str]  # one template, or several by name
 
@@ -79,11 +80,14 @@ def marked_template(tokenizer: PreTrainedTokenizerBase) -> Template | None:
 
 # An expression and the text behind it in its line.
 EXPRESSION = re.compile(r"\{\{(-?)(.*?)(-?)\}\}([^\n{]*)", re.DOTALL)
+# Between two expressions that write their texts without a gap.
+SIDE_BY_SIDE = re.compile(r"-?\}\}\{\{-?|-\}\}\s*\{\{-?|\}\}\s*\{\{-")
 # The terms of a sum: strings, or anything else without quotes; and the one that is the content of a turn.
 TERM = re.compile(r"""'[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*"|(?:[^'"+\[]|\[['"]\w+['"]\])+""")
-CONTENT = re.compile(r"""message(?:\.content|\[['"]content['"]\])(?:\s*\|\s*trim)?""")
+CONTENT = re.compile(r"""(?P<turn>\w+)(?:\.content|\[['"]content['"]\])(?:\s*\|\s*trim)?""")
 QUESTION = {"role": "user", "content": "  What is 2 + 2?\n"}
 ANSWER = {"role": "assistant", "content": "\n4, 'of' \"course\".  "}
+START, END = "\x02", "\x03"  # in the place of marks, where a text has to show them
 PROBES = (
     [QUESTION],
     [QUESTION, ANSWER],
@@ -96,13 +100,21 @@ def mark_chatml(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """The default template with marks, where it writes turns as ChatML does; None where the text would not stay."""
     template = tokenizer.chat_template
     default: str = template["default"] if isinstance(template, dict) else template
-    marked = EXPRESSION.sub(mark_turn, default)
+    candidates = (EXPRESSION.sub(mark_turn, text) for text in (default, SIDE_BY_SIDE.sub(" + ", default)))
+    return next((marked for marked in candidates if is_marked_copy(tokenizer, marked, default)), None)
+
+
+def is_marked_copy(tokenizer: PreTrainedTokenizerBase, marked: str, default: str) -> bool:
+    """Whether a template writes the texts of another one, and has marks around each answer and its end."""
     if any(rendered(tokenizer, marked, probe) != rendered(tokenizer, default, probe) for probe in PROBES):
-        return None
+        return False
+    shown = marked.replace("{% generation %}", START).replace("{% endgeneration %}", END)
+    answers = re.findall(f"{START}(.*?){END}", rendered(tokenizer, shown, PROBES[-1])[0], re.DOTALL)
     out = tokenizer.apply_chat_template(
         [QUESTION, ANSWER], chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
     )
-    return marked if any(out["assistant_masks"]) else None
+    has_ends = len(answers) == 2 and all(answer.strip() != ANSWER["content"].strip() for answer in answers)
+    return has_ends and any(out["assistant_masks"])
 
 
 def mark_turn(found: re.Match[str]) -> str:
@@ -112,8 +124,10 @@ def mark_turn(found: re.Match[str]) -> str:
     """
     left, body, right, after = found.groups()
     terms = [term.strip() for term in TERM.findall(body) if term.strip()]
-    at = next((index for index, term in enumerate(terms) if CONTENT.fullmatch(term)), None)
-    if at is None:
+    at, content = next(
+        ((index, hit) for index, term in enumerate(terms) if (hit := CONTENT.fullmatch(term))), (0, None)
+    )
+    if content is None:
         return found[0]
     start, answer, rest = " + ".join(terms[:at]), terms[at], ""
     if tail := terms[at + 1 :]:
@@ -126,7 +140,7 @@ def mark_turn(found: re.Match[str]) -> str:
     turn = found[0].removesuffix(after)
     # the empty strings around it keep the white space that Jinja would cut at a block
     return (
-        f"{{{{{left} '' }}}}{{% if message['role'] == 'assistant' %}}{before}{{% generation %}}{answer}"
+        f"{{{{{left} '' }}}}{{% if {content['turn']}['role'] == 'assistant' %}}{before}{{% generation %}}{answer}"
         f"{{% endgeneration %}}{rest}{{% else %}}{turn}{{% endif %}}{{{{ '' {right}}}}}{after}"
     )
 

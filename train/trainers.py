@@ -14,8 +14,8 @@ from torch.utils.data import RandomSampler, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOTrainer, SFTTrainer
 
+from doge_common.errors import OptionError
 from doge_model import DogeForCausalLM
-from doge_model.errors import OptionError
 from doge_model.llama import FILLS
 from doge_model.routing import expert_load, load_balancing_loss
 from doge_model.saving import is_llama, llama_lacks

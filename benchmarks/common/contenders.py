@@ -11,7 +11,8 @@ from pathlib import Path
 
 from doge_export.export.pipeline import export
 from doge_export.export.random_model import export_random
-from doge_export.options import DEMO, ExportOptions
+from doge_export.names import DEMO
+from doge_export.options import ExportOptions
 from doge_model.gguf import demo_gguf_path
 
 from .genai_models import write_genai

@@ -23,7 +23,7 @@ from benchmarks.common.contenders import LLAMAS, PEERS, TRANSFORMERS, Contender,
 from benchmarks.common.results import announce, finish
 from benchmarks.common.timing import in_turns, median
 from benchmarks.common.worker import Worker, workers
-from doge_export.options import DEMO
+from doge_export.names import DEMO
 
 LONG_PROMPT = 512  # tokens
 

@@ -21,7 +21,7 @@ from benchmarks.common import options
 from benchmarks.common.contenders import models_in
 from benchmarks.common.results import announce, finish
 from benchmarks.common.timing import median
-from doge_export.options import DEMO
+from doge_export.names import DEMO
 from doge_export.runtime import prompt_lookup, sampling, stopping
 from doge_export.runtime import threads as thread_limits
 from doge_export.runtime.model import Model

@@ -5,6 +5,7 @@ Exit code 2 means wrong usage (an option, a missing file), 1 a run that failed.
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,9 +20,14 @@ from ..errors import DogeError, OptionError
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn the package's errors into click's, which print one line and leave with the right exit code."""
+    """Turn the package's errors, and a full disk, into click's, which print one line and leave with the right code."""
     try:
         yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        place = "standard output" if error.filename is None else error.filename
+        raise click.ClickException(f"{place} cannot be written: {error.strerror}") from error
     except DogeError as error:
         message = " ".join(str(error).split())
         # A UsageError without context prints no usage lines.

@@ -18,6 +18,8 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
+from doge_common.hub_id import is_on_hub
+
 from ..bench.measurement import Bench, BenchOptions, BenchResult
 from ..errors import OptionError
 from ..export.random_model import export_random
@@ -92,7 +94,7 @@ def main(
     weights = "fp32" if fp32 else "int8"
     given = None if folder is None else folder_of(folder, revision)
     with folder_to_time(given, random_size, weights, console) as path:
-        name = str(folder) if folder is not None else f"random {random_size} {weights}"
+        name = f"random {random_size} {weights}" if given is None else str(folder if is_on_hub(str(folder)) else given)
         time_model(replace(options, folder=path), name, as_json, console)
 
 
@@ -120,7 +122,9 @@ def time_model(options: BenchOptions, name: str, as_json: bool, console: Console
         for label, value in (machine | {"threads": bench.threads, "kernels": bench.decoder.graphs.kernels}).items():
             click.echo(f"{label:<22}{value}")
         if ceiling is not None:
-            click.echo(f"{'ceiling':<22}{ceiling:.0f} tokens/s, the products of all weight matrices alone, by onnxruntime")
+            click.echo(
+                f"{'ceiling':<22}{ceiling:.0f} tokens/s, the products of all weight matrices alone, by onnxruntime"
+            )
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{options.rounds} rounds", total=options.rounds)
         result = bench.run(lambda: progress.advance(task))

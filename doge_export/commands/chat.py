@@ -131,7 +131,7 @@ def sampling_overrides(*, greedy: bool, temperature: float | None, **others: Any
 def piped_prompt(question: str | None) -> str:
     """Standard input without its last line end, and the question below it; OptionError for nothing or no UTF-8."""
     try:
-        text = sys.stdin.buffer.read().decode("utf-8")
+        text = "" if sys.stdin is None else sys.stdin.buffer.read().decode("utf-8")  # None where it is closed
     except UnicodeDecodeError as error:
         raise OptionError(f"standard input is not UTF-8 text (byte {error.start}); convert it first") from error
     if question is not None:

@@ -10,7 +10,6 @@ doge-export --check smollm2-135m-int8
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,8 @@ from rich.console import Console
 from ..errors import OptionError
 from ..export import ExportOptions, export
 from ..export.integrity import check_integrity
+from ..names import export_meant
+from ..places import in_shell
 from ..recipes import CALIBRATION_TOKENS, DEFAULT, DEFAULT_BITS, RECIPES, ROLES
 from . import Command, terminated_like_interrupted
 
@@ -95,7 +96,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--private", is_flag=True, help="With --push-to-hub: make that repository a private one.")
 @click.option(
     "--check",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     metavar="FOLDER",
     help="Export nothing; compare the files of an exported FOLDER with the hashes in its report.",
 )
@@ -125,14 +126,17 @@ def print_check(folder: Path) -> None:
     """Check an exported folder and say so.
 
     Raises:
-        OptionError: anything else was asked for in the same command.
-        PackageError: a file is not as it was written.
+        OptionError: there is no such folder, or anything else was asked for in the same command.
+        PackageError: a file is not as it was written, or the folder is a model that is not exported yet.
     """
     context = click.get_current_context()
     for parameter in context.command.params:
         name = parameter.name or ""
         if name != "check" and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise OptionError(f"--check takes a FOLDER and nothing else; leave {parameter.get_error_hint(context)} out")
+    folder = export_meant(folder)
+    if not folder.is_dir():
+        raise OptionError(f"--check is {click.format_filename(folder)}; it must be a folder that doge-export wrote")
     count = check_integrity(folder)
     click.echo(f"{click.format_filename(folder)}: all {count} files are as they were written")
 
@@ -184,7 +188,7 @@ def report_rows(report: ExportReport) -> dict[str, str]:
     if report.hub_url is not None:
         rows["pushed to"] = report.hub_url
     if "tokenizer.json" in report.files:
-        rows["next"] = f"doge-chat {shlex.quote(str(report.folder))}"
+        rows["next"] = f"doge-chat {in_shell(report.folder)}"
     return rows
 
 

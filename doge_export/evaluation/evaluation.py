@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
-from ..errors import EvaluationError, OptionError
+from ..errors import EvaluationError, OptionError, PackageError
 from ..measure.speed import time_rounds
+from ..names import wanted_export
 from ..runtime.hub import is_export
 from .evaluated_model import EvaluatedModel
 from .exported import load_exported
@@ -157,6 +158,9 @@ def load_model(source: str, threads: int | None) -> EvaluatedModel:
     """
     if is_export(source):
         return load_exported(source, threads)
+    wanted = wanted_export(Path(source))
+    if wanted is not None and wanted.folder == Path(source):  # an export's name, and no checkpoint
+        raise PackageError(wanted.reason)
     from .torch_model import load_torch  # noqa: PLC0415  an exported folder needs no torch
 
     return load_torch(source, threads)

@@ -16,7 +16,7 @@ from huggingface_hub import constants, get_session
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 RECORD_ERRORS = (httpx.HTTPError, OSError, datasets.exceptions.DatasetsError)  # of reading records, by any library
 FILE_READERS = ("json", "csv", "parquet", "arrow", "text")  # dataset_path of a task whose records lie in files

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import datasets
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 from ..errors import EvaluationError
 from .records import Row, read_rows

@@ -13,7 +13,7 @@ from lm_eval.api.group import Group
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
-from doge_model.errors import DogeError, one_line
+from doge_common.errors import DogeError, one_line
 
 from ..errors import EvaluationError, OptionError
 from .columns import COLUMNS, Aggregate, Column, require_examples

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 from doge_model.saving import exported_config, write_config
 
 from ..errors import CheckpointError, PackageError

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 from ..errors import ExportError
 from ..places import REPORT_FILE, check_target, named

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 from ..errors import PackageError
 from ..places import CARD_FILE, PAGE_FILE, REPORT_FILE

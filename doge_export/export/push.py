@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +15,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 from .. import __version__
 from ..errors import PushError
+from ..places import in_shell
 
 # huggingface_hub has no base of its own; a RuntimeError stands around the error of a large file's upload
 HUB_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError)
@@ -71,7 +71,7 @@ def push_folder(folder: Path, repo_id: str) -> None:
     """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(folder / name)) for name in names]
-    again = f"hf upload {repo_id} {shlex.quote(str(folder))}"
+    again = f"hf upload {repo_id} {in_shell(folder)}"
     with push_errors(f"{folder} is exported, but not pushed", f"; to push it, run `{again}`"):
         # not upload_folder, which may take several commits and leave the repository with half an export
         HfApi().create_commit(repo_id, files, commit_message=f"Export by doge-export {__version__}")

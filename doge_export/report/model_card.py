@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 from huggingface_hub import ModelCardData
 
-from doge_model.hub_id import is_on_hub
+from doge_common.hub_id import is_on_hub
 from doge_model.licence import licence_of
 
 from ..places import CARD_FILE

@@ -19,7 +19,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.utils import Namespace
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 from ..errors import OptionError, PackageError
 from .template_limits import MOST_ENTRIES, WIDEST_FIELD, Budget, TemplateLimitError

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 from ..errors import PackageError
 from ..places import REPORT_FILE

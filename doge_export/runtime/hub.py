@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from doge_model.hub_id import is_hub_id
+from doge_common.hub_id import is_hub_id
 
 from ..errors import CheckpointError, PackageError
 from ..extras import needs_extra
+from ..names import export_meant
 from ..places import REPORT_FILE
 from .description import DECODER_FILE
 from .folder_files import FILES, report_sizes
@@ -19,12 +20,14 @@ FIRST_FILES = (DECODER_FILE, REPORT_FILE, "config.json")  # enough to tell an ex
 def folder_of(source: str | Path, revision: str | None = None, local_files_only: bool = False) -> Path:
     """The folder that a source means: a local one, or a hub id's, downloaded where the cache has it not.
 
-    revision: branch, tag or commit of a hub repository. local_files_only: ask the cache alone.
+    A checkpoint, or the demo's name, means its export by the default name. revision: branch, tag or commit of a hub
+    repository. local_files_only: ask the cache alone.
 
     Raises:
-        PackageError: there is no such folder, and no export in such a repository either, or the hub cannot be reached.
+        PackageError: there is no such folder, and no export in such a repository either. Or the hub cannot be reached,
+            or a model is not exported yet: the text has its command.
     """
-    path = Path(source)
+    path = export_meant(Path(source))
     if path.is_dir():
         if revision:
             raise PackageError(f"revision is {revision!r}; it must be left out, as {path} is a folder")
@@ -74,7 +77,7 @@ def fetch(repo_id: str, revision: str | None, local_files_only: bool, files: Seq
         PackageError: huggingface_hub is not installed, or it could not get them.
     """
     with needs_extra("hub", f"loading {repo_id} from the hub", PackageError):
-        from doge_model.hub import download  # noqa: PLC0415 - huggingface_hub takes a second to import, and an extra
+        from doge_common.hub import download  # noqa: PLC0415 - huggingface_hub takes a second to import, and an extra
     try:
         return download(repo_id, revision, None, local_files_only, files, [])
     except CheckpointError as error:

@@ -55,7 +55,8 @@ def load(
     """Load an exported folder, local or of the model hub.
 
     Args:
-        folder: its path, or a hub id such as "owner/name".
+        folder: its path, or a hub id such as "owner/name". A checkpoint or the demo's name means its export, where
+            doge-export puts it by default.
         threads: of the computation; None takes one for small models, else one per core.
         revision: branch, tag or commit of a hub repository.
         local_files_only: take a hub id from the cache alone, without asking the hub; so does HF_HUB_OFFLINE=1.

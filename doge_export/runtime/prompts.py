@@ -54,7 +54,13 @@ class PromptReader:
 
         source = self._default_template() if chat_template is None else self._named_template(chat_template)
         if source not in self._chat_prompts:
-            template = ChatTemplate(source, self.tokenizer.special_tokens)
+            try:
+                template = ChatTemplate(source, self.tokenizer.special_tokens)
+            except PackageError as error:
+                if source in self.tokenizer.chat_templates.values():
+                    raise
+                fault = str(error).rpartition("; ")[0]  # without the remedy, which speaks of the folder
+                raise OptionError(f"{fault}; give another as chat_template") from error
             self._chat_prompts[source] = ChatPrompt(template, self.tokenizer)
         return self._chat_prompts[source]
 

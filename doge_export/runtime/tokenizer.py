@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from doge_model.errors import one_line
+from doge_common.errors import one_line
 
 from ..errors import OptionError, PackageError
 from .clean_up import clean_up

@@ -20,16 +20,17 @@ def is_transcript(path: Path) -> bool:
     """Whether a file is JSON, rather than a saved state, which begins with eight bytes of a length."""
     with path.open("rb") as file:
         head = file.read(64)
-    return head.lstrip().startswith(b"{") and b"\0" not in head[:8]
+    return head.lstrip().startswith((b"{", b"[")) and b"\0" not in head[:8]
 
 
 def read_turns(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
-    """The system message of a transcript, and its questions with their answers.
+    """The system message of a transcript, or of a list of messages alone, and its questions with their answers.
 
     Raises StateError when the file is no transcript, or its messages are not question and answer in turn.
     """
     try:
-        messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
+        found = json.loads(path.read_text(encoding="utf-8"))
+        messages = found if isinstance(found, list) else found["messages"]
         said = [(str(message["role"]), message["content"]) for message in messages]
     except KeyError as error:
         raise StateError(

@@ -24,8 +24,8 @@ ReadLine = Callable[[str], str]  # shows a prompt and returns the line; EOFError
 
 
 def stdin_is_terminal() -> bool:
-    """Whether somebody types, rather than a program or a file."""
-    return sys.stdin.isatty()
+    """Whether somebody types, rather than a program, a file, or nobody where standard input is closed."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def line_reader() -> ReadLine:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from doge_common.errors import one_line
 from doge_model import Checkpoint
-from doge_model.errors import one_line
 
 from ..errors import ExportError, OptionError
 from .calibration_source import DATASET_FILES, is_text_file, read_text_file

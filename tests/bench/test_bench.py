@@ -54,11 +54,13 @@ def test_the_last_line_is_one_json_object_with_medians_within_their_spread(folde
     assert {"prefill_tokens_per_s", "decode_tokens_per_s", "ttft_ms", "start_ms", "peak_rss_mb"} < set(result["spread"])
 
 
+@pytest.mark.slow
 def test_the_share_is_decoding_against_the_ceiling(folder: Path) -> None:
     result = json.loads(run(folder, *QUICK[:-1], 1).stdout.splitlines()[-1])
     assert result["share_of_ceiling"] == pytest.approx(result["decode_tokens_per_s"] / result["ceiling_tokens_per_s"])
 
 
+@pytest.mark.slow
 def test_the_machine_and_the_ceiling_come_before_the_figures(folder: Path) -> None:
     lines = run(folder, *QUICK).stdout.splitlines()
     labels = [line.split()[0] for line in lines]
@@ -66,12 +68,14 @@ def test_the_machine_and_the_ceiling_come_before_the_figures(folder: Path) -> No
     assert labels.index("threads") < labels.index("ceiling") < labels.index("decode_tokens_per_s")
 
 
+@pytest.mark.slow
 def test_json_leaves_nothing_else_on_standard_output(folder: Path) -> None:
     lines = run(folder, "--json", *QUICK).stdout.splitlines()
     assert len(lines) == 1
     assert json.loads(lines[0])["threads"] == Decoder(folder).threads
 
 
+@pytest.mark.slow
 def test_nothing_is_written_to_the_folder(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     run(folder, *QUICK)
@@ -169,6 +173,7 @@ def test_a_process_that_dies_ends_in_one_sentence(
     ]
 
 
+@pytest.mark.slow
 def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.delitem(sys.modules, "doge_export.bench.ceiling", raising=False)
@@ -177,6 +182,7 @@ def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder: Path, monkey
     assert json.loads(done.stdout.splitlines()[-1])["ceiling_tokens_per_s"] is None
 
 
+@pytest.mark.slow
 def test_the_plain_install_measures_all_but_the_ceiling_and_names_the_package(folder: Path) -> None:
     """In a process that cannot import any package of the extras."""
     blocked = {"onnx", *(name for packages in PACKAGES.values() for name in packages)}

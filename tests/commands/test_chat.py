@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import signal
@@ -14,10 +15,12 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from doge_export.commands import chat
+from doge_export.errors import OptionError
 from doge_export.runtime.conversation import Conversation
 from doge_export.runtime.generation_options import GenerationOptions
 from doge_export.runtime.model import Model
 from doge_export.runtime.state import State
+from doge_export.talk import terminal
 from doge_export.talk.printer import AnswerPrinter
 from tests.helpers.fakes import ScriptedModel, byte_level_tokenizer, model_saying
 
@@ -372,3 +375,21 @@ def test_json_on_an_output_without_unicode_loses_nothing(
     AnswerPrinter(Conversation(model, model.options()), as_json=True).answer("Hi")
     out.flush()
     assert b'"text": "' + written + b'"' in out.buffer.getvalue()
+
+
+def test_a_closed_standard_input_is_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert not terminal.stdin_is_terminal()
+    assert chat.piped_prompt("Hi") == "Hi"
+    with pytest.raises(OptionError, match="standard input is empty"):
+        chat.piped_prompt(None)
+
+
+def test_a_full_disk_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(self: AnswerPrinter, text: str) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(AnswerPrinter, "answer", answer)
+    result = run("--prompt", "Hi")
+    assert result.exit_code == 1
+    assert one_line_error(result) == "Error: standard output cannot be written: No space left on device"

@@ -61,6 +61,7 @@ def test_faithful_exports_of_small_vocabularies_pass(seed: int, tmp_path: Path) 
     assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_int8_in_a_folder_named_after_the_model_is_the_default(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +190,7 @@ def test_an_interrupted_export_leaves_nothing(stop: signal.Signals, checkpoint: 
     assert left_in(tmp_path) == ["tiny"]
 
 
+@pytest.mark.slow
 def test_help_is_instant_and_needs_no_torch() -> None:
     start = time.perf_counter()
     code = "import sys; sys.modules['torch'] = None; from doge_export.commands.export import main; main()"
@@ -197,6 +199,7 @@ def test_help_is_instant_and_needs_no_torch() -> None:
     assert time.perf_counter() - start < 3
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_missing_package_and_the_remedy_are_named(tmp_path: Path) -> None:
     code = "import sys; sys.modules['torch'] = None; from doge_export.commands.export import main; main()"
     command = [sys.executable, "-c", code, "x", str(tmp_path / "out")]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from doge_common.errors import OptionError
 from doge_model import DogeForCausalLM, KeepWindowCache
-from doge_model.errors import OptionError
 from tests.helpers.models import FORMS, relative_difference, repeated_ids, tiny_model, torch_logits
 
 

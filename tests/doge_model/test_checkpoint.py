@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from doge_common.errors import CheckpointError, OptionError
 from doge_model import load_checkpoint
-from doge_model.errors import CheckpointError, OptionError
 from tests.helpers.checkpoints import edit_config, edit_tensors, save_doge, save_june_2025, save_tokenizer, tiny_llama
 from tests.helpers.models import random_ids, relative_difference, torch_logits
 

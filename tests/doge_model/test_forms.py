@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import DogeConfig as TransformersDogeConfig
 
+from doge_common.errors import CheckpointError
 from doge_model import DogeConfig, DogeForCausalLM, load_checkpoint
 from doge_model.config_fields import KIND_OF
-from doge_model.errors import CheckpointError
 from tests.helpers.checkpoints import (
     ROPE_4X,
     edit_config,

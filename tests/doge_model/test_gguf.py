@@ -14,8 +14,8 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFWriter, RopeScalingType
 from transformers import LlamaForCausalLM
 
+from doge_common.errors import CheckpointError
 from doge_model import load_checkpoint
-from doge_model.errors import CheckpointError
 from tests.helpers.checkpoints import add_byte_level_tokenizer, byte_level_llama, finish_gguf, save_gguf, tiny_llama
 from tests.helpers.models import random_ids, relative_difference, torch_logits
 

@@ -14,8 +14,8 @@ import pytest
 from gguf import GGUFEndian, GGUFValueType, GGUFWriter
 from gguf.gguf_writer import GGUFValue
 
+from doge_common.errors import CheckpointError
 from doge_model import load_checkpoint
-from doge_model.errors import CheckpointError
 from doge_model.gguf import GgufFile
 from doge_model.gguf_header import MOST_VALUES, check_header
 from tests.helpers.checkpoints import add_byte_level_tokenizer, byte_level_llama, finish_gguf, save_gguf

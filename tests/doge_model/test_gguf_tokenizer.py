@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from doge_common.errors import CheckpointError
 from doge_model import Checkpoint, load_checkpoint
-from doge_model.errors import CheckpointError
 from doge_model.gguf import demo_gguf_path
 from doge_model.gguf_tokenizer import PRE_TOKENIZERS, PreTokenizer, backend_pre_tokenizer
 from tests.helpers.checkpoints import (

@@ -26,7 +26,7 @@ LOADER = """
 import json, sys
 from pathlib import Path
 from doge_model import load_checkpoint
-from doge_model.errors import CheckpointError
+from doge_common.errors import CheckpointError
 
 results = {}
 for label, source, options in json.loads(sys.argv[1]):
@@ -162,13 +162,13 @@ def test_what_the_hub_does_not_give_is_one_sentence(label: str, sentence: str, o
     ],
 )
 def test_an_endpoint_that_does_not_answer_is_one_sentence_at_once(endpoint: str, sentence: str, tmp_path: Path) -> None:
-    code = f"from doge_model.hub import download; download('doge/tiny', None, {str(tmp_path)!r}, False)"
+    code = f"from doge_common.hub import download; download('doge/tiny', None, {str(tmp_path)!r}, False)"
     variables = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0"}
     command = [sys.executable, "-c", code]
     ran = subprocess.run(
         command, check=False, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True, timeout=20
     )
-    assert ran.stderr.splitlines()[-1] == f"doge_model.errors.CheckpointError: {sentence}"
+    assert ran.stderr.splitlines()[-1] == f"doge_common.errors.CheckpointError: {sentence}"
 
 
 def test_without_network_what_is_not_cached_is_one_sentence(offline: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from doge_common.errors import CheckpointError
 from doge_model import load_checkpoint
-from doge_model.errors import CheckpointError
 from tests.helpers.checkpoints import edit_config, edit_tensors, tiny_llama
 from tests.helpers.models import random_ids, relative_difference, torch_logits
 

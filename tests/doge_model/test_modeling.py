@@ -13,8 +13,8 @@ from transformers import DogeConfig as TransformersConfig
 from transformers import DogeForCausalLM as TransformersDoge
 from transformers import StaticCache
 
+from doge_common.errors import CheckpointError, OptionError
 from doge_model import DogeForCausalLM, preset_config
-from doge_model.errors import CheckpointError, OptionError
 from doge_model.mask import kept_keys
 from doge_model.routing import choose_experts, expert_load, load_balancing_loss
 from tests.helpers.models import (

@@ -1,4 +1,4 @@
-"""The package imports its names on first use, so that its errors alone need no torch."""
+"""`import doge_model` registers the model type with transformers, and is possible where there is no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_errors_are_imported_without_torch_and_transformers() -> None:
-    done = run("import sys; import doge_model.errors; print({'torch', 'transformers'} & set(sys.modules))")
+    done = run("import sys; import doge_common.errors; print({'torch', 'transformers'} & set(sys.modules))")
     assert done.stdout == "set()\n"
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from doge_common.errors import CheckpointError, OptionError
 from doge_model import DogeForCausalLM, load_checkpoint
-from doge_model.errors import CheckpointError, OptionError
 from doge_model.llama import FILLS
 from tests.helpers.checkpoints import edit_config, save_doge, save_june_2025, tiny_llama
 from tests.helpers.models import FORMS, random_ids, relative_difference, torch_logits

@@ -128,6 +128,7 @@ def test_impossible_logits_are_no_overflow() -> None:
     assert token_log_probs(logits, np.array([1])) == pytest.approx([-6e4])
 
 
+@pytest.mark.slow
 def test_perplexity_and_the_command_need_neither_torch_nor_the_harness() -> None:
     code = (
         "import sys\n"

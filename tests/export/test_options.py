@@ -27,6 +27,22 @@ def test_a_default_name_says_how_an_export_differs_from_others_of_the_model() ->
     assert ExportOptions("name", kv_int8=True, keep_window=1024).folder == Path("name-int8-kv-int8-window-1024")
 
 
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        ({"bits": 6.0}, "int4-bits-6.0"),
+        ({"wide": ("v", "down")}, "int4-wide-v-down"),
+        ({"calibration": "owner/texts"}, "int4-by-texts"),
+        ({"calibration_tokens": 512, "seed": 7}, "int4-tokens-512-seed-7"),
+        ({"revision": "refs/pr/1"}, "refs-pr-1-int4"),
+        ({"report_tokens": 0, "threads": 2, "overwrite": True}, "int4"),
+    ],
+    ids=str,
+)
+def test_each_option_that_makes_another_model_stands_in_the_default_name(given: dict[str, Any], end: str) -> None:
+    assert ExportOptions("owner/name", weights="int4", **given).folder == Path(f"name-{end}")
+
+
 def test_the_current_folder_as_a_model_has_a_name(place: Path) -> None:
     assert ExportOptions(".").folder == Path(f"{place.name}-int8")
 
@@ -97,6 +113,7 @@ def test_a_current_folder_whose_name_is_not_utf_8_matters_only_where_it_is_part_
         ExportOptions("x", Path("."))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("x", "café"), ("café", "out")])
 def test_the_c_locale_names_the_variable_to_set_where_a_name_is_not_ascii(
     arguments: tuple[str, str], place: Path

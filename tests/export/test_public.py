@@ -13,6 +13,7 @@ from doge_export.export import ExportReport, export, pipeline
 NO_TORCH = "import sys; sys.modules['torch'] = None; "
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -25,6 +26,7 @@ def test_importing_it_takes_no_torch(line: str) -> None:
     subprocess.run([sys.executable, "-c", NO_TORCH + line], check=True)
 
 
+@pytest.mark.slow
 def test_export_without_the_extra_says_what_to_install() -> None:
     code = "from doge_export.export import ExportOptions, export; export(ExportOptions('no-such-model'))"
     done = subprocess.run([sys.executable, "-c", NO_TORCH + code], capture_output=True, text=True, check=False)

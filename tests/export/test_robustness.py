@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.utils import logging as transformers_logging
 
+from doge_common.errors import CheckpointError
 from doge_model import load_checkpoint
 from doge_model.config_fields import KIND_OF
-from doge_model.errors import CheckpointError
 from tests.helpers.checkpoints import (
     add_byte_level_tokenizer,
     byte_level_llama,

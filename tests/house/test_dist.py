@@ -55,7 +55,7 @@ def test_there_is_a_wheel_for_each_processor_and_one_for_every_machine(dist: Pat
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_a_wheel_has_every_file_of_the_packages(dist: Path, tag: str) -> None:
-    command = ["git", "ls-files", "doge_model", "doge_export", "train"]
+    command = ["git", "ls-files", "doge_common", "doge_model", "doge_export", "train"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     files = {name for name in listed.stdout.splitlines() if name != "train/README.md"}
     moved = "doge_export/optimum/plugin/register_doge.py", "optimum/commands/register/register_doge.py"

@@ -11,7 +11,7 @@ import pytest
 
 from .test_prose import ROOT, prose
 
-PACKAGES = ("doge_model", "doge_export", "train", "benchmarks")
+PACKAGES = ("doge_common", "doge_model", "doge_export", "train", "benchmarks")
 OTHER_VOICES = re.compile(r"allowed are|\bexpected\b|but must be")
 # a capitalised word that may begin a message, beside names with a capital or a digit further on (MODEL, RoPE, Q4_K)
 NAMES = ("Doge", "Llama", "Python", "Unicode", "Jinja", "Linux")

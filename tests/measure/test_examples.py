@@ -56,6 +56,7 @@ def greedy_text(model: DogeForCausalLM, folder: Path, question: str, count: int)
     return text_behind(tokenizer, prompt, ids[len(prompt) :])
 
 
+@pytest.mark.slow
 def test_a_float32_export_answers_as_pytorch_does(tmp_path: Path) -> None:
     found = answers(tmp_path, model_of_bytes(), model_of_bytes())
     assert [each.prompt for each in found] == list(QUESTIONS)
@@ -64,6 +65,7 @@ def test_a_float32_export_answers_as_pytorch_does(tmp_path: Path) -> None:
         assert (each.fp32, each.export, each.same_tokens) == (expected, expected, EXAMPLE_TOKENS)
 
 
+@pytest.mark.slow
 def test_behind_the_place_where_the_two_part_each_goes_on_by_itself(tmp_path: Path) -> None:
     model, ours = model_of_bytes(), model_of_bytes()
     torch.manual_seed(0)

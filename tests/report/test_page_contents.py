@@ -16,6 +16,8 @@ from doge_export.measure.machine import cpu_name
 from doge_export.report.page import parted, render_page
 from tests.helpers.checkpoints import byte_vocabulary, save_doge, save_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -57,6 +57,7 @@ def test_any_byte_level_tokens_give_the_decoded_text(token_ids: list[int]) -> No
     assert "".join(pieces_of(BYTE_LEVEL, token_ids)) == BYTE_LEVEL.decode(token_ids)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.one_of(st.integers(0, 300), st.integers(200, 258)), max_size=30))
 def test_any_sentencepiece_tokens_give_the_decoded_text(token_ids: list[int]) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import doge_export
+from doge_common.hub_id import is_hub_id
 from doge_export.export import ExportOptions, export
 from doge_export.runtime.generation_options import GenerationOverrides
-from doge_model.hub_id import is_hub_id
 from tests.helpers.checkpoints import save_doge, save_tokenizer
 from tests.helpers.hub import Hub, Repository, environment, running
 

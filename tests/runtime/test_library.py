@@ -167,3 +167,8 @@ def test_more_streams_than_the_loop_has_threads_are_read_at_once() -> None:
         return await asyncio.gather(*(pieces_of(model.stream("a", max_new_tokens=2)) for _ in range(40)))
 
     assert len(asyncio.run(many())) == 40
+
+
+def test_a_template_of_a_call_that_is_no_jinja_is_the_fault_of_the_call() -> None:
+    with pytest.raises(OptionError, match=r"not valid Jinja \(.+\); give another as chat_template$"):
+        model_saying("Hello!").chat([{"role": "user", "content": "Hi"}], chat_template="{% for %}")

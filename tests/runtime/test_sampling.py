@@ -119,12 +119,14 @@ def test_sample_never_draws_what_was_removed(number: float) -> None:
     assert sampling.sample(array(-INF, 1, -INF, -INF), FixedNumber(number)) == 1
 
 
+@pytest.mark.slow
 def test_sample_draws_each_token_as_often_as_it_is_probable() -> None:
     rng = np.random.default_rng(0)
     counts = np.bincount([sampling.sample(HALVES, rng) for _ in range(20_000)])
     np.testing.assert_allclose(counts / 20_000, [0.5, 0.25, 0.125, 0.125], atol=0.01)
 
 
+@pytest.mark.slow
 @many
 @given(logit_arrays, st.lists(st.integers(0, 59)), st.floats(0.1, 10))
 def test_repetition_penalty_is_that_of_transformers(
@@ -136,6 +138,7 @@ def test_repetition_penalty_is_that_of_transformers(
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+@pytest.mark.slow
 @many
 @given(logit_arrays, st.floats(0.01, 100))
 def test_temperature_is_that_of_transformers(logits: NDArray[np.float32], temperature: float) -> None:
@@ -143,6 +146,7 @@ def test_temperature_is_that_of_transformers(logits: NDArray[np.float32], temper
     np.testing.assert_allclose(sampling.apply_temperature(logits, temperature), theirs, rtol=1e-6)
 
 
+@pytest.mark.slow
 @many
 @given(st.one_of(logit_arrays, few_valued_arrays), st.integers(1, 70))
 def test_top_k_is_that_of_transformers(logits: NDArray[np.float32], top_k: int) -> None:

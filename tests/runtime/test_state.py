@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from doge_common.errors import DogeError
 from doge_export import runtime
 from doge_export.errors import OptionError, StateError
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.state import State
 from doge_export.runtime.state_file import checksum
-from doge_model.errors import DogeError
 from tests.helpers.models import FORMS, VOCAB_SIZE, exported, random_ids, tiny_model
 
 pytestmark = pytest.mark.usefixtures("each_way")

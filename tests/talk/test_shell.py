@@ -165,3 +165,11 @@ def test_a_file_that_is_no_transcript_is_refused(tmp_path: Path) -> None:
     (tmp_path / "talk.json").write_text("{")
     with pytest.raises(StateError, match="is not a conversation that /save wrote"):
         Conversation.resume(model, model.options(), tmp_path / "talk.json")
+
+
+def test_a_list_of_messages_alone_goes_on_too(tmp_path: Path) -> None:
+    model, path = model_saying("Hello!", "Bye."), tmp_path / "messages.json"
+    messages = [{"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Hello!"))]
+    path.write_text(json.dumps(messages))
+    conversation = Conversation.resume(model, model.options(), path)
+    assert (conversation.turns, conversation.messages) == (1, messages)

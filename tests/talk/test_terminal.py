@@ -71,6 +71,7 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
     terminal.close()
 
 
+@pytest.mark.slow
 def test_pasted_lines_are_one_question(terminal: Terminal) -> None:
     terminal.press(f"{PASTE}first\nsecond{END_OF_PASTE}\r")
     terminal.wait_for("Hello!")
@@ -79,6 +80,7 @@ def test_pasted_lines_are_one_question(terminal: Terminal) -> None:
     terminal.wait_for("FED '<|im_start|>user\\nfirst\\nsecond<|im_end|>")
 
 
+@pytest.mark.slow
 def test_keys_during_an_answer_do_not_show_in_it_and_begin_the_next_message(terminal: Terminal) -> None:
     terminal.press("Hi\r")
     terminal.wait_for("Hel")

@@ -13,7 +13,7 @@ from typing import Any
 import datasets
 import pytest
 
-from doge_model.errors import OptionError
+from doge_common.errors import OptionError
 from tests.helpers.training import conversations, preferences, run_stage, write_jsonl
 from train.data import DataArguments, Source, load_mixture
 from train.errors import DataError

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from doge_common.errors import OptionError
 from doge_model import load_checkpoint
-from doge_model.errors import OptionError
 from tests.helpers.fakes import CHATML
 from tests.helpers.training import (
     QUIET,

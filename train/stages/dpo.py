@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from transformers import set_seed
 from trl import DPOConfig
 
-from doge_model.errors import OptionError
+from doge_common.errors import OptionError
 
 from ..arguments import ModelArguments, StageConfig
 from ..data import DataArguments, load_mixture

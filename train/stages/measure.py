@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from doge_common.errors import OptionError
 from doge_model import DogeForCausalLM
-from doge_model.errors import OptionError
 
 from ..arguments import ModelArguments
 from ..data import DataArguments, load_mixture

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig
 
+from doge_common.errors import OptionError
 from doge_model import DogeConfig, DogeForCausalLM, preset_config
 from doge_model.checkpoint import load_tokenizer, locate
-from doge_model.errors import OptionError
 from doge_model.presets import PRESETS
 
 from ..arguments import StageConfig

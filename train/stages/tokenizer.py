@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from doge_model.errors import OptionError
+from doge_common.errors import OptionError
 
 from ..data import DataArguments, load_mixture
 from ..stage import run

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from doge_common.errors import OptionError
 from doge_model import DogeConfig, DogeForCausalLM
-from doge_model.errors import OptionError
 from doge_model.modeling import DogeCDMoE
 
 from ..arguments import ModelArguments
