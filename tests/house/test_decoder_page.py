@@ -19,6 +19,7 @@ from doge_export.runtime.description import (
     METADATA_KEY,
     PORTABLE_FILE,
     RECURRENT_FILE,
+    STEP_FILE,
     DecoderDescription,
 )
 from doge_export.runtime.eviction import TIE
@@ -126,7 +127,7 @@ def test_the_page_has_every_format_number() -> None:
 
 
 def test_the_page_has_every_file() -> None:
-    assert [row[0] for row in table(PAGE)] == [*FILES, DATA_FILE]
+    assert [row[0] for row in table(PAGE)] == [*FILES, STEP_FILE, DATA_FILE]
 
 
 def test_the_page_has_the_portable_graph_s_inputs(decoder: tuple[str, Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from onnx import helper
 
@@ -10,6 +12,8 @@ from doge_export.graph import ConstantPool
 from doge_export.graph.step import build_step, can_step
 from tests.helpers.models import tiny_model
 from tests.helpers.operators import mixed_plan
+
+PAGE = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
 
 
 def test_a_decoder_that_the_operator_does_not_compute_is_told_apart() -> None:
@@ -29,3 +33,11 @@ def test_the_attributes_count_matrices_and_parts(bits: int) -> None:
     assert found["part_counts"] == [1, *[parts] * 8, 1]  # embedding, two layers of four matrices, output
     assert found["part_bits"] == [8, *([8] if bits == 8 else [4, 8]) * 8, 8]
     assert sum(found["zero_points"]) == (0 if bits == 8 else 8)
+
+
+def test_the_page_has_every_attribute_input_and_output() -> None:
+    graph = build_step(fold_model(tiny_model()), mixed_plan(fold_model(tiny_model()), 8), ConstantPool())
+    names = {each.name for each in graph.nodes[-1].attribute}
+    names |= {each for each in graph.nodes[-1].input if "." not in each}
+    names |= {each for each in graph.nodes[-1].output if "." not in each}
+    assert {name for name in names if f"`{name}`" not in PAGE} == {"first_layer_logits"}  # described, a constant
