@@ -68,7 +68,7 @@ struct Avx2 {
   using Inputs = __m256i;
   using Sums = __m256i;
 
-  static constexpr int matrix_rows(int tokens) { return tokens == 1 ? 4 : tokens == 2 ? 2 : 1; }
+  static constexpr int matrix_rows(int tokens) { return tokens == 1 ? 4 : tokens == 2 ? 3 : 1; }
 
   static void store_inputs(int16_t* block, int i, Integers x) {
     __m128i codes = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));

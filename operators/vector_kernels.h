@@ -173,7 +173,8 @@ struct VectorKernels {
       }
     }
 
-    void write(float* y, size_t y_stride) const {
+    // Always inlined: called, it reads every pointer from memory again.
+    [[gnu::always_inline]] void write(float* y, size_t y_stride) const {
       const uint8_t* rows[MATRIX_ROWS];
       for (int m = 0; m < MATRIX_ROWS; m++) rows[m] = matrix.codes + (i + m) * matrix.row_bytes();
       const int16_t* inputs[TOKENS];
@@ -208,7 +209,9 @@ struct VectorKernels {
     for (; i + MATRIX_ROWS <= last; i += MATRIX_ROWS) {
       Tile<BITS, BLOCK, MATRIX_ROWS, TOKENS>{matrix, i, x, r}.write(y, y_stride);
     }
-    for (; i < last; i++) Tile<BITS, BLOCK, 1, TOKENS>{matrix, i, x, r}.write(y, y_stride);
+    if constexpr (MATRIX_ROWS > 1) {
+      for (; i < last; i++) Tile<BITS, BLOCK, 1, TOKENS>{matrix, i, x, r}.write(y, y_stride);
+    }
   }
 
   template <int BITS, int BLOCK>
