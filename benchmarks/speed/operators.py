@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.operators --sizes 20m,60m,160m --models models
 
-Both compute the same 8-bit export, in turns: a prompt, steps behind 64 tokens, near the end of the window and over a
-full window, steps of 8 sequences. Ratios are medians of the rounds' ratios of time, onnxruntime's to DogeStep's.
+Both compute the same 8-bit export, in turns: a prompt, then steps behind 64 tokens, near the end of the window and over
+a full one. Last come steps of 8 sequences. Ratios are medians of the rounds' ratios of time, onnxruntime's to DogeStep's.
 """
 
 from __future__ import annotations

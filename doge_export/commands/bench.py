@@ -74,7 +74,7 @@ def main(
 ) -> None:
     """Time the exported model in FOLDER, which may be a hub id, or a random one.
 
-    The ceiling counts the products of one row with all weight matrices, by onnxruntime, and nothing else: no decoding
+    The ceiling counts the products of one row with all weight matrices, by onnxruntime, and nothing else. No decoding
     step by its operators can be faster. The last line of the output is one JSON object. All figures are medians.
     """
     if folder is None and random_size is None:

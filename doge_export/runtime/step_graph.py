@@ -1,7 +1,7 @@
 """The decoder as one operator of our own, DogeStep: prompts, steps, drafts, batches and full windows by one graph.
 
 docs/operators.md describes the operator. It writes keys and values where they stay, and does the bookkeeping of a full
-window too, so nothing but the position is left to do here.
+window too. Nothing but the position is left to do here.
 """
 
 from __future__ import annotations
