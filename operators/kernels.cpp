@@ -14,20 +14,30 @@ namespace doge {
 namespace {
 
 #if defined(__x86_64__)
-bool has_avx_vnni() {  // compilers before GCC 12 know no name of it
-  unsigned a, b, c, d;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-}
+// By hand: __builtin_cpu_supports is always false in what zig's compiler links.
+struct Features {
+  bool avx2 = false, avx512 = false, avx_vnni = false;
+
+  Features() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+    bool fma = c >> 12 & 1, saved = c >> 27 & 1, f16c = c >> 29 & 1;
+    if (!saved || !fma || !f16c || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    unsigned registers, unused;  // that the operating system keeps
+    asm volatile("xgetbv" : "=a"(registers), "=d"(unused) : "c"(0));
+    avx2 = (b >> 5 & 1) && (registers & 0x06) == 0x06;
+    const unsigned f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    avx512 = avx2 && (b & f_dq_bw_vl) == f_dq_bw_vl && (c >> 11 & 1) && (registers & 0xE6) == 0xE6;
+    avx_vnni = avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+  }
+};
 
 std::vector<const Kernels*> fast_kernels() {
   std::vector<const Kernels*> tables;
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return tables;
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
-    tables.push_back(&avx512_kernels);
-  }
-  if (has_avx_vnni()) tables.push_back(&avx_vnni_kernels);
-  tables.push_back(&avx2_kernels);
+  Features features;
+  if (features.avx512) tables.push_back(&avx512_kernels);
+  if (features.avx_vnni) tables.push_back(&avx_vnni_kernels);
+  if (features.avx2) tables.push_back(&avx2_kernels);
   return tables;
 }
 #elif defined(__aarch64__)
