@@ -2,8 +2,9 @@
 
     python -m benchmarks.speed.operators --sizes 20m,60m,160m --models models
 
-Both compute the same 8-bit export, in turns: a prompt, then steps behind 64 tokens, near the end of the window and over
-a full one. Last come steps of 8 sequences. Ratios are medians of the rounds' ratios of time, onnxruntime's to DogeStep's.
+Both compute the same 8-bit export, in turns: a prompt, and steps behind 64 tokens. Then come steps near the end of the
+window, steps over a full one, and steps of 8 sequences. Ratios are medians of the rounds' ratios of time, onnxruntime's
+to DogeStep's.
 """
 
 from __future__ import annotations

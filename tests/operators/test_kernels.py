@@ -44,7 +44,8 @@ def checker_of(table: str, folder: Path, flags: Sequence[str | Path]) -> Path:
 
 
 def compile_(compiler: str, arguments: Sequence[str | Path], output: Path) -> Path:
-    subprocess.run([compiler, *arguments, "-o", output], check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # of a sanitizer
+    subprocess.run([compiler, *arguments, "-o", output], check=True, env=environment)
     return output
 
 
