@@ -108,7 +108,7 @@ def main(
                     click.echo(
                         f"{size} {threads} thread(s) {name:<28}{speeds[0]:8.0f}{speeds[1]:8.0f} tokens/s ({ratio:.2f})"
                     )
-    finish({"rounds": rounds, "kernels": own.decoder.graphs.kernels, "rows": rows}, out)
+    finish({"rounds": rounds, "kernels": own.decoder.kernels, "rows": rows}, out)
 
 
 if __name__ == "__main__":

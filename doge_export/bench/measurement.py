@@ -148,7 +148,7 @@ class Bench:
             peak_rss_mb=medians["peak_rss_mb"],
             weight_file_mb=(self.options.folder / DATA_FILE).stat().st_size / 1e6,
             state_mb=self.decoder.new_state().cache.nbytes / 1e6,
-            kernels=self.decoder.graphs.kernels,
+            kernels=self.decoder.kernels,
             threads=self.threads,
             prompt_tokens=self.options.prompt_tokens,
             new_tokens=self.options.new_tokens,

@@ -119,7 +119,7 @@ def time_model(options: BenchOptions, name: str, as_json: bool, console: Console
     if ceiling is None:
         click.echo(NO_CEILING, err=True)
     if not as_json:
-        for label, value in (machine | {"threads": bench.threads, "kernels": bench.decoder.graphs.kernels}).items():
+        for label, value in (machine | {"threads": bench.threads, "kernels": bench.decoder.kernels}).items():
             click.echo(f"{label:<22}{value}")
         if ceiling is not None:
             click.echo(

@@ -60,7 +60,7 @@ from .missing_export import ExportedFolder, found_or_made
 )
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
-@click.option("--verbose", is_flag=True, help="Say first who computes, on how many threads.")
+@click.option("--verbose", is_flag=True, help="Say first who computes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer on standard output, nothing else.")
 def main(
     folder: Path,
@@ -87,7 +87,7 @@ def main(
     with noted_warnings():
         model = load(folder, threads=threads, revision=revision)
         if verbose:
-            note(f"Computed by {model.decoder.computed_by}.")
+            note(f"Computed by {model.decoder.kernels}.")
         converse(model, overrides, prompt, system, resume, as_json)
 
 

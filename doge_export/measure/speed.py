@@ -87,7 +87,7 @@ def measure_speed(decoder: Decoder) -> Speed:
         new_tokens=SPEED_TOKENS,
         threads=decoder.threads,
         processor=cpu_name(),
-        kernels=decoder.graphs.kernels,
+        kernels=decoder.kernels,
     )
 
 

@@ -48,9 +48,9 @@ class Decoder:
         self.keep_window_size = self.description.keep_window_size
 
     @property
-    def computed_by(self) -> str:
-        """Whose operators compute, on how many threads."""
-        return f"{self.graphs.kernels} on {self.threads} thread{'s' if self.threads > 1 else ''}"
+    def kernels(self) -> str:
+        """Who computes: onnxruntime's operators, or DogeStep with its kernels for this processor."""
+        return self.graphs.kernels
 
     def new_state(self) -> State:
         """An empty stream. Memory is taken from the system as the stream fills its window."""

@@ -49,8 +49,8 @@ class TokenDecoder(Protocol):
         """Tokens a state holds before it evicts any."""
 
     @property
-    def computed_by(self) -> str:
-        """Whose operators compute, on how many threads."""
+    def kernels(self) -> str:
+        """Who computes, in a word or two."""
 
     def new_state(self) -> State:
         """The state before the first token."""

@@ -86,6 +86,11 @@ def test_a_prompt_is_answered_once_and_nothing_else_is_on_standard_output(run: R
     assert (result.exit_code, result.stdout, result.stderr) == (0, "Hello!\n", "")
 
 
+def test_verbose_says_who_computes(run: Run) -> None:
+    result = run("--verbose", "--prompt", "Hi")
+    assert "Computed by a table." in result.stderr
+
+
 def test_piped_input_is_the_prompt(run: Run) -> None:
     model = model_saying(*ANSWERS)
     result = run(model=model, stdin="line one\nline two\n")

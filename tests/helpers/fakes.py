@@ -40,7 +40,7 @@ class BigramDecoder:
     def __init__(self, table: NDArray[np.float32], keep_window_size: int = 64) -> None:
         self.table = table
         self.vocab_size = len(table)
-        self.keep_window_size, self.computed_by = keep_window_size, "a table"
+        self.keep_window_size, self.kernels = keep_window_size, "a table"
         self.fed: list[int] = []
         self.description = DecoderDescription(
             format_version=FORMAT_VERSIONS["float32"],

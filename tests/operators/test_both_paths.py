@@ -9,10 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from doge_export.errors import OptionError
+from doge_export.evaluation.exported import load_exported
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import STEP_FILE
-from doge_export.runtime.operators import LIBRARY
+from doge_export.runtime.operators import LIBRARY, SWITCH
 from doge_export.runtime.state import State
+from tests.helpers.evaluation_data import export_talking, save_talking_checkpoint
 from tests.helpers.models import FORMS, exported, random_ids, relative_difference, tiny_model, without_mask, write_model
 
 pytestmark = pytest.mark.skipif(not LIBRARY.is_file(), reason="no compiler made the operators' library")
@@ -79,3 +81,12 @@ def test_operators_are_demanded_where_they_are(tmp_path: Path) -> None:
     assert Decoder(tmp_path).graphs.kernels == "onnxruntime's operators"
     with pytest.raises(OptionError, match=r"has no onnx/decoder_step\.onnx, so operators cannot be True"):
         Decoder(tmp_path, operators=True)
+
+
+def test_results_of_an_evaluation_are_of_one_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = export_talking(save_talking_checkpoint(tmp_path / "checkpoint"), tmp_path / "export")
+    hashes = []
+    for operators in ("0", "1"):
+        monkeypatch.setenv(SWITCH, operators)
+        hashes.append(load_exported(str(folder), threads=1).model_hash)
+    assert hashes[0] != hashes[1]
