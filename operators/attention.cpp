@@ -72,7 +72,7 @@ void Attention::softplus_of(int r, const float* logits) {
   }
 }
 
-// Norm and rotation, then exp(A softplus(z)) in the extra channels: dt in those of keys, a constant in those of queries.
+// Norm and rotation, then exp(A softplus(z)) in the extra channels: dt in keys, a constant in queries.
 void Attention::finish_head(const Layer& layer, int r, int head, const float* projected) {
   float* y = head < d.heads ? queries.row(r) + head * d.channels : keys.row(r) + (head - d.heads) * d.channels;
   std::copy_n(projected, d.head_dim, y);

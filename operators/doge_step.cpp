@@ -56,7 +56,8 @@ class DogeStep {
     for (int64_t i = 0; i < a.num_layers; i++) {
       tokens.caches.push_back({written_in_place(context, FIXED_OUTPUTS + 2 * i, past[2 * i], cache),
                                written_in_place(context, FIXED_OUTPUTS + 2 * i + 1, past[2 * i + 1], cache),
-                               keys == 0 ? nullptr : precedence + i * keys, keys == 0 ? nullptr : positions + i * keys});
+                               keys == 0 ? nullptr : precedence + i * keys,
+                               keys == 0 ? nullptr : positions + i * keys});
     }
     auto logits = (float*)api_.data(api_.output(context, 0, {ids[0], kept[0], decoder.vocabulary}));
     if (tokens.rows() > 0) run(context, decoder, tokens, logits);
@@ -122,7 +123,7 @@ class DogeStep {
     }
     for (int i = 0; i < tokens.streams; i++) {
       int64_t past = tokens.past[i], room = full ? INT32_MAX : std::min(tokens.slots, decoder.window);
-      if (past < (full ? decoder.window : 0) || past + tokens.length > room) {
+      if (past < (full ? decoder.window : 0) || past > room - tokens.length) {
         throw refused("past_lengths has " + std::to_string(past) + "; with " + std::to_string(tokens.length) +
                       " new tokens a stream has room for " + std::to_string(room));
       }
@@ -176,7 +177,9 @@ const Operator* doge_step() {
     op.GetOutputTypeCount = [](const Operator*) -> size_t { return FIXED_OUTPUTS + 1; };
     op.KernelDestroy = [](void* kernel) { delete (DogeStep*)kernel; };
     op.GetInputCharacteristic = [](const Operator*, size_t i) { return (int)(i < FIXED_INPUTS ? REQUIRED : VARIADIC); };
-    op.GetOutputCharacteristic = [](const Operator*, size_t i) { return (int)(i < FIXED_OUTPUTS ? REQUIRED : VARIADIC); };
+    op.GetOutputCharacteristic = [](const Operator*, size_t i) {
+      return (int)(i < FIXED_OUTPUTS ? REQUIRED : VARIADIC);
+    };
     op.GetInputMemoryType = [](const Operator*, size_t) { return 0; };
     op.GetVariadicInputMinArity = [](const Operator*) { return 1; };
     op.GetVariadicInputHomogeneity = [](const Operator*) { return 0; };

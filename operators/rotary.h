@@ -1,4 +1,4 @@
-// Rotary position embedding: cos and sin of positions, as doge_model/rotary.py and doge_export/graph/rotary.py have them.
+// Rotary position embedding, by the formulas of doge_model/rotary.py: cos and sin of positions.
 #pragma once
 
 #include <cstdint>

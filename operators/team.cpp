@@ -53,7 +53,7 @@ void Team::parallel(int count, const std::function<void(int)>& f) {
   for (int n = 0; unfinished_.load(std::memory_order_acquire) > 0; n++) pause(n);
 }
 
-// Takes an item if nobody else was faster. The phase cannot end before the item is done, so f_ and count_ are the phase's own.
+// Takes an item if nobody else was faster. The phase cannot end before the item is done, so f_ and count_ are its own.
 bool Team::do_one(uint64_t ticket) {
   if (!ticket_.compare_exchange_strong(ticket, ticket - 1, std::memory_order_acq_rel)) return false;
   (*f_)(count_ - (int)items_left(ticket));  // in order, as memory is read ahead
