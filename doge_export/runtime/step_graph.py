@@ -38,29 +38,26 @@ class StepGraph:
         """
         self._session = open_session(folder / STEP_FILE, threads, library)
         self.kernels = f"DogeStep with {kernels_of(library)}"
-        self._bound: weakref.WeakKeyDictionary[State, BoundTokens] = weakref.WeakKeyDictionary()
+        # of steps and drafts by their number of tokens, for each state
+        self._bound: weakref.WeakKeyDictionary[State, dict[int, BoundTokens]] = weakref.WeakKeyDictionary()
         self.drafts, self.batches = Exactness.by_construction(), Exactness.by_construction()
         metadata = metadata_of(self._session, folder / STEP_FILE)
         self.description = DecoderDescription.from_metadata(metadata, folder / STEP_FILE)
 
     def step(self, state: State, token_id: int) -> Logits:
         """Feed one token: float32 [1, vocab]."""
-        rows = rows_for_next(state)
-        bound = self._bound.get(state)
-        if bound is None or bound.rows is not rows or bound.full is not state.overflowed:
-            bound = self._bound[state] = BoundTokens(self._session, state, count=1, keep=np.array([0]))
-        return first(bound.feed([state], token_id))
+        use_full_window(state)
+        return first(self._bound_once(state, 1).feed([state], token_id))
 
     def chunk(self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64]) -> Logits:
         """Feed int64 [S] tokens in one piece: float32 [N, vocab] of those in keep."""
-        rows_for_next(state)
+        use_full_window(state)
         bound = BoundTokens(self._session, state, len(token_ids), keep)
         return first(bound.feed([state], token_ids))
 
     def draft(self, state: State, token_ids: NDArray[np.int64]) -> Logits:
         """Write the rows of int64 [n] tokens: float32 [n, vocab]."""
-        bound = BoundTokens(self._session, state, len(token_ids), np.arange(len(token_ids)))
-        return first(bound.run([state.position], token_ids))
+        return first(self._bound_once(state, len(token_ids)).run([state.position], token_ids))
 
     def batch(self, states: Sequence[State], memory: Rows) -> BatchForward:
         """Steps of several states."""
@@ -73,6 +70,14 @@ class StepGraph:
 
         return forward
 
+    def _bound_once(self, state: State, count: int) -> BoundTokens:
+        """So many tokens, all of whose logits are wanted; bound anew when the state has another cache."""
+        of_state = self._bound.setdefault(state, {})
+        bound = of_state.get(count)
+        if bound is None or bound.rows is not state.cache or bound.full is not state.overflowed:
+            bound = of_state[count] = BoundTokens(self._session, state, count, np.arange(count))
+        return bound
+
 
 def first(logits: Logits) -> Logits:
     """Those of the one stream: float32 [1, N, vocab] -> [N, vocab]."""
@@ -80,11 +85,10 @@ def first(logits: Logits) -> Logits:
     return rows
 
 
-def rows_for_next(state: State) -> Rows:
-    """The cache that the next token joins; beyond the window it may be another one."""
+def use_full_window(state: State) -> None:
+    """Give a state whose window is full the cache and the order of keys that the next token needs."""
     if state.position >= state.description.keep_window_size:
         state.full_window()
-    return state.cache
 
 
 class BoundTokens:
