@@ -21,6 +21,10 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
       zero_points(api.integers(info, "zero_points")),
       biases(api.integers(info, "biases")),
       residuals(api.integers(info, "residuals")) {
+  for (int64_t size : {num_layers, num_heads, num_kv_heads, head_dim, channels, num_mask_heads, keep_window_size,
+                       num_experts_per_tok}) {
+    check(size >= 0 && size <= 1 << 24, "every size must be from 0 to 2 ** 24");
+  }
   check(num_layers >= 1 && num_heads >= 1 && num_kv_heads >= 1 && num_heads % num_kv_heads == 0,
         "num_heads must be a multiple of kv_num_heads, and num_layers at least 1");
   check(head_dim >= 2 && head_dim % 2 == 0 && channels >= head_dim && channels % 8 == 0,
@@ -49,6 +53,7 @@ Decoder DecoderReader::read() {
   Shape shape;
   d.first_norm = inputs.floats("first_norm", {-1}, &shape);
   d.hidden = (int)shape[0];
+  check(d.hidden > 0, "first_norm must have a number for every hidden channel");
   d.embedding = table("embedding", d.hidden);
   d.vocabulary = d.embedding.rows();
   if (d.mask_heads > 0) {

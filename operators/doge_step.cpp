@@ -14,6 +14,7 @@ namespace {
 constexpr int FIXED_INPUTS = 5;   // then the past, then constants
 constexpr int FIXED_OUTPUTS = 4;  // then the present
 constexpr size_t THREADS = 64;    // that may join; the session's own number is not told
+constexpr int64_t MOST_TOKENS = (int64_t)1 << 32;  // of a stream (doge_export/runtime/eviction.py)
 
 class DogeStep {
  public:
@@ -90,7 +91,9 @@ class DogeStep {
   }
 
   const Decoder& read_once(Inputs& inputs) {
-    std::call_once(read_, [&] { decoder_ = std::make_unique<Decoder>(DecoderReader(a, inputs).read()); });
+    // not std::call_once: an exception would pass through the C library, which has another unwinder
+    std::lock_guard<std::mutex> lock(reading_);
+    if (decoder_ == nullptr) decoder_ = std::make_unique<Decoder>(DecoderReader(a, inputs).read());
     return *decoder_;
   }
 
@@ -122,7 +125,7 @@ class DogeStep {
       throw refused("past has " + std::to_string(tokens.heads) + " heads; it must have " + std::to_string(heads));
     }
     for (int i = 0; i < tokens.streams; i++) {
-      int64_t past = tokens.past[i], room = full ? INT32_MAX : std::min(tokens.slots, decoder.window);
+      int64_t past = tokens.past[i], room = full ? MOST_TOKENS : std::min(tokens.slots, decoder.window);
       if (past < (full ? decoder.window : 0) || past > room - tokens.length) {
         throw refused("past_lengths has " + std::to_string(past) + "; with " + std::to_string(tokens.length) +
                       " new tokens a stream has room for " + std::to_string(room));
@@ -133,7 +136,7 @@ class DogeStep {
   Api api_;
   Attributes attributes_;
   const Attributes& a = attributes_;
-  std::once_flag read_;
+  std::mutex reading_;
   std::unique_ptr<Decoder> decoder_;
 };
 

@@ -17,6 +17,7 @@ int freed_slot(const float* precedence, const int64_t* positions, int window, fl
   for (int i = 0; i < window; i++) {
     if (precedence[i] <= highest_tied && (slot < 0 || positions[i] < positions[slot])) slot = i;
   }
+  if (slot < 0) return -1;  // no number
   return newcomer >= precedence[slot] - TIE ? slot : -1;
 }
 

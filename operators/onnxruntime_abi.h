@@ -123,12 +123,14 @@ class Api {
   const Value* input(const Context* context, size_t index) const {
     const Value* value = nullptr;
     check(entry<Status* (*)(const Context*, size_t, const Value**)>(90)(context, index, &value));
+    if (value == nullptr) throw Error(INVALID_ARGUMENT, "input " + std::to_string(index) + " is missing");
     return value;
   }
   Value* output(Context* context, size_t index, const std::vector<int64_t>& shape) const {
     Value* value = nullptr;
     check(entry<Status* (*)(Context*, size_t, const int64_t*, size_t, Value**)>(91)(context, index, shape.data(),
                                                                                     shape.size(), &value));
+    if (value == nullptr) throw Error(INVALID_ARGUMENT, "output " + std::to_string(index) + " is missing");
     return value;
   }
 

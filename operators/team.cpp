@@ -10,7 +10,7 @@ namespace doge {
 namespace {
 
 constexpr uint64_t OVER = ~(uint64_t)0;  // no phase has this ticket
-constexpr int SPINS = 20000;             // some 100 microseconds; then another program may have the processor
+constexpr int SPINS = 3000;              // some tens of microseconds; then another program may have the processor
 
 uint32_t items_left(uint64_t ticket) { return (uint32_t)ticket; }
 
@@ -54,7 +54,8 @@ void Team::parallel(int count, const std::function<void(int)>& f) {
 }
 
 // Takes an item if nobody else was faster. The phase cannot end before the item is done, so f_ and count_ are its own.
-bool Team::do_one(uint64_t ticket) {
+// noexcept, for an exception must not leave while others work with f.
+bool Team::do_one(uint64_t ticket) noexcept {
   if (!ticket_.compare_exchange_strong(ticket, ticket - 1, std::memory_order_acq_rel)) return false;
   (*f_)(count_ - (int)items_left(ticket));  // in order, as memory is read ahead
   unfinished_.fetch_sub(1, std::memory_order_release);

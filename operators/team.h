@@ -18,11 +18,11 @@ class Team {
   // To be called on every thread. Returns when the work is done.
   void join();
 
-  // f(0) ... f(count - 1), on all threads of the team. For the leader; f must not throw.
+  // f(0) ... f(count - 1), on all threads of the team. For the leader; f must not throw; where memory ends in it, the process does.
   void parallel(int count, const std::function<void(int)>& f);
 
  private:
-  bool do_one(uint64_t ticket);
+  bool do_one(uint64_t ticket) noexcept;
   void help();
 
   std::function<void(Team&)> work_;

@@ -9,7 +9,7 @@
 //   rounded(x)                  to the nearest integer, of two the even one
 //   times_power_of_2(x, n)      x * 2 ** n for an n of whole numbers
 //   largest_lane(x)             the largest of all lanes
-//   store_sums(x, p)            p[0] to p[3] = sums of the lanes of x[0] to x[3], each in an order of its own
+//   store_sums(x, p)            p[0] to p[3] = sums of the lanes of x[0] to x[3], all in the same order
 //   to_integers(x)              of whole numbers; total(x) the sum of the integers in all lanes
 //
 // and for products of codes:

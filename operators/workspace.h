@@ -15,8 +15,8 @@ class Rows {
  public:
   Rows(int rows, int width) : width(width), numbers_((size_t)rows * width) {}
 
-  float* row(int r) { return &numbers_[(size_t)r * width]; }
-  const float* row(int r) const { return &numbers_[(size_t)r * width]; }
+  float* row(int r) { return numbers_.data() + (size_t)r * width; }
+  const float* row(int r) const { return numbers_.data() + (size_t)r * width; }
   int rows() const { return (int)(numbers_.size() / width); }
 
   int width;

@@ -156,11 +156,12 @@ def open_graphs(folder: Path, threads: int, operators: bool | None) -> Graphs:
     Raises:
         PackageError, OptionError: of the graphs and of `operators_library`.
     """
-    library = operators_library(operators)
-    if library is not None and not (folder / STEP_FILE).is_file():
+    if not (folder / STEP_FILE).is_file():
         if operators:
             raise OptionError(
-                f"{folder} has no {STEP_FILE}, so operators cannot be True; leave it out, or export again"
+                f"{folder} has no {STEP_FILE}, so operators cannot be True; leave it out, or export a model that they "
+                "compute (docs/operators.md)"
             )
-        library = None
+        return StandardGraphs(folder, threads)
+    library = operators_library(operators)
     return StandardGraphs(folder, threads) if library is None else StepGraph(folder, threads, library)

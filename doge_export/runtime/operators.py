@@ -32,6 +32,8 @@ def operators_library(enabled: bool | None = None) -> Path | None:
         OptionError: the variable has another value, or a library that is demanded is missing.
         PackageError: the library is there and wanted, but this onnxruntime or this system refuses it.
     """
+    if enabled is not None and not isinstance(enabled, bool):
+        raise OptionError(f"operators is {enabled!r}; it must be True, False or None")
     enabled = switch() if enabled is None else enabled
     if enabled is False:
         return None
@@ -60,6 +62,7 @@ def kernels_of(library: Path) -> str:
 def switch() -> bool | None:
     """The environment variable: 1 is True, 0 is False, not set is None."""
     value = os.environ.get(SWITCH)
+    value = value or None
     if value not in (None, "0", "1"):
         raise OptionError(f"`{SWITCH}` is {value!r}; it must be 0 or 1, or not set")
     return None if value is None else value == "1"

@@ -26,7 +26,7 @@ class Arrival(NamedTuple):
 
     token_ids: int64 [S]. position: of the first. candidates: the cached keys that may be evicted; None in a window that
     is not full. precedence: of the new keys, float32 [layers, heads, S]; None there too. counted: int64 [1], tokens of
-    the stream, which an operator writes when it has done the bookkeeping of keys itself; None where there is none.
+    the stream, written last of all by an operator that does the bookkeeping of keys itself; else None.
     """
 
     token_ids: NDArray[np.int64]
@@ -34,6 +34,11 @@ class Arrival(NamedTuple):
     candidates: Candidates | None
     precedence: NDArray[np.float32] | None
     counted: NDArray[np.int64] | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the rows are written."""
+        return self.counted is None or bool(self.counted[0] == self.position + len(self.token_ids))
 
 
 class Claim:
@@ -73,6 +78,7 @@ class State:
         self._memory: Memory = (cache or Cache(description), None)
         self._position = 0
         self._arrival: Arrival | None = None
+        self._bookkeeping = threading.RLock()  # any thread may ask for the position
         self._unfed: tuple[int, int | None] = (0, None)  # the position it was noted at, and the token
         self._seen = SeenTokens(description.vocab_size)
 
@@ -161,6 +167,7 @@ class State:
             StateError: another thread uses the state.
         """
         with self.claim:
+            self.settle()
             if not 0 <= position <= self.position:
                 raise RewindError(f"cannot go back to position {position}: the state is at {self.position}")
             if position < self.position and self.overflowed:
@@ -282,21 +289,25 @@ class State:
         self._arrival = Arrival(token_ids, self._position, None, None, counted)
 
     def arrive(self) -> None:
-        """Note that the expected tokens are there: the position moves on."""
-        if self._arrival is not None:
-            self._finish()
+        """The operator has ended: the position moves on over the expected tokens."""
+        self._finish()
+
+    def settle(self) -> None:
+        """Take in the tokens that an interrupted run has written, or forget that they were expected."""
+        self._finish()
+        self._arrival = None
 
     def _finish(self) -> None:
         """Do the bookkeeping of the last arrival; after an exception in the midst of it `position` does it again."""
-        assert self._arrival is not None
-        token_ids, position, candidates, precedence, counted = self._arrival
-        if counted is not None and counted[0] == position:  # the operator has not come to its end
+        with self._bookkeeping:
+            arrival = self._arrival
+            if arrival is None or not arrival.is_there:
+                return
+            token_ids, position, candidates, precedence, _ = arrival
+            positions = np.arange(position, position + len(token_ids))
+            if candidates is not None and precedence is not None:
+                new = Keys(precedence, np.broadcast_to(positions, precedence.shape))
+                self.full_window().admit(self.cache, candidates, new)
+            self._seen.note(token_ids, positions)
+            self._position = position + len(token_ids)
             self._arrival = None
-            return
-        positions = np.arange(position, position + len(token_ids))
-        if candidates is not None and precedence is not None:
-            new = Keys(precedence, np.broadcast_to(positions, precedence.shape))
-            self.full_window().admit(self.cache, candidates, new)
-        self._seen.note(token_ids, positions)
-        self._position = position + len(token_ids)
-        self._arrival = None

@@ -57,6 +57,7 @@ class StepGraph:
 
     def draft(self, state: State, token_ids: NDArray[np.int64]) -> Logits:
         """Write the rows of int64 [n] tokens: float32 [n, vocab]."""
+        state.settle()
         return first(self._bound_once(state, len(token_ids)).run([state.position], token_ids))
 
     def batch(self, states: Sequence[State], memory: Rows) -> BatchForward:
@@ -128,6 +129,8 @@ class BoundTokens:
         The operator counts the tokens in `_lengths` when their rows are written. So an exception between any two
         instructions, Ctrl-C included, leaves no doubt about whether they were.
         """
+        for state in states:
+            state.settle()
         positions = [state.position for state in states]
         self._fill(positions, token_ids)
         for row, state in enumerate(states):

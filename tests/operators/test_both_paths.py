@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +68,32 @@ def test_a_state_of_either_path_goes_on_by_the_other(position: int, saver: int, 
 @pytest.mark.parametrize("ran", [True, False])
 def test_an_interruption_leaves_the_tokens_that_the_operator_counted(ran: bool, tmp_path: Path) -> None:
     decoder = exported(tiny_model(), tmp_path, "int8", operators=True)
-    state = decoder.new_state()
+    state, lengths = decoder.new_state(), np.array([5])
     decoder.forward(state, random_ids(5))
-    lengths = np.array([5])
     state.expect(np.array([7]), lengths)  # and Ctrl-C before `arrive`
     lengths += ran
     assert state.position == 5 + ran
     assert (7 in state.seen_tokens()) is (ran or 7 in random_ids(5))
+    lengths += 1 - ran  # as when a draft is checked with the same memory
+    state.settle()
+    assert state.position == 5 + 1
+
+
+@pytest.mark.parametrize("operators", [False, True])
+def test_any_thread_may_ask_for_the_position_while_tokens_are_fed(operators: bool, tmp_path: Path) -> None:
+    decoder = exported(tiny_model(), tmp_path, "int8", operators=operators)
+    state, over = decoder.new_state(), threading.Event()
+
+    def poll() -> None:
+        while not over.is_set():
+            decoder.room_for_draft(state)
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(poll)
+        fed(decoder, state, random_ids(400), 1)
+        over.set()
+        asked.result()
+    assert state.position == 400
 
 
 def test_operators_are_demanded_where_they_are(tmp_path: Path) -> None:

@@ -139,6 +139,48 @@ def test_inputs_behind_the_past_must_be_constants(library: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"head_dim": 4}, "inv_freq has shape"),
+        ({"part_bits": [5] * 10}, "part_bits must be"),
+        ({"num_heads": 2**32 + 4}, "size"),
+    ],
+)
+def test_wrong_constants_and_attributes_are_refused(
+    changed: dict[str, Any], message: str, library: Path, tmp_path: Path
+) -> None:
+    folded = fold_model(tiny_model())
+    file = write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
+    model = onnx.load(file, load_external_data=False)
+    for attribute in model.graph.node[-1].attribute:
+        if attribute.name in changed:
+            attribute.CopyFrom(onnx.helper.make_attribute(attribute.name, changed[attribute.name]))
+    file.write_bytes(model.SerializeToString())
+    with pytest.raises((InvalidArgument, RuntimeException, RuntimeError), match=message):
+        Stream(file, folded.dimensions, library=library).feed(np.array([[7]]), np.array([0]))
+
+
+def test_an_output_that_is_not_there_is_refused(library: Path, tmp_path: Path) -> None:
+    folded = fold_model(tiny_model())
+    file = write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
+    model = onnx.load(file, load_external_data=False)
+    del model.graph.node[-1].output[-1], model.graph.output[-1]
+    file.write_bytes(model.SerializeToString())
+    stream = Stream(file, folded.dimensions, library=library)
+    inputs = stream.inputs(np.array([[7]]), np.array([0])) | stream.caches
+    with pytest.raises(InvalidArgument, match=r"output \d+ is missing"):
+        stream.session.run(None, inputs)
+
+
+@pytest.mark.parametrize("bits", [8, 32])
+def test_no_logits_may_be_wanted(bits: int, library: Path, tmp_path: Path) -> None:
+    folded = fold_model(tiny_model())
+    stream = Stream(write_graph(folded, mixed_plan(folded, bits), tmp_path, "step"), folded.dimensions, library=library)
+    inputs = stream.inputs(np.array([[7]]), np.array([0])) | {"logits_to_keep": np.zeros(0, np.int64)}
+    assert stream.run(inputs).shape == (1, 0, folded.dimensions.vocab_size)
+
+
+@pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"input_ids": np.array([[97]])}, "input_ids has 97; tokens are from 0 to 96"),

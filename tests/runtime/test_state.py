@@ -50,7 +50,10 @@ def continuation(decoder: Decoder, state: State, ids: NDArray[np.int64]) -> NDAr
 # Interrupted
 
 ROOM = Path(runtime.__file__).parent
-MODULES = {str(ROOM / f"{name}.py") for name in ("cache", "decoder", "eviction", "seen_tokens", "state", "steps")}
+MODULES = {
+    str(ROOM / f"{name}.py")
+    for name in ("cache", "decoder", "eviction", "seen_tokens", "sessions", "state", "step_graph", "steps")
+}
 
 
 class InterruptAt:
