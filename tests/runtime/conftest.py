@@ -9,7 +9,10 @@ import pytest
 from doge_export.runtime.operators import LIBRARY, SWITCH
 
 
-@pytest.fixture(scope="module", params=["0", "1"], ids=["standard graphs", "DogeStep"])
+WAYS = [pytest.param("0", marks=pytest.mark.slow, id="standard graphs"), pytest.param("1", id="DogeStep")]
+
+
+@pytest.fixture(scope="module", params=WAYS)
 def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test of the module runs with onnxruntime's operators, then with our own."""
     if request.param == "1" and not LIBRARY.is_file():
