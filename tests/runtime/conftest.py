@@ -8,7 +8,6 @@ import pytest
 
 from doge_export.runtime.operators import LIBRARY, SWITCH
 
-
 WAYS = [pytest.param("0", marks=pytest.mark.slow, id="standard graphs"), pytest.param("1", id="DogeStep")]
 
 
