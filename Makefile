@@ -10,7 +10,7 @@ PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
 	$(BIN)/doge-chat smollm2-135m-int8 --greedy --max-new-tokens 100 \
-		--prompt "What is the capital of France, and what is it known for?"
+		--prompt "What is the capital of France, and why do people visit it?"
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -18,9 +18,9 @@ constexpr int64_t MOST_TOKENS = (int64_t)1 << 32;  // of a stream (doge_export/r
 
 class DogeStep {
  public:
-  DogeStep(const Api& api, const KernelInfo* info) : api_(api), attributes_(api, info) {
+  DogeStep(const Api& api, const KernelInfo* info) : api_(api), a(api, info) {
     // `read_once` keeps where they lie; graph optimization makes constants of what the graph computes from constants
-    for (size_t i = FIXED_INPUTS + 2 * attributes_.num_layers; i < api.input_count(info); i++) {
+    for (size_t i = FIXED_INPUTS + 2 * a.num_layers; i < api.input_count(info); i++) {
       if (!api.is_constant(info, i)) {
         throw refused("input " + std::to_string(i) +
                       " is no constant; the inputs behind the past must be, so leave graph optimization on");
@@ -134,8 +134,7 @@ class DogeStep {
   }
 
   Api api_;
-  Attributes attributes_;
-  const Attributes& a = attributes_;
+  Attributes a;
   std::mutex reading_;
   std::unique_ptr<Decoder> decoder_;
 };

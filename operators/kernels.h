@@ -20,9 +20,6 @@ struct Activations {
   int blocks;
 };
 
-// Functions of this header are always inlined: files are compiled for different processors, and the linker would keep
-// one copy for all of them.
-
 // Rows of a matrix as MatMulNBits stores them: weight = (code - zero) * scale.
 struct BlockRows {
   const uint8_t* codes;  // [rows][blocks][block_size * bits / 8], of two codes in a byte the first one lowest
@@ -32,8 +29,15 @@ struct BlockRows {
   int block_size;        // 16, 32 or 64
   int blocks;
 
+  // Always inlined, as all functions here: files are compiled for different processors, and the linker would keep one
+  // copy for all of them.
   [[gnu::always_inline]] size_t row_bytes() const { return (size_t)blocks * block_size * bits / 8; }
 };
+
+// Code `index` of a row that begins at `row`.
+[[gnu::always_inline]] inline int code_at(const BlockRows& matrix, const uint8_t* row, int index) {
+  return matrix.bits == 8 ? row[index] : row[index / 2] >> (index % 2 * 4) & 15;
+}
 
 // The code that stands for 0 in a block of a row.
 [[gnu::always_inline]] inline int zero_point(const BlockRows& matrix, int row, int block) {

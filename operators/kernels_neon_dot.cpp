@@ -1,6 +1,6 @@
 // 64-bit ARM with the dot product of signed bytes: a Raspberry Pi 5, telephones, Apple's processors.
 //
-// An activation is 256 * high + low, both from -127 to 127; 16 of them lie as 16 bytes of `high` and 16 of `low`.
+// An activation is 256 * high + low, high from -127 to 127 and low from -128 on; 16 of them lie as 16 bytes of `high` and 16 of `low`.
 // Codes of 8 bits become signed by -128, which the block's start makes up for.
 #include "vector_neon.h"
 

@@ -7,11 +7,6 @@
 namespace doge {
 namespace {
 
-int code_at(const BlockRows& matrix, const uint8_t* row, int index) {
-  if (matrix.bits == 8) return row[index];
-  return row[index / 2] >> (index % 2 * 4) & 15;
-}
-
 void quantize(const float* x, int n, int block_size, int16_t* codes, float* scales, int32_t* sums) {
   for (int block = 0; block * block_size < n; block++) {
     int start = block * block_size, width = std::min(block_size, n - start);

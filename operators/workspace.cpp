@@ -79,11 +79,7 @@ void add_table_row(const Matrix& table, int64_t index, float factor, float* y) {
     int zero = zero_point(b, (int)index, block), start = block * b.block_size;
     float scale = factor * b.scales[(size_t)index * b.blocks + block];
     int end = std::min(start + b.block_size, table.width);
-    if (b.bits == 8) {
-      for (int i = start; i < end; i++) y[i] += (float)(row[i] - zero) * scale;
-    } else {
-      for (int i = start; i < end; i++) y[i] += (float)((row[i / 2] >> (i % 2 * 4) & 15) - zero) * scale;
-    }
+    for (int i = start; i < end; i++) y[i] += (float)(code_at(b, row, i) - zero) * scale;
   }
 }
 

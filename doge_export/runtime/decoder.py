@@ -16,7 +16,7 @@ from .batch import Batch
 from .description import DATA_FILE, DRAFT_TOKENS, STEP_FILE
 from .folder_files import check_folder
 from .graphs import Graphs
-from .operators import operators_library
+from .operators import operators_library, wanted
 from .standard_graphs import StandardGraphs
 from .state import State
 from .step_graph import StepGraph
@@ -156,6 +156,7 @@ def open_graphs(folder: Path, threads: int, operators: bool | None) -> Graphs:
     Raises:
         PackageError, OptionError: of the graphs and of `operators_library`.
     """
+    wanted(operators)
     if not (folder / STEP_FILE).is_file():
         if operators:
             raise OptionError(

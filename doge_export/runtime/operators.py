@@ -32,9 +32,7 @@ def operators_library(enabled: bool | None = None) -> Path | None:
         OptionError: the variable has another value, or a library that is demanded is missing.
         PackageError: the library is there and wanted, but this onnxruntime or this system refuses it.
     """
-    if enabled is not None and not isinstance(enabled, bool):
-        raise OptionError(f"operators is {enabled!r}; it must be True, False or None")
-    enabled = switch() if enabled is None else enabled
+    enabled = wanted(enabled)
     if enabled is False:
         return None
     if not LIBRARY.is_file():
@@ -49,6 +47,17 @@ def operators_library(enabled: bool | None = None) -> Path | None:
             f"or set {SWITCH}=0"
         )
     return LIBRARY
+
+
+def wanted(enabled: bool | None) -> bool | None:
+    """Whether the library is demanded, to be done without, or (None) to be used where it is; see `operators_library`.
+
+    Raises:
+        OptionError: neither True, False nor None, or the environment variable has another value.
+    """
+    if enabled is not None and not isinstance(enabled, bool):
+        raise OptionError(f"operators is {enabled!r}; it must be True, False or None")
+    return switch() if enabled is None else enabled
 
 
 def kernels_of(library: Path) -> str:
