@@ -39,6 +39,7 @@ class ExportOptions:
         out: the folder to write; None takes `default_name`, in the current folder.
         weights: the name of a recipe, which says how large matrices are stored.
         kv_int8: keep the keys and values of the state in 8 bits.
+        kv_float32: keep them in float32 by DogeStep as well, which takes float16 where the weights are rounded.
         revision: of a hub repository.
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         overwrite: replace `out` if it is an earlier export.
@@ -62,6 +63,7 @@ class ExportOptions:
     overwrite: bool = False
     threads: int | None = None
     kv_int8: bool = False
+    kv_float32: bool = False
     bits: float | None = None
     wide: tuple[str, ...] | None = None
     calibration: str | None = None
@@ -83,6 +85,11 @@ class ExportOptions:
         return DEFAULT_BITS if self.bits is None else self.bits
 
     @property
+    def kv_float16(self) -> bool:
+        """Whether DogeStep keeps keys and values in float16."""
+        return RECIPES[self.weights].kv_float16 and not self.kv_float32 and not self.kv_int8
+
+    @property
     def folder(self) -> Path:
         """The folder that the export becomes."""
         return Path(self.default_name) if self.out is None else Path(self.out)
@@ -93,7 +100,8 @@ class ExportOptions:
         names = model_names(self.model)
         if self.revision:
             names.append(in_name(self.revision))
-        parts = [*names, self.weights, *(["kv-int8"] if self.kv_int8 else [])]
+        flags = {"kv-int8": self.kv_int8, "kv-float32": self.kv_float32}
+        parts = [*names, self.weights, *(name for name, is_set in flags.items() if is_set)]
         differences = {
             "window": self.keep_window,
             "bits": self.bits,
@@ -132,6 +140,8 @@ class ExportOptions:
             for name, user in users.items():
                 if vars(self)[name] is not None:
                     raise OptionError(f"{name} goes with {user}; leave it out with {self.weights}")
+        if self.kv_int8 and self.kv_float32:
+            raise OptionError("kv_int8 and kv_float32 exclude each other; give one of them")
         if self.bits is not None and self.wide is not None:
             raise OptionError("bits and wide exclude each other; give bits to have rows chosen, or wide to name them")
         if recipe.rounding == "kept" and self.model != DEMO and not self.model.lower().endswith(".gguf"):

@@ -28,6 +28,11 @@ class Recipe:
     summary: str
     rounding: Rounding
 
+    @property
+    def kv_float16(self) -> bool:
+        """Whether DogeStep keeps keys and values in float16: where the weights are rounded anyway."""
+        return self.rounding != "none"
+
 
 RECIPES = {
     recipe.name: recipe

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "eviction.h"
+#include "float16.h"
 
 namespace doge {
 namespace {
@@ -10,9 +11,35 @@ namespace {
 // Keys are attended to in chunks of slots, whose results are then merged in order. So the sum is the same on any number
 // of threads, and beside any other rows.
 constexpr int CHUNK = 128;
-constexpr int BLOCK = 32;  // rows whose partial results are kept at once
+constexpr int TOGETHER = 4;  // queries that go over a chunk together
 
 int chunks_of(int length) { return (length + CHUNK - 1) / CHUNK; }
+
+// Queries over the same slots, attended to a few at a time.
+class Together {
+ public:
+  Together(const Kernels& kernels, const Slots& slots, float scale) : kernels_(kernels), slots_(slots), scale_(scale) {}
+
+  void add(const float* query, int length, Attended* result) {
+    if (count_ == TOGETHER || length != slots_.length) attend();
+    slots_.length = length;
+    queries_[count_] = {query, scores_[count_], result};
+    count_++;
+  }
+
+  void attend() {
+    if (count_ > 0) kernels_.attend(queries_, count_, slots_, scale_);
+    count_ = 0;
+  }
+
+ private:
+  const Kernels& kernels_;
+  Slots slots_;
+  float scale_;
+  Query queries_[TOGETHER];
+  float scores_[TOGETHER][CHUNK];
+  int count_ = 0;
+};
 
 }  // namespace
 
@@ -20,35 +47,37 @@ Attention::Attention(const Decoder& decoder, const Tokens& tokens, const Product
     : d(decoder),
       tokens(tokens),
       products(products),
+      layout(decoder.layout),
+      width(layout.numbers + layout.floats),
       cos(tokens.rows(), d.head_dim / 2),
       sin(tokens.rows(), d.head_dim / 2),
       softplus(tokens.rows(), std::max(d.mask_width, 1)),
-      queries(tokens.rows(), d.heads * d.channels),
-      keys(tokens.rows(), d.kv_heads * d.channels),
-      values(tokens.rows(), d.kv_heads * d.channels),
-      partial(0, d.channels) {
+      queries(tokens.rows(), d.heads * width),
+      keys(tokens.rows(), d.kv_heads * width),
+      values(tokens.rows(), d.kv_heads * width),
+      freed(tokens.is_full() ? (size_t)BLOCK * tokens.heads : 0),
+      partial(0, layout.numbers) {
   int longest = 1;
   for (int r = 0; r < tokens.rows(); r++) longest = std::max(longest, visible(r));
-  int parts = std::min(tokens.rows(), BLOCK) * d.heads * chunks_of(longest);
-  partial = Rows(parts, d.channels);
+  chunks = chunks_of(longest);
+  int parts = std::min(tokens.rows(), BLOCK) * d.heads * chunks;
+  partial = Rows(parts, layout.numbers);
   attended.resize(parts);
   for (int i = 0; i < parts; i++) attended[i].sums = partial.row(i);
   products.each_row(tokens.rows(), [&](int r) { d.rotary.write(tokens.position(r), cos.row(r), sin.row(r)); });
 }
 
 Rows Attention::attend(int index, const Rows& projected) {
+  const Layer& layer = d.layers[index];
   const Cache& cache = tokens.caches[index];
   Rows y(tokens.rows(), d.heads * d.channels);
   products.each_row(tokens.rows(), [&](int r) { finish_row(index, r, projected.row(r)); });
-  if (tokens.is_full()) {  // every token sees another set of keys
-    for (int r = 0; r < tokens.rows(); r++) {
-      replace(cache, r);
-      attend_rows(cache, r, r + 1, y);
-    }
-    return y;
+  if (!tokens.is_full()) {
+    for (int r = 0; r < tokens.rows(); r++) append(layer, cache, r);
   }
-  for (int r = 0; r < tokens.rows(); r++) append(cache, r);
-  for (int r = 0; r < tokens.rows(); r += BLOCK) attend_rows(cache, r, std::min(r + BLOCK, tokens.rows()), y);
+  for (int r = 0; r < tokens.rows(); r += BLOCK) {
+    attend_rows(layer, cache, {r, std::min(r + BLOCK, tokens.rows())}, y);
+  }
   return y;
 }
 
@@ -74,7 +103,8 @@ void Attention::softplus_of(int r, const float* logits) {
 
 // Norm and rotation, then exp(A softplus(z)) in the extra channels: dt in keys, a constant in queries.
 void Attention::finish_head(const Layer& layer, int r, int head, const float* projected) {
-  float* y = head < d.heads ? queries.row(r) + head * d.channels : keys.row(r) + (head - d.heads) * d.channels;
+  bool is_query = head < d.heads;
+  float* y = is_query ? queries.row(r) + head * width : keys.row(r) + (head - d.heads) * width;
   std::copy_n(projected, d.head_dim, y);
   if (layer.head_norms != nullptr) {
     const float* weight = layer.head_norms + head * d.head_dim;
@@ -82,30 +112,32 @@ void Attention::finish_head(const Layer& layer, int r, int head, const float* pr
     for (int c = 0; c < d.head_dim; c++) y[c] = y[c] * factor * weight[c];
   }
   rotate(y, cos.row(r), sin.row(r), d.head_dim / 2);
-  float* extra = y + d.head_dim;
-  std::fill_n(extra, d.extra(), 0.0f);
-  if (layer.exponents == nullptr) return;
-  for (int m = 0; m < d.mask_width; m++) {
-    const float* exponents = layer.exponents + ((size_t)m * d.rotated_heads() + head) * d.extra();
-    for (int c = 0; c < d.extra(); c++) extra[c] += softplus.row(r)[m] * exponents[c];
+  if (is_query && layer.key_scales != nullptr) {  // keys are codes
+    const float* scales = layer.key_scales + head / (d.heads / d.kv_heads) * d.head_dim;
+    for (int c = 0; c < d.head_dim; c++) y[c] *= scales[c];
   }
-  for (int c = 0; c < d.extra(); c++) extra[c] = std::exp(extra[c]);
+  if (layer.exponents == nullptr) return;
+  float* extra = floats_of(y);
+  for (int i = 0; i < d.extra_floats(); i++) {
+    int channel = i * d.dt_digits;
+    float exponent = 0;
+    for (int m = 0; m < d.mask_width; m++) {
+      exponent += softplus.row(r)[m] * layer.exponents[((size_t)m * d.rotated_heads() + head) * d.extra() + channel];
+    }
+    extra[i] = std::exp(exponent);
+  }
 }
 
 // A value carries the precedence of its key. The first layer's is looked up, that of others is part of the projection.
 void Attention::finish_values(bool looks_up, int r, const float* projected, const float* logits) {
-  if (!looks_up) {
-    std::copy_n(projected, d.kv_heads * d.channels, values.row(r));
-    return;
-  }
-  int mask_channels = d.mask_heads / d.kv_heads;
+  int mask_channels = d.mask_heads / d.kv_heads, channels = looks_up ? d.head_dim : d.channels;
   for (int head = 0; head < d.kv_heads; head++) {
-    float* y = values.row(r) + head * d.channels;
-    std::copy_n(projected + head * d.head_dim, d.head_dim, y);
-    std::fill_n(y + d.head_dim, d.extra(), 0.0f);
+    const float* x = projected + head * channels;
+    float* y = values.row(r) + head * width;
+    std::copy_n(x, d.head_dim, y);
     for (int m = 0; m < mask_channels; m++) {
       int mask_head = head * mask_channels + m;
-      y[d.head_dim + m] = logits[mask_head] * d.precedence_factors[mask_head];
+      floats_of(y)[m] = looks_up ? logits[mask_head] * d.precedence_factors[mask_head] : x[d.head_dim + m];
     }
   }
 }
@@ -113,84 +145,117 @@ void Attention::finish_values(bool looks_up, int r, const float* projected, cons
 // ---- the cache
 
 // Behind the keys of its stream.
-void Attention::append(const Cache& cache, int r) {
-  for (int head = 0; head < tokens.heads; head++) store(cache, r, head, (int)tokens.position(r));
+void Attention::append(const Layer& layer, const Cache& cache, int r) {
+  for (int head = 0; head < tokens.heads; head++) store(layer, cache, r, head, (int)tokens.position(r));
 }
 
-// In the slot of the key that it evicts, if it is kept.
-void Attention::replace(const Cache& cache, int r) {
+// Every row takes the slot of the key that it evicts, if it is kept.
+void Attention::free_slots(const Cache& cache, Range rows, int head) {
   int mask_channels = d.mask_heads / d.kv_heads;
-  for (int head = 0; head < tokens.heads; head++) {
-    float* precedence = cache.precedence + (size_t)head * d.window;
-    int64_t* positions = cache.positions + (size_t)head * d.window;
+  float* precedence = cache.precedence + (size_t)head * d.window;
+  int64_t* positions = cache.positions + (size_t)head * d.window;
+  for (int r = rows.first; r < rows.last; r++) {
     float own = 0;
-    if (mask_channels > 0) {
-      own = values.row(r)[kv_head_of(head) * d.channels + d.head_dim + head % mask_channels];
-    }
+    if (mask_channels > 0) own = floats_of(values.row(r) + kv_head_of(head) * width)[head % mask_channels];
     int slot = freed_slot(precedence, positions, d.window, own);
+    freed_by(r, head) = slot;
     if (slot < 0) continue;
     precedence[slot] = own;
     positions[slot] = tokens.position(r);
-    store(cache, r, head, slot);
   }
 }
 
-void Attention::store(const Cache& cache, int r, int head, int slot) {
-  int kv_head = kv_head_of(head);
-  std::copy_n(keys.row(r) + kv_head * d.channels, d.channels, slot_of(cache.keys, r, head, slot));
-  std::copy_n(values.row(r) + kv_head * d.channels, d.channels, slot_of(cache.values, r, head, slot));
+void Attention::store(const Layer& layer, const Cache& cache, int r, int head, int slot) {
+  int kv_head = kv_head_of(head), scales = kv_head * d.head_dim;
+  bool is_int8 = layer.key_scales != nullptr;
+  store_row(keys.row(r) + kv_head * width, is_int8 ? layer.key_scales + scales : nullptr,
+            row_of(cache.keys, r, head, slot));
+  store_row(values.row(r) + kv_head * width, is_int8 ? layer.value_scales + scales : nullptr,
+            row_of(cache.values, r, head, slot));
 }
 
-float* Attention::slot_of(float* cache, int r, int head, int slot) const {
+void Attention::store_row(const float* x, const float* scales, uint8_t* row) const {
+  std::copy_n((const uint8_t*)(x + layout.numbers), layout.floats * sizeof(float), row);
+  row += layout.floats * sizeof(float);
+  switch (layout.type) {
+    case NumberType::FLOAT32:
+      std::copy_n((const uint8_t*)x, layout.numbers * sizeof(float), row);
+      break;
+    case NumberType::FLOAT16:
+      for (int c = 0; c < layout.numbers; c++) ((Float16*)row)[c] = float16_of(x[c]);
+      break;
+    case NumberType::INT8:
+      for (int c = 0; c < d.head_dim; c++) {
+        ((int8_t*)row)[c] = (int8_t)std::lrint(std::min(std::max(x[c] / scales[c], -128.0f), 127.0f));
+      }
+      break;
+  }
+}
+
+uint8_t* Attention::row_of(uint8_t* cache, int r, int head, int slot) const {
   size_t cache_head = (size_t)(r / tokens.length) * tokens.heads + head;
-  return cache + (cache_head * tokens.slots + slot) * d.channels;
+  return cache + (cache_head * tokens.slots + slot) * layout.bytes();
 }
 
 // ---- attention
 
-void Attention::attend_rows(const Cache& cache, int first, int last, Rows& y) {
-  int longest = 0;
-  for (int r = first; r < last; r++) longest = std::max(longest, visible(r));
-  int chunks = chunks_of(longest), streams = (last - 1) / tokens.length - first / tokens.length + 1;
-  auto parts_of = [&](int r, int head) { return &attended[((size_t)(r - first) * d.heads + head) * chunks]; };
-  int heads = d.heads / tokens.heads;  // that attend to one head of the cache
-  products.team.parallel(streams * tokens.heads * chunks, [&](int item) {
-    int chunk = item % chunks, cache_head = item / chunks % tokens.heads;
-    int stream = first / tokens.length + item / chunks / tokens.heads;
-    int end = std::min(last, (stream + 1) * tokens.length);
-    for (int r = std::max(first, stream * tokens.length); r < end; r++) {
-      for (int head = cache_head * heads; head < (cache_head + 1) * heads; head++) {
-        attend_chunk(cache, r, head, chunk, parts_of(r, head));
-      }
+void Attention::attend_rows(const Layer& layer, const Cache& cache, Range rows, Rows& y) {
+  if (tokens.is_full()) {
+    products.team.parallel(tokens.heads, [&](int head) { free_slots(cache, rows, head); });
+  }
+  int first = rows.first / tokens.length, streams = (rows.last - 1) / tokens.length - first + 1, longest = 0;
+  for (int r = rows.first; r < rows.last; r++) longest = std::max(longest, visible(r));
+  int count = chunks_of(longest);
+  products.team.parallel(streams * tokens.heads * count, [&](int item) {
+    int begin = (first + item / count / tokens.heads) * tokens.length;
+    Range of_stream{std::max(rows.first, begin), std::min(rows.last, begin + tokens.length)};
+    attend_chunk(layer, cache, of_stream, item / count % tokens.heads, item % count);
+  });
+  products.each_row(rows.last - rows.first, [&](int i) {
+    int r = rows.first + i;
+    for (int head = 0; head < d.heads; head++) {
+      merge(layer, head, parts_of(r, head), chunks_of(visible(r)), y.row(r) + head * d.channels);
     }
   });
-  for (int r = first; r < last; r++) {
-    for (int head = 0; head < d.heads; head++) {
-      merge(parts_of(r, head), chunks_of(visible(r)), y.row(r) + head * d.channels);
+}
+
+// Rows of one stream in their order, over a chunk of one head of the cache. In a full window, each row first takes its
+// slot, if that lies in the chunk. So it sees the keys of the rows before it, and none of those behind it.
+void Attention::attend_chunk(const Layer& layer, const Cache& cache, Range rows, int cache_head, int chunk) {
+  int start = chunk * CHUNK, heads = d.heads / tokens.heads;  // that attend to this head of the cache
+  const uint8_t *chunk_keys = row_of(cache.keys, rows.first, cache_head, start),
+                *chunk_values = row_of(cache.values, rows.first, cache_head, start);
+  Together together(products.kernels, {layout, chunk_keys, chunk_values, 0}, 1 / std::sqrt((float)d.head_dim));
+  for (int r = rows.first; r < rows.last; r++) {
+    int length = std::min(visible(r) - start, CHUNK);
+    if (length <= 0) continue;
+    if (tokens.is_full()) {
+      int slot = freed_by(r, cache_head);
+      if (slot >= start && slot < start + CHUNK) {
+        together.attend();
+        store(layer, cache, r, cache_head, slot);
+      }
+    }
+    for (int head = cache_head * heads; head < (cache_head + 1) * heads; head++) {
+      together.add(queries.row(r) + head * width, length, parts_of(r, head) + chunk);
     }
   }
+  together.attend();
 }
 
-void Attention::attend_chunk(const Cache& cache, int r, int head, int chunk, Attended* parts) {
-  int start = chunk * CHUNK, length = std::min(visible(r) - start, CHUNK);
-  if (length <= 0) return;
-  int cache_head = head / (d.heads / tokens.heads);
-  float scores[CHUNK];
-  products.kernels.attend(queries.row(r) + head * d.channels, slot_of(cache.keys, r, cache_head, start),
-                          slot_of(cache.values, r, cache_head, start), length, d.channels,
-                          1 / std::sqrt((float)d.head_dim), scores, parts[chunk]);
-}
-
-void Attention::merge(const Attended* parts, int count, float* y) const {
+void Attention::merge(const Layer& layer, int head, const Attended* parts, int count, float* y) const {
   float largest = parts[0].largest, total = 0;
   for (int i = 1; i < count; i++) largest = std::max(largest, parts[i].largest);
-  std::fill_n(y, d.channels, 0.0f);
+  int numbers = std::min(layout.numbers, d.channels);
   for (int i = 0; i < count; i++) {
     float weight = std::exp(parts[i].largest - largest);
     total += weight * parts[i].total;
-    for (int c = 0; c < d.channels; c++) y[c] += weight * parts[i].sums[c];
+    for (int c = 0; c < numbers; c++) y[c] += weight * parts[i].sums[c];
   }
-  for (int c = 0; c < d.channels; c++) y[c] /= total;
+  for (int c = 0; c < numbers; c++) y[c] /= total;
+  if (layer.value_scales == nullptr) return;
+  const float* scales = layer.value_scales + head / (d.heads / d.kv_heads) * d.head_dim;
+  for (int c = 0; c < d.head_dim; c++) y[c] *= scales[c];
 }
 
 }  // namespace doge

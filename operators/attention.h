@@ -13,30 +13,44 @@ class Attention {
   Rows attend(int index, const Rows& projected);
 
  private:
+  static constexpr int BLOCK = 32;  // rows whose partial results are kept at once
+
+  struct Range {
+    int first, last;
+  };
+
   void finish_row(int index, int r, const float* projected);
   void finish_head(const Layer& layer, int r, int head, const float* projected);
   void finish_values(bool looks_up, int r, const float* values, const float* logits);
   void softplus_of(int r, const float* logits);
+  float* floats_of(float* row) const { return row + (layout.floats > 0 ? layout.numbers : d.head_dim); }
 
-  void append(const Cache& cache, int r);
-  void replace(const Cache& cache, int r);
-  void store(const Cache& cache, int r, int head, int slot);
-  float* slot_of(float* cache, int r, int head, int slot) const;
+  void append(const Layer& layer, const Cache& cache, int r);
+  void free_slots(const Cache& cache, Range rows, int head);
+  void store(const Layer& layer, const Cache& cache, int r, int head, int slot);
+  void store_row(const float* x, const float* scales, uint8_t* row) const;
+  uint8_t* row_of(uint8_t* cache, int r, int head, int slot) const;
   int kv_head_of(int head) const { return head / (tokens.heads / d.kv_heads); }
 
-  void attend_rows(const Cache& cache, int first, int last, Rows& y);
-  void attend_chunk(const Cache& cache, int r, int head, int chunk, Attended* parts);
-  void merge(const Attended* parts, int count, float* y) const;
+  void attend_rows(const Layer& layer, const Cache& cache, Range rows, Rows& y);
+  void attend_chunk(const Layer& layer, const Cache& cache, Range rows, int cache_head, int chunk);
+  void merge(const Layer& layer, int head, const Attended* parts, int count, float* y) const;
+  Attended* parts_of(int r, int head) { return &attended[((size_t)(r % BLOCK) * d.heads + head) * chunks]; }
+  int& freed_by(int r, int head) { return freed[(size_t)(r % BLOCK) * tokens.heads + head]; }
   int visible(int r) const { return tokens.is_full() ? d.window : (int)tokens.position(r) + 1; }
 
   const Decoder& d;
   const Tokens& tokens;
   const Products& products;
+  const RowLayout& layout;     // of the cache
+  int width;                   // of a query, key or value: numbers, then floats
   Rows cos, sin;               // [rows][head_dim / 2]
   Rows softplus;               // [rows][mask width], of the layer at work
-  Rows queries, keys, values;  // [rows][heads or kv heads * channels], of the layer at work
-  Rows partial;                // [rows of a block * heads * chunks][channels]
+  Rows queries, keys, values;  // [rows][heads or kv heads * width], of the layer at work
+  std::vector<int> freed;      // [rows of a block][cache heads]: the slot that a row takes in a full window, or -1
+  Rows partial;                // [rows of a block * heads * chunks][numbers]
   std::vector<Attended> attended;
+  int chunks;  // of the longest row
 };
 
 }  // namespace doge

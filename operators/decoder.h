@@ -42,6 +42,7 @@ struct Layer {
   Matrix qkv, o, gate_up, down;
   const float* head_norms;             // [heads + kv heads][head_dim]; null without a norm of heads
   const float* exponents;              // [mask width][(heads + kv heads) * extra channels]; null without a mask
+  const float *key_scales, *value_scales;  // [kv heads][head_dim] of a cache in 8 bits; null otherwise
   const float* attention_residual;     // [hidden]; null: ones
   const float* feed_forward_residual;  // [hidden]; null: ones
   const float* feed_forward_norm;      // [hidden]
@@ -52,6 +53,8 @@ struct Layer {
 struct Decoder {
   int hidden, heads, kv_heads, head_dim, channels, mask_heads, mask_width, intermediate, vocabulary, window;
   int experts_per_token;  // 0: dense
+  int dt_digits;          // extra channels of a key for each mask head of its kv head
+  RowLayout layout;       // of the cache
   Activation activation;
   float epsilon;
   Rotary rotary;
@@ -62,16 +65,17 @@ struct Decoder {
   std::vector<Layer> layers;
 
   int extra() const { return channels - head_dim; }
+  int extra_floats() const { return layout.floats > 0 ? layout.floats : extra(); }  // of a cached row
   int rotated_heads() const { return heads + kv_heads; }
   int recurrent_heads() const { return mask_heads > 0 ? mask_heads : kv_heads; }
 };
 
-// Keys and values of a layer, float32 [streams][heads][slots][channels] each.
+// Keys and values of a layer, [streams][heads][slots] rows each.
 //
 // Until the window is full there is a head for each kv head. Then there is one for each mask head, as they keep
 // different keys, and precedence and position of every key decide which one is evicted.
 struct Cache {
-  float *keys, *values;
+  uint8_t *keys, *values;
   float* precedence;   // [heads][window]; null: the window is not full
   int64_t* positions;  // [heads][window]
 };

@@ -1,5 +1,7 @@
 #include "decoder_reader.h"
 
+#include <algorithm>
+
 namespace doge::ort {
 
 Attributes::Attributes(const Api& api, const KernelInfo* info)
@@ -15,6 +17,8 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
       num_experts_per_tok(api.integer(info, "num_experts_per_tok")),
       router_bias(api.integer(info, "router_bias")),
       activation(api.integer(info, "activation")),
+      cache_type(api.integer_or_0(info, "cache_type")),
+      dt_digits(std::max<int64_t>(api.integer_or_0(info, "dt_digits"), 1)),
       epsilon(api.real(info, "epsilon")),
       part_counts(api.integers(info, "part_counts")),
       part_bits(api.integers(info, "part_bits")),
@@ -31,7 +35,11 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
         "head_dim must be even, and channels a multiple of 8 that is no less");
   check(num_mask_heads >= 0 && num_mask_heads % num_kv_heads == 0, "num_mask_heads must be a multiple of kv_num_heads");
   check(num_mask_heads == 0 || num_heads % num_mask_heads == 0, "num_heads must be a multiple of num_mask_heads");
-  check(num_mask_heads / num_kv_heads <= channels - head_dim, "channels must have room for the mask heads");
+  check(dt_digits <= 2, "dt_digits must be 1 or 2");
+  check(dt_digits * (num_mask_heads / num_kv_heads) <= channels - head_dim,
+        "channels must have room for the mask heads");
+  check(cache_type >= 0 && cache_type <= 2, "cache_type must be from 0 to 2");
+  check(cache_type > 0 || dt_digits == 1, "dt_digits must be 1 for a float32 cache");
   check(keep_window_size >= 1, "keep_window_size must be at least 1");
   check(num_experts_per_tok >= 0, "num_experts_per_tok must be 0 or more");
   check(activation >= 0 && activation <= 3, "activation must be from 0 to 3");
@@ -47,9 +55,17 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
   check((int64_t)residuals.size() == 2 * num_layers, "residuals must have two numbers for every layer");
 }
 
+// A float32 row has the extra channels behind those of the head. Other rows begin with the mask's numbers in float32.
+RowLayout Attributes::layout() const {
+  auto type = (NumberType)cache_type;
+  if (type == NumberType::FLOAT32) return {type, 0, (int)channels};
+  return {type, (int)(num_mask_heads / num_kv_heads), (int)(head_dim + 7) / 8 * 8};
+}
+
 Decoder DecoderReader::read() {
   read_sizes();
   read_rotary();
+  if (d.layout.type == NumberType::INT8) read_cache_scales();
   Shape shape;
   d.first_norm = inputs.floats("first_norm", {-1}, &shape);
   d.hidden = (int)shape[0];
@@ -74,6 +90,8 @@ void DecoderReader::read_sizes() {
   d.mask_heads = (int)a.num_mask_heads;
   d.window = (int)a.keep_window_size;
   d.experts_per_token = (int)a.num_experts_per_tok;
+  d.dt_digits = (int)a.dt_digits;
+  d.layout = a.layout();
   d.activation = (Activation)a.activation;
   d.epsilon = a.epsilon;
 }
@@ -88,8 +106,18 @@ void DecoderReader::read_rotary() {
   d.rotary.dynamic_factor = numbers[3];
 }
 
+void DecoderReader::read_cache_scales() {
+  Shape shape{a.num_layers, d.kv_heads, d.head_dim};
+  key_scales_ = inputs.floats("key_scales", shape);
+  value_scales_ = inputs.floats("value_scales", shape);
+}
+
 Layer DecoderReader::layer(int64_t index) {
   Layer layer{};
+  if (key_scales_ != nullptr) {
+    layer.key_scales = key_scales_ + index * d.kv_heads * d.head_dim;
+    layer.value_scales = value_scales_ + index * d.kv_heads * d.head_dim;
+  }
   int64_t extra = d.channels - d.head_dim, heads = d.heads + d.kv_heads;
   if (d.mask_heads > 0) {
     Shape shape;

@@ -8,11 +8,13 @@ namespace doge::ort {
 
 struct Attributes {
   int64_t num_layers, num_heads, num_kv_heads, head_dim, channels, num_mask_heads, keep_window_size, qk_norm, tied;
-  int64_t num_experts_per_tok, router_bias, activation;
+  int64_t num_experts_per_tok, router_bias, activation, cache_type, dt_digits;
   float epsilon;
   std::vector<int64_t> part_counts, part_bits, zero_points, biases, residuals;
 
   Attributes(const Api& api, const KernelInfo* info);
+
+  RowLayout layout() const;  // of the cache
 };
 
 // Constants stay where they are as long as the session lives.
@@ -25,6 +27,7 @@ class DecoderReader {
  private:
   void read_sizes();
   void read_rotary();
+  void read_cache_scales();
   Layer layer(int64_t index);
   Experts experts();
   Matrix matrix(const char* name, int64_t width, int64_t rows);
@@ -34,6 +37,7 @@ class DecoderReader {
   const Attributes& a;
   Inputs& inputs;
   Decoder d{};
+  const float *key_scales_ = nullptr, *value_scales_ = nullptr;  // of all layers
   size_t matrices_ = 0, parts_ = 0;
 };
 

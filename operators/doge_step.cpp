@@ -43,9 +43,13 @@ class DogeStep {
     tokens.streams = (int)ids[0];
     tokens.length = (int)ids[1];
     tokens.num_kept = (int)kept[0];
-    Shape cache{ids[0], -1, -1, a.channels};
-    std::vector<float*> past;
-    for (int64_t i = 0; i < 2 * a.num_layers; i++) past.push_back((float*)inputs.next("past", FLOAT, cache, &cache));
+    RowLayout layout = a.layout();
+    bool is_float = layout.type == NumberType::FLOAT32;
+    Shape cache{ids[0], -1, -1, is_float ? a.channels : (int64_t)layout.bytes()};
+    std::vector<uint8_t*> past;
+    for (int64_t i = 0; i < 2 * a.num_layers; i++) {
+      past.push_back((uint8_t*)inputs.next("past", is_float ? FLOAT : UINT8, cache, &cache));
+    }
     tokens.heads = (int)cache[1];
     tokens.slots = (int)cache[2];
     const Decoder& decoder = read_once(inputs);
@@ -54,9 +58,10 @@ class DogeStep {
     precedence = written_in_place(context, 2, precedence, window);
     positions = written_in_place(context, 3, positions, window);
     size_t keys = window[1] * window[2];  // of a layer
+    size_t number = is_float ? sizeof(float) : 1;
     for (int64_t i = 0; i < a.num_layers; i++) {
-      tokens.caches.push_back({written_in_place(context, FIXED_OUTPUTS + 2 * i, past[2 * i], cache),
-                               written_in_place(context, FIXED_OUTPUTS + 2 * i + 1, past[2 * i + 1], cache),
+      tokens.caches.push_back({written_in_place(context, FIXED_OUTPUTS + 2 * i, past[2 * i], cache, number),
+                               written_in_place(context, FIXED_OUTPUTS + 2 * i + 1, past[2 * i + 1], cache, number),
                                keys == 0 ? nullptr : precedence + i * keys,
                                keys == 0 ? nullptr : positions + i * keys});
     }
@@ -80,11 +85,11 @@ class DogeStep {
     if (failure) std::rethrow_exception(failure);
   }
 
-  // The output of this index, which begins as the input; nothing is copied where both are the same memory.
+  // The output of this index, which begins as the input; nothing is copied where both are the same memory. count: of
+  // Numbers in an element.
   template <class Number>
-  Number* written_in_place(Context* context, size_t index, Number* input, const Shape& shape) const {
+  Number* written_in_place(Context* context, size_t index, Number* input, const Shape& shape, size_t count = 1) const {
     auto output = (Number*)api_.data(api_.output(context, index, shape));
-    size_t count = 1;
     for (int64_t size : shape) count *= size;
     if (output != input && count > 0) std::copy_n(input, count, output);
     return output;
@@ -163,7 +168,7 @@ Status* compute(void* kernel, Context* context) {
 
 // input_ids, logits_to_keep, past_lengths, past_precedence, past_positions; then any number of any type
 constexpr int INPUT_TYPES[FIXED_INPUTS] = {INT64, INT64, INT64, FLOAT, INT64};
-constexpr int OUTPUT_TYPES[FIXED_OUTPUTS + 1] = {FLOAT, INT64, FLOAT, INT64, FLOAT};
+constexpr int OUTPUT_TYPES[FIXED_OUTPUTS + 1] = {FLOAT, INT64, FLOAT, INT64, ANY};
 
 }  // namespace
 
@@ -186,7 +191,7 @@ const Operator* doge_step() {
     op.GetVariadicInputMinArity = [](const Operator*) { return 1; };
     op.GetVariadicInputHomogeneity = [](const Operator*) { return 0; };
     op.GetVariadicOutputMinArity = [](const Operator*) { return 1; };
-    op.GetVariadicOutputHomogeneity = [](const Operator*) { return 1; };
+    op.GetVariadicOutputHomogeneity = [](const Operator*) { return 0; };
     op.CreateKernelV2 = create;
     op.KernelComputeV2 = compute;
     return op;

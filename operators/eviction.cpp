@@ -1,21 +1,45 @@
 #include "eviction.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace doge {
 namespace {
 
 constexpr float TIE = 0x1p-57f;  // precedences that are closer count as equal (doge_export/runtime/eviction.py)
+constexpr int LANES = 16;        // looked at together, in loops that compilers turn into vectors
+
+float least_of(const float* x, int n) {
+  float lanes[LANES];
+  std::fill_n(lanes, LANES, std::numeric_limits<float>::infinity());
+  int i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    for (int lane = 0; lane < LANES; lane++) lanes[lane] = x[i + lane] < lanes[lane] ? x[i + lane] : lanes[lane];
+  }
+  for (; i < n; i++) lanes[0] = std::min(lanes[0], x[i]);
+  return *std::min_element(lanes, lanes + LANES);
+}
+
+bool any_up_to(const float* x, int n, float limit) {
+  int found = 0;
+  for (int i = 0; i < n; i++) found |= x[i] <= limit;
+  return found;
+}
 
 }  // namespace
 
 int freed_slot(const float* precedence, const int64_t* positions, int window, float newcomer) {
-  float least = precedence[0];
-  for (int i = 1; i < window; i++) least = std::min(least, precedence[i]);
-  float highest_tied = least + TIE;
+  float highest_tied = least_of(precedence, window) + TIE;
   int slot = -1;
-  for (int i = 0; i < window; i++) {
-    if (precedence[i] <= highest_tied && (slot < 0 || positions[i] < positions[slot])) slot = i;
+  int64_t oldest = std::numeric_limits<int64_t>::max();
+  for (int start = 0; start < window; start += LANES) {
+    int end = std::min(start + LANES, window);
+    if (end - start == LANES && !any_up_to(precedence + start, LANES, highest_tied)) continue;
+    for (int i = start; i < end; i++) {
+      bool older = precedence[i] <= highest_tied && positions[i] < oldest;
+      oldest = older ? positions[i] : oldest;
+      slot = older ? i : slot;
+    }
   }
   if (slot < 0) return -1;  // no number
   return newcomer >= precedence[slot] - TIE ? slot : -1;

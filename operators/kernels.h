@@ -46,10 +46,41 @@ struct BlockRows {
   return matrix.zeros[(size_t)row * ((matrix.blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
 }
 
-// Part of an attention: softmax(scores) values = sums / total, where weights are exp(score - largest).
+struct Float16 {
+  uint16_t bits;
+};
+
+enum class NumberType { FLOAT32, FLOAT16, INT8 };
+
+// A cached key or value: `floats` float32, then `numbers` of one type, a multiple of 8.
+struct RowLayout {
+  NumberType type;
+  int floats, numbers;
+
+  [[gnu::always_inline]] size_t number_bytes() const {
+    return type == NumberType::FLOAT32 ? 4 : type == NumberType::FLOAT16 ? 2 : 1;
+  }
+  [[gnu::always_inline]] size_t bytes() const { return floats * sizeof(float) + numbers * number_bytes(); }
+};
+
+// Keys and values of `length` >= 1 neighbouring slots.
+struct Slots {
+  RowLayout layout;
+  const uint8_t *keys, *values;
+  int length;
+};
+
+// One query over some slots: softmax(scores) values = sums / total, where weights are exp(score - largest).
 struct Attended {
   float largest, total;
-  float* sums;  // [channels]
+  float* sums;  // [numbers]
+};
+
+// A query is `numbers` float32, then `floats`. Its dot with a key has all of them, sums of values have the numbers.
+struct Query {
+  const float* numbers;
+  float* scores;  // room for one of each slot
+  Attended* result;
 };
 
 struct Kernels {
@@ -66,9 +97,8 @@ struct Kernels {
   void (*float_products)(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
                          int rows, float* y, size_t y_stride);
 
-  // A query over `length` >= 1 keys and values of `channels` floats, a multiple of 8; scores has room for `length`.
-  void (*attend)(const float* query, const float* keys, const float* values, int length, int channels, float scale,
-                 float* scores, Attended& y);
+  // Each of `count` queries over the same slots.
+  void (*attend)(const Query* queries, int count, const Slots& slots, float scale);
 
   float (*sum_of_squares)(const float* x, int n);
 

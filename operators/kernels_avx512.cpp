@@ -21,9 +21,24 @@ struct Avx512 {
     return _mm512_cmpgt_epi32_mask(_mm512_set1_epi32(n), lanes);
   }
 
+  static constexpr int QUERIES = 4;
+  static constexpr int ACCUMULATORS = 20;
+
   static Floats zero() { return _mm512_setzero_ps(); }
   static Floats set(float x) { return _mm512_set1_ps(x); }
   static Floats load(const float* p) { return _mm512_loadu_ps(p); }
+  static Floats load(const Float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+  static Floats load(const int8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+  }
+  static Floats load_first(const Float16* p, int n) {
+    if (n == LANES) return load(p);
+    return _mm512_cvtph_ps(_mm256_zextsi128_si256(_mm_loadu_si128((const __m128i*)p)));
+  }
+  static Floats load_first(const int8_t* p, int n) {
+    if (n == LANES) return load(p);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+  }
   static Floats load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
   static void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
   static void store_first(float* p, int n, Floats x) { _mm512_mask_storeu_ps(p, first(n), x); }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "float16.h"
 #include "kernels.h"
 
 namespace doge {
@@ -52,22 +53,42 @@ void float_products(const float* matrix, int width, int first, int last, const f
   }
 }
 
-void attend(const float* query, const float* keys, const float* values, int length, int channels, float scale,
-            float* scores, Attended& y) {
+float number_at(const float* p) { return *p; }
+float number_at(const Float16* p) { return float32_of(*p); }
+float number_at(const int8_t* p) { return *p; }
+
+template <class Number>
+void attend_one(const Query& query, const Slots& slots, float scale) {
+  const RowLayout& layout = slots.layout;
+  auto numbers_of = [&](const uint8_t* rows, int slot) {
+    return (const Number*)(rows + (size_t)slot * layout.bytes() + layout.floats * sizeof(float));
+  };
+  Attended& y = *query.result;
   y.largest = -INFINITY;
-  for (int j = 0; j < length; j++) {
+  for (int j = 0; j < slots.length; j++) {
+    const Number* key = numbers_of(slots.keys, j);
+    const float* floats = (const float*)key - layout.floats;
     float dot = 0;
-    for (int c = 0; c < channels; c++) dot += query[c] * keys[(size_t)j * channels + c];
-    scores[j] = dot * scale;
-    y.largest = std::max(y.largest, scores[j]);
+    for (int c = 0; c < layout.numbers; c++) dot += query.numbers[c] * number_at(key + c);
+    for (int f = 0; f < layout.floats; f++) dot += query.numbers[layout.numbers + f] * floats[f];
+    query.scores[j] = dot * scale;
+    y.largest = std::max(y.largest, query.scores[j]);
   }
-  std::fill(y.sums, y.sums + channels, 0.0f);
+  std::fill(y.sums, y.sums + layout.numbers, 0.0f);
   y.total = 0;
-  for (int j = 0; j < length; j++) {
-    float weight = std::exp(scores[j] - y.largest);
+  for (int j = 0; j < slots.length; j++) {
+    const Number* value = numbers_of(slots.values, j);
+    float weight = std::exp(query.scores[j] - y.largest);
     y.total += weight;
-    for (int c = 0; c < channels; c++) y.sums[c] += weight * values[(size_t)j * channels + c];
+    for (int c = 0; c < layout.numbers; c++) y.sums[c] += weight * number_at(value + c);
   }
+}
+
+void attend(const Query* queries, int count, const Slots& slots, float scale) {
+  auto one = slots.layout.type == NumberType::FLOAT32   ? attend_one<float>
+             : slots.layout.type == NumberType::FLOAT16 ? attend_one<Float16>
+                                                        : attend_one<int8_t>;
+  for (int i = 0; i < count; i++) one(queries[i], slots, scale);
 }
 
 float sum_of_squares(const float* x, int n) {

@@ -17,10 +17,21 @@ struct Avx2 {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
 
+  static constexpr int QUERIES = 2;
+  static constexpr int ACCUMULATORS = 10;
+
   static Floats zero() { return _mm256_setzero_ps(); }
   static Floats set(float x) { return _mm256_set1_ps(x); }
   static Floats load(const float* p) { return _mm256_loadu_ps(p); }
+  static Floats load(const Float16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+  static Floats load(const int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+  }
   static Floats load_first(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
+  template <class Number>
+  static Floats load_first(const Number* p, int) {  // 8 is all lanes
+    return load(p);
+  }
   static void store(float* p, Floats x) { _mm256_storeu_ps(p, x); }
   static void store_first(float* p, int n, Floats x) { _mm256_maskstore_ps(p, first(n), x); }
 

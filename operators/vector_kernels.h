@@ -8,7 +8,10 @@
 //   add subtract multiply divide largest(a, b), multiply_add(a, b, c) = a * b + c rounded once, absolute(a)
 //   rounded(x)                  to the nearest integer, of two the even one
 //   times_power_of_2(x, n)      x * 2 ** n for an n of whole numbers
+//   load(p) load_first(p, n)    of Float16 and of int8 as well, where n is a multiple of 8 or of LANES
 //   largest_lane(x)             the largest of all lanes
+//   QUERIES                     that share a key of the cache while it is in a register; 2 or more
+//   ACCUMULATORS                vectors of sums that registers hold, a multiple of QUERIES
 //   store_sums(x, p)            p[0] to p[3] = sums of the lanes of x[0] to x[3], all in the same order
 //   to_integers(x)              of whole numbers; total(x) the sum of the integers in all lanes
 //
@@ -29,12 +32,15 @@
 // library stay out for the same reason: the linker would keep one copy, perhaps one that this processor cannot run.
 #pragma once
 
+#include <utility>
+
 #include "kernels.h"
 
 namespace doge {
 namespace {
 
 constexpr int AHEAD = 1024;  // bytes behind a tile that are not asked for, as they are on their way
+constexpr int ROWS_AHEAD = 4096;  // bytes behind a row of the cache
 constexpr int GROUP = 4;          // blocks whose scales and zero points are read together
 using Four = uint32_t __attribute__((vector_size(16)));  // GCC and Clang calculate with vectors in any instructions
 
@@ -300,41 +306,72 @@ struct VectorKernels {
     return sum(V::multiply_add(rest, rest, total));
   }
 
-  // ---- attention; channels are a multiple of 8
+  // ---- attention
 
-  // Dots of a query with four keys.
-  static void four_dots(const float* query, const float* const* keys, int channels, float* dots) {
-    Floats totals[4];
-    for (auto& total : totals) total = V::zero();
-    int c = 0;
-    for (; c + LANES <= channels; c += LANES) {
-      Floats q = V::load(query + c);
-      for (int j = 0; j < 4; j++) totals[j] = V::multiply_add(q, V::load(keys[j] + c), totals[j]);
-    }
-    if (c < channels) {
-      Floats q = V::load_first(query + c, channels - c);
-      for (int j = 0; j < 4; j++) totals[j] = V::multiply_add(q, V::load_first(keys[j] + c, channels - c), totals[j]);
-    }
-    V::store_sums(totals, dots);
+  template <class Number>
+  static const Number* numbers_of(const uint8_t* rows, const RowLayout& layout, int slot) {
+    return (const Number*)(rows + (size_t)slot * layout.bytes() + layout.floats * sizeof(float));
   }
 
-  // scores = scale * dots of a query with every key; returns the largest
-  static float score(const float* query, const float* keys, int length, int channels, float scale, float* scores) {
-    for (int j = 0; j < length; j += 4) {
-      const float* four[4];  // the last key again, where there are fewer
-      for (int t = 0; t < 4; t++) four[t] = keys + (size_t)smaller(j + t, length - 1) * channels;
-      float dots[4];
-      four_dots(query, four, channels, dots);
-      for (int t = 0; t < smaller(4, length - j); t++) scores[j + t] = dots[t] * scale;
+  // A processor reads ahead by itself inside a page only, which has few rows.
+  static void ask_ahead(const void* row, const RowLayout& layout) {
+    for (size_t line = 0; line < layout.bytes(); line += 64) __builtin_prefetch((const char*)row + ROWS_AHEAD + line);
+  }
+
+  // Dots of QUERIES queries with four keys, of their numbers: [query][key]
+  template <int QUERIES, class Number>
+  static void dots(const Query* queries, const Number* const* keys, int numbers, float (*dots)[4]) {
+    Floats totals[QUERIES][4];
+    for (auto& of_query : totals) {
+      for (auto& total : of_query) total = V::zero();
     }
-    float largest = scores[0];
+    auto add = [&](int c, auto load) {
+      Floats key[4];
+      for (int j = 0; j < 4; j++) key[j] = load(keys[j] + c);
+      for (int i = 0; i < QUERIES; i++) {
+        Floats q = load(queries[i].numbers + c);
+        for (int j = 0; j < 4; j++) totals[i][j] = V::multiply_add(q, key[j], totals[i][j]);
+      }
+    };
+    int c = 0;
+    for (; c + LANES <= numbers; c += LANES) add(c, [](const auto* p) { return V::load(p); });
+    if (c < numbers) add(c, [n = numbers - c](const auto* p) { return V::load_first(p, n); });
+    for (int i = 0; i < QUERIES; i++) V::store_sums(totals[i], dots[i]);
+  }
+
+  // scores = scale * dots with every key
+  template <int QUERIES, class Number>
+  static void score(const Query* queries, const Slots& slots, float scale) {
+    const RowLayout& layout = slots.layout;
+    for (int j = 0; j < slots.length; j += 4) {
+      const Number* keys[4];
+      const float* floats[4];
+      for (int t = 0; t < 4; t++) {  // the last key again, where there are fewer
+        keys[t] = numbers_of<Number>(slots.keys, layout, smaller(j + t, slots.length - 1));
+        ask_ahead(keys[t], layout);
+        floats[t] = (const float*)keys[t] - layout.floats;
+      }
+      float four[QUERIES][4];
+      dots<QUERIES>(queries, keys, layout.numbers, four);
+      for (int i = 0; i < QUERIES; i++) {
+        const float* others = queries[i].numbers + layout.numbers;
+        for (int t = 0; t < smaller(4, slots.length - j); t++) {
+          for (int f = 0; f < layout.floats; f++) four[i][t] += others[f] * floats[t][f];
+          queries[i].scores[j + t] = four[i][t] * scale;
+        }
+      }
+    }
+  }
+
+  static float largest_of(const float* x, int length) {
+    float largest = x[0];
     int j = 0;
     if (length >= LANES) {
-      Floats top = V::load(scores);
-      for (; j + LANES <= length; j += LANES) top = V::largest(top, V::load(scores + j));
+      Floats top = V::load(x);
+      for (; j + LANES <= length; j += LANES) top = V::largest(top, V::load(x + j));
       largest = V::largest_lane(top);
     }
-    for (; j < length; j++) largest = scores[j] > largest ? scores[j] : largest;
+    for (; j < length; j++) largest = x[j] > largest ? x[j] : largest;
     return largest;
   }
 
@@ -354,39 +391,71 @@ struct VectorKernels {
     return sum(total);
   }
 
-  // sums = weights values for WIDTH vectors of channels, the last one of `last` channels
-  template <int WIDTH>
-  static void weighted_values(const float* weights, const float* values, int length, int channels, int last,
-                              float* sums) {
-    Floats totals[WIDTH];
-    for (auto& total : totals) total = V::zero();
-    for (int j = 0; j < length; j++, values += channels) {
-      Floats weight = V::set(weights[j]);
-      for (int i = 0; i + 1 < WIDTH; i++) {
-        totals[i] = V::multiply_add(weight, V::load(values + i * LANES), totals[i]);
-      }
-      const float* end = values + (WIDTH - 1) * LANES;
-      Floats value = LANES > 8 ? V::load_first(end, last) : V::load(end);  // up to 8 lanes are always whole
-      totals[WIDTH - 1] = V::multiply_add(weight, value, totals[WIDTH - 1]);
+  // sums = weights values for WIDTH vectors of numbers from c on, the last one of `last` numbers
+  template <int QUERIES, int WIDTH, class Number>
+  static void weighted_values(const Query* queries, const Slots& slots, int c, int last) {
+    Floats totals[QUERIES][WIDTH];
+    for (auto& of_query : totals) {
+      for (auto& total : of_query) total = V::zero();
     }
-    for (int i = 0; i + 1 < WIDTH; i++) V::store(sums + i * LANES, totals[i]);
-    V::store_first(sums + (WIDTH - 1) * LANES, last, totals[WIDTH - 1]);
+    for (int j = 0; j < slots.length; j++) {
+      const Number* row = numbers_of<Number>(slots.values, slots.layout, j) + c;
+      if (c == 0) ask_ahead(row, slots.layout);
+      Floats weights[QUERIES];
+      for (int i = 0; i < QUERIES; i++) weights[i] = V::set(queries[i].scores[j]);
+      for (int w = 0; w < WIDTH; w++) {
+        bool whole = LANES <= 8 || w + 1 < WIDTH;  // up to 8 lanes are always whole
+        Floats value = whole ? V::load(row + w * LANES) : V::load_first(row + w * LANES, last);
+        for (int i = 0; i < QUERIES; i++) totals[i][w] = V::multiply_add(weights[i], value, totals[i][w]);
+      }
+    }
+    for (int i = 0; i < QUERIES; i++) {
+      float* sums = queries[i].result->sums + c;
+      for (int w = 0; w + 1 < WIDTH; w++) V::store(sums + w * LANES, totals[i][w]);
+      V::store_first(sums + (WIDTH - 1) * LANES, last, totals[i][WIDTH - 1]);
+    }
   }
 
-  static void attend(const float* query, const float* keys, const float* values, int length, int channels, float scale,
-                     float* scores, Attended& y) {
-    y.largest = score(query, keys, length, channels, scale, scores);
-    y.total = exponentials(scores, length, y.largest);
-    constexpr int WIDEST = 9;
-    decltype(&weighted_values<1>) const of_width[WIDEST] = {
-        weighted_values<1>, weighted_values<2>, weighted_values<3>, weighted_values<4>, weighted_values<5>,
-        weighted_values<6>, weighted_values<7>, weighted_values<8>, weighted_values<9>};
-    for (int c = 0; c < channels;) {
-      int width = smaller(WIDEST, (channels - c + LANES - 1) / LANES);
-      int last = smaller(LANES, channels - c - (width - 1) * LANES);
-      of_width[width - 1](scores, values + c, length, channels, last, y.sums + c);
+  template <int QUERIES, class Number, int... WIDTHS>
+  static auto weighted_values_of(int width, std::integer_sequence<int, WIDTHS...>) {
+    decltype(&weighted_values<QUERIES, 1, Number>) const of_width[] = {weighted_values<QUERIES, WIDTHS + 1, Number>...};
+    return of_width[width - 1];
+  }
+
+  template <int QUERIES, class Number>
+  static void attend_of(const Query* queries, const Slots& slots, float scale) {
+    score<QUERIES, Number>(queries, slots, scale);
+    for (int i = 0; i < QUERIES; i++) {
+      Attended& y = *queries[i].result;
+      y.largest = largest_of(queries[i].scores, slots.length);
+      y.total = exponentials(queries[i].scores, slots.length, y.largest);
+    }
+    constexpr int WIDEST = smaller(V::ACCUMULATORS / QUERIES, 10);
+    int numbers = slots.layout.numbers, vectors = (numbers + LANES - 1) / LANES;
+    int widest = (vectors + (vectors + WIDEST - 1) / WIDEST - 1) / ((vectors + WIDEST - 1) / WIDEST);  // of equal ones
+    for (int c = 0; c < numbers;) {
+      int width = smaller(widest, (numbers - c + LANES - 1) / LANES);
+      int last = smaller(LANES, numbers - c - (width - 1) * LANES);
+      auto weigh = weighted_values_of<QUERIES, Number>(width, std::make_integer_sequence<int, WIDEST>());
+      weigh(queries, slots, c, last);
       c += width * LANES;
     }
+  }
+
+  template <class Number>
+  static void attend_all(const Query* queries, int count, const Slots& slots, float scale) {
+    int i = 0;
+    for (; i + V::QUERIES <= count; i += V::QUERIES) attend_of<V::QUERIES, Number>(queries + i, slots, scale);
+    if constexpr (V::QUERIES > 2) {
+      for (; i + 2 <= count; i += 2) attend_of<2, Number>(queries + i, slots, scale);
+    }
+    for (; i < count; i++) attend_of<1, Number>(queries + i, slots, scale);
+  }
+
+  static void attend(const Query* queries, int count, const Slots& slots, float scale) {
+    if (slots.layout.type == NumberType::FLOAT32) return attend_all<float>(queries, count, slots, scale);
+    if (slots.layout.type == NumberType::FLOAT16) return attend_all<Float16>(queries, count, slots, scale);
+    attend_all<int8_t>(queries, count, slots, scale);
   }
 
   static void gated_silu(const float* gate, const float* up, int n, float* y) {

@@ -13,9 +13,18 @@ struct Neon {
   using Integers = int32x4_t;
   static constexpr int LANES = 4;
 
+  static constexpr int QUERIES = 2;
+  static constexpr int ACCUMULATORS = 20;
+
   static Floats zero() { return vdupq_n_f32(0); }
   static Floats set(float x) { return vdupq_n_f32(x); }
   static Floats load(const float* p) { return vld1q_f32(p); }
+  static Floats load(const Float16* p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)p))); }
+  static Floats load(const int8_t* p) {  // of 4 bytes, wherever they lie
+    uint32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four)))));
+  }
   static void store(float* p, Floats x) { vst1q_f32(p, x); }
 
   static Floats load_first(const float* p, int n) {
@@ -23,6 +32,11 @@ struct Neon {
     float lanes[LANES] = {};
     for (int i = 0; i < n; i++) lanes[i] = p[i];
     return load(lanes);
+  }
+
+  template <class Number>
+  static Floats load_first(const Number* p, int) {  // never fewer than all lanes
+    return load(p);
   }
 
   static void store_first(float* p, int n, Floats x) {

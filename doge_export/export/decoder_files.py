@@ -24,7 +24,7 @@ from ..graph import (
     build_decoder,
     fold,
 )
-from ..graph.step import build_step, can_step
+from ..graph.step import StepCache, build_step, can_step
 from ..runtime.description import (
     DATA_FILE,
     DECODER_FILE,
@@ -35,7 +35,9 @@ from ..runtime.description import (
     RECURRENT_FILE,
     SAMPLE_KEY,
     STEP_FILE,
+    STEP_KEY,
     DecoderDescription,
+    packed_width,
 )
 from ..runtime.folder_files import sample_of
 
@@ -59,21 +61,33 @@ def fold_model(model: DogeForCausalLM, kv_int8: bool = False) -> FoldedDecoder:
     return fold(Dimensions.from_config(model.config, has_mask, kv_int8), tensors, spec)
 
 
-def write_decoder(folded: FoldedDecoder, plan: Plan, folder: Path, scales: KeyValueScales | None = None) -> None:
+def write_decoder(
+    folded: FoldedDecoder, plan: Plan, folder: Path, scales: KeyValueScales | None = None, kv_float16: bool = False
+) -> None:
     """Write the decoder files into `folder`/onnx, that of DogeStep where the operator computes this decoder.
 
-    plan: the stored parts of every matrix. scales: of a state in 8 bits; None keeps it in float32.
+    plan: the stored parts of every matrix. scales: of a state in 8 bits; None keeps it in float32, and in float16 by
+    DogeStep where kv_float16 says so.
     """
     pool = ConstantPool()
     graphs = {name: build_decoder(variant, folded, plan, pool, scales) for name, variant in VARIANTS.items()}
+    cache = step_cache(folded.dimensions, scales, kv_float16)
     if can_step(folded, plan):
-        graphs[STEP_FILE] = build_step(folded, plan, pool)
+        graphs[STEP_FILE] = build_step(folded, plan, pool, cache)
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
     pool.write(data)
     metadata = describe(folded, data, scales).to_metadata() | {SAMPLE_KEY: json.dumps(sample_of(data))}
     for name, graph in graphs.items():
-        graph.write(folder / name, metadata)
+        graph.write(folder / name, metadata | ({STEP_KEY: cache.cache_type} if name == STEP_FILE else {}))
+
+
+def step_cache(d: Dimensions, scales: KeyValueScales | None = None, kv_float16: bool = False) -> StepCache:
+    """How DogeStep keeps keys and values; see `write_decoder`."""
+    if scales is None and not kv_float16:
+        return StepCache("float32", d.channels)
+    cache_type = "packed_float16" if scales is None else "packed_int8"
+    return StepCache(cache_type, packed_width(cache_type, d.head_dim, d.mask_channels), scales)
 
 
 def describe(folded: FoldedDecoder, data: Path, scales: KeyValueScales | None = None) -> DecoderDescription:

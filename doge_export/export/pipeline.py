@@ -58,7 +58,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         folded = fold_model(checkpoint.model, options.kv_int8)
         plan, storage = make_plan(checkpoint, options, folded, progress)
         progress(f"building the decoder with {options.weights} weights")
-        write_decoder(folded, plan, folder, scales)
+        write_decoder(folded, plan, folder, scales, options.kv_float16)
         write_genai_config(folder, folded.dimensions, checkpoint.generation_config)
         decoder = Decoder(folder, options.threads)
         quality, speed = None, None

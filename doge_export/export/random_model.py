@@ -49,8 +49,8 @@ def write_random(size: str, weights: str, folder: Path, keep_window: int | None)
     model = DogeForCausalLM(config).eval()
     for layer in model.model.layers:
         torch.nn.init.normal_(layer.self_attn.A, std=0.5)  # the mask of a new model is not in use
-    folded = fold_model(model)
-    write_decoder(folded, simple_plan(folded.matrices, RECIPES[weights]), folder)
+    folded, recipe = fold_model(model), RECIPES[weights]
+    write_decoder(folded, simple_plan(folded.matrices, recipe), folder, kv_float16=recipe.kv_float16)
 
 
 def main(size: str, weights: str, folder: str, keep_window: str | None = None) -> None:

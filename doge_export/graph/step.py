@@ -7,6 +7,7 @@ for it alone. Its inputs come in the order in which the decoder uses them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,36 +16,58 @@ from .builder import DOGE, ConstantPool, GraphBuilder
 from .dimensions import Dimensions
 from .eviction import cache_heads
 from .folding import FoldedDecoder
+from .kv_scales import KeyValueScales
 from .matmul import Part, Plan
 from .rotary import RotarySpec
 from .variants.interface import past_names, present_names
 
 FLOAT_BITS = 32  # of a part that is not in blocks
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3}
+CACHE_TYPES = {"float32": 0, "packed_float16": 1, "packed_int8": 2}
 TABLES = ("embed_tokens", "down_embed", "up_embed")  # matrices whose rows are looked up
 
 
 def can_step(folded: FoldedDecoder, plan: Plan) -> bool:
-    """Whether the operator computes this decoder: a float32 state, no offsets of blocks, tables of one part."""
+    """Whether the operator computes this decoder: an activation that it knows, no offsets, tables of one part."""
     d = folded.dimensions
     parts = [part for parts in plan.values() for part in parts]
     offsets = any(isinstance(part, BlockQuantized) and part.offsets is not None for part in parts)
     mixed = any(len(parts) > 1 for name, parts in plan.items() if name.endswith(TABLES))
-    return d.hidden_act in ACTIVATIONS and not d.kv_int8 and not offsets and not mixed
+    return d.hidden_act in ACTIVATIONS and not offsets and not mixed
 
 
-def build_step(folded: FoldedDecoder, plan: Plan, pool: ConstantPool) -> GraphBuilder:
+@dataclass(frozen=True)
+class StepCache:
+    """How DogeStep keeps keys and values.
+
+    Attributes:
+        cache_type: one of CACHE_TYPES.
+        row_width: elements of a cached row, float32 or bytes.
+        scales: of packed_int8; None otherwise.
+    """
+
+    cache_type: str
+    row_width: int
+    scales: KeyValueScales | None = None
+
+
+def build_step(folded: FoldedDecoder, plan: Plan, pool: ConstantPool, cache: StepCache) -> GraphBuilder:
     """The graph: tokens and the past -> logits float32 [B, N, vocab] and the present."""
     graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan)
     tokens = declare_tokens(graph)
     graph.output("logits", np.float32, ["batch_size", "num_logits", d.vocab_size])
-    pasts, presents = declare_state(graph, d)
-    constants = [*rotary_constants(graph, folded.rotary), *inputs.write(graph)]
+    pasts, presents = declare_state(graph, d, cache)
+    constants = rotary_constants(graph, folded.rotary)
+    if cache.scales is not None:
+        constants += [graph.constant("step.key_scales", cache.scales.keys)]
+        constants += [graph.constant("step.value_scales", cache.scales.values)]
+    constants += inputs.write(graph)
     graph.node(
         "DogeStep",
         [*tokens, *pasts, *constants],
         ["logits", *presents],
         DOGE,
+        cache_type=CACHE_TYPES[cache.cache_type],
         **attributes(d),
         **inputs.attributes,
     )
@@ -58,10 +81,11 @@ def declare_tokens(graph: GraphBuilder) -> list[str]:
     return ["input_ids", "logits_to_keep"]
 
 
-def declare_state(graph: GraphBuilder, d: Dimensions) -> tuple[list[str], list[str]]:
+def declare_state(graph: GraphBuilder, d: Dimensions, step_cache: StepCache) -> tuple[list[str], list[str]]:
     """The names of past and present: lengths [B], the order of a full window's keys, keys and values."""
     order: list[int | str] = [d.num_layers, cache_heads(d), "keys"]
-    cache: list[int | str] = ["batch_size", "heads", "slots", d.channels]
+    cache: list[int | str] = ["batch_size", "heads", "slots", step_cache.row_width]
+    number = np.float32 if step_cache.cache_type == "float32" else np.uint8
     declared: list[tuple[str, str, type[np.generic], list[int | str]]] = [
         ("past_lengths", "present_lengths", np.int64, ["batch_size"]),
         ("past_precedence", "present_precedence", np.float32, order),
@@ -69,7 +93,7 @@ def declare_state(graph: GraphBuilder, d: Dimensions) -> tuple[list[str], list[s
     ]
     for index in range(d.num_layers):
         names = zip(past_names(index), present_names(index), strict=True)
-        declared += [(past, present, np.float32, cache) for past, present in names]
+        declared += [(past, present, number, cache) for past, present in names]
     for past, present, dtype, shape in declared:
         graph.input(past, dtype, shape)
         graph.output(present, dtype, shape)
@@ -94,6 +118,7 @@ def attributes(d: Dimensions) -> dict[str, int | float]:
         "head_dim": d.head_dim,
         "channels": d.channels,
         "num_mask_heads": d.num_mask_heads if d.has_mask else 0,
+        "dt_digits": d.dt_digits,
         "keep_window_size": d.keep_window_size,
         "qk_norm": int(d.qk_norm),
         "num_experts_per_tok": d.num_experts_per_tok if d.num_experts is not None else 0,

@@ -18,8 +18,9 @@ from onnx import helper
 
 from ..graph.matmul import stored_values
 from ..runtime.decoder import Decoder
-from ..runtime.description import DECODER_FILE
-from ..runtime.sessions import open_changed
+from ..runtime.description import DECODER_FILE, DecoderDescription
+from ..runtime.sessions import metadata_of, open_changed
+from ..runtime.state import State
 from ..runtime.steps import bind, step_inputs
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def decoder_hidden(decoder: Decoder, folder: Path, ids: NDArray[np.int64]) -> li
     """The same of the exported file's own graph, in which the sum behind each layer becomes an output."""
     names = [f"layers.{index}.output.sum" for index in range(decoder.description.num_layers)]
     session, width = session_with_outputs(folder / DECODER_FILE, names, decoder.threads)
-    state = decoder.new_state()
+    metadata = metadata_of(session, folder / DECODER_FILE)
+    state = State(DecoderDescription.from_metadata(metadata, folder / DECODER_FILE))
     inputs = step_inputs(state, len(ids), cached=0) | {"input_ids": np.ascontiguousarray(ids[None])}
     outputs = {name: np.empty((1, len(ids), width), np.float32) for name in names}
     logits = np.empty((1, 1, decoder.vocab_size), np.float32)

@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .description import DecoderDescription
+from .description import PACKED_NUMBERS, DecoderDescription
+from .packed_rows import mask_numbers
 
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
 
-Rows = NDArray[Any]  # float32 or int8, as the decoder has it
+Rows = NDArray[Any]  # float32, int8 or uint8, as the decoder has it
 
 
 class Cache:
     """Keys and values, and precedence where their numbers have no room for it.
 
     Attributes:
-        rows: float32 or int8 [layers, 2 (key, value), heads, slots, channels].
+        rows: [layers, 2 (key, value), heads, slots, row_width] of the description's row_dtype.
         precedence: float32 [layers, num_recurrent_heads, slots]; None where the values carry it.
     """
 
@@ -42,7 +43,7 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes at most, once the window is full."""
         d = self._description
-        rows = d.num_layers * 2 * d.num_recurrent_heads * slots_of(d) * d.channels * self.rows.itemsize
+        rows = d.num_layers * 2 * d.num_recurrent_heads * slots_of(d) * d.row_width * self.rows.itemsize
         return rows + (0 if self.precedence is None else self.precedence.nbytes)
 
     def copy(self, used: int, into: Rows | None = None) -> Cache:
@@ -71,8 +72,11 @@ class Cache:
         d, values = self._description, self.rows[:, 1]
         if d.mask_channels == 0:
             return np.zeros(values[..., slots, 0].shape, np.float32)
+        first = d.head_dim
+        if d.cache_type in PACKED_NUMBERS:
+            values, first = mask_numbers(values, d), 0
         heads = np.arange(d.num_recurrent_heads)
-        by_head: NDArray[np.float32] = values[:, heads, slots, d.head_dim + heads % d.mask_channels]
+        by_head: NDArray[np.float32] = values[:, heads, slots, first + heads % d.mask_channels]
         return by_head.swapaxes(0, 1)  # numpy puts the axis of several index arrays in front
 
 
@@ -82,14 +86,14 @@ def slots_of(description: DecoderDescription) -> int:
 
 
 def empty_rows(description: DecoderDescription, heads: int, batch: int | None = None) -> Rows:
-    """Zeros for a cache, [layers, 2, heads, slots, channels], or for a batch of them, [layers, 2, batch, ...].
+    """Zeros for a cache, [layers, 2, heads, slots, row_width], or for a batch of them, [layers, 2, batch, ...].
 
     The system hands the memory out as it is written to, in small pages. numpy asks for large ones. With those, the
     first token of a stream would take most of it at once, as every layer and head begins at another place.
     """
     d = description
-    shape = (d.num_layers, 2, *(() if batch is None else (batch,)), heads, slots_of(d), d.channels)
-    dtype = np.dtype(d.cache_type)
+    shape = (d.num_layers, 2, *(() if batch is None else (batch,)), heads, slots_of(d), d.row_width)
+    dtype = d.row_dtype
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
     if sys.platform == "linux":
         memory.madvise(mmap.MADV_NOHUGEPAGE)

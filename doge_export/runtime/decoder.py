@@ -77,7 +77,13 @@ class Decoder:
         """
         if not isinstance(state, State):
             raise OptionError(f"state is {state!r}; it must be one that prefill, copy() or load_state returned")
-        if state.description != self.description:
+        theirs, ours = state.description, self.description
+        if theirs.cache_type != ours.cache_type and theirs.weights_sha256 == ours.weights_sha256:
+            raise StateError(
+                f"the state has a cache of type {theirs.cache_type}, but this way to compute keeps {ours.cache_type}; "
+                "save it to a file, and load that here"
+            )
+        if theirs != ours:
             raise StateError("the state belongs to another model; use it with the model that it was made with")
 
     def forward(

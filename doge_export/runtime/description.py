@@ -7,6 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ..errors import PackageError
 
@@ -18,9 +21,13 @@ PORTABLE_FILE = "onnx/model.onnx"  # for other runtimes, which look for this nam
 DATA_FILE = "onnx/model.onnx_data"  # the weights of all; other runtimes look for the portable graph's name + "_data"
 DRAFT_TOKENS = 8  # that decoder_draft.onnx takes at once: the token to feed and up to seven guesses
 METADATA_KEY = "doge_export.decoder"
+STEP_KEY = "doge_export.step"  # of the graph of DogeStep: its own cache_type
 SAMPLE_KEY = "doge_export.data"  # size and a sample's hash of the data file, for `folder_files.check_data`
 # By the numbers of the cache; rises whenever a driver written for the older number would compute something else.
 FORMAT_VERSIONS = {"float32": 6, "int8": 7}
+PACKED_NUMBERS: dict[str, type[np.generic]] = {"packed_float16": np.float16, "packed_int8": np.int8}
+NUMBERS: dict[str, type[np.generic]] = {"float32": np.float32, "int8": np.int8}
+NUMBERS |= dict.fromkeys(PACKED_NUMBERS, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class DecoderDescription:
         weights_sha256: names the model a state belongs to. It is the hash of the data file, the layout and the rotary
             embedding, then of the scales of a cache in 8 bits.
         cache_type: of the numbers in the cache, float32 or int8; the file of a float32 cache does not mention it.
+            DogeStep also has packed_float16 and packed_int8, rows of bytes (`packed_rows`).
     """
 
     format_version: int
@@ -57,6 +65,31 @@ class DecoderDescription:
     def separate_precedence(self) -> bool:
         """Whether the precedence of keys is no part of the cache, as 8 bits are not enough for it."""
         return self.cache_type == "int8" and self.mask_channels > 0
+
+    @property
+    def row_dtype(self) -> np.dtype[Any]:
+        """Of an element of a cached row."""
+        return np.dtype(NUMBERS[self.cache_type])
+
+    @property
+    def row_width(self) -> int:
+        """Elements of a cached row: channels, or the bytes of a packed row."""
+        if self.cache_type not in PACKED_NUMBERS:
+            return self.channels
+        return packed_width(self.cache_type, self.head_dim, self.mask_channels)
+
+    def of_step(self, metadata: Mapping[str, str], path: Path) -> DecoderDescription:
+        """The same decoder by DogeStep, whose graph has this metadata; an earlier export's keeps float32.
+
+        Raises:
+            PackageError: a cache of a type that this version does not know.
+        """
+        cache_type = metadata.get(STEP_KEY, "float32")
+        if cache_type not in ("float32", *PACKED_NUMBERS):
+            raise PackageError(
+                f"{path} keeps a cache of type {cache_type!r}, which this version does not know; update it"
+            )
+        return dataclasses.replace(self, cache_type=cache_type)
 
     def to_metadata(self) -> dict[str, str]:
         """The metadata entry of a decoder file."""
@@ -94,3 +127,9 @@ class DecoderDescription:
                 f"formats {' and '.join(map(str, FORMAT_VERSIONS.values()))}; export the checkpoint again"
             )
         return cls(**values)
+
+
+def packed_width(cache_type: str, head_dim: int, mask_channels: int) -> int:
+    """Bytes of a packed row: the mask's numbers in float32, then the head's, padded to a multiple of eight."""
+    padded = head_dim + -head_dim % 8
+    return 4 * mask_channels + padded * np.dtype(PACKED_NUMBERS[cache_type]).itemsize

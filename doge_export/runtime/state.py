@@ -91,7 +91,7 @@ class State:
 
     @property
     def cache(self) -> Rows:
-        """float32 or int8 [layers, 2 (key, value), heads, slots, channels].
+        """[layers, 2 (key, value), heads, slots, row_width] of the description's row_dtype.
 
         While the stream is no longer than the window, slot i holds position i. Once it is longer, the kept keys stand
         in any order, each mask head with its own.
@@ -104,7 +104,7 @@ class State:
         return self._memory[0].precedence
 
     def rows(self) -> Rows:
-        """The cache as a batch of this one stream: [layers, 2, 1, heads, slots, channels]."""
+        """The cache as a batch of this one stream: [layers, 2, 1, heads, slots, row_width]."""
         return self.cache[:, :, None]
 
     @property

@@ -6,6 +6,7 @@ JSON object with everything that is no tensor; CHECKSUM_KEY is a SHA-256 over th
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,13 +23,21 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from ..errors import StateError
-from .description import DecoderDescription
+from .description import PACKED_NUMBERS, DecoderDescription
+from .packed_rows import head_numbers, mask_numbers, pack_float16, unpack_float16
 
 FORMAT_VERSION = 1  # rises whenever a reader of the older number would make another state of the file
 HEADER_KEY = "doge_export.state"
 CHECKSUM_KEY = "doge_export.sha256"
 POSITION_LIMIT = 2**32  # ranks of keys keep 32 bits for the position
-TENSOR_TYPES = {"float32": "F32", "int8": "I8"}  # safetensors' names
+TENSOR_TYPES = {"float32": "F32", "int8": "I8", "uint8": "U8"}  # safetensors' names
+# cache_type: those of files that a model of it can go on with; DogeStep keeps another one than the standard graphs
+READABLE = {
+    "float32": ("float32", "packed_float16"),
+    "packed_float16": ("packed_float16", "float32"),
+    "int8": ("int8",),
+    "packed_int8": ("packed_int8",),
+}
 HEADER_FIELDS = {"format_version", "weights_sha256", "keep_window_size", "position", "unfed_token", "metadata"}
 
 Tensors = dict[str, NDArray[Any]]
@@ -42,7 +51,7 @@ class StateFile:
         position: tokens fed.
         unfed_token: the token that comes next in the stream but is not fed yet, if there is one.
         metadata: text that whoever saved the state has put beside it.
-        cache: float32 or int8 [layers, 2 (key, value), heads, min(position, keep_window_size), channels].
+        cache: [layers, 2 (key, value), heads, min(position, keep_window_size), row_width] of the model's row_dtype.
         precedence: float32 [layers, recurrent heads, the same slots], where the cache is too narrow for it, else None.
         key_positions: int64 [layers, recurrent heads, keep_window_size], the position of the key in every slot. None
         until the window overflows: slot i then holds position i.
@@ -103,7 +112,9 @@ class StateFile:
                 text, expected = _header_entries(path, file.metadata() or {})
                 header = _parsed_header(path, text, description)
                 names = file.keys()
-                _check_layout(path, header, {name: file.get_slice(name) for name in names}, description)
+                slices = {name: file.get_slice(name) for name in names}
+                written_as = _as_written(path, slices, description)
+                _check_layout(path, header, slices, written_as)
                 tensors: Tensors = {name: file.get_tensor(name) for name in names}
         except SafetensorError as error:
             raise StateError(f"{path} is not a state file or a damaged one: {error}") from error
@@ -111,17 +122,24 @@ class StateFile:
             raise StateError(f"{path} cannot be read: {error.strerror or error}") from error
         if checksum(text, tensors) != expected:
             raise StateError(f"{path} is damaged: its content does not have the checksum that was saved with it")
-        _check_values(path, header, tensors, description)
+        _check_values(path, header, tensors, written_as)
         return cls(
             position=header["position"],
             unfed_token=header["unfed_token"],
             metadata=header["metadata"],
-            cache=tensors["cache"],
+            cache=converted(tensors["cache"], written_as, description),
             precedence=tensors.get("precedence"),
             key_positions=tensors.get("key_positions"),
             seen_tokens=tensors["seen_tokens"],
             first_positions=tensors["first_positions"],
         )
+
+
+def converted(cache: NDArray[Any], written_as: DecoderDescription, wanted: DecoderDescription) -> NDArray[Any]:
+    """A file's cache as the model keeps it. Numbers that become float16 are rounded, as DogeStep would have done."""
+    if written_as.cache_type == wanted.cache_type:
+        return cache
+    return pack_float16(cache, wanted) if wanted.cache_type in PACKED_NUMBERS else unpack_float16(cache, written_as)
 
 
 def checksum(header: str, tensors: Mapping[str, NDArray[Any]]) -> str:
@@ -205,6 +223,23 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
     return header
 
 
+def _as_written(path: Path, slices: Mapping[str, Any], description: DecoderDescription) -> DecoderDescription:
+    """The description with the cache_type that the file has, which its cache tells; as it is where none fits."""
+    cache = (slices["cache"].get_dtype(), slices["cache"].get_shape()[-1:]) if "cache" in slices else None
+    for name in READABLE:
+        d = dataclasses.replace(description, cache_type=name)
+        if cache != (TENSOR_TYPES[d.row_dtype.name], [d.row_width]):
+            continue
+        if name in READABLE[description.cache_type]:
+            return d
+        if {name, description.cache_type} == {"int8", "packed_int8"}:
+            raise StateError(
+                f"{path} has a cache of type {name}, but this way to compute keeps {description.cache_type}; load the "
+                f"model with operators={name == 'packed_int8'}, the way that saved it"
+            )
+    return description
+
+
 def _check_layout(
     path: Path, header: Mapping[str, Any], slices: Mapping[str, Any], description: DecoderDescription
 ) -> None:
@@ -216,7 +251,10 @@ def _check_layout(
     heads = d.num_recurrent_heads if is_wide else d.num_kv_heads
     seen = slices["seen_tokens"].get_shape()[:1] if "seen_tokens" in slices else [0]
     expected = {
-        "cache": (TENSOR_TYPES[d.cache_type], [d.num_layers, 2, heads, min(position, d.keep_window_size), d.channels]),
+        "cache": (
+            TENSOR_TYPES[d.row_dtype.name],
+            [d.num_layers, 2, heads, min(position, d.keep_window_size), d.row_width],
+        ),
         "seen_tokens": ("I64", seen),
         "first_positions": ("I64", seen),
     }
@@ -231,11 +269,13 @@ def _check_layout(
 
 def _check_values(path: Path, header: Mapping[str, Any], tensors: Tensors, description: DecoderDescription) -> None:
     """Numbers that no stream can have led to: the checksum finds accidents, this finds forgeries."""
-    position, cache = header["position"], tensors["cache"]
-    dt = cache[:, 0, ..., description.head_dim : description.head_dim + description.mask_channels]
+    position, cache, d = header["position"], tensors["cache"], description
+    numbers, masks = cache, cache[..., d.head_dim : d.head_dim + d.mask_channels]
+    if d.cache_type in PACKED_NUMBERS:
+        numbers, masks = head_numbers(cache, d), mask_numbers(cache, d)
     precedence = tensors.get("precedence", np.zeros(0, np.float32))
-    negative = np.signbit(dt).any() if description.cache_type == "float32" else False
-    if np.isnan(cache).any() or np.isnan(precedence).any() or negative:
+    negative = np.signbit(masks[:, 0]).any() if d.cache_type != "int8" else False
+    if any(np.isnan(each).any() for each in (numbers, masks, precedence)) or negative:
         raise StateError(f"{path} is damaged: its cache holds numbers that are none, or a negative dt")
     tokens, first = tensors["seen_tokens"], tensors["first_positions"]
     if not (_all_different_below(description.vocab_size, tokens) and _all_different_below(position, first)):

@@ -42,7 +42,8 @@ class StepGraph:
         self._bound: weakref.WeakKeyDictionary[State, dict[int, BoundTokens]] = weakref.WeakKeyDictionary()
         self.drafts, self.batches = Exactness.by_construction(), Exactness.by_construction()
         metadata = metadata_of(self._session, folder / STEP_FILE)
-        self.description = DecoderDescription.from_metadata(metadata, folder / STEP_FILE)
+        standard = DecoderDescription.from_metadata(metadata, folder / STEP_FILE)
+        self.description = standard.of_step(metadata, folder / STEP_FILE)
 
     def step(self, state: State, token_id: int) -> Logits:
         """Feed one token: float32 [1, vocab]."""

@@ -68,8 +68,8 @@ def write_model(
     model: DogeForCausalLM, weights: str, folder: Path, scales: KeyValueScales | None = None, plan: Plan | None = None
 ) -> None:
     """Fold, plan and build a model into a folder; plan: that of the recipe, unless given."""
-    folded = fold_model(model, kv_int8=scales is not None)
-    write_decoder(folded, plan or simple_plan(folded.matrices, RECIPES[weights]), folder, scales)
+    folded, recipe = fold_model(model, kv_int8=scales is not None), RECIPES[weights]
+    write_decoder(folded, plan or simple_plan(folded.matrices, recipe), folder, scales, recipe.kv_float16)
 
 
 def attentions(model: DogeForCausalLM) -> list[DogeAttention]:

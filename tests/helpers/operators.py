@@ -14,7 +14,16 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from doge_export.graph import ConstantPool, Dimensions, FoldedDecoder, Plain, Plan, build_decoder
+from doge_export.export.decoder_files import step_cache
+from doge_export.graph import (
+    ConstantPool,
+    Dimensions,
+    FoldedDecoder,
+    KeyValueScales,
+    Plain,
+    Plan,
+    build_decoder,
+)
 from doge_export.graph.blocks import quantize_blocks
 from doge_export.graph.eviction import cache_heads
 from doge_export.graph.matmul import stored_values
@@ -23,6 +32,7 @@ from doge_export.quantization.gptq import nearest
 
 ROOT = Path(__file__).parents[2]
 SLOTS = 64
+NUMBERS = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
 Floats = NDArray[np.float32]
 
 
@@ -52,10 +62,20 @@ def float_plan(folded: FoldedDecoder, plan: Plan) -> Plan:
     return {name: (stored_values(parts, folded.matrices[name].weight.shape[1]),) for name, parts in plan.items()}
 
 
-def write_graph(folded: FoldedDecoder, plan: Plan, folder: Path, name: str) -> Path:
+def write_graph(
+    folded: FoldedDecoder,
+    plan: Plan,
+    folder: Path,
+    name: str,
+    scales: KeyValueScales | None = None,
+    kv_float16: bool = False,
+) -> Path:
     """A model file in a folder of its own: "step", or the standard graph for any other name."""
     pool = ConstantPool()
-    graph = build_step(folded, plan, pool) if name == "step" else build_decoder(Plain(), folded, plan, pool)
+    if name == "step":
+        graph = build_step(folded, plan, pool, step_cache(folded.dimensions, scales, kv_float16))
+    else:
+        graph = build_decoder(Plain(), folded, plan, pool, scales)
     (folder / name).mkdir(parents=True)
     pool.write(folder / name / "model.onnx_data")
     graph.write(folder / name / "model.onnx", {})
@@ -73,10 +93,10 @@ class Stream:
         if library is not None:
             options.register_custom_ops_library(str(library))
         self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        shape = (streams, d.num_kv_heads, SLOTS, d.channels)
+        shape = (streams, d.num_kv_heads, SLOTS)
         self.keys = (d.num_layers, cache_heads(d))
-        names = [each.name for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
-        self.caches = {name: np.zeros(shape, np.float32) for name in names}
+        pasts = [each for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
+        self.caches = {each.name: np.zeros((*shape, each.shape[-1]), NUMBERS[each.type]) for each in pasts}
 
     def feed(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> Floats:
         """Feed int64 [streams, S] tokens behind `past` int64 [streams] of them: logits [streams, S, vocab]."""

@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "../../operators/float16.h"
 #include "../../operators/kernels.h"
 
 using namespace doge;
@@ -278,46 +279,136 @@ static void check_elements(const Kernels& kernels) {
   }
 }
 
-static void check_attention(const Kernels& kernels, int length, int channels) {
-  float scale = 1 / std::sqrt((float)channels);
-  Floats query = normals(channels), keys = normals((size_t)length * channels), values = normals((size_t)length * channels);
-  Floats scores(length + 1, -77.0f), sums(channels + 1, -77.0f);
-  for (float& q : query) q *= 4;  // weights far from each other
-  Attended y{NAN, NAN, sums.data()};
-  kernels.attend(query.data(), keys.data(), values.data(), length, channels, scale, scores.data(), y);
-  Doubles exact(length), expected(channels);
+// Rows of a cache with random numbers, and what they stand for: numbers, then floats.
+struct CachedRows {
+  RowLayout layout;
+  std::vector<uint8_t> bytes;
+  Floats exact;
+
+  CachedRows(RowLayout layout, int length) : layout(layout) {
+    for (int j = 0; j < length; j++) {
+      Floats floats = normals(layout.floats);
+      bytes.insert(bytes.end(), (uint8_t*)floats.data(), (uint8_t*)(floats.data() + layout.floats));
+      for (int c = 0; c < layout.numbers; c++) add(normal());
+      exact.insert(exact.end(), floats.begin(), floats.end());
+    }
+  }
+
+  void add(float x) {
+    Float16 half = float16_of(x);
+    auto code = (int8_t)integer(-128, 127);
+    const void* at = layout.type == NumberType::FLOAT32 ? (void*)&x : layout.type == NumberType::FLOAT16 ? (void*)&half : &code;
+    bytes.insert(bytes.end(), (uint8_t*)at, (uint8_t*)at + layout.number_bytes());
+    exact.push_back(layout.type == NumberType::FLOAT32 ? x : layout.type == NumberType::FLOAT16 ? float32_of(half) : code);
+  }
+};
+
+struct Queries {
+  int width, length;
+  Floats numbers, scores, sums;
+  std::vector<Attended> results;
+  std::vector<Query> queries;
+
+  Queries(const RowLayout& layout, int count, int length, float size)
+      : width(layout.numbers + layout.floats),
+        length(length),
+        numbers(normals((size_t)count * width)),
+        scores((size_t)count * (length + 1), -77.0f),
+        sums((size_t)count * (layout.numbers + 1), -77.0f),
+        results(count) {
+    for (float& q : numbers) q *= size;
+    for (int i = 0; i < count; i++) {
+      results[i] = {NAN, NAN, &sums[(size_t)i * (layout.numbers + 1)]};
+      queries.push_back({&numbers[(size_t)i * width], &scores[(size_t)i * (length + 1)], &results[i]});
+    }
+  }
+};
+
+static void check_attended(const CachedRows& keys, const CachedRows& values, int length, float scale, const Query& query) {
+  int numbers = keys.layout.numbers, width = numbers + keys.layout.floats;
+  const Attended& y = *query.result;
+  Doubles exact(length), expected(numbers);
   double total = 0, size = 0;
   for (int j = 0; j < length; j++) {
-    for (int c = 0; c < channels; c++) exact[j] += (double)query[c] * keys[(size_t)j * channels + c] * scale;
+    for (int c = 0; c < width; c++) exact[j] += (double)query.numbers[c] * keys.exact[(size_t)j * width + c] * scale;
   }
   double largest = *std::max_element(exact.begin(), exact.end());
   // a score's rounding moves its weight by as much, in a share of the weight
-  double allowed = 1e-6 + channels * 6e-8 * (std::fabs(largest) + 4);
-  require(std::fabs(y.largest - largest) <= allowed, "attend: length %d, channels %d: the largest score is %.9g, not %.9g",
-          length, channels, y.largest, largest);
+  double allowed = 1e-6 + width * 6e-8 * (std::fabs(largest) + 4);
+  require(std::fabs(y.largest - largest) <= allowed, "attend: length %d, %d numbers: the largest score is %.9g, not %.9g",
+          length, numbers, y.largest, largest);
   for (int j = 0; j < length; j++) {
     double weight = std::exp(exact[j] - y.largest);
     total += weight;
-    for (int c = 0; c < channels; c++) expected[c] += weight * values[(size_t)j * channels + c];
-    for (int c = 0; c < channels; c++) size = std::max(size, std::fabs((double)values[(size_t)j * channels + c]));
+    for (int c = 0; c < numbers; c++) expected[c] += weight * values.exact[(size_t)j * width + c];
+    for (int c = 0; c < numbers; c++) size = std::max(size, std::fabs((double)values.exact[(size_t)j * width + c]));
   }
-  require(std::fabs(y.total - total) <= 2 * allowed * total, "attend: length %d, channels %d: the total is %.9g, not %.9g",
-          length, channels, y.total, total);
-  for (int c = 0; c < channels; c++) {
-    require(std::fabs(sums[c] - expected[c]) <= 2 * allowed * total * size,
-            "attend: length %d, channels %d: channel %d is %.9g, not %.9g", length, channels, c, sums[c], expected[c]);
+  require(std::fabs(y.total - total) <= 2 * allowed * total, "attend: length %d, %d numbers: the total is %.9g, not %.9g",
+          length, numbers, y.total, total);
+  for (int c = 0; c < numbers; c++) {
+    require(std::fabs(y.sums[c] - expected[c]) <= 2 * allowed * total * size,
+            "attend: length %d, %d numbers: sum %d is %.9g, not %.9g", length, numbers, c, y.sums[c], expected[c]);
   }
-  require(scores[length] == -77.0f && sums[channels] == -77.0f, "attend: length %d, channels %d: writes too much", length,
-          channels);
+  require(query.scores[length] == -77.0f && y.sums[numbers] == -77.0f, "attend: length %d, %d numbers: writes too much",
+          length, numbers);
+}
+
+static void check_attention(const Kernels& kernels, const RowLayout& layout, int length) {
+  float scale = 1 / std::sqrt((float)layout.numbers) / (layout.type == NumberType::INT8 ? 64 : 1);
+  CachedRows keys(layout, length), values(layout, length);
+  Slots slots{layout, keys.bytes.data(), values.bytes.data(), length};
+  int count = integer(1, 9);
+  Queries together(layout, count, length, 4);  // weights far from each other
+  kernels.attend(together.queries.data(), count, slots, scale);
+  for (int i = 0; i < count; i++) {
+    check_attended(keys, values, length, scale, together.queries[i]);
+    Queries alone(layout, 1, length, 1);
+    alone.queries[0].numbers = together.queries[i].numbers;
+    kernels.attend(alone.queries.data(), 1, slots, scale);
+    const Attended &a = alone.results[0], &b = together.results[i];
+    require(same_bits(a.largest, b.largest) && same_bits(a.total, b.total) &&
+                std::memcmp(a.sums, b.sums, layout.numbers * sizeof(float)) == 0,
+            "attend: length %d, %d numbers: query %d of %d differs from itself alone", length, layout.numbers, i, count);
+  }
 }
 
 // A copy of the last key behind itself: equal weights, wherever both lie.
-static void check_equal_keys(const Kernels& kernels, int length, int channels) {
-  Floats query = normals(channels), keys, key = normals(channels), scores(length), sums(channels);
-  for (int j = 0; j < length; j++) keys.insert(keys.end(), key.begin(), key.end());
-  Attended y{NAN, NAN, sums.data()};
-  kernels.attend(query.data(), keys.data(), keys.data(), length, channels, 0.3f, scores.data(), y);
-  require(y.total == (float)length, "attend: %d equal keys of %d channels have a total of %.9g", length, channels, y.total);
+static void check_equal_keys(const Kernels& kernels, const RowLayout& layout, int length) {
+  CachedRows key(layout, 1);
+  std::vector<uint8_t> keys;
+  for (int j = 0; j < length; j++) keys.insert(keys.end(), key.bytes.begin(), key.bytes.end());
+  Queries one(layout, 1, length, 1);
+  kernels.attend(one.queries.data(), 1, {layout, keys.data(), keys.data(), length}, 0.3f);
+  require(one.results[0].total == (float)length, "attend: %d equal keys of %d numbers have a total of %.9g", length,
+          layout.numbers, one.results[0].total);
+}
+
+static void check_attentions(const Kernels& kernels) {
+  for (NumberType type : {NumberType::FLOAT32, NumberType::FLOAT16, NumberType::INT8}) {
+    for (int numbers = 8; numbers <= 136; numbers += 8) {
+      for (int length : {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 64, 100, 255, 300}) {
+        RowLayout layout{type, type == NumberType::FLOAT32 ? 0 : integer(0, 5), numbers};
+        check_attention(kernels, layout, length);
+        check_equal_keys(kernels, layout, length);
+      }
+    }
+  }
+}
+
+// Every float16 becomes itself again, and a number between two of them the nearest, of two the even one.
+static void check_float16() {
+  for (int bits = 0; bits < 0x7C00; bits++) {
+    Float16 low{(uint16_t)bits}, high{(uint16_t)(bits + 1)};
+    float x = float32_of(low), next = float32_of(high), middle = (x + next) / 2;
+    require(float16_of(x).bits == bits && float16_of(-x).bits == (bits | 0x8000), "float16: %04x becomes another", bits);
+    if (bits == 0x7BFF) break;
+    const Float16& even = bits % 2 == 0 ? low : high;
+    require(float16_of(middle).bits == even.bits, "float16: %.9g becomes %04x", middle, float16_of(middle).bits);
+    require(float16_of(std::nextafter(middle, x)).bits == low.bits, "float16: below %.9g", middle);
+    require(float16_of(std::nextafter(middle, next)).bits == high.bits, "float16: above %.9g", middle);
+  }
+  require(float16_of(1e6f).bits == 0x7BFF && float16_of(-INFINITY).bits == 0xFBFF, "float16: large numbers");
+  require(std::isnan(float32_of(float16_of(NAN))) && std::isinf(float32_of({0x7C00})), "float16: no numbers");
 }
 
 static void check(const Kernels& kernels) {
@@ -333,12 +424,7 @@ static void check(const Kernels& kernels) {
   }
   check_float_products(kernels);
   check_elements(kernels);
-  for (int channels = 8; channels <= 136; channels += 8) {
-    for (int length : {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 64, 100, 255, 300}) {
-      check_attention(kernels, length, channels);
-      check_equal_keys(kernels, length, channels);
-    }
-  }
+  check_attentions(kernels);
 }
 
 // ---- speed
@@ -386,12 +472,16 @@ static void print_speed(const Kernels& kernels) {
     });
     std::printf("%-9s [%d, %d], float32: %d tokens %.1f us\n", kernels.name, height, width, rows, time);
   }
-  Attended part{0, 0, y.data()};
-  for (int channels : {72, 136}) {
-    double time = microseconds([&] {
-      kernels.attend(x.data(), matrix.data(), matrix.data() + 1000 * channels, 1000, channels, 0.1f, scores.data(), part);
-    });
-    std::printf("%-9s attention over 1000 keys of %d channels: %.1f us\n", kernels.name, channels, time);
+  for (NumberType type : {NumberType::FLOAT32, NumberType::FLOAT16, NumberType::INT8}) {
+    for (int count : {1, 2, 4}) {
+      RowLayout layout{type, type == NumberType::FLOAT32 ? 0 : 2, type == NumberType::FLOAT32 ? 136 : 128};
+      CachedRows keys(layout, 128), values(layout, 128);
+      Queries queries(layout, count, 128, 1);
+      double time = microseconds([&] {
+        kernels.attend(queries.queries.data(), count, {layout, keys.bytes.data(), values.bytes.data(), 128}, 0.1f);
+      });
+      std::printf("%-9s attention of %d over 128 keys of type %d: %.2f us\n", kernels.name, count, (int)type, time);
+    }
   }
   std::vector<int16_t> codes(width);
   std::vector<int32_t> sums(width);
@@ -409,6 +499,7 @@ int main(int count, char** arguments) {
   std::vector<const Kernels*> tables = runnable_kernels();
   if (what == "--chosen") tables = {&chosen_kernels()};
 #endif
+  if (what.empty()) check_float16();
   for (const Kernels* kernels : tables) {
     if (what == "--speed") {
       print_speed(*kernels);

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from doge_export.errors import OptionError
+from doge_export.errors import OptionError, StateError
 from doge_export.evaluation.exported import load_exported
+from doge_export.quantization.state_scales import measure_scales
 from doge_export.runtime.decoder import Decoder
-from doge_export.runtime.description import STEP_FILE
+from doge_export.runtime.description import STEP_FILE, DecoderDescription
 from doge_export.runtime.operators import LIBRARY, SWITCH
+from doge_export.runtime.packed_rows import unpack_float16
 from doge_export.runtime.state import State
 from tests.helpers.evaluation_data import export_talking, save_talking_checkpoint
 from tests.helpers.models import FORMS, exported, random_ids, relative_difference, tiny_model, without_mask, write_model
@@ -63,6 +65,54 @@ def test_a_state_of_either_path_goes_on_by_the_other(position: int, saver: int, 
     loaded = decoders[1 - saver].load_state(tmp_path / "state")
     rest = [fed(decoders[saver], state, ids[position:], 1), fed(decoders[1 - saver], loaded, ids[position:], 1)]
     assert relative_difference(rest[1], rest[0]) < 1e-5
+
+
+@pytest.mark.parametrize("position", [40, 100])
+@pytest.mark.parametrize("saver", [0, 1])
+def test_a_state_in_float16_goes_on_in_float32_and_back(position: int, saver: int, tmp_path: Path) -> None:
+    write_model(tiny_model(num_mask_heads=4), "int8", tmp_path)
+    decoders, ids = both(tmp_path), random_ids(TOKENS)
+    assert [decoder.description.cache_type for decoder in decoders] == ["float32", "packed_float16"]
+    state = decoders[saver].new_state()
+    decoders[saver].forward(state, ids[:position])
+    state.save(tmp_path / "state")
+    loaded = decoders[1 - saver].load_state(tmp_path / "state")
+    kept = [cache_of(each)[..., : decoders[0].description.keep_window_size, :] for each in (state, loaded)]
+    assert relative_difference(kept[1], kept[0]) < 2**-11
+    loaded.save(tmp_path / "again")
+    again = decoders[saver].load_state(tmp_path / "again")
+    if saver == 1:  # float16, float32 and back is the same
+        rest = [fed(decoders[1], each, ids[position:], 1) for each in (again, state)]
+        assert np.array_equal(rest[0], rest[1])
+
+
+def cache_of(state: State) -> NDArray[np.float32]:
+    """Numbers and precedence of the head channels in float32."""
+    d = state.description
+    return unpack_float16(state.cache, d) if d.cache_type == "packed_float16" else padded_with_0(state.cache, d)
+
+
+def padded_with_0(rows: NDArray[np.float32], d: DecoderDescription) -> NDArray[np.float32]:
+    rows = rows.copy()
+    rows[..., d.head_dim + d.mask_channels :] = 0
+    return rows
+
+
+def test_a_state_of_8_bits_goes_on_by_the_way_that_saved_it(tmp_path: Path) -> None:
+    model = tiny_model()
+    write_model(model, "int8", tmp_path, measure_scales(model, [random_ids(64)]))
+    decoders = both(tmp_path)
+    for saver, way in ((0, False), (1, True)):
+        decoders[saver].new_state().save(tmp_path / f"state{saver}")
+        with pytest.raises(StateError, match=f"load the model with operators={way}, the way that saved it"):
+            decoders[1 - saver].load_state(tmp_path / f"state{saver}")
+
+
+def test_a_state_in_memory_belongs_to_the_way_that_made_it(tmp_path: Path) -> None:
+    write_model(tiny_model(), "int8", tmp_path)
+    decoders = both(tmp_path)
+    with pytest.raises(StateError, match="cache of type float32, but this way to compute keeps packed_float16; save"):
+        decoders[1].forward(decoders[0].new_state(), random_ids(3))
 
 
 @pytest.mark.parametrize("ran", [True, False])

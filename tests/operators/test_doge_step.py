@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -17,11 +18,16 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, Runtime
 from doge_export.export.decoder_files import fold_model
 from doge_export.graph import Dimensions
 from doge_export.graph.step import can_step
-from tests.helpers.models import FORMS, tiny_model
-from tests.helpers.operators import Stream, compiled, float_plan, mixed_plan, write_graph
+from doge_export.quantization.state_scales import measure_scales
+from doge_export.runtime.description import DecoderDescription
+from doge_export.runtime.packed_rows import unpack_float16
+from tests.helpers.models import FORMS, random_ids, tiny_model, without_mask
+from tests.helpers.operators import SLOTS, Stream, compiled, float_plan, mixed_plan, write_graph
 
 pytestmark = pytest.mark.slow
 STEPS = 40
+MASK_HEADS: dict[str, Any] = {"num_mask_heads": 4}  # of two kv heads
+DESCRIPTION = DecoderDescription(6, 97, SLOTS, 2, 2, 2, 0, 0, 0, "", "packed_float16")
 DENSE = list(FORMS)
 WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 96}  # whole blocks of 64, of 32, and several of them
 
@@ -70,6 +76,37 @@ def test_logits_and_state_are_those_of_the_standard_graph(form: str, library: Pa
         assert largest_difference(step.caches[name], cache) < 1e-5
 
 
+@pytest.mark.parametrize("form", ["native", "mask head per head", "head_dim of its own", "lifted"])
+def test_a_cache_of_float16_is_near_the_one_of_the_standard_graph(form: str, library: Path, tmp_path: Path) -> None:
+    folded = fold_model(without_mask(tiny_model()) if form == "lifted" else tiny_model(**FORMS.get(form, MASK_HEADS)))
+    d, plan = folded.dimensions, mixed_plan(folded, 32)
+    step = Stream(write_graph(folded, plan, tmp_path, "step", kv_float16=True), d, library=library)
+    standard = Stream(write_graph(folded, plan, tmp_path, "standard"), d)
+    ids = tokens(d, 1)
+    assert largest_difference(fed_one_by_one(step, ids), fed_one_by_one(standard, ids)) < 2e-3
+    layout = dataclasses.replace(DESCRIPTION, head_dim=d.head_dim, mask_channels=d.mask_channels, channels=d.channels)
+    for name, cache in standard.caches.items():
+        used = d.head_dim + d.mask_channels
+        unpacked = unpack_float16(step.caches[name][..., :STEPS, :], layout)
+        assert largest_difference(unpacked[..., :used], cache[..., :STEPS, :used]) < 2e-3
+
+
+@pytest.mark.parametrize("form", ["native", "mask head per head", "lifted"])
+def test_a_cache_of_8_bits_has_the_codes_of_the_standard_graph(form: str, library: Path, tmp_path: Path) -> None:
+    model = without_mask(tiny_model()) if form == "lifted" else tiny_model(**FORMS.get(form, MASK_HEADS))
+    folded, scales = fold_model(model, kv_int8=True), measure_scales(model, [random_ids(40)])
+    d, plan = folded.dimensions, mixed_plan(folded, 32)
+    step = Stream(write_graph(folded, plan, tmp_path, "step", scales), d, library=library)
+    standard = Stream(write_graph(folded, plan, tmp_path, "standard", scales), d)
+    ids = tokens(d, 1)
+    assert largest_difference(fed_one_by_one(step, ids), fed_one_by_one(standard, ids)) < 2e-3
+    for name, cache in standard.caches.items():
+        codes = step.caches[name][..., 4 * d.mask_channels :].view(np.int8)[..., : d.head_dim]
+        assert np.abs(codes.astype(int) - cache[..., : d.head_dim]).max() <= 1  # a number beside the middle of two
+        if name.startswith("past_key_values.0."):  # behind it, dt in 16 bits has moved the standard graph's numbers
+            assert (codes == cache[..., : d.head_dim]).mean() > 0.999
+
+
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("sizes", [{}, WIDE], ids=["padded blocks", "whole blocks"])
 def test_products_of_few_bits_have_activations_of_sixteen(
@@ -85,10 +122,13 @@ def test_products_of_few_bits_have_activations_of_sixteen(
     assert largest_difference(fed_one_by_one(step, ids), fed_one_by_one(exact, ids)) < 5e-4
 
 
-@pytest.mark.parametrize("bits", [32, 8, 4])
-def test_drafts_and_batches_are_single_steps_bit_by_bit(bits: int, library: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bits", "kv_float16"), [(32, False), (8, True), (4, True)])
+def test_drafts_and_batches_are_single_steps_bit_by_bit(
+    bits: int, kv_float16: bool, library: Path, tmp_path: Path
+) -> None:
     folded = fold_model(tiny_model(**WIDE))
-    d, file = folded.dimensions, write_graph(folded, mixed_plan(folded, bits), tmp_path, "step")
+    d, plan = folded.dimensions, mixed_plan(folded, bits)
+    file = write_graph(folded, plan, tmp_path, "step", kv_float16=kv_float16)
     ids = tokens(d, 3)
     alone = np.concatenate([fed_one_by_one(Stream(file, d, library=library), row[None]) for row in ids])
     together = Stream(file, d, streams=3, library=library, threads=2)

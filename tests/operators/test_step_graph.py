@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from doge_export.export.decoder_files import fold_model
+from doge_export.export.decoder_files import fold_model, step_cache
 from doge_export.graph import ConstantPool
 from doge_export.graph.step import build_step, can_step
 from tests.helpers.models import tiny_model
@@ -21,13 +21,12 @@ def test_a_decoder_that_the_operator_does_not_compute_is_told_apart() -> None:
     plan = dict(mixed_plan(folded, 8))
     assert can_step(folded, plan)
     assert not can_step(folded, plan | {"embed_tokens": plan["embed_tokens"] * 2})
-    assert not can_step(fold_model(tiny_model(), kv_int8=True), plan)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_the_attributes_count_matrices_and_parts(bits: int) -> None:
     folded = fold_model(tiny_model())
-    node = build_step(folded, mixed_plan(folded, bits), ConstantPool()).nodes[-1]
+    node = build_step(folded, mixed_plan(folded, bits), ConstantPool(), step_cache(folded.dimensions)).nodes[-1]
     found = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     parts = 1 if bits == 8 else 2
     assert found["part_counts"] == [1, *[parts] * 8, 1]  # embedding, two layers of four matrices, output
@@ -36,7 +35,8 @@ def test_the_attributes_count_matrices_and_parts(bits: int) -> None:
 
 
 def test_the_page_has_every_attribute_input_and_output() -> None:
-    graph = build_step(fold_model(tiny_model()), mixed_plan(fold_model(tiny_model()), 8), ConstantPool())
+    folded = fold_model(tiny_model())
+    graph = build_step(folded, mixed_plan(folded, 8), ConstantPool(), step_cache(folded.dimensions))
     names = {each.name for each in graph.nodes[-1].attribute}
     names |= {each for each in graph.nodes[-1].input if "." not in each}
     names |= {each for each in graph.nodes[-1].output if "." not in each}

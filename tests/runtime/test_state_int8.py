@@ -20,6 +20,7 @@ from doge_export.options import ExportOptions
 from doge_export.quantization.state_scales import measure_scales
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DecoderDescription
+from doge_export.runtime.operators import LIBRARY
 from doge_export.runtime.state import State
 from doge_model import DogeForCausalLM
 from tests.helpers.models import (
@@ -45,11 +46,20 @@ def model_of(form: str, **fields: Any) -> DogeForCausalLM:
     return without_mask(model) if form == "lifted Llama" else model
 
 
-def exported_int8(model: DogeForCausalLM, folder: Path, weights: str = "fp32") -> tuple[Decoder, KeyValueScales]:
+@pytest.fixture(params=[False, True], ids=["standard", "DogeStep"])
+def operators(request: pytest.FixtureRequest) -> bool:
+    if request.param and not LIBRARY.is_file():
+        pytest.skip("no compiler made the operators' library")
+    return bool(request.param)
+
+
+def exported_int8(
+    model: DogeForCausalLM, folder: Path, operators: bool = False, weights: str = "fp32"
+) -> tuple[Decoder, KeyValueScales]:
     """The model's decoder with a state in 8 bits, and its scales."""
     scales = measure_scales(model, [random_ids(WINDOW, seed=1)])
     write_model(model, weights, folder, scales)
-    return Decoder(folder, threads=1), scales
+    return Decoder(folder, threads=1, operators=operators), scales
 
 
 def singles(decoder: Decoder, state: State, ids: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -57,11 +67,11 @@ def singles(decoder: Decoder, state: State, ids: NDArray[np.int64]) -> NDArray[n
 
 
 class RoundedCache(DynamicCache):
-    """Keys, values and dt as the 8 bits of a state hold them, in float32."""
+    """Keys and values as the 8 bits of a state hold them, in float32, and dt as the standard graphs hold it."""
 
-    def __init__(self, scales: KeyValueScales) -> None:
+    def __init__(self, scales: KeyValueScales, rounds_dt: bool) -> None:
         super().__init__()
-        self.scales = scales
+        self.scales, self.rounds_dt = scales, rounds_dt
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -71,7 +81,8 @@ class RoundedCache(DynamicCache):
         key, states = key_states.split((head_dim, key_states.shape[-1] - head_dim), dim=-1)
         dt, precedence = states.chunk(2, dim=-1)
         coarse = rounded(dt, step)
-        dt = coarse + rounded(dt - torch.round(dt / step) * step, step / 256)
+        if self.rounds_dt:
+            dt = coarse + rounded(dt - torch.round(dt / step) * step, step / 256)
         key = torch.cat((rounded(key, scales[0]), dt, precedence), dim=-1)
         return super().update(key, rounded(value_states, scales[1]), layer_idx, *args, **kwargs)
 
@@ -81,11 +92,12 @@ def rounded(x: Tensor, scale: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("form", ALL_FORMS)
-def test_it_says_what_a_float_model_says_that_rounds_its_cache(form: str, tmp_path: Path) -> None:
+def test_it_says_what_a_float_model_says_that_rounds_its_cache(form: str, operators: bool, tmp_path: Path) -> None:
     model, ids = model_of(form), random_ids(WINDOW)
-    decoder, scales = exported_int8(model, tmp_path)
+    decoder, scales = exported_int8(model, tmp_path, operators)
+    cache = RoundedCache(scales, rounds_dt=not operators)
     with torch.inference_mode():
-        expected = model(torch.from_numpy(ids)[None], past_key_values=RoundedCache(scales)).logits[0].numpy()
+        expected = model(torch.from_numpy(ids)[None], past_key_values=cache).logits[0].numpy()
     logits = decoder.forward(decoder.new_state(), ids, "all")
     error = Agreement.between(expected, logits).centered_rms_error
     unrounded = Agreement.between(torch_logits(model, ids), logits).centered_rms_error
@@ -93,8 +105,10 @@ def test_it_says_what_a_float_model_says_that_rounds_its_cache(form: str, tmp_pa
 
 
 @pytest.mark.parametrize("form", ALL_FORMS)
-def test_prompts_chunks_single_tokens_and_drafts_are_equal_bit_by_bit(form: str, tmp_path: Path) -> None:
-    (decoder, _), ids = exported_int8(model_of(form), tmp_path), random_ids(WINDOW)
+def test_prompts_chunks_single_tokens_and_drafts_are_equal_bit_by_bit(
+    form: str, operators: bool, tmp_path: Path
+) -> None:
+    (decoder, _), ids = exported_int8(model_of(form), tmp_path, operators), random_ids(WINDOW)
     states = [decoder.new_state() for _ in range(3)]
     whole = decoder.forward(states[0], ids, "all").copy()
     np.testing.assert_array_equal(singles(decoder, states[1], ids), whole)
@@ -117,8 +131,10 @@ def test_any_weights_go_with_it_and_rows_as_wide_as_two_channels_of_dt_need(weig
 
 
 @pytest.mark.parametrize("form", ["native", "small-doge", "lifted Llama"])
-def test_beyond_the_window_chunks_evict_the_keys_that_single_tokens_evict(form: str, tmp_path: Path) -> None:
-    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path), random_ids(90)
+def test_beyond_the_window_chunks_evict_the_keys_that_single_tokens_evict(
+    form: str, operators: bool, tmp_path: Path
+) -> None:
+    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path, operators), random_ids(90)
     state, other = decoder.new_state(), decoder.new_state()
     expected = singles(decoder, state, ids)
     logits = np.concatenate([decoder.forward(other, piece, "all").copy() for piece in np.split(ids, [16, 23, 60])])
@@ -127,10 +143,10 @@ def test_beyond_the_window_chunks_evict_the_keys_that_single_tokens_evict(form: 
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_first_layer_evicts_the_keys_that_a_float32_state_evicts(tmp_path: Path) -> None:
+def test_the_first_layer_evicts_the_keys_that_a_float32_state_evicts(operators: bool, tmp_path: Path) -> None:
     model, ids = tiny_model(keep_window_size=16), random_ids(80)
     states = []
-    for decoder in (exported_int8(model, tmp_path / "int8")[0], exported(model, tmp_path / "float32")):
+    for decoder in (exported_int8(model, tmp_path / "int8", operators)[0], exported(model, tmp_path / "float32")):
         states.append(decoder.new_state())
         decoder.forward(states[-1], ids)
     kept_int8, kept = (np.sort(state.full_window().keys.positions[0]) for state in states)
@@ -139,8 +155,10 @@ def test_the_first_layer_evicts_the_keys_that_a_float32_state_evicts(tmp_path: P
 
 @pytest.mark.parametrize("length", [5, 16, 40])
 @pytest.mark.parametrize("form", ["native", "small-doge", "lifted Llama"])
-def test_a_saved_a_copied_and_a_truncated_state_go_on_bit_by_bit(form: str, length: int, tmp_path: Path) -> None:
-    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path), random_ids(60)
+def test_a_saved_a_copied_and_a_truncated_state_go_on_bit_by_bit(
+    form: str, length: int, operators: bool, tmp_path: Path
+) -> None:
+    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path, operators), random_ids(60)
     state = decoder.new_state()
     decoder.forward(state, ids[:length])
     state.save(tmp_path / "state")
@@ -154,8 +172,8 @@ def test_a_saved_a_copied_and_a_truncated_state_go_on_bit_by_bit(form: str, leng
 
 
 @pytest.mark.parametrize("form", ["small-doge", "lifted Llama"])
-def test_a_stream_in_a_batch_goes_as_it_would_alone(form: str, tmp_path: Path) -> None:
-    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path), random_ids(60)
+def test_a_stream_in_a_batch_goes_as_it_would_alone(form: str, operators: bool, tmp_path: Path) -> None:
+    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path, operators), random_ids(60)
     batch, alone = decoder.new_batch(2), decoder.new_state()
     decoder.forward(batch.open(), ids[30:37])
     decoder.forward(batch.open(), ids[:5])
@@ -177,12 +195,12 @@ def test_the_state_is_a_quarter_of_a_float32_state(form: str, tmp_path: Path) ->
     assert state.nbytes - state_int8.nbytes == 3 * heads * state_int8.cache.nbytes - extra
 
 
-def test_a_state_of_other_numbers_or_other_scales_is_refused(tmp_path: Path) -> None:
+def test_a_state_of_other_numbers_or_other_scales_is_refused(operators: bool, tmp_path: Path) -> None:
     model = tiny_model()
-    decoder, scales = exported_int8(model, tmp_path / "a")
+    decoder, scales = exported_int8(model, tmp_path / "a", operators)
     decoder.new_state().save(tmp_path / "state")
     write_model(model, "fp32", tmp_path / "b", KeyValueScales(scales.keys, scales.values * 2, scales.dt))
-    for other in (exported(model, tmp_path / "c"), Decoder(tmp_path / "b", threads=1)):
+    for other in (exported(model, tmp_path / "c"), Decoder(tmp_path / "b", threads=1, operators=operators)):
         with pytest.raises(StateError, match="state of another model"):
             other.load_state(tmp_path / "state")
 

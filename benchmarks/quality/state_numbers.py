@@ -1,16 +1,17 @@
-"""How much does a state in 8 bits save and cost?
+"""How much does a state in float16 or in 8 bits save and cost?
 
-    python -m benchmarks.quality.kv_int8 smollm2-135m --weights int8 --threads 1
+    python -m benchmarks.quality.state_numbers smollm2-135m --weights int8 --threads 1
 
-Exports a model with a float32 state and with one in 8 bits (--kv-int8). Quality is measured on texts/alice.txt, which
-the scales are not made of, in several streams; the standard error is of the mean difference per token. Speed is of
-decoding steps behind so many tokens, and of prompts, in turns in one process.
+Exports a model with a float32 state (--kv-float32), one in float16 (the default of DogeStep), and one in 8 bits
+(--kv-int8). Quality is measured on texts/alice.txt, which the scales are not made of, in several streams; the standard
+error is of the mean difference per token. Speed is of decoding steps behind so many tokens, and of prompts, in turns in
+one process. --standard measures onnxruntime's own operators, which have no float16.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,8 @@ from .texts import read_text, token_ids
 PIECE = 128  # tokens
 STEPS = 16
 PROMPTS = (512, 2000)  # tokens
-Decoders = Mapping[str, Decoder]  # "float32" and "int8", by the numbers of their states
+KINDS = ("float32", "float16", "int8")  # of a state's numbers
+Decoders = Mapping[str, Decoder]  # by these
 
 
 @click.command()
@@ -50,6 +52,7 @@ Decoders = Mapping[str, Decoder]  # "float32" and "int8", by the numbers of thei
     help="Tokens before the steps that are timed.",
 )
 @options.threads
+@click.option("--standard", is_flag=True, help="By onnxruntime's operators, without DogeStep.")
 @click.option("--rounds", default=9, show_default=True, help="Of the timings; 0: none.")
 @options.json_file
 def main(
@@ -59,17 +62,21 @@ def main(
     stream: int,
     contexts: tuple[int, ...],
     threads: int,
+    standard: bool,
     rounds: int,
     out: Path | None,
 ) -> None:
-    """Compare a state in 8 bits with one in float32."""
+    """Compare states of fewer bits with one in float32."""
     announce()
     result: Result = {"model": model, "weights": weights, "threads": threads}
     with tempfile.TemporaryDirectory() as name:
-        folders = {kind: Path(name) / kind for kind in ("float32", "int8")}
+        kinds = [kind for kind in KINDS if kind != "float16" or not standard]
+        folders = {kind: Path(name) / kind for kind in kinds}
         for kind, folder in folders.items():
-            export(ExportOptions(model, folder, weights, kv_int8=kind == "int8", report_tokens=0))
-        decoders = {kind: Decoder(folder, threads) for kind, folder in folders.items()}
+            is_float32, is_int8 = kind == "float32", kind == "int8"
+            export(ExportOptions(model, folder, weights, kv_int8=is_int8, kv_float32=is_float32, report_tokens=0))
+        decoders = {kind: Decoder(folder, threads, operators=not standard) for kind, folder in folders.items()}
+        result["kernels"] = decoders["float32"].kernels
         result["memory"] = {kind: memory(decoder) for kind, decoder in decoders.items()}
         if tokens:
             ids = token_ids(folders["float32"], read_text(TEXT_FILE))[:tokens]
@@ -83,16 +90,16 @@ def main(
 def memory(decoder: Decoder) -> Result:
     """Bytes of a token's keys and values with their precedence, and of all that a state can take."""
     d = decoder.description
-    per_token = d.num_layers * 2 * d.num_kv_heads * d.channels * np.dtype(d.cache_type).itemsize
+    per_token = d.num_layers * 2 * d.num_kv_heads * d.row_width * d.row_dtype.itemsize
     if d.separate_precedence:
         per_token += d.num_layers * d.num_recurrent_heads * np.dtype(np.float32).itemsize
     return {"bytes_per_token": per_token, "state_bytes": decoder.new_state().nbytes}
 
 
 def quality(decoders: Decoders, streams: NDArray[np.int64]) -> Result:
-    """Perplexity of streams int64 [streams, tokens], and its change and KL divergence from the float32 state."""
+    """Of streams int64 [streams, tokens]: perplexity, its change and the KL divergence from the float32 state."""
     losses: dict[str, list[NDArray[np.float64]]] = {kind: [] for kind in decoders}
-    divergences: list[NDArray[np.float64]] = []
+    divergences: dict[str, list[NDArray[np.float64]]] = {kind: [] for kind in decoders}
     for stream in streams:
         states = {kind: decoder.new_state() for kind, decoder in decoders.items()}
         for start in range(0, len(stream), PIECE):
@@ -103,8 +110,13 @@ def quality(decoders: Decoders, streams: NDArray[np.int64]) -> Result:
             }
             for kind, rows in log_p.items():
                 losses[kind].append(-rows[np.arange(len(following)), following])
-            divergences.append(kl_divergence(log_p["float32"], log_p["int8"]))
-    return compared(np.concatenate(losses["float32"]), np.concatenate(losses["int8"]), np.concatenate(divergences))
+                divergences[kind].append(kl_divergence(log_p["float32"], rows))
+    exact = np.concatenate(losses["float32"])
+    return {
+        kind: compared(exact, np.concatenate(losses[kind]), np.concatenate(divergences[kind]))
+        for kind in decoders
+        if kind != "float32"
+    }
 
 
 def compared(before: NDArray[np.float64], after: NDArray[np.float64], kl: NDArray[np.float64]) -> Result:
@@ -127,7 +139,7 @@ def steps(decoders: Decoders, context: int, rounds: int) -> Result:
     for kind, decoder in decoders.items():
         decoder.forward(states[kind], random_ids(decoder.vocab_size, context))
     calls = [partial(steps_ms, decoder, states[kind], context) for kind, decoder in decoders.items()]
-    return ratios(in_turns(calls, rounds))
+    return ratios(decoders, in_turns(calls, rounds))
 
 
 def steps_ms(decoder: Decoder, state: State, context: int) -> float:
@@ -138,7 +150,8 @@ def steps_ms(decoder: Decoder, state: State, context: int) -> float:
 
 def prompts(decoders: Decoders, length: int, rounds: int) -> Result:
     """Times of a whole prompt, a third as often."""
-    return ratios(in_turns([partial(prompt_ms, decoder, length) for decoder in decoders.values()], max(1, rounds // 3)))
+    calls = [partial(prompt_ms, decoder, length) for decoder in decoders.values()]
+    return ratios(decoders, in_turns(calls, max(1, rounds // 3)))
 
 
 def prompt_ms(decoder: Decoder, length: int) -> float:
@@ -146,12 +159,11 @@ def prompt_ms(decoder: Decoder, length: int) -> float:
     return 1e3 * seconds(decoder.forward, decoder.new_state(), random_ids(decoder.vocab_size, length))
 
 
-def ratios(times: NDArray[np.float64]) -> Result:
-    """Medians of milliseconds [rounds, (float32, int8)], and how many times as fast the int8 state is."""
+def ratios(kinds: Iterable[str], times: NDArray[np.float64]) -> Result:
+    """Medians of milliseconds [rounds, kinds], and how many times as fast as float32, the first, each kind is."""
     return {
-        "float32_ms": median(times[:, 0]),
-        "int8_ms": median(times[:, 1]),
-        "times_as_fast": median(times[:, 0] / times[:, 1]),
+        kind: {"ms": median(times[:, i]), "times_as_fast": median(times[:, 0] / times[:, i])}
+        for i, kind in enumerate(kinds)
     }
 
 
