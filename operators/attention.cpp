@@ -28,8 +28,10 @@ class Together {
   }
 
   void attend() {
-    if (count_ > 0) kernels_.attend(queries_, count_, slots_, scale_);
+    if (count_ == 0) return;
+    kernels_.attend(queries_, count_, slots_, scale_);
     count_ = 0;
+    slots_.are_near = true;
   }
 
  private:
@@ -157,7 +159,8 @@ void Attention::free_slots(const Cache& cache, Range rows, int head) {
   for (int r = rows.first; r < rows.last; r++) {
     float own = 0;
     if (mask_channels > 0) own = floats_of(values.row(r) + kv_head_of(head) * width)[head % mask_channels];
-    int slot = freed_slot(precedence, positions, d.window, own);
+    int slot = mask_channels == 0 ? oldest_slot(positions, d.window, tokens.position(r))
+                                  : freed_slot(precedence, positions, d.window, own);
     freed_by(r, head) = slot;
     if (slot < 0) continue;
     precedence[slot] = own;
@@ -225,7 +228,7 @@ void Attention::attend_chunk(const Layer& layer, const Cache& cache, Range rows,
   int start = chunk * CHUNK, heads = d.heads / tokens.heads;  // that attend to this head of the cache
   const uint8_t *chunk_keys = row_of(cache.keys, rows.first, cache_head, start),
                 *chunk_values = row_of(cache.values, rows.first, cache_head, start);
-  Together together(products.kernels, {layout, chunk_keys, chunk_values, 0}, 1 / std::sqrt((float)d.head_dim));
+  Together together(products.kernels, {layout, chunk_keys, chunk_values, 0, false}, 1 / std::sqrt((float)d.head_dim));
   for (int r = rows.first; r < rows.last; r++) {
     int length = std::min(visible(r) - start, CHUNK);
     if (length <= 0) continue;

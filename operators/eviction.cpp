@@ -45,4 +45,10 @@ int freed_slot(const float* precedence, const int64_t* positions, int window, fl
   return newcomer >= precedence[slot] - TIE ? slot : -1;
 }
 
+int oldest_slot(const int64_t* positions, int window, int64_t newcomer) {
+  int slot = (int)(newcomer % window);
+  if (positions[slot] == newcomer - window) return slot;
+  return (int)(std::min_element(positions, positions + window) - positions);
+}
+
 }  // namespace doge

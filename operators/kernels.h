@@ -68,6 +68,7 @@ struct Slots {
   RowLayout layout;
   const uint8_t *keys, *values;
   int length;
+  bool are_near;  // they were read a moment ago, so nothing has to be asked for ahead
 };
 
 // One query over some slots: softmax(scores) values = sums / total, where weights are exp(score - largest).

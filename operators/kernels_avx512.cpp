@@ -55,11 +55,17 @@ struct Avx512 {
   static Floats times_power_of_2(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
   static float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
 
+  static __m512 halves_added(Floats a, Floats b) {  // of each vector; a's first
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+  }
+
   static void store_sums(const Floats* x, float* sums) {
-    __m256 halves[4];
-    for (int i = 0; i < 4; i++) halves[i] = _mm256_add_ps(_mm512_castps512_ps256(x[i]), _mm512_extractf32x8_ps(x[i], 1));
-    __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(halves[0], halves[1]), _mm256_hadd_ps(halves[2], halves[3]));
-    _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+    __m512 first = halves_added(x[0], x[1]), second = halves_added(x[2], x[3]);
+    // lanes of 128 bits: twice of x[0] and x[2], twice of x[1] and x[3]
+    __m512 pairs = _mm512_add_ps(_mm512_shuffle_ps(first, second, 0x88), _mm512_shuffle_ps(first, second, 0xDD));
+    __m512 fours = _mm512_add_ps(pairs, _mm512_permute_ps(pairs, 0xB1));
+    __m512 all = _mm512_add_ps(fours, _mm512_shuffle_f32x4(fours, fours, 0xB1));
+    _mm_storeu_ps(sums, _mm_blend_ps(_mm512_castps512_ps128(all), _mm512_extractf32x4_ps(all, 2), 0b1010));
   }
 
   static Integers to_integers(Floats x) { return _mm512_cvtps_epi32(x); }

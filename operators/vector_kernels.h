@@ -308,70 +308,88 @@ struct VectorKernels {
 
   // ---- attention
 
-  template <class Number>
-  static const Number* numbers_of(const uint8_t* rows, const RowLayout& layout, int slot) {
-    return (const Number*)(rows + (size_t)slot * layout.bytes() + layout.floats * sizeof(float));
-  }
-
   // A processor reads ahead by itself inside a page only, which has few rows.
-  static void ask_ahead(const void* row, const RowLayout& layout) {
-    for (size_t line = 0; line < layout.bytes(); line += 64) __builtin_prefetch((const char*)row + ROWS_AHEAD + line);
+  static void ask_ahead(const void* row, size_t bytes) {
+    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch((const char*)row + ROWS_AHEAD + line);
   }
 
-  // Dots of QUERIES queries with four keys, of their numbers: [query][key]
+  // Dots of QUERIES queries with the numbers of four keys: to scores[query][j], of the first `count` keys.
   template <int QUERIES, class Number>
-  static void dots(const Query* queries, const Number* const* keys, int numbers, float (*dots)[4]) {
+  static void four_dots(const Query* queries, const Number* const* keys, int numbers, int j, int count) {
     Floats totals[QUERIES][4];
     for (auto& of_query : totals) {
       for (auto& total : of_query) total = V::zero();
     }
     auto add = [&](int c, auto load) {
       Floats key[4];
-      for (int j = 0; j < 4; j++) key[j] = load(keys[j] + c);
+      for (int t = 0; t < 4; t++) key[t] = load(keys[t] + c);
       for (int i = 0; i < QUERIES; i++) {
         Floats q = load(queries[i].numbers + c);
-        for (int j = 0; j < 4; j++) totals[i][j] = V::multiply_add(q, key[j], totals[i][j]);
+        for (int t = 0; t < 4; t++) totals[i][t] = V::multiply_add(q, key[t], totals[i][t]);
       }
     };
     int c = 0;
     for (; c + LANES <= numbers; c += LANES) add(c, [](const auto* p) { return V::load(p); });
     if (c < numbers) add(c, [n = numbers - c](const auto* p) { return V::load_first(p, n); });
-    for (int i = 0; i < QUERIES; i++) V::store_sums(totals[i], dots[i]);
+    for (int i = 0; i < QUERIES; i++) {
+      if (count == 4) {
+        V::store_sums(totals[i], queries[i].scores + j);
+      } else {
+        float sums[4];
+        V::store_sums(totals[i], sums);
+        for (int t = 0; t < count; t++) queries[i].scores[j + t] = sums[t];
+      }
+    }
   }
 
-  // scores = scale * dots with every key
+  // scores = dots with the numbers of every key
   template <int QUERIES, class Number>
-  static void score(const Query* queries, const Slots& slots, float scale) {
-    const RowLayout& layout = slots.layout;
-    for (int j = 0; j < slots.length; j += 4) {
-      const Number* keys[4];
-      const float* floats[4];
-      for (int t = 0; t < 4; t++) {  // the last key again, where there are fewer
-        keys[t] = numbers_of<Number>(slots.keys, layout, smaller(j + t, slots.length - 1));
-        ask_ahead(keys[t], layout);
-        floats[t] = (const float*)keys[t] - layout.floats;
-      }
-      float four[QUERIES][4];
-      dots<QUERIES>(queries, keys, layout.numbers, four);
+  static void dots(const Query* queries, const Slots& slots) {
+    const int length = slots.length, numbers = slots.layout.numbers;
+    const size_t start = slots.layout.floats * sizeof(float), bytes = start + numbers * sizeof(Number);
+    const uint8_t* row = slots.keys + start;
+    const bool are_near = slots.are_near;
+    for (int j = 0; j < length; j += 4, row += 4 * bytes) {
+      const int count = smaller(4, length - j);
+      const Number* keys[4];  // the last key again, where there are fewer
+      for (int t = 0; t < 4; t++) keys[t] = (const Number*)(row + smaller(t, count - 1) * bytes);
+      if (!are_near) ask_ahead(row, 4 * bytes);
+      four_dots<QUERIES>(queries, keys, numbers, j, count);
+    }
+  }
+
+  // scores += float f of a query times those of the keys
+  template <int QUERIES>
+  static void add_float(const Query* queries, const Slots& slots, int f) {
+    const size_t bytes = slots.layout.bytes();
+    const uint8_t* row = slots.keys + f * sizeof(float);
+    for (int j = 0; j < slots.length; j += LANES) {
+      const int count = smaller(LANES, slots.length - j);
+      float lanes[LANES] = {};
+      for (int lane = 0; lane < count; lane++, row += bytes) lanes[lane] = *(const float*)row;
+      Floats keys = V::load(lanes);
       for (int i = 0; i < QUERIES; i++) {
-        const float* others = queries[i].numbers + layout.numbers;
-        for (int t = 0; t < smaller(4, slots.length - j); t++) {
-          for (int f = 0; f < layout.floats; f++) four[i][t] += others[f] * floats[t][f];
-          queries[i].scores[j + t] = four[i][t] * scale;
-        }
+        float* scores = queries[i].scores + j;
+        Floats q = V::set(queries[i].numbers[slots.layout.numbers + f]);
+        V::store_first(scores, count, V::multiply_add(q, keys, V::load_first(scores, count)));
       }
     }
   }
 
-  static float largest_of(const float* x, int length) {
-    float largest = x[0];
+  // scores *= scale; returns the largest
+  static float scaled(float* scores, int length, float scale) {
+    Floats factor = V::set(scale), top = V::set(scores[0] * scale);
     int j = 0;
-    if (length >= LANES) {
-      Floats top = V::load(x);
-      for (; j + LANES <= length; j += LANES) top = V::largest(top, V::load(x + j));
-      largest = V::largest_lane(top);
+    for (; j + LANES <= length; j += LANES) {
+      Floats x = V::multiply(V::load(scores + j), factor);
+      V::store(scores + j, x);
+      top = V::largest(top, x);
     }
-    for (; j < length; j++) largest = x[j] > largest ? x[j] : largest;
+    float largest = V::largest_lane(top);
+    for (; j < length; j++) {
+      scores[j] *= scale;
+      largest = scores[j] > largest ? scores[j] : largest;
+    }
     return largest;
   }
 
@@ -394,19 +412,27 @@ struct VectorKernels {
   // sums = weights values for WIDTH vectors of numbers from c on, the last one of `last` numbers
   template <int QUERIES, int WIDTH, class Number>
   static void weighted_values(const Query* queries, const Slots& slots, int c, int last) {
+    const int length = slots.length;
+    const size_t start = slots.layout.floats * sizeof(float), bytes = start + slots.layout.numbers * sizeof(Number);
+    const bool asks = c == 0 && !slots.are_near;
+    const uint8_t* row = slots.values + start + c * sizeof(Number);
+    const float* weights[QUERIES];
     Floats totals[QUERIES][WIDTH];
-    for (auto& of_query : totals) {
-      for (auto& total : of_query) total = V::zero();
+    for (int i = 0; i < QUERIES; i++) {
+      weights[i] = queries[i].scores;
+      for (auto& total : totals[i]) total = V::zero();
     }
-    for (int j = 0; j < slots.length; j++) {
-      const Number* row = numbers_of<Number>(slots.values, slots.layout, j) + c;
-      if (c == 0) ask_ahead(row, slots.layout);
-      Floats weights[QUERIES];
-      for (int i = 0; i < QUERIES; i++) weights[i] = V::set(queries[i].scores[j]);
+    for (int j = 0; j < length; j++, row += bytes) {
+      if (asks) ask_ahead(row, bytes);
+      Floats values[WIDTH];
       for (int w = 0; w < WIDTH; w++) {
+        const Number* numbers = (const Number*)row + w * LANES;
         bool whole = LANES <= 8 || w + 1 < WIDTH;  // up to 8 lanes are always whole
-        Floats value = whole ? V::load(row + w * LANES) : V::load_first(row + w * LANES, last);
-        for (int i = 0; i < QUERIES; i++) totals[i][w] = V::multiply_add(weights[i], value, totals[i][w]);
+        values[w] = whole ? V::load(numbers) : V::load_first(numbers, last);
+      }
+      for (int i = 0; i < QUERIES; i++) {
+        Floats weight = V::set(weights[i][j]);
+        for (int w = 0; w < WIDTH; w++) totals[i][w] = V::multiply_add(weight, values[w], totals[i][w]);
       }
     }
     for (int i = 0; i < QUERIES; i++) {
@@ -424,10 +450,11 @@ struct VectorKernels {
 
   template <int QUERIES, class Number>
   static void attend_of(const Query* queries, const Slots& slots, float scale) {
-    score<QUERIES, Number>(queries, slots, scale);
+    dots<QUERIES, Number>(queries, slots);
+    for (int f = 0; f < slots.layout.floats; f++) add_float<QUERIES>(queries, slots, f);
     for (int i = 0; i < QUERIES; i++) {
       Attended& y = *queries[i].result;
-      y.largest = largest_of(queries[i].scores, slots.length);
+      y.largest = scaled(queries[i].scores, slots.length, scale);
       y.total = exponentials(queries[i].scores, slots.length, y.largest);
     }
     constexpr int WIDEST = smaller(V::ACCUMULATORS / QUERIES, 10);

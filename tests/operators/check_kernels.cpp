@@ -356,7 +356,7 @@ static void check_attended(const CachedRows& keys, const CachedRows& values, int
 static void check_attention(const Kernels& kernels, const RowLayout& layout, int length) {
   float scale = 1 / std::sqrt((float)layout.numbers) / (layout.type == NumberType::INT8 ? 64 : 1);
   CachedRows keys(layout, length), values(layout, length);
-  Slots slots{layout, keys.bytes.data(), values.bytes.data(), length};
+  Slots slots{layout, keys.bytes.data(), values.bytes.data(), length, integer(0, 1) == 1};
   int count = integer(1, 9);
   Queries together(layout, count, length, 4);  // weights far from each other
   kernels.attend(together.queries.data(), count, slots, scale);
@@ -378,7 +378,7 @@ static void check_equal_keys(const Kernels& kernels, const RowLayout& layout, in
   std::vector<uint8_t> keys;
   for (int j = 0; j < length; j++) keys.insert(keys.end(), key.bytes.begin(), key.bytes.end());
   Queries one(layout, 1, length, 1);
-  kernels.attend(one.queries.data(), 1, {layout, keys.data(), keys.data(), length}, 0.3f);
+  kernels.attend(one.queries.data(), 1, {layout, keys.data(), keys.data(), length, true}, 0.3f);
   require(one.results[0].total == (float)length, "attend: %d equal keys of %d numbers have a total of %.9g", length,
           layout.numbers, one.results[0].total);
 }
@@ -474,11 +474,11 @@ static void print_speed(const Kernels& kernels) {
   }
   for (NumberType type : {NumberType::FLOAT32, NumberType::FLOAT16, NumberType::INT8}) {
     for (int count : {1, 2, 4}) {
-      RowLayout layout{type, type == NumberType::FLOAT32 ? 0 : 2, type == NumberType::FLOAT32 ? 136 : 128};
+      RowLayout layout{type, type == NumberType::FLOAT32 ? 0 : 2, 64};
       CachedRows keys(layout, 128), values(layout, 128);
       Queries queries(layout, count, 128, 1);
       double time = microseconds([&] {
-        kernels.attend(queries.queries.data(), count, {layout, keys.bytes.data(), values.bytes.data(), 128}, 0.1f);
+        kernels.attend(queries.queries.data(), count, {layout, keys.bytes.data(), values.bytes.data(), 128, true}, 0.1f);
       });
       std::printf("%-9s attention of %d over 128 keys of type %d: %.2f us\n", kernels.name, count, (int)type, time);
     }
