@@ -81,7 +81,8 @@ struct Avx512 {
   using Inputs = __m512i;
   using Sums = __m512i;
 
-  static constexpr int matrix_rows(int tokens) { return tokens <= 2 ? 4 : 2; }
+  static constexpr int TOKENS = 4;
+  static constexpr int matrix_rows(int) { return 4; }
 
   static void store_inputs(int16_t* block, int i, Integers x) {
     _mm256_storeu_si256((__m256i*)(block + i), _mm512_cvtsepi32_epi16(x));
@@ -105,6 +106,9 @@ struct Avx512 {
     __m512i pairs = _mm512_cvtepu8_epi32(bytes), moved = _mm512_slli_epi32(pairs, 12);
     return _mm512_ternarylogic_epi32(pairs, moved, _mm512_set1_epi32(0x000F000F), 0xA8);  // (pairs | moved) & mask
   }
+
+  // Of 16 codes, the empty half becomes -x as well, and is multiplied by inputs of 0.
+  static Weights less(Weights a, int x) { return _mm512_sub_epi16(a, _mm512_set1_epi16((int16_t)x)); }
 
   template <int N>
   static Sums add_products(Sums sums, Weights a, Inputs b) {

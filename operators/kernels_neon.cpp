@@ -12,6 +12,7 @@ struct NeonProducts : Neon {
   using Inputs = int16x8x2_t;
   using Sums = int32x4_t;
 
+  static constexpr int TOKENS = 6;
   static constexpr int matrix_rows(int tokens) { return tokens <= 2 ? 4 : 2; }
 
   static void store_inputs(int16_t* block, int i, Integers x) { vst1_s16(block + i, vqmovn_s32(x)); }
@@ -34,6 +35,10 @@ struct NeonProducts : Neon {
   template <int N>
   static Weights nibbles(const uint8_t* codes) {
     return widened(halves_of_8(codes));
+  }
+
+  static Weights less(Weights a, int x) {
+    return {{vsubq_s16(a.val[0], vdupq_n_s16((int16_t)x)), vsubq_s16(a.val[1], vdupq_n_s16((int16_t)x))}};
   }
 
   static Sums first_sums(int32_t x) { return first(x); }

@@ -22,6 +22,7 @@ struct NeonDot : Neon {
     int32x4_t high, low;
   };
 
+  static constexpr int TOKENS = 6;
   static constexpr int matrix_rows(int tokens) { return tokens == 1 ? 4 : tokens == 2 ? 2 : 1; }
 
   static void store_4(int8_t* to, int32x4_t x) {
@@ -59,6 +60,11 @@ struct NeonDot : Neon {
     if constexpr (N == 16) return {{vreinterpretq_s8_u8(halves_of_8(codes))}};
     uint8x16_t bytes = vld1q_u8(codes), low = vandq_u8(bytes, vdupq_n_u8(15)), high = vshrq_n_u8(bytes, 4);
     return {{vreinterpretq_s8_u8(vzip1q_u8(low, high)), vreinterpretq_s8_u8(vzip2q_u8(low, high))}};
+  }
+
+  static Weights less(Weights a, int x) {
+    for (int8x16_t& codes : a.of) codes = vsubq_s8(codes, vdupq_n_s8((int8_t)x));
+    return a;
   }
 
   static Sums first_sums(int32_t x) { return {vdupq_n_s32(0), first(x)}; }

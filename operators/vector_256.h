@@ -79,6 +79,7 @@ struct Avx2 {
   using Inputs = __m256i;
   using Sums = __m256i;
 
+  static constexpr int TOKENS = 6;
   static constexpr int matrix_rows(int tokens) { return tokens == 1 ? 4 : tokens == 2 ? 3 : 1; }
 
   static void store_inputs(int16_t* block, int i, Integers x) {
@@ -101,6 +102,8 @@ struct Avx2 {
     __m256i pairs = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)codes));
     return _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi32(pairs, 12)), _mm256_set1_epi32(0x000F000F));
   }
+
+  static Weights less(Weights a, int x) { return _mm256_sub_epi16(a, _mm256_set1_epi16((int16_t)x)); }
 
   template <int N>
   static Sums add_products(Sums sums, Weights a, Inputs b) {

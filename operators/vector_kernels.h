@@ -22,11 +22,11 @@
 //   Weights, Inputs             that many codes of a matrix, of activations
 //   Sums                        of a block; first_sums(x) adds up to x
 //   bytes<N>(p) nibbles<N>(p)   the next N codes of a matrix, N at most CODES
-//   OFFSETS[bits == 8]          are subtracted from the codes in Weights
+//   OFFSETS[bits == 8]          are subtracted from the codes in Weights; less(weights, x) subtracts x more
 //   store_inputs(block, i, x)   codes i to i + LANES - 1 of a block of activations
 //   inputs<N>(p)                the codes of activations from p on
 //   add_products<N>(sums, weights, inputs), floats(sums)
-//   matrix_rows(tokens)         of a tile, as many as registers hold
+//   TOKENS, matrix_rows(tokens) of a tile, as many as registers hold: most tokens; rows for so many of them
 //
 // All of it lies in an anonymous namespace, for every file compiles it by flags of its own. Functions of the standard
 // library stay out for the same reason: the linker would keep one copy, perhaps one that this processor cannot run.
@@ -95,8 +95,10 @@ struct VectorKernels {
   // ---- products with rows of codes
 
   // Products of MATRIX_ROWS rows from i on with TOKENS tokens from r on.
-  template <int BITS, int BLOCK, int MATRIX_ROWS, int TOKENS>
+  // ZEROS: whether the matrix has zero points; else the usual one is subtracted from all codes.
+  template <int BITS, int BLOCK, bool ZEROS, int MATRIX_ROWS, int TOKENS>
   struct Tile {
+    static constexpr int SUBTRACTED = ZEROS ? V::OFFSETS[BITS == 8] : 1 << (BITS - 1);
     static constexpr int PAIRS = MATRIX_ROWS * TOKENS;
     static constexpr int STEP = smaller(BLOCK, V::CODES);
 
@@ -113,26 +115,26 @@ struct VectorKernels {
 
     // Zero points of row m for a whole group of blocks, less what is subtracted from its codes.
     Four zero_points(int m, int block) const {
-      constexpr uint32_t OFFSET = V::OFFSETS[BITS == 8];
-      if (matrix.zeros == nullptr) return Four{} + ((1u << (BITS - 1)) - OFFSET);
       const uint8_t* at = matrix.zeros + (size_t)(i + m) * ((matrix.blocks * BITS + 7) / 8) + block * BITS / 8;
       uint32_t packed = at[0] | at[1] << 8;
       if (BITS == 8) packed |= at[2] << 16 | (uint32_t)at[3] << 24;
       Four zeros = (Four{} + packed) >> Four{0, BITS, 2 * BITS, 3 * BITS};
-      return (zeros & ((1u << BITS) - 1)) - OFFSET;
+      return (zeros & ((1u << BITS) - 1)) - (uint32_t)SUBTRACTED;
     }
 
     void read_group(int block, Group* groups) const {
       for (int m = 0; m < MATRIX_ROWS; m++) {
-        Four zeros = zero_points(m, block);
+        Four zeros = ZEROS ? zero_points(m, block) : Four{};
         const float* scales = matrix.scales + (size_t)(i + m) * matrix.blocks + block;
         for (int k = 0; k < TOKENS; k++) {
           size_t at = (size_t)(r + k) * x.blocks + block;
           Group& group = groups[m * TOKENS + k];
-          Four sums;
-          __builtin_memcpy(&sums, x.sums + at, sizeof sums);
-          sums *= -zeros;
-          __builtin_memcpy(group.starts, &sums, sizeof sums);
+          if constexpr (ZEROS) {
+            Four sums;
+            __builtin_memcpy(&sums, x.sums + at, sizeof sums);
+            sums *= -zeros;
+            __builtin_memcpy(group.starts, &sums, sizeof sums);
+          }
           for (int b = 0; b < GROUP; b++) group.factors[b] = scales[b] * x.scales[at + b];
         }
       }
@@ -141,7 +143,7 @@ struct VectorKernels {
     // The same for one block.
     void read_block(int block, Group* groups) const {
       for (int m = 0; m < MATRIX_ROWS; m++) {
-        int zero = zero_point(matrix, i + m, block) - V::OFFSETS[BITS == 8];
+        int zero = zero_point(matrix, i + m, block) - SUBTRACTED;
         float scale = matrix.scales[(size_t)(i + m) * matrix.blocks + block];
         for (int k = 0; k < TOKENS; k++) {
           size_t at = (size_t)(r + k) * x.blocks + block;
@@ -155,7 +157,7 @@ struct VectorKernels {
     void add(const uint8_t* const* rows, const int16_t* const* inputs, size_t block, int b, const Group* groups,
              Floats* totals) const {
       typename V::Sums sums[PAIRS];
-      for (int p = 0; p < PAIRS; p++) sums[p] = V::first_sums(groups[p].starts[b]);
+      for (int p = 0; p < PAIRS; p++) sums[p] = V::first_sums(ZEROS ? groups[p].starts[b] : 0);
       // the rows lie one behind the other: memory behind them is asked for in its own order, line by line
       const uint8_t* ahead = rows[0] + MATRIX_ROWS * matrix.row_bytes() + AHEAD + block * (MATRIX_ROWS * BLOCK * BITS / 8);
       for (int m = 0; m < MATRIX_ROWS; m++) __builtin_prefetch(ahead + m * (BLOCK * BITS / 8));
@@ -165,6 +167,8 @@ struct VectorKernels {
           const uint8_t* codes = rows[m] + block * (BLOCK * BITS / 8) + c * BITS / 8;
           if constexpr (BITS == 8) weights[m] = V::template bytes<STEP>(codes);
           if constexpr (BITS == 4) weights[m] = V::template nibbles<STEP>(codes);
+          constexpr int REST = SUBTRACTED - V::OFFSETS[BITS == 8];
+          if constexpr (REST != 0) weights[m] = V::less(weights[m], REST);
         }
         for (int k = 0; k < TOKENS; k++) {
           auto values = V::template inputs<STEP>(inputs[k] + block * BLOCK + c);
@@ -207,26 +211,34 @@ struct VectorKernels {
   };
 
   // All matrix rows with TOKENS tokens.
-  template <int BITS, int BLOCK, int TOKENS>
+  template <int BITS, int BLOCK, bool ZEROS, int TOKENS>
   static void tiles(const BlockRows& matrix, int first, int last, const Activations& x, int r, float* y,
                     size_t y_stride) {
     constexpr int MATRIX_ROWS = V::matrix_rows(TOKENS);
     int i = first;
     for (; i + MATRIX_ROWS <= last; i += MATRIX_ROWS) {
-      Tile<BITS, BLOCK, MATRIX_ROWS, TOKENS>{matrix, i, x, r}.write(y, y_stride);
+      Tile<BITS, BLOCK, ZEROS, MATRIX_ROWS, TOKENS>{matrix, i, x, r}.write(y, y_stride);
     }
     if constexpr (MATRIX_ROWS > 1) {
-      for (; i < last; i++) Tile<BITS, BLOCK, 1, TOKENS>{matrix, i, x, r}.write(y, y_stride);
+      for (; i < last; i++) Tile<BITS, BLOCK, ZEROS, 1, TOKENS>{matrix, i, x, r}.write(y, y_stride);
     }
+  }
+
+  template <int BITS, int BLOCK, bool ZEROS>
+  static void products_of(const BlockRows& matrix, int first, int last, const Activations& x, int rows,
+                                 float* y, size_t y_stride) {
+    int r = 0;
+    constexpr int MOST = V::TOKENS;
+    for (; r + MOST <= rows; r += MOST) tiles<BITS, BLOCK, ZEROS, MOST>(matrix, first, last, x, r, y, y_stride);
+    for (; r + 2 <= rows; r += 2) tiles<BITS, BLOCK, ZEROS, 2>(matrix, first, last, x, r, y, y_stride);
+    for (; r < rows; r++) tiles<BITS, BLOCK, ZEROS, 1>(matrix, first, last, x, r, y, y_stride);
   }
 
   template <int BITS, int BLOCK>
   static void products_in_blocks(const BlockRows& matrix, int first, int last, const Activations& x, int rows,
                                  float* y, size_t y_stride) {
-    int r = 0;
-    for (; r + 6 <= rows; r += 6) tiles<BITS, BLOCK, 6>(matrix, first, last, x, r, y, y_stride);
-    for (; r + 2 <= rows; r += 2) tiles<BITS, BLOCK, 2>(matrix, first, last, x, r, y, y_stride);
-    for (; r < rows; r++) tiles<BITS, BLOCK, 1>(matrix, first, last, x, r, y, y_stride);
+    auto products = matrix.zeros == nullptr ? products_of<BITS, BLOCK, false> : products_of<BITS, BLOCK, true>;
+    products(matrix, first, last, x, rows, y, y_stride);
   }
 
   static void block_products(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
