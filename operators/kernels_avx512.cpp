@@ -81,7 +81,7 @@ struct Avx512 {
   using Inputs = __m512i;
   using Sums = __m512i;
 
-  static constexpr int TOKENS = 4;
+  static constexpr int TOKENS = 3;
   static constexpr int matrix_rows(int) { return 4; }
 
   static void store_inputs(int16_t* block, int i, Integers x) {
