@@ -86,6 +86,7 @@ class RoutedExperts {
       for (int i = 0; i < experts.keys && experts.bias[half] != nullptr; i++) scores[i] += experts.bias[half][i];
     }
     std::vector<Choice> chosen = choose(&halves[0], &halves[experts.keys], experts.keys, d.experts_per_token);
+    for (const Choice& each : chosen) ask_for(each.index);
     softmax(chosen);
     for (const Choice& each : chosen) {
       add_table_row(experts.up, each.index, each.score * activated(d.activation, dot(each.index, r)), y);
@@ -109,6 +110,17 @@ class RoutedExperts {
       kernels.block_products(row_of(part.blocks, expert), 0, 1, quantized.front().row(r), 1, &y, 0);
     }
     return y;
+  }
+
+  // Experts lie anywhere in memory, so their rows are asked for before the first one is used.
+  void ask_for(int64_t expert) const {
+    for (const Matrix* table : {&experts.down, &experts.up}) {
+      const Part& part = table->parts.front();
+      if (part.weights != nullptr) continue;
+      BlockRows row = row_of(part.blocks, expert);
+      for (size_t i = 0; i < row.row_bytes(); i += 64) __builtin_prefetch(row.codes + i);
+      __builtin_prefetch(row.scales);
+    }
   }
 
   // The rows from this one on.
