@@ -51,28 +51,24 @@ Attention::Attention(const Decoder& decoder, const Tokens& tokens, const Product
       products(products),
       layout(decoder.layout),
       width(layout.numbers + layout.floats),
-      cos(tokens.rows(), d.head_dim / 2),
-      sin(tokens.rows(), d.head_dim / 2),
-      softplus(tokens.rows(), std::max(d.mask_width, 1)),
-      queries(tokens.rows(), d.heads * width),
-      keys(tokens.rows(), d.kv_heads * width),
-      values(tokens.rows(), d.kv_heads * width),
+      cos(products.memory, tokens.rows(), d.head_dim / 2),
+      sin(products.memory, tokens.rows(), d.head_dim / 2),
+      softplus(products.memory, tokens.rows(), std::max(d.mask_width, 1)),
+      queries(products.memory, tokens.rows(), d.heads * width),
+      keys(products.memory, tokens.rows(), d.kv_heads * width),
+      values(products.memory, tokens.rows(), d.kv_heads * width),
       freed(tokens.is_full() ? (size_t)BLOCK * tokens.heads : 0),
-      partial(0, layout.numbers) {
-  int longest = 1;
-  for (int r = 0; r < tokens.rows(); r++) longest = std::max(longest, visible(r));
-  chunks = chunks_of(longest);
-  int parts = std::min(tokens.rows(), BLOCK) * d.heads * chunks;
-  partial = Rows(parts, layout.numbers);
-  attended.resize(parts);
-  for (int i = 0; i < parts; i++) attended[i].sums = partial.row(i);
+      chunks(chunks_of(longest_of({0, tokens.rows()}))),
+      partial(products.memory, parts(), layout.numbers),
+      attended(parts()) {
+  for (int i = 0; i < parts(); i++) attended[i].sums = partial.row(i);
   products.each_row(tokens.rows(), [&](int r) { d.rotary.write(tokens.position(r), cos.row(r), sin.row(r)); });
 }
 
 Rows Attention::attend(int index, const Rows& projected) {
   const Layer& layer = d.layers[index];
   const Cache& cache = tokens.caches[index];
-  Rows y(tokens.rows(), d.heads * d.channels);
+  Rows y(products.memory, tokens.rows(), d.heads * d.channels);
   products.each_row(tokens.rows(), [&](int r) { finish_row(index, r, projected.row(r)); });
   if (!tokens.is_full()) {
     for (int r = 0; r < tokens.rows(); r++) append(layer, cache, r);
@@ -108,6 +104,7 @@ void Attention::finish_head(const Layer& layer, int r, int head, const float* pr
   bool is_query = head < d.heads;
   float* y = is_query ? queries.row(r) + head * width : keys.row(r) + (head - d.heads) * width;
   std::copy_n(projected, d.head_dim, y);
+  std::fill_n(y + d.head_dim, width - d.head_dim, 0.0f);
   if (layer.head_norms != nullptr) {
     const float* weight = layer.head_norms + head * d.head_dim;
     float factor = 1 / std::sqrt(products.kernels.sum_of_squares(y, d.head_dim) / d.head_dim + d.epsilon);
@@ -137,6 +134,7 @@ void Attention::finish_values(bool looks_up, int r, const float* projected, cons
     const float* x = projected + head * channels;
     float* y = values.row(r) + head * width;
     std::copy_n(x, d.head_dim, y);
+    std::fill_n(y + d.head_dim, width - d.head_dim, 0.0f);
     for (int m = 0; m < mask_channels; m++) {
       int mask_head = head * mask_channels + m;
       floats_of(y)[m] = looks_up ? logits[mask_head] * d.precedence_factors[mask_head] : x[d.head_dim + m];
@@ -206,9 +204,8 @@ void Attention::attend_rows(const Layer& layer, const Cache& cache, Range rows, 
   if (tokens.is_full()) {
     products.team.parallel(tokens.heads, [&](int head) { free_slots(cache, rows, head); });
   }
-  int first = rows.first / tokens.length, streams = (rows.last - 1) / tokens.length - first + 1, longest = 0;
-  for (int r = rows.first; r < rows.last; r++) longest = std::max(longest, visible(r));
-  int count = chunks_of(longest);
+  int first = rows.first / tokens.length, streams = (rows.last - 1) / tokens.length - first + 1;
+  int count = chunks_of(longest_of(rows));
   products.team.parallel(streams * tokens.heads * count, [&](int item) {
     int begin = (first + item / count / tokens.heads) * tokens.length;
     Range of_stream{std::max(rows.first, begin), std::min(rows.last, begin + tokens.length)};
@@ -246,10 +243,17 @@ void Attention::attend_chunk(const Layer& layer, const Cache& cache, Range rows,
   together.attend();
 }
 
+int Attention::longest_of(Range rows) const {
+  int longest = 1;
+  for (int r = rows.first; r < rows.last; r++) longest = std::max(longest, visible(r));
+  return longest;
+}
+
 void Attention::merge(const Layer& layer, int head, const Attended* parts, int count, float* y) const {
   float largest = parts[0].largest, total = 0;
   for (int i = 1; i < count; i++) largest = std::max(largest, parts[i].largest);
-  int numbers = std::min(layout.numbers, d.channels);
+  int numbers = layout.numbers;
+  std::fill_n(y, d.channels, 0.0f);
   for (int i = 0; i < count; i++) {
     float weight = std::exp(parts[i].largest - largest);
     total += weight * parts[i].total;

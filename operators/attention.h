@@ -37,6 +37,8 @@ class Attention {
   void merge(const Layer& layer, int head, const Attended* parts, int count, float* y) const;
   Attended* parts_of(int r, int head) { return &attended[((size_t)(r % BLOCK) * d.heads + head) * chunks]; }
   int& freed_by(int r, int head) { return freed[(size_t)(r % BLOCK) * tokens.heads + head]; }
+  int longest_of(Range rows) const;
+  int parts() const { return std::min(tokens.rows(), BLOCK) * d.heads * chunks; }
   int visible(int r) const { return tokens.is_full() ? d.window : (int)tokens.position(r) + 1; }
 
   const Decoder& d;
@@ -48,9 +50,9 @@ class Attention {
   Rows softplus;               // [rows][mask width], of the layer at work
   Rows queries, keys, values;  // [rows][heads or kv heads * width], of the layer at work
   std::vector<int> freed;      // [rows of a block][cache heads]: the slot that a row takes in a full window, or -1
+  int chunks;                  // of the longest row
   Rows partial;                // [rows of a block * heads * chunks][numbers]
   std::vector<Attended> attended;
-  int chunks;  // of the longest row
 };
 
 }  // namespace doge

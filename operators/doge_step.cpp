@@ -72,17 +72,29 @@ class DogeStep {
   }
 
  private:
-  void run(const Context* context, const Decoder& decoder, const Tokens& tokens, float* logits) const {
+  void run(const Context* context, const Decoder& decoder, const Tokens& tokens, float* logits) {
     std::exception_ptr failure;
+    std::unique_ptr<Memory> memory = idle_memory();
     Team team([&](Team& team) {
       try {
-        step(decoder, tokens, chosen_kernels(), team, logits);
+        step(decoder, tokens, chosen_kernels(), team, *memory, logits);
       } catch (...) {
         failure = std::current_exception();
       }
     });
     api_.parallel(context, [](void* user, size_t) { ((Team*)user)->join(); }, THREADS, &team);
     if (failure) std::rethrow_exception(failure);
+    std::lock_guard<std::mutex> lock(lending_);
+    idle_.push_back(std::move(memory));
+  }
+
+  // That of an earlier run; new memory where every one is in use.
+  std::unique_ptr<Memory> idle_memory() {
+    std::lock_guard<std::mutex> lock(lending_);
+    if (idle_.empty()) return std::make_unique<Memory>();
+    std::unique_ptr<Memory> memory = std::move(idle_.back());
+    idle_.pop_back();
+    return memory;
   }
 
   // The output of this index, which begins as the input; nothing is copied where both are the same memory. count: of
@@ -140,7 +152,8 @@ class DogeStep {
 
   Api api_;
   Attributes a;
-  std::mutex reading_;
+  std::mutex reading_, lending_;
+  std::vector<std::unique_ptr<Memory>> idle_;
   std::unique_ptr<Decoder> decoder_;
 };
 

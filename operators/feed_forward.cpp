@@ -16,7 +16,7 @@ float activated(Activation activation, float x) {
 }
 
 Rows gated_mlp(const Decoder& d, const Layer& layer, const Rows& x, const Products& products) {
-  Rows gate_up = products.product(layer.gate_up, x), gated(x.rows(), d.intermediate);
+  Rows gate_up = products.product(layer.gate_up, x), gated(products.memory, x.rows(), d.intermediate);
   products.each_row(x.rows(), [&](int r) {
     const float *gate = gate_up.row(r), *up = gate + d.intermediate;
     float* y = gated.row(r);

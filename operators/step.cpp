@@ -21,8 +21,8 @@ void add_and_norm(const Decoder& d, const float* scale, const Rows& added, const
   });
 }
 
-Rows kept_rows(const Tokens& tokens, const Rows& hidden) {
-  Rows kept(tokens.streams * tokens.num_kept, hidden.width);
+Rows kept_rows(const Tokens& tokens, const Rows& hidden, Memory& memory) {
+  Rows kept(memory, tokens.streams * tokens.num_kept, hidden.width);
   for (int i = 0; i < kept.rows(); i++) {
     int r = i / tokens.num_kept * tokens.length + (int)tokens.kept[i % tokens.num_kept];
     std::copy_n(hidden.row(r), hidden.width, kept.row(i));
@@ -32,11 +32,15 @@ Rows kept_rows(const Tokens& tokens, const Rows& hidden) {
 
 }  // namespace
 
-void step(const Decoder& d, const Tokens& tokens, const Kernels& kernels, Team& team, float* logits) {
-  Products products(kernels, team);
+void step(const Decoder& d, const Tokens& tokens, const Kernels& kernels, Team& team, Memory& memory, float* logits) {
+  Products products(kernels, team, memory);
   Attention attention(d, tokens, products);
-  Rows embedded(tokens.rows(), d.hidden), residual(tokens.rows(), d.hidden), hidden(tokens.rows(), d.hidden);
-  for (int r = 0; r < tokens.rows(); r++) add_table_row(d.embedding, tokens.ids[r], 1, embedded.row(r));
+  Rows embedded(memory, tokens.rows(), d.hidden), residual(memory, tokens.rows(), d.hidden),
+      hidden(memory, tokens.rows(), d.hidden);
+  for (int r = 0; r < tokens.rows(); r++) {
+    for (Rows* rows : {&embedded, &residual}) std::fill_n(rows->row(r), d.hidden, 0.0f);
+    add_table_row(d.embedding, tokens.ids[r], 1, embedded.row(r));
+  }
   add_and_norm(d, nullptr, embedded, d.first_norm, residual, hidden, products);
   for (size_t index = 0; index < d.layers.size(); index++) {
     const Layer& layer = d.layers[index];
@@ -46,7 +50,7 @@ void step(const Decoder& d, const Tokens& tokens, const Kernels& kernels, Team& 
     add_and_norm(d, layer.feed_forward_residual, feed_forward(d, layer, hidden, products), layer.next_norm, residual,
                  hidden, products);
   }
-  products.product(d.output, kept_rows(tokens, hidden), logits);
+  products.product(d.output, kept_rows(tokens, hidden, memory), logits);
 }
 
 }  // namespace doge

@@ -1,12 +1,12 @@
 // A decoding step of a whole Doge decoder: tokens in, logits out, keys and values written where they stay.
 #pragma once
 
-#include "decoder.h"
-#include "team.h"
+#include "workspace.h"
 
 namespace doge {
 
 // Logits float32 [streams][num_kept][vocabulary].
-void step(const Decoder& decoder, const Tokens& tokens, const Kernels& kernels, Team& team, float* logits);
+void step(const Decoder& decoder, const Tokens& tokens, const Kernels& kernels, Team& team, Memory& memory,
+          float* logits);
 
 }  // namespace doge

@@ -15,6 +15,25 @@ int rows_of_task(size_t row_bytes, int rows) {
 
 }  // namespace
 
+std::vector<float> Memory::take(size_t count) {
+  auto best = free_.end();  // the smallest that is large enough, else the largest
+  for (auto each = free_.begin(); each != free_.end(); ++each) {
+    bool fits = each->size() >= count, best_fits = best != free_.end() && best->size() >= count;
+    bool smaller = best == free_.end() || each->size() < best->size();
+    if (best == free_.end() || (fits && (!best_fits || smaller)) || (!fits && !best_fits && !smaller)) best = each;
+  }
+  std::vector<float> taken;
+  if (best != free_.end()) {
+    taken = std::move(*best);
+    free_.erase(best);
+  }
+  if (taken.size() < count) {
+    taken = {};  // what it holds need not be kept
+    taken.resize(count);
+  }
+  return taken;
+}
+
 Quantized::Quantized(const Rows& x, int block_size, const Products& products) {
   int rows = x.rows();
   view.blocks = (x.width + block_size - 1) / block_size;
@@ -61,7 +80,7 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
 }
 
 Rows Products::product(const Matrix& matrix, const Rows& x) const {
-  Rows y(x.rows(), matrix.rows());
+  Rows y(memory, x.rows(), matrix.rows());
   product(matrix, x, y.row(0));
   return y;
 }

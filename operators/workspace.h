@@ -10,25 +10,47 @@
 
 namespace doge {
 
-// float32 [rows][width]
+// Memory for the numbers of a run. It is given back and taken again, for the system takes time to hand out new memory.
+class Memory {
+ public:
+  // At least so many numbers, any at all.
+  std::vector<float> take(size_t count);
+  void give_back(std::vector<float> numbers) { free_.push_back(std::move(numbers)); }
+
+ private:
+  std::vector<std::vector<float>> free_;
+};
+
+// float32 [rows][width], any numbers at first
 class Rows {
  public:
-  Rows(int rows, int width) : width(width), numbers_((size_t)rows * width) {}
+  Rows(Memory& memory, int rows, int width)
+      : width(width), memory_(&memory), rows_(rows), numbers_(memory.take((size_t)rows * width)) {}
+  Rows(Rows&& other) noexcept
+      : width(other.width), memory_(other.memory_), rows_(other.rows_), numbers_(std::move(other.numbers_)) {
+    other.memory_ = nullptr;
+  }
+  Rows& operator=(Rows&&) = delete;
+  ~Rows() {
+    if (memory_ != nullptr) memory_->give_back(std::move(numbers_));
+  }
 
   float* row(int r) { return numbers_.data() + (size_t)r * width; }
   const float* row(int r) const { return numbers_.data() + (size_t)r * width; }
-  int rows() const { return (int)(numbers_.size() / width); }
+  int rows() const { return rows_; }
 
   int width;
 
  private:
+  Memory* memory_;
+  int rows_;
   std::vector<float> numbers_;
 };
 
 // Products on all threads of a team.
 class Products {
  public:
-  Products(const Kernels& kernels, Team& team) : kernels(kernels), team(team) {}
+  Products(const Kernels& kernels, Team& team, Memory& memory) : kernels(kernels), team(team), memory(memory) {}
 
   // y = matrix x + bias for every row of x; y [rows][matrix rows]
   void product(const Matrix& matrix, const Rows& x, float* y) const;
@@ -41,6 +63,7 @@ class Products {
 
   const Kernels& kernels;
   Team& team;
+  Memory& memory;
 };
 
 // Activations in blocks of one size, made of floats.
