@@ -43,9 +43,23 @@ def tie_classes(precedence: Tensor) -> Tensor:
     precedence float [..., K] -> int64 [..., K], in the order of precedence.
     """
     ordered, order = precedence.float().sort(dim=-1)
-    apart = ordered.diff(dim=-1) > TIE  # false for two -inf, whose difference is nan
+    apart = ordered.diff(dim=-1) > TIE  # false for two of the same infinity, whose difference is nan
     classes = F.pad(apart.cumsum(dim=-1), (1, 0))
     return torch.empty_like(order).scatter_(-1, order, classes)
+
+
+def with_sinks(precedence: Tensor, keep_sinks: int) -> Tensor:
+    """Precedence with which no sink is evicted: that of a stream's first `keep_sinks` keys becomes infinite.
+
+    Without them a narrow window ruins a model: attention that has nothing to attend to goes to the first tokens
+    (arXiv:2309.17453). Sinks never leave, so they stand first among the keys of a cache too. Padding does not count.
+
+    precedence float [B, M, K], in the order of the stream, -inf at padding -> the same shape.
+    """
+    if keep_sinks == 0:
+        return precedence
+    real = precedence > -torch.inf
+    return precedence.masked_fill(real & (real.cumsum(dim=-1) <= keep_sinks), torch.inf)
 
 
 def kept_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:

@@ -39,7 +39,15 @@ from doge_common.errors import CheckpointError, OptionError
 
 from .cache import KeepWindowCache
 from .configuration import DogeConfig
-from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention, precedence_units, visible_keys
+from .mask import (
+    as_padding_mask,
+    dynamic_mask,
+    eager_attention,
+    key_channel_attention,
+    precedence_units,
+    visible_keys,
+    with_sinks,
+)
 from .rotary import DogeRotaryEmbedding, apply_rotary
 from .routing import choose_experts, expert_load, load_balancing_loss
 from .saving import is_llama, llama_lacks, shared_config, write_config
@@ -121,6 +129,7 @@ class DogeAttention(nn.Module):
         backend, dropout = self.config._attn_implementation, self.config.attention_dropout if self.training else 0.0
         key, value = (repeat_heads(x, heads // x.shape[1]) for x in (key, value))
         times = heads // dt.shape[1]
+        precedence = with_sinks(precedence, self.config.keep_sinks)
         if backend == "sdpa" and num_queries == dt.shape[2]:
             visible = None
             if num_queries > window:
