@@ -49,7 +49,7 @@ CARRIED = (
     "pad_token_id",
 )
 
-# The sinks that a Llama is lifted with. Beyond its context it needs them: docs/state.md has what more of them are worth.
+# The sinks that a Llama is lifted with. It needs one beyond its context; docs/state.md says how little more are worth.
 KEEP_SINKS = 1
 
 # For these fields null is a value: there is no such token.

@@ -106,6 +106,15 @@ def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_s
     return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
 
 
+def sink_bias(query: Tensor, sink_query: Tensor, key: Tensor, is_sink: Tensor) -> Tensor:
+    """The gain in the scores of sinks by queries of another rotation: [B, H, T, K], 0 at all other keys.
+
+    query, sink_query [B, H, T, D], key [B, H, K, D], is_sink bool [B, H, K].
+    """
+    gained = (sink_query - query) @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    return gained.where(is_sink[:, :, None, :], 0.0)
+
+
 def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor | None:
     """attention_mask [B, K], 0 at padding -> bool [B, num_queries] of the new tokens, or None if none is padding.
 

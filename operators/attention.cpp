@@ -26,14 +26,18 @@ Attention::Attention(const Decoder& decoder, const Tokens& tokens, const Product
       queries(tokens.rows(), d.heads * d.channels),
       keys(tokens.rows(), d.kv_heads * d.channels),
       values(tokens.rows(), d.kv_heads * d.channels),
+      sink_cos(1, d.head_dim / 2),
+      sink_sin(1, d.head_dim / 2),
+      sink_queries(has_far_sinks() ? tokens.rows() : 0, d.heads * d.channels),
       partial(0, d.channels) {
-  int longest = 1;
-  for (int r = 0; r < tokens.rows(); r++) longest = std::max(longest, visible(r));
-  int parts = std::min(tokens.rows(), BLOCK) * d.heads * chunks_of(longest);
+  int most = 1;
+  for (int r = 0; r < tokens.rows(); r++) most = std::max(most, chunks(r));
+  int parts = std::min(tokens.rows(), BLOCK) * d.heads * most;
   partial = Rows(parts, d.channels);
   attended.resize(parts);
   for (int i = 0; i < parts; i++) attended[i].sums = partial.row(i);
   products.each_row(tokens.rows(), [&](int r) { d.rotary.write(tokens.position(r), cos.row(r), sin.row(r)); });
+  if (has_far_sinks()) d.rotary.write(d.window - 1, sink_cos.row(0), sink_sin.row(0));
 }
 
 Rows Attention::attend(int index, const Rows& projected) {
@@ -81,8 +85,17 @@ void Attention::finish_head(const Layer& layer, int r, int head, const float* pr
     float factor = 1 / std::sqrt(products.kernels.sum_of_squares(y, d.head_dim) / d.head_dim + d.epsilon);
     for (int c = 0; c < d.head_dim; c++) y[c] = y[c] * factor * weight[c];
   }
+  float* from_afar = has_far_sinks() && head < d.heads ? sink_queries.row(r) + head * d.channels : nullptr;
+  if (from_afar != nullptr) {
+    std::copy_n(y, d.head_dim, from_afar);
+    rotate(from_afar, sink_cos.row(0), sink_sin.row(0), d.head_dim / 2);
+  }
   rotate(y, cos.row(r), sin.row(r), d.head_dim / 2);
-  float* extra = y + d.head_dim;
+  finish_extra(layer, r, head, y + d.head_dim);
+  if (from_afar != nullptr) std::copy_n(y + d.head_dim, d.extra(), from_afar + d.head_dim);
+}
+
+void Attention::finish_extra(const Layer& layer, int r, int head, float* extra) {
   std::fill_n(extra, d.extra(), 0.0f);
   if (layer.exponents == nullptr) return;
   for (int m = 0; m < d.mask_width; m++) {
@@ -127,7 +140,7 @@ void Attention::replace(const Cache& cache, int r) {
     if (mask_channels > 0) {
       own = values.row(r)[kv_head_of(head) * d.channels + d.head_dim + head % mask_channels];
     }
-    int slot = freed_slot(precedence, positions, d.window, own);
+    int slot = freed_slot(precedence, positions, d.sinks, d.window, own);
     if (slot < 0) continue;
     precedence[slot] = own;
     positions[slot] = tokens.position(r);
@@ -148,15 +161,19 @@ float* Attention::slot_of(float* cache, int r, int head, int slot) const {
 
 // ---- attention
 
+int Attention::chunks(int r) const {
+  return has_far_sinks() ? chunks_of(d.sinks) + chunks_of(d.window - d.sinks) : chunks_of(visible(r));
+}
+
 void Attention::attend_rows(const Cache& cache, int first, int last, Rows& y) {
-  int longest = 0;
-  for (int r = first; r < last; r++) longest = std::max(longest, visible(r));
-  int chunks = chunks_of(longest), streams = (last - 1) / tokens.length - first / tokens.length + 1;
-  auto parts_of = [&](int r, int head) { return &attended[((size_t)(r - first) * d.heads + head) * chunks]; };
+  int most = 0;
+  for (int r = first; r < last; r++) most = std::max(most, chunks(r));
+  int streams = (last - 1) / tokens.length - first / tokens.length + 1;
+  auto parts_of = [&](int r, int head) { return &attended[((size_t)(r - first) * d.heads + head) * most]; };
   int heads = d.heads / tokens.heads;  // that attend to one head of the cache
-  products.team.parallel(streams * tokens.heads * chunks, [&](int item) {
-    int chunk = item % chunks, cache_head = item / chunks % tokens.heads;
-    int stream = first / tokens.length + item / chunks / tokens.heads;
+  products.team.parallel(streams * tokens.heads * most, [&](int item) {
+    int chunk = item % most, cache_head = item / most % tokens.heads;
+    int stream = first / tokens.length + item / most / tokens.heads;
     int end = std::min(last, (stream + 1) * tokens.length);
     for (int r = std::max(first, stream * tokens.length); r < end; r++) {
       for (int head = cache_head * heads; head < (cache_head + 1) * heads; head++) {
@@ -166,17 +183,28 @@ void Attention::attend_rows(const Cache& cache, int first, int last, Rows& y) {
   });
   for (int r = first; r < last; r++) {
     for (int head = 0; head < d.heads; head++) {
-      merge(parts_of(r, head), chunks_of(visible(r)), y.row(r) + head * d.channels);
+      merge(parts_of(r, head), chunks(r), y.row(r) + head * d.channels);
     }
   }
 }
 
 void Attention::attend_chunk(const Cache& cache, int r, int head, int chunk, Attended* parts) {
-  int start = chunk * CHUNK, length = std::min(visible(r) - start, CHUNK);
+  int start = chunk * CHUNK, end = visible(r);
+  const Rows* seen_by = &queries;
+  if (has_far_sinks()) {  // the chunks of the sinks, then those of all other keys
+    int of_sinks = chunks_of(d.sinks);
+    if (chunk < of_sinks) {
+      seen_by = &sink_queries;
+      end = d.sinks;
+    } else {
+      start = d.sinks + (chunk - of_sinks) * CHUNK;
+    }
+  }
+  int length = std::min(end - start, CHUNK);
   if (length <= 0) return;
   int cache_head = head / (d.heads / tokens.heads);
   float scores[CHUNK];
-  products.kernels.attend(queries.row(r) + head * d.channels, slot_of(cache.keys, r, cache_head, start),
+  products.kernels.attend(seen_by->row(r) + head * d.channels, slot_of(cache.keys, r, cache_head, start),
                           slot_of(cache.values, r, cache_head, start), length, d.channels,
                           1 / std::sqrt((float)d.head_dim), scores, parts[chunk]);
 }

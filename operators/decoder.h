@@ -51,6 +51,7 @@ struct Layer {
 
 struct Decoder {
   int hidden, heads, kv_heads, head_dim, channels, mask_heads, mask_width, intermediate, vocabulary, window;
+  int sinks;              // first slots of a full window, whose keys never leave
   int experts_per_token;  // 0: dense
   Activation activation;
   float epsilon;

@@ -10,6 +10,7 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
       channels(api.integer(info, "channels")),
       num_mask_heads(api.integer(info, "num_mask_heads")),
       keep_window_size(api.integer(info, "keep_window_size")),
+      keep_sinks(api.integer_or_0(info, "keep_sinks")),
       qk_norm(api.integer(info, "qk_norm")),
       tied(api.integer(info, "tied")),
       num_experts_per_tok(api.integer(info, "num_experts_per_tok")),
@@ -33,6 +34,7 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
   check(num_mask_heads == 0 || num_heads % num_mask_heads == 0, "num_heads must be a multiple of num_mask_heads");
   check(num_mask_heads / num_kv_heads <= channels - head_dim, "channels must have room for the mask heads");
   check(keep_window_size >= 1, "keep_window_size must be at least 1");
+  check(keep_sinks >= 0 && keep_sinks < keep_window_size, "keep_sinks must be from 0 to below keep_window_size");
   check(num_experts_per_tok >= 0, "num_experts_per_tok must be 0 or more");
   check(activation >= 0 && activation <= 3, "activation must be from 0 to 3");
   size_t matrices = (num_experts_per_tok > 0 ? 6 : 4) * num_layers + (tied ? 1 : 2), parts = 0;
@@ -73,6 +75,7 @@ void DecoderReader::read_sizes() {
   d.channels = (int)a.channels;
   d.mask_heads = (int)a.num_mask_heads;
   d.window = (int)a.keep_window_size;
+  d.sinks = (int)a.keep_sinks;
   d.experts_per_token = (int)a.num_experts_per_tok;
   d.activation = (Activation)a.activation;
   d.epsilon = a.epsilon;

@@ -6,7 +6,7 @@
 namespace doge {
 
 // The slot that a new key of this precedence takes among `window` keys, the oldest of those that rank lowest. -1 where
-// the new key ranks lower itself, and so is not kept.
-int freed_slot(const float* precedence, const int64_t* positions, int window, float newcomer);
+// the new key ranks lower itself, and so is not kept. The keys in the first `sinks` slots never leave.
+int freed_slot(const float* precedence, const int64_t* positions, int sinks, int window, float newcomer);
 
 }  // namespace doge

@@ -89,6 +89,14 @@ class Api {
     check(entry<Status* (*)(const KernelInfo*, const char*, int64_t*)>(86)(info, name, &value));
     return value;
   }
+  // 0 where the operator has no attribute of this name.
+  int64_t integer_or_0(const KernelInfo* info, const char* name) const {
+    int64_t value = 0;
+    Status* missing = entry<Status* (*)(const KernelInfo*, const char*, int64_t*)>(86)(info, name, &value);
+    if (missing == nullptr) return value;
+    entry<void (*)(Status*)>(93)(missing);
+    return 0;
+  }
   float real(const KernelInfo* info, const char* name) const {
     float value = 0;
     check(entry<Status* (*)(const KernelInfo*, const char*, float*)>(85)(info, name, &value));

@@ -21,6 +21,7 @@ METADATA_KEY = "doge_export.decoder"
 SAMPLE_KEY = "doge_export.data"  # size and a sample's hash of the data file, for `folder_files.check_data`
 # By the numbers of the cache; rises whenever a driver written for the older number would compute something else.
 FORMAT_VERSIONS = {"float32": 6, "int8": 7}
+SINKS_FORMAT = 10  # added to these where a driver must keep sinks
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class DecoderDescription:
         weights_sha256: names the model a state belongs to. It is the hash of the data file, the layout and the rotary
             embedding, then of the scales of a cache in 8 bits.
         cache_type: of the numbers in the cache, float32 or int8; the file of a float32 cache does not mention it.
+        keep_sinks: first tokens of a stream whose keys never leave the window; a file without any does not mention it.
     """
 
     format_version: int
@@ -52,6 +54,7 @@ class DecoderDescription:
     mask_channels: int
     weights_sha256: str
     cache_type: str = "float32"
+    keep_sinks: int = 0
 
     @property
     def separate_precedence(self) -> bool:
@@ -63,6 +66,8 @@ class DecoderDescription:
         values = dataclasses.asdict(self)
         if self.cache_type == "float32":
             del values["cache_type"]
+        if self.keep_sinks == 0:
+            del values["keep_sinks"]
         return {METADATA_KEY: json.dumps(values)}
 
     @classmethod
@@ -75,15 +80,13 @@ class DecoderDescription:
         if METADATA_KEY not in metadata:
             raise PackageError(f"{path} has no {METADATA_KEY!r} in its metadata; give a decoder that doge-export wrote")
         try:
-            values = {"cache_type": "float32"} | json.loads(metadata[METADATA_KEY])
+            values = {"cache_type": "float32", "keep_sinks": 0} | json.loads(metadata[METADATA_KEY])
         except (TypeError, ValueError) as error:
             raise PackageError(f"{path} has damaged metadata ({error}); export the checkpoint again") from error
-        known, version = (
-            {field.name for field in dataclasses.fields(cls)},
-            FORMAT_VERSIONS.get(str(values["cache_type"])),
-        )
+        known = {field.name for field in dataclasses.fields(cls)}
+        version = format_version(str(values["cache_type"]), values["keep_sinks"])
         written = values.get("format_version")
-        if isinstance(written, int) and written > max(FORMAT_VERSIONS.values()):
+        if isinstance(written, int) and written > max(FORMAT_VERSIONS.values()) + SINKS_FORMAT:
             raise PackageError(
                 f"{path} has decoder format {written}, which is newer than this version of doge-export; update it, or "
                 "export the checkpoint again"
@@ -94,3 +97,11 @@ class DecoderDescription:
                 f"formats {' and '.join(map(str, FORMAT_VERSIONS.values()))}; export the checkpoint again"
             )
         return cls(**values)
+
+
+def format_version(cache_type: str, keep_sinks: object) -> int | None:
+    """The format of a decoder with such a cache and so many sinks; None where there is none."""
+    version = FORMAT_VERSIONS.get(cache_type)
+    if version is None or type(keep_sinks) is not int or keep_sinks < 0:
+        return None
+    return version + (SINKS_FORMAT if keep_sinks else 0)

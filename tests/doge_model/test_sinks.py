@@ -103,6 +103,16 @@ def test_sinks_change_the_logits_only_beyond_the_window() -> None:
     assert (difference[8:] > 0).any()
 
 
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+def test_positions_are_counted_inside_the_window(attn_implementation: str) -> None:
+    # With one layer and no mask, a query sees the sinks and the most recent tokens, and no trace of those between.
+    model = tiny_model(0, attn_implementation, num_hidden_layers=1, keep_window_size=8, keep_sinks=2)
+    ids = np.arange(40)
+    expected = torch_logits(without_mask(model), np.concatenate([ids[:2], ids[34:]]))[-1]
+    assert relative_difference(expected, torch_logits(model, ids)[-1]) < 1e-5
+    assert relative_difference(expected, stream(model, ids, [5, 30, 1, 4])[-1]) < 1e-5
+
+
 def test_sinks_of_a_padded_row_are_its_first_tokens() -> None:
     model = tiny_model(keep_window_size=6, keep_sinks=2)
     ids = torch.from_numpy(np.random.default_rng(0).integers(9, size=(2, 9)))
