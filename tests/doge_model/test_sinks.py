@@ -125,6 +125,18 @@ def test_sinks_of_a_padded_row_are_its_first_tokens() -> None:
         assert together[1, 9:].tolist() == alone[0, 5:].tolist()
 
 
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+def test_training_in_rows_longer_than_the_window_learns_with_the_sinks(attn_implementation: str) -> None:
+    model = tiny_model(0, attn_implementation, keep_window_size=8, keep_sinks=2).train()
+    model.gradient_checkpointing_enable()
+    ids = torch.arange(40)[None]
+    loss = model(ids, labels=ids).loss
+    loss.backward()
+    with torch.inference_mode():
+        assert loss.item() == pytest.approx(model.eval()(ids, labels=ids).loss.item(), rel=1e-5)
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("sinks", [-1, 8, 9])
 def test_sinks_that_leave_no_room_for_another_key_are_refused(sinks: int) -> None:
     config = tiny_config(keep_window_size=8, keep_sinks=sinks)
