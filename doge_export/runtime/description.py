@@ -86,7 +86,8 @@ class DecoderDescription:
         known = {field.name for field in dataclasses.fields(cls)}
         version = format_version(str(values["cache_type"]), values["keep_sinks"])
         written = values.get("format_version")
-        if isinstance(written, int) and written > max(FORMAT_VERSIONS.values()) + SINKS_FORMAT:
+        newest = max(FORMAT_VERSIONS.values()) + (SINKS_FORMAT if values["keep_sinks"] else 0)
+        if isinstance(written, int) and written > newest:
             raise PackageError(
                 f"{path} has decoder format {written}, which is newer than this version of doge-export; update it, or "
                 "export the checkpoint again"
