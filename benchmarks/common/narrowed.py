@@ -35,7 +35,7 @@ class Window(NamedTuple):
     sinks: int
 
     def __str__(self) -> str:
-        return f"{self.keys} keys, {self.sinks} sinks"
+        return f"{self.keys} keys, {self.sinks} sink{'' if self.sinks == 1 else 's'}"
 
 
 @contextmanager

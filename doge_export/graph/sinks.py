@@ -53,7 +53,8 @@ def _turned_queries(graph: GraphBuilder, d: Dimensions, name: str, query: str) -
     """(R q - q) / sqrt(head_dim) of every query, without the extra channels: [1, heads, S, head_dim]."""
     shape = graph.constant("sinks.rows", np.array([1, -1, d.num_heads, d.channels]))
     (rows,) = graph.op("Reshape", [query, shape], f"{name}.rows")
-    (rows,) = graph.op("Slice", [rows, *_first(graph, "head_dim", d.head_dim, 3)], f"{name}.used")
+    if d.extra_channels:
+        (rows,) = graph.op("Slice", [rows, *_first(graph, {3: d.head_dim})], f"{name}.used")
     (by_head,) = graph.op("Transpose", [rows], f"{name}.by_head", perm=[0, 2, 1, 3])
     first_row = graph.constant("rotary.first_row", np.array([0]))
     (turned,) = graph.op("RotaryEmbedding", [by_head, first_row, COS, SIN], f"{name}.turned", domain=MICROSOFT)
@@ -63,16 +64,17 @@ def _turned_queries(graph: GraphBuilder, d: Dimensions, name: str, query: str) -
 def _sink_keys(graph: GraphBuilder, d: Dimensions, index: int, name: str, cache_heads: int) -> str:
     """The keys of the sinks, which stand in the first slots: [1, cache heads, head_dim, sinks]."""
     past = f"past_key_values.{index}.key"
-    (keys,) = graph.op("Slice", [past, *_first(graph, "slots", d.keep_sinks, 2)], f"{name}.slots")
     if d.kv_int8:
-        (keys,) = graph.op("Cast", [keys], f"{name}.float32", to=TensorProto.FLOAT)
-        (keys,) = graph.op("Mul", [keys, scale_names(index, cache_heads)[0]], f"{name}.scaled")
-    (keys,) = graph.op("Slice", [keys, *_first(graph, "head_dim", d.head_dim, 3)], f"{name}.used")
+        (codes,) = graph.op("Slice", [past, *_first(graph, {2: d.keep_sinks})], f"{name}.codes")
+        (codes,) = graph.op("Cast", [codes], f"{name}.float32", to=TensorProto.FLOAT)
+        (past,) = graph.op("Mul", [codes, scale_names(index, cache_heads)[0]], f"{name}.scaled")
+    (keys,) = graph.op("Slice", [past, *_first(graph, {2: d.keep_sinks, 3: d.head_dim})], f"{name}.used")
     (columns,) = graph.op("Transpose", [keys], name, perm=[0, 1, 3, 2])
     return columns
 
 
-def _first(graph: GraphBuilder, name: str, count: int, axis: int) -> list[str]:
-    """The inputs of Slice for the first of an axis."""
-    numbers = {"start": 0, "end": count, "axis": axis}
-    return [graph.constant(f"sinks.{name}.{part}", np.array([number])) for part, number in numbers.items()]
+def _first(graph: GraphBuilder, counts: dict[int, int]) -> list[str]:
+    """The inputs of Slice for the first so many of each axis."""
+    axes = "_".join(map(str, counts))
+    numbers = {"start": [0] * len(counts), "end": list(counts.values()), "axis": list(counts)}
+    return [graph.constant(f"sinks.{axes}.{part}", np.array(values)) for part, values in numbers.items()]
