@@ -43,7 +43,7 @@ class ExportOptions:
         revision: of a hub repository.
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         keep_sinks: first tokens of a stream whose keys never leave the window; None keeps the checkpoint's number. A
-            Llama has one, a Doge as many as its config.json says.
+            Llama has four, a Doge as many as its config.json says.
         overwrite: replace `out` if it is an earlier export.
         threads: of onnxruntime while the export is verified; None takes the runtime's default.
         bits: mean bits of a layer's weight in int4, scales included; None means DEFAULT_BITS.

@@ -82,7 +82,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     "--keep-sinks",
     type=int,
     metavar="N",
-    help="Keep the first N tokens of a stream in the window for good. [default: the checkpoint's; 1 for a Llama]",
+    help="Keep the first N tokens of a stream in the window for good. [default: the checkpoint's; 4 for a Llama]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is an earlier export.")
 @click.option("--threads", type=int, metavar="N", help="Threads of onnxruntime while the export is compared.")
