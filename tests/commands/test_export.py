@@ -20,7 +20,7 @@ import doge_export
 from doge_export.commands.export import main
 from doge_export.measure.verification import Limits
 from doge_export.runtime.decoder import Decoder
-from tests.helpers.checkpoints import byte_vocabulary, save_doge, save_tokenizer
+from tests.helpers.checkpoints import byte_vocabulary, save_doge, save_tokenizer, tiny_llama
 from tests.helpers.models import FORMS, attentions, random_ids, tiny_model
 
 
@@ -143,6 +143,17 @@ def test_sinks_are_exported_without_a_narrower_window_too(checkpoint: Path, tmp_
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "out" / "config.json").read_text())["keep_sinks"] == 3
     assert Decoder(tmp_path / "out").description.keep_sinks == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "sinks"), [((), 4), (("--keep-window", 16), 4), (("--keep-window", 3), 2), (("--keep-sinks", 0), 0)]
+)
+def test_a_llama_has_sinks_as_far_as_they_leave_room(options: tuple[Any, ...], sinks: int, tmp_path: Path) -> None:
+    tiny_llama().save_pretrained(tmp_path / "llama")
+    result = run(tmp_path / "llama", tmp_path / "out", "--fp32", "--report-tokens", 0, *options)
+    assert result.exit_code == 0, result.output
+    assert Decoder(tmp_path / "out").description.keep_sinks == sinks
 
 
 @pytest.mark.parametrize(
