@@ -133,6 +133,11 @@ def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor |
     return None if bool(mask.all()) else mask
 
 
+def real_positions(attention_mask: Tensor, num_queries: int) -> Tensor:
+    """Positions of the new tokens in their rows without padding: [B, K], 0 at padding -> int64 [B, num_queries]."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -num_queries:]
+
+
 def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
     """Attention by the full matrix, with the weights.
 

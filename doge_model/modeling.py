@@ -45,6 +45,7 @@ from .mask import (
     eager_attention,
     key_channel_attention,
     precedence_units,
+    real_positions,
     sink_bias,
     visible_keys,
     with_sinks,
@@ -338,10 +339,12 @@ class DogeModel(DogePreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         tokens = past + inputs_embeds.shape[1]
+        padding_mask = as_padding_mask(attention_mask, inputs_embeds.shape[1])
         if position_ids is None:
             position_ids = torch.arange(past, tokens, device=inputs_embeds.device)[None]
+            if self.config.keep_sinks and attention_mask is not None:  # a sink's distance counts: without padding
+                position_ids = real_positions(attention_mask, inputs_embeds.shape[1])
         rotary, sink_rotary = self.rotary_emb(position_ids), self.sink_rotary(position_ids, tokens)
-        padding_mask = as_padding_mask(attention_mask, inputs_embeds.shape[1])
         hidden_states = inputs_embeds
         for layer in self.layers:
             hidden_states = layer(

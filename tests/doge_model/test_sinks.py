@@ -125,6 +125,20 @@ def test_sinks_of_a_padded_row_are_its_first_tokens() -> None:
         assert together[1, 9:].tolist() == alone[0, 5:].tolist()
 
 
+def test_a_row_with_padding_in_front_computes_as_it_would_alone() -> None:
+    model = tiny_model(keep_window_size=6, keep_sinks=2)
+    ids = torch.arange(30)[None]
+    padded, mask = torch.nn.functional.pad(ids, (11, 0)), torch.ones(1, 41, dtype=torch.long)
+    mask[:, :11] = 0
+    with torch.inference_mode():
+        whole = model(padded, attention_mask=mask).logits[0, 11:]
+        cache = KeepWindowCache(model.config)
+        pieces = [(0, 14), (14, 15), (15, 41)]
+        rows = [model(padded[:, a:b], attention_mask=mask[:, :b], past_key_values=cache).logits[0] for a, b in pieces]
+    for logits in (whole, torch.cat(rows)[11:]):
+        assert relative_difference(torch_logits(model, ids[0].numpy()), logits.numpy()) < 1e-5
+
+
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 def test_training_in_rows_longer_than_the_window_learns_with_the_sinks(attn_implementation: str) -> None:
     model = tiny_model(0, attn_implementation, keep_window_size=8, keep_sinks=2).train()
