@@ -91,6 +91,19 @@ def test_any_window_and_any_chunking_equal_the_full_matrix(
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, np.diff(borders).tolist())) < 1e-5
 
 
+@pytest.mark.parametrize("max_position", [32, 64])
+@pytest.mark.parametrize("kind", ["yarn", "dynamic"])
+def test_scaled_and_stretched_rotations_reach_the_sinks_too(kind: str, max_position: int, tmp_path: Path) -> None:
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": max_position // 4}
+    if kind == "dynamic":
+        del rope["original_max_position_embeddings"]
+    model = tiny_model(rope_parameters=rope, keep_window_size=40, keep_sinks=5, max_position_embeddings=max_position)
+    decoder, ids = exported(model, tmp_path), repeated_ids(150, times=5)
+    expected = torch_logits(model, ids)
+    for lengths in ([150], [1] * 150):
+        assert relative_difference(expected, feed(decoder, ids, lengths)) < 1e-5
+
+
 def test_more_sinks_than_a_processor_attends_to_at_once_are_kept(tmp_path: Path) -> None:
     model = without_mask(tiny_model(**LLAMA, keep_window_size=300, keep_sinks=150))
     decoder, ids = exported(model, tmp_path), random_ids(450)
