@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from doge_model import KeepWindowCache
+from doge_model.llama import llama_sinks
 
 from ..errors import OptionError
 from ..texts.token_ids import long_text
@@ -55,13 +56,13 @@ class NatsByPosition:
         block: positions of a block; the first begins at 0, the last may have fewer.
         whole: with the window that the checkpoint has.
         narrowed: with the narrowed one and its sinks.
-        without_sinks: with the narrowed one alone; None where it has no sinks.
+        other: with the narrowed one and the other number of sinks; None where there is no other.
     """
 
     block: int
     whole: tuple[float, ...]
     narrowed: tuple[float, ...]
-    without_sinks: tuple[float, ...] | None
+    other: tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -76,20 +77,27 @@ class NarrowedWindow:
         kl_mean: Kullback-Leibler divergence from the original, nats per token; None without tokens.
         top1: share of the tokens at which both find the same next token most likely; None without tokens.
         cost: in nats per token; None without tokens.
-        cost_without_sinks: of the same window without sinks; None without tokens or sinks.
+        other_sinks: the number that it is compared with: none, or where it has none itself, as many as a Llama has.
+        other_cost: of the same window with these; None without tokens, or where there is no room for any.
         nats: by position, from the beginning of the text; None without tokens.
     """
 
     keep_window_size: int
     original_keep_window_size: int
     keep_sinks: int
+    other_sinks: int
     text: str
     tokens: int
     kl_mean: float | None = None
     top1: float | None = None
     cost: Cost | None = None
-    cost_without_sinks: Cost | None = None
+    other_cost: Cost | None = None
     nats: NatsByPosition | None = None
+
+    @property
+    def other_name(self) -> str:
+        """The other number of sinks, in words."""
+        return with_sinks(self.other_sinks)
 
     def summary(self) -> str:
         """For the user, in a line."""
@@ -101,11 +109,16 @@ class NarrowedWindow:
         change += "beyond that"
         if self.kl_mean is None:
             return f"{change} (not measured: the text is too short)"
-        without = "" if self.cost_without_sinks is None else f" (without sinks {self.cost_without_sinks})"
+        other = "" if self.other_cost is None else f" ({self.other_name} {self.other_cost})"
         return (
-            f"{change}; {self.cost} nats per token{without}, KL {self.kl_mean:.1e}, same most likely token "
+            f"{change}; {self.cost} nats per token{other}, KL {self.kl_mean:.1e}, same most likely token "
             f"{self.top1:.1%}, on {self.tokens} tokens"
         )
+
+
+def with_sinks(count: int) -> str:
+    """A number of sinks, in words."""
+    return {0: "without sinks", 1: "with 1 sink"}.get(count, f"with {count} sinks")
 
 
 def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> NarrowedWindow:
@@ -120,9 +133,10 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
         raise OptionError(
             f"keep_window is {keep_window}; the checkpoint has {original.keep_window_size}, and it can only be narrowed"
         )
+    other = Window(keep_window, 0 if keep_sinks else llama_sinks(keep_window))
     windows = [original, Window(keep_window, keep_sinks)]
-    if keep_sinks:
-        windows.append(Window(keep_window, 0))
+    if other != windows[1]:
+        windows.append(other)
     text, ids = long_text(checkpoint, keep_window + TOKENS_BEYOND)
     comparison = compare_windows(checkpoint.model, ids, windows)
     config.keep_window_size, config.keep_sinks = keep_window, keep_sinks
@@ -130,6 +144,7 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
         keep_window_size=keep_window,
         original_keep_window_size=original.keep_window_size,
         keep_sinks=keep_sinks,
+        other_sinks=other.keep_sinks,
         text=text,
         tokens=len(comparison.divergences),
         **comparison.figures(keep_window),
@@ -154,15 +169,15 @@ class Comparison:
         """The measured fields of a `NarrowedWindow`; none without tokens beyond the window."""
         if not len(self.divergences):
             return {}
-        whole, narrowed, *without = self.nats
-        costs = [Cost.of((nats - whole)[keep_window:]) for nats in (narrowed, *without)]
+        whole, narrowed, *other = self.nats
+        costs = [Cost.of((nats - whole)[keep_window:]) for nats in (narrowed, *other)]
         blocks = [tuple(in_blocks(nats)) for nats in self.nats]
         return {
             "kl_mean": float(self.divergences.mean()),
             "top1": float(self.same.mean()),
             "cost": costs[0],
-            "cost_without_sinks": costs[1] if without else None,
-            "nats": NatsByPosition(CHUNK, blocks[0], blocks[1], blocks[2] if without else None),
+            "other_cost": costs[1] if other else None,
+            "nats": NatsByPosition(CHUNK, blocks[0], blocks[1], blocks[2] if other else None),
         }
 
 

@@ -37,7 +37,7 @@ def render_page(report: ExportReport, neighbours: Sequence[ComparedModel]) -> st
         fp32=models[0],
         plots=plots(quality, models, nats),
         narrowed=narrowed,
-        curves=() if nats is None else window_curves(nats),
+        curves=() if narrowed is None or nats is None else window_curves(nats, narrowed.other_name),
         versions=report.versions,
         layer_tokens=min(LAYER_TOKENS, quality.tokens),
         megabytes=report.megabytes,

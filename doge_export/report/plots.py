@@ -194,7 +194,7 @@ def errors_by_kind(errors: Mapping[str, float]) -> dict[str, dict[int, float]]:
 
 
 def window_plot(nats: NatsByPosition) -> Figure:
-    """Nats per token by position. The narrowed window without sinks lies behind, the whole context in front."""
+    """Nats per token by position. The other number of sinks lies behind, the whole context in front."""
     figure, axes = new_plot("position", "nats per token")
     for curve, values in window_curves(nats).items():
         positions = (np.arange(len(values)) + 0.5) * nats.block
@@ -218,9 +218,9 @@ class Curve:
         return VARIABLES[self.color]
 
 
-def window_curves(nats: NatsByPosition) -> dict[Curve, tuple[float, ...]]:
-    """The curves of the plot, from behind to the front."""
-    curves = {} if nats.without_sinks is None else {Curve("without sinks", "─ ─", OTHER, "--"): nats.without_sinks}
+def window_curves(nats: NatsByPosition, other_name: str = "") -> dict[Curve, tuple[float, ...]]:
+    """The curves of the plot, from behind to the front. other_name: of the other number of sinks."""
+    curves = {} if nats.other is None else {Curve(other_name, "─ ─", OTHER, "--"): nats.other}
     curves[Curve("this export's window", "─●─", ACCENT, "o-")] = nats.narrowed
     curves[Curve("the checkpoint's window", "· · ·", INK, ":")] = nats.whole
     return curves

@@ -75,20 +75,34 @@ def test_nats_are_those_of_the_next_tokens_by_position(monkeypatch: pytest.Monke
     found = narrowed(tiny_model(), 20, 3)
     assert found.nats is not None
     assert found.cost is not None
-    for expected, values in zip(nats, (found.nats.whole, found.nats.narrowed, found.nats.without_sinks), strict=True):
+    for expected, values in zip(nats, (found.nats.whole, found.nats.narrowed, found.nats.other), strict=True):
         assert values == pytest.approx([float(part.mean()) for part in expected.split(CHUNK)], rel=1e-4)
     assert found.cost.nats == pytest.approx(float((nats[1] - nats[0])[20:].mean()), rel=1e-3)
-    assert str(found.cost_without_sinks) == str(Cost.of((nats[2] - nats[0])[20:].numpy()))
+    assert str(found.other_cost) == str(Cost.of((nats[2] - nats[0])[20:].numpy()))
 
 
 @pytest.mark.parametrize(
-    ("sinks", "said"), [(0, "20 tokens, instead"), (1, "the first of a stream for good"), (3, "the first 3 of a")]
+    ("sinks", "said", "compared"),
+    [
+        (0, "20 tokens, instead", "(with 4 sinks +"),
+        (1, "the first of a stream for good", "(without sinks +"),
+        (3, "the first 3 of a stream for good", "(without sinks +"),
+    ],
 )
-def test_the_summary_says_how_many_tokens_stay(sinks: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_says_how_many_tokens_stay_and_compares_another_number(
+    sinks: int, said: str, compared: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(window_cost, "TOKENS_BEYOND", 10)
-    summary = narrowed(tiny_model(), 20, sinks).summary()
+    summary = narrowed(tiny_model(), 20, sinks).summary().replace("-", "+")
     assert said in summary
-    assert ("without sinks" in summary) == (sinks > 0)
+    assert compared in summary
+
+
+def test_a_window_of_one_key_has_no_room_for_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_cost, "TOKENS_BEYOND", 10)
+    found = narrowed(tiny_model(), 1, 0)
+    assert found.nats is not None
+    assert (found.other_cost, found.nats.other) == (None, None)
 
 
 def test_a_text_that_is_too_short_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,12 +116,12 @@ def test_models_of_one_perplexity_still_have_an_axis_of_short_numbers() -> None:
     assert max(len(label.get_text()) for label in axes.get_yticklabels()) <= 6
 
 
-def test_a_window_without_sinks_is_drawn_once() -> None:
+def test_a_window_without_another_number_of_sinks_is_drawn_once() -> None:
     plain = NatsByPosition(128, NATS.whole, NATS.narrowed, None)
     assert [curve.name for curve in window_curves(plain)] == ["this export's window", "the checkpoint's window"]
-    assert next(iter(window_curves(NATS))).name == "without sinks"
+    assert next(iter(window_curves(NATS, "with 4 sinks"))).name == "with 4 sinks"
     for nats in (NATS, plain):
-        curves = window_curves(nats)
+        curves = window_curves(nats, "without sinks")
         assert len({curve.line for curve in curves}) == len({curve.color for curve in curves}) == len(curves)
 
 
