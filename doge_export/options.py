@@ -22,6 +22,7 @@ MIN_REPORT_TOKENS = 16
 RANGES = {
     "bits": (LEAST_BITS, MOST_BITS, f"from {LEAST_BITS} to {MOST_BITS}, scales included"),
     "keep_window": (1, inf, "at least 1"),
+    "keep_sinks": (0, inf, "at least 0"),
     "calibration_tokens": (1, inf, "at least 1"),
     "seed": (0, 2**64 - 1, "from 0 to 2^64 - 1"),  # the seeds that torch's generators take
 }
@@ -42,6 +43,8 @@ class ExportOptions:
         kv_float32: keep them in float32 by DogeStep as well, which takes float16 where the weights are rounded.
         revision: of a hub repository.
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
+        keep_sinks: first tokens of a stream whose keys never leave the window; None keeps the checkpoint's number. A
+            Llama has four, a Doge as many as its config.json says.
         overwrite: replace `out` if it is an earlier export.
         threads: of onnxruntime while the export is verified; None takes the runtime's default.
         bits: mean bits of a layer's weight in int4, scales included; None means DEFAULT_BITS.
@@ -60,6 +63,7 @@ class ExportOptions:
     weights: str = DEFAULT
     revision: str | None = None
     keep_window: int | None = None
+    keep_sinks: int | None = None
     overwrite: bool = False
     threads: int | None = None
     kv_int8: bool = False
@@ -104,6 +108,7 @@ class ExportOptions:
         parts = [*names, self.weights, *(name for name, is_set in flags.items() if is_set)]
         differences = {
             "window": self.keep_window,
+            "sinks": self.keep_sinks,
             "bits": self.bits,
             "wide": "-".join(self.wide or ()) or None,
             "by": in_name(Path(self.calibration or "").stem) or None,
@@ -142,12 +147,26 @@ class ExportOptions:
                     raise OptionError(f"{name} goes with {user}; leave it out with {self.weights}")
         if self.kv_int8 and self.kv_float32:
             raise OptionError("kv_int8 and kv_float32 exclude each other; give one of them")
+        if self.keep_window is not None and self.keep_sinks is not None:
+            check_sinks(self.keep_sinks, self.keep_window)
         if self.bits is not None and self.wide is not None:
             raise OptionError("bits and wide exclude each other; give bits to have rows chosen, or wide to name them")
         if recipe.rounding == "kept" and self.model != DEMO and not self.model.lower().endswith(".gguf"):
             raise OptionError(
                 f"model is {self.model!r}; it must be a .gguf file, as {self.weights} keeps the numbers of a .gguf file"
             )
+
+
+def check_sinks(keep_sinks: int, window: int) -> None:
+    """Refuse sinks that leave a window no room for another key.
+
+    Raises:
+        OptionError: they do.
+    """
+    if keep_sinks >= window:
+        raise OptionError(
+            f"keep_sinks is {keep_sinks}; it must be below the window of {window} tokens, so that others find room"
+        )
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:

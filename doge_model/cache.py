@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from doge_common.errors import OptionError
 
 from .configuration import DogeConfig
-from .mask import tie_classes
+from .mask import tie_classes, with_sinks
 
 
 class KeepWindowLayer(DynamicLayer):
@@ -30,9 +30,9 @@ class KeepWindowLayer(DynamicLayer):
 
     is_croppable = False  # evicted keys cannot come back
 
-    def __init__(self, keep_window_size: int, head_dim: int) -> None:
+    def __init__(self, keep_window_size: int, keep_sinks: int, head_dim: int) -> None:
         super().__init__()
-        self.keep_window_size, self.head_dim = keep_window_size, head_dim
+        self.keep_window_size, self.keep_sinks, self.head_dim = keep_window_size, keep_sinks, head_dim
         self.tokens_seen = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,8 @@ class KeepWindowLayer(DynamicLayer):
         self.tokens_seen += key_states.shape[2]
         keys, values = super().update(key_states, value_states)
         if keys.shape[2] > self.keep_window_size:
-            order = tie_classes(keys[..., -1]).argsort(dim=-1, stable=True)  # of equals the most recent comes last
+            precedence = with_sinks(keys[..., -1], self.keep_sinks)
+            order = tie_classes(precedence).argsort(dim=-1, stable=True)  # of equals the most recent comes last
             kept = order[..., -self.keep_window_size :].sort(dim=-1).values
             self.keys, self.values = (
                 x.gather(2, kept[..., None].expand(*kept.shape, x.shape[-1])) for x in (keys, values)
@@ -100,19 +101,21 @@ class KeepWindowCache(Cache):
     def __init__(self, config: DogeConfig) -> None:
         head_dim = config.head_dim
         assert head_dim is not None
-        layers = [KeepWindowLayer(config.keep_window_size, head_dim) for _ in range(config.num_hidden_layers)]
+        window, sinks = config.keep_window_size, config.keep_sinks
+        layers = [KeepWindowLayer(window, sinks, head_dim) for _ in range(config.num_hidden_layers)]
         super().__init__(layers=layers)
-        self.keep_window_size = config.keep_window_size
+        self.keep_window_size, self.keep_sinks = window, sinks
 
     def check(self, config: DogeConfig) -> None:
-        """Refuse a model of another window or number of layers than the cache is for.
+        """Refuse a model of another window, or of other numbers of sinks or layers, than the cache is for.
 
         Raises:
             OptionError: the cache is for another model.
         """
-        made = self.keep_window_size, len(self.layers)
-        if made != (config.keep_window_size, config.num_hidden_layers):
+        made = self.keep_window_size, self.keep_sinks, len(self.layers)
+        needed = config.keep_window_size, config.keep_sinks, config.num_hidden_layers
+        if made != needed:
             raise OptionError(
-                f"the cache has a window of {made[0]} tokens and {made[1]} layers; it must have "
-                f"{config.keep_window_size} and {config.num_hidden_layers}, as KeepWindowCache(model.config) has"
+                f"the cache has a window of {made[0]} tokens, {made[1]} sinks and {made[2]} layers; it must have "
+                f"{needed[0]}, {needed[1]} and {needed[2]}, as KeepWindowCache(model.config) has"
             )

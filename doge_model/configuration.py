@@ -23,6 +23,7 @@ class DogeConfig(TransformersDogeConfig):
             num_attention_heads (small-doge).
         head_dim: channels per head; None means hidden_size // num_attention_heads.
         router_bias: whether the router gate of the experts has a bias, as in some checkpoints of spring 2025.
+        keep_sinks: the first tokens of a stream whose keys never leave the window; 0 for none.
     """
 
     # A type that transformers does not know. So it loads no model of ours as its own Doge, with random weights for the
@@ -33,6 +34,7 @@ class DogeConfig(TransformersDogeConfig):
     num_mask_heads: int | None = None
     head_dim: int | None = None
     router_bias: bool = False
+    keep_sinks: int = 0
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -73,6 +75,7 @@ class DogeConfig(TransformersDogeConfig):
         """Every field with a rule: its name, the rule after "it must", and whether it holds."""
         heads, kv_heads, rope = self.num_attention_heads, self.num_key_value_heads, self.rope_parameters or {}
         grid = int(self.num_experts**0.5) ** 2
+        sinks_fit = 0 <= self.keep_sinks < self.keep_window_size
         same_factors = rope.get("short_factor") == rope.get("long_factor")
         return [
             ("num_key_value_heads", f"be a divisor of num_attention_heads ({heads})", heads % kv_heads == 0),
@@ -83,6 +86,7 @@ class DogeConfig(TransformersDogeConfig):
             ("rope_parameters", f"have a rope_type of {ROPE_TYPES}", rope.get("rope_type") in ROPE_TYPES),
             ("rope_parameters", "have no partial_rotary_factor", rope.get("partial_rotary_factor", 1.0) == 1.0),
             ("rope_parameters", "have a short_factor equal to its long_factor", same_factors),
+            ("keep_sinks", f"be from 0 to {self.keep_window_size - 1}, below keep_window_size", sinks_fit),
             ("num_experts_per_tok", f"be at most {grid}", not self.is_moe or self.num_experts_per_tok <= grid),
         ]
 

@@ -49,6 +49,10 @@ CARRIED = (
     "pad_token_id",
 )
 
+# The sinks that a Llama is lifted with. The demo needs one beyond its context (docs/state.md). Four were enough for all
+# models of arXiv:2309.17453, some of which needed more than one.
+KEEP_SINKS = 4
+
 # For these fields null is a value: there is no such token.
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -77,7 +81,7 @@ def llama_config(fields: dict[str, Any], tensors: RenamedTensors) -> DogeConfig:
     """The fields of a LlamaConfig as a DogeConfig.
 
     The window is max_position_embeddings, so within a Llama's context no key is evicted. Beyond it a Llama still sees
-    all keys, while the lifted Doge keeps the most recent ones.
+    all keys, while the lifted Doge keeps the first four and the most recent ones.
 
     Raises:
         CheckpointError: a field changes the function in a way that Doge does not have.
@@ -89,5 +93,11 @@ def llama_config(fields: dict[str, Any], tensors: RenamedTensors) -> DogeConfig:
     given = {name: fields[name] for name in CARRIED if name in fields}
     carried = DEFAULTS | {name: value for name, value in given.items() if value is not None or name in TOKEN_IDS}
     carried.setdefault("tie_word_embeddings", "lm_head.weight" not in tensors)
-    carried["keep_window_size"] = carried["max_position_embeddings"]
-    return make_config(carried | {"qk_norm": False})
+    config = make_config(carried | {"qk_norm": False, "keep_window_size": carried["max_position_embeddings"]})
+    config.keep_sinks = llama_sinks(config.keep_window_size)
+    return config
+
+
+def llama_sinks(keep_window_size: int) -> int:
+    """The sinks of a Llama that is lifted with such a window; another key has room beside them."""
+    return min(KEEP_SINKS, keep_window_size - 1)

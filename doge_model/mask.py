@@ -43,9 +43,23 @@ def tie_classes(precedence: Tensor) -> Tensor:
     precedence float [..., K] -> int64 [..., K], in the order of precedence.
     """
     ordered, order = precedence.float().sort(dim=-1)
-    apart = ordered.diff(dim=-1) > TIE  # false for two -inf, whose difference is nan
+    apart = ordered.diff(dim=-1) > TIE  # false for two of the same infinity, whose difference is nan
     classes = F.pad(apart.cumsum(dim=-1), (1, 0))
     return torch.empty_like(order).scatter_(-1, order, classes)
+
+
+def with_sinks(precedence: Tensor, keep_sinks: int) -> Tensor:
+    """Precedence with which no sink is evicted: that of a stream's first `keep_sinks` keys becomes infinite.
+
+    Without them a narrow window ruins a model: attention that has nothing to attend to goes to the first tokens
+    (arXiv:2309.17453). Sinks never leave, so they stand first among the keys of a cache too. Padding does not count.
+
+    precedence float [B, M, K], in the order of the stream, -inf at padding -> the same shape.
+    """
+    if keep_sinks == 0:
+        return precedence
+    real = precedence > -torch.inf
+    return precedence.masked_fill(real & (real.cumsum(dim=-1) <= keep_sinks), torch.inf)
 
 
 def kept_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
@@ -92,6 +106,15 @@ def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_s
     return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
 
 
+def sink_bias(query: Tensor, sink_query: Tensor, key: Tensor, is_sink: Tensor) -> Tensor:
+    """The gain in the scores of sinks by queries of another rotation: [B, H, T, K], 0 at all other keys.
+
+    query, sink_query [B, H, T, D], key [B, H, K, D], is_sink bool [B, H, K].
+    """
+    gained = (sink_query - query) @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    return gained.where(is_sink[:, :, None, :], 0.0)
+
+
 def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor | None:
     """attention_mask [B, K], 0 at padding -> bool [B, num_queries] of the new tokens, or None if none is padding.
 
@@ -108,6 +131,11 @@ def as_padding_mask(attention_mask: Tensor | None, num_queries: int) -> Tensor |
         )
     mask = attention_mask[:, -num_queries:].bool()
     return None if bool(mask.all()) else mask
+
+
+def real_positions(attention_mask: Tensor, num_queries: int) -> Tensor:
+    """Positions of the new tokens in their rows without padding: [B, K], 0 at padding -> int64 [B, num_queries]."""
+    return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -num_queries:]
 
 
 def eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,17 @@ from doge_common.errors import CheckpointError, OptionError
 
 from .cache import KeepWindowCache
 from .configuration import DogeConfig
-from .mask import as_padding_mask, dynamic_mask, eager_attention, key_channel_attention, precedence_units, visible_keys
+from .mask import (
+    as_padding_mask,
+    dynamic_mask,
+    eager_attention,
+    key_channel_attention,
+    precedence_units,
+    real_positions,
+    sink_bias,
+    visible_keys,
+    with_sinks,
+)
 from .rotary import DogeRotaryEmbedding, apply_rotary
 from .routing import choose_experts, expert_load, load_balancing_loss
 from .saving import is_llama, llama_lacks, shared_config, write_config
@@ -91,12 +101,17 @@ class DogeAttention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         padding_mask: Tensor | None,
         past_key_values: Cache | None,
+        sink_rotary: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden_states [B, T, hidden] -> the same shape, and the weights [B, H, T, K] if attention is eager."""
+        """hidden_states [B, T, hidden] -> the same shape, and the weights [B, H, T, K] if attention is eager.
+
+        sink_rotary: by which queries see the sinks, where that differs from rotary.
+        """
         heads = (*hidden_states.shape[:2], -1, self.head_dim)
         query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
         key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
         value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        sink_query = None if sink_rotary is None else apply_rotary(query, *sink_rotary)
         query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
         states = self.dynamic_states(hidden_states, value)
         if padding_mask is not None:
@@ -106,27 +121,30 @@ class DogeAttention(nn.Module):
             key, value = past_key_values.update(key, value, self.layer_idx)
             key, states = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
         dt, precedence = (x.transpose(2, 3).flatten(1, 2) for x in states.chunk(2, dim=-1))  # [B, M, K] each
-        out, weights = self.attend(query, key, value, dt, precedence)
+        out, weights = self.attend(query, sink_query, key, value, dt, precedence)
         return self.o_proj(out.transpose(1, 2).flatten(2)), weights
 
     def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, dt: Tensor, precedence: Tensor
+        self, query: Tensor, sink_query: Tensor | None, key: Tensor, value: Tensor, dt: Tensor, precedence: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Attention in the form that backend and window call for.
 
         query [B, H, T, D], key, value [B, G, K, D], dt, precedence [B, M, K] -> [B, H, T, D], and the weights
-        [B, H, T, K] if attention is eager.
+        [B, H, T, K] if attention is eager. sink_query, of the shape of query, meets the sinks in its place.
         """
         heads, num_queries, window = query.shape[1], query.shape[2], self.config.keep_window_size
         backend, dropout = self.config._attn_implementation, self.config.attention_dropout if self.training else 0.0
         key, value = (repeat_heads(x, heads // x.shape[1]) for x in (key, value))
         times = heads // dt.shape[1]
-        if backend == "sdpa" and num_queries == dt.shape[2]:
+        precedence = with_sinks(precedence, self.config.keep_sinks)
+        if backend == "sdpa" and num_queries == dt.shape[2] and sink_query is None:
             visible = None
             if num_queries > window:
                 visible = repeat_heads(visible_keys(precedence, num_queries, window), times)
             return key_channel_attention(query, key, value, repeat_heads(dt, times), visible, dropout), None
         mask = repeat_heads(dynamic_mask(dt.to(key.dtype), precedence, num_queries, window), times)
+        if sink_query is not None:
+            mask = mask + sink_bias(query, sink_query, key, repeat_heads(precedence == torch.inf, times))
         if backend == "eager":
             return eager_attention(query, key, value, mask, dropout)
         return F.scaled_dot_product_attention(query, key, value, mask, dropout), None
@@ -222,9 +240,11 @@ class DogeDecoderLayer(GradientCheckpointingLayer):
         rotary: tuple[Tensor, Tensor],
         padding_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
+        sink_rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """hidden_states [B, T, hidden] -> the same shape."""
-        out, _ = self.self_attn(self.input_layernorm(hidden_states), rotary, padding_mask, past_key_values)
+        normed = self.input_layernorm(hidden_states)
+        out, _ = self.self_attn(normed, rotary, padding_mask, past_key_values, sink_rotary)
         out = F.dropout(out, p=self.hidden_dropout, training=self.training)
         hidden_states = self.input_residual * hidden_states + out
         out = self.mlp(self.post_attention_layernorm(hidden_states))
@@ -317,15 +337,34 @@ class DogeModel(DogePreTrainedModel):
             past_key_values.check(self.config)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(past, past + inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-        rotary = self.rotary_emb(position_ids)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        tokens = past + inputs_embeds.shape[1]
         padding_mask = as_padding_mask(attention_mask, inputs_embeds.shape[1])
+        if position_ids is None:
+            position_ids = torch.arange(past, tokens, device=inputs_embeds.device)[None]
+            if self.config.keep_sinks and attention_mask is not None:  # a sink's distance counts: without padding
+                position_ids = real_positions(attention_mask, inputs_embeds.shape[1])
+        rotary, sink_rotary = self.rotary_emb(position_ids), self.sink_rotary(position_ids, tokens)
         hidden_states = inputs_embeds
         for layer in self.layers:
-            hidden_states = layer(hidden_states, rotary, padding_mask, past_key_values=past_key_values)
+            hidden_states = layer(
+                hidden_states, rotary, padding_mask, past_key_values=past_key_values, sink_rotary=sink_rotary
+            )
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def sink_rotary(self, position_ids: Tensor, tokens: int) -> tuple[Tensor, Tensor] | None:
+        """The rotation by which queries at int [B, T] positions see the sinks, where it is not their own.
+
+        Behind the window's length all queries see them as from its last position. Distances that no training has shown
+        would ruin that attention (docs/state.md), and of the keys that a Llama keeps, sinks alone get so far away.
+
+        tokens: of the stream, these included.
+        """
+        window = self.config.keep_window_size
+        if self.config.keep_sinks == 0 or tokens <= window:
+            return None
+        cos, sin = self.rotary_emb(position_ids.clamp(max=window - 1))
+        return cos, sin
 
 
 class DogeForCausalLM(DogePreTrainedModel, GenerationMixin):

@@ -17,7 +17,7 @@ from transformers import DogeConfig as TransformersDogeConfig
 from transformers import LlamaConfig, PreTrainedConfig
 
 from .configuration import DogeConfig
-from .llama import CARRIED, FILLS
+from .llama import CARRIED, FILLS, llama_sinks
 
 
 def shared_config(config: DogeConfig, tensors: Mapping[str, Tensor]) -> PreTrainedConfig:
@@ -36,8 +36,13 @@ def exported_config(config: DogeConfig, tensors: Mapping[str, Tensor]) -> PreTra
 
 
 def is_llama(config: DogeConfig, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a Llama computes the same: nothing that it lacks has an effect, and the window is its context."""
+    """Whether a Llama computes the same: nothing that it lacks has an effect, and the window is its context.
+
+    Its sinks count beyond that, once it is lifted again.
+    """
     if config.qk_norm or config.is_moe or config.keep_window_size != config.max_position_embeddings:
+        return False
+    if config.keep_sinks != llama_sinks(config.keep_window_size):
         return False
     # dt is exp(A softplus(z)). With A = 0 it is 1 for every key, whatever dt_proj holds.
     counting = {end: value for end, value in FILLS.items() if ".dt_proj." not in end}

@@ -57,12 +57,16 @@ Attention::Attention(const Decoder& decoder, const Tokens& tokens, const Product
       queries(products.memory, tokens.rows(), d.heads * width),
       keys(products.memory, tokens.rows(), d.kv_heads * width),
       values(products.memory, tokens.rows(), d.kv_heads * width),
+      sink_cos(products.memory, 1, d.head_dim / 2),
+      sink_sin(products.memory, 1, d.head_dim / 2),
+      sink_queries(products.memory, has_far_sinks() ? tokens.rows() : 0, d.heads * width),
       freed(tokens.is_full() ? (size_t)BLOCK * tokens.heads : 0),
-      chunks(chunks_of(longest_of({0, tokens.rows()}))),
+      chunks(most_chunks({0, tokens.rows()})),
       partial(products.memory, parts(), layout.numbers),
       attended(parts()) {
   for (int i = 0; i < parts(); i++) attended[i].sums = partial.row(i);
   products.each_row(tokens.rows(), [&](int r) { d.rotary.write(tokens.position(r), cos.row(r), sin.row(r)); });
+  if (has_far_sinks()) d.rotary.write(d.window - 1, sink_cos.row(0), sink_sin.row(0));
 }
 
 Rows Attention::attend(int index, const Rows& projected) {
@@ -110,8 +114,17 @@ void Attention::finish_head(const Layer& layer, int r, int head, const float* pr
     float factor = 1 / std::sqrt(products.kernels.sum_of_squares(y, d.head_dim) / d.head_dim + d.epsilon);
     for (int c = 0; c < d.head_dim; c++) y[c] = y[c] * factor * weight[c];
   }
-  rotate(y, cos.row(r), sin.row(r), d.head_dim / 2);
-  if (is_query && layer.key_scales != nullptr) {  // keys are codes
+  if (is_query && has_far_sinks()) {
+    float* from_afar = sink_queries.row(r) + head * width;
+    std::copy_n(y, width, from_afar);
+    finish_rotated(layer, r, head, sink_cos.row(0), sink_sin.row(0), from_afar);
+  }
+  finish_rotated(layer, r, head, cos.row(r), sin.row(r), y);
+}
+
+void Attention::finish_rotated(const Layer& layer, int r, int head, const float* cos, const float* sin, float* y) {
+  rotate(y, cos, sin, d.head_dim / 2);
+  if (head < d.heads && layer.key_scales != nullptr) {  // keys are codes
     const float* scales = layer.key_scales + head / (d.heads / d.kv_heads) * d.head_dim;
     for (int c = 0; c < d.head_dim; c++) y[c] *= scales[c];
   }
@@ -157,8 +170,8 @@ void Attention::free_slots(const Cache& cache, Range rows, int head) {
   for (int r = rows.first; r < rows.last; r++) {
     float own = 0;
     if (mask_channels > 0) own = floats_of(values.row(r) + kv_head_of(head) * width)[head % mask_channels];
-    int slot = mask_channels == 0 ? oldest_slot(positions, d.window, tokens.position(r))
-                                  : freed_slot(precedence, positions, d.window, own);
+    int slot = mask_channels == 0 ? oldest_slot(positions, d.sinks, d.window, tokens.position(r))
+                                  : freed_slot(precedence, positions, d.sinks, d.window, own);
     freed_by(r, head) = slot;
     if (slot < 0) continue;
     precedence[slot] = own;
@@ -205,7 +218,7 @@ void Attention::attend_rows(const Layer& layer, const Cache& cache, Range rows, 
     products.team.parallel(tokens.heads, [&](int head) { free_slots(cache, rows, head); });
   }
   int first = rows.first / tokens.length, streams = (rows.last - 1) / tokens.length - first + 1;
-  int count = chunks_of(longest_of(rows));
+  int count = most_chunks(rows);
   products.team.parallel(streams * tokens.heads * count, [&](int item) {
     int begin = (first + item / count / tokens.heads) * tokens.length;
     Range of_stream{std::max(rows.first, begin), std::min(rows.last, begin + tokens.length)};
@@ -214,39 +227,53 @@ void Attention::attend_rows(const Layer& layer, const Cache& cache, Range rows, 
   products.each_row(rows.last - rows.first, [&](int i) {
     int r = rows.first + i;
     for (int head = 0; head < d.heads; head++) {
-      merge(layer, head, parts_of(r, head), chunks_of(visible(r)), y.row(r) + head * d.channels);
+      merge(layer, head, parts_of(r, head), chunks_for(r), y.row(r) + head * d.channels);
     }
   });
 }
 
 // Rows of one stream in their order, over a chunk of one head of the cache. In a full window, each row first takes its
 // slot, if that lies in the chunk. So it sees the keys of the rows before it, and none of those behind it.
-void Attention::attend_chunk(const Layer& layer, const Cache& cache, Range rows, int cache_head, int chunk) {
-  int start = chunk * CHUNK, heads = d.heads / tokens.heads;  // that attend to this head of the cache
-  const uint8_t *chunk_keys = row_of(cache.keys, rows.first, cache_head, start),
-                *chunk_values = row_of(cache.values, rows.first, cache_head, start);
+void Attention::attend_chunk(const Layer& layer, const Cache& cache, Range rows, int cache_head, int index) {
+  int heads = d.heads / tokens.heads;  // that attend to this head of the cache
+  Chunk chunk = chunk_at(index);
+  const uint8_t *chunk_keys = row_of(cache.keys, rows.first, cache_head, chunk.start),
+                *chunk_values = row_of(cache.values, rows.first, cache_head, chunk.start);
   Together together(products.kernels, {layout, chunk_keys, chunk_values, 0, false}, 1 / std::sqrt((float)d.head_dim));
   for (int r = rows.first; r < rows.last; r++) {
-    int length = std::min(visible(r) - start, CHUNK);
+    int length = std::min(visible(r), chunk.end) - chunk.start;
     if (length <= 0) continue;
     if (tokens.is_full()) {
       int slot = freed_by(r, cache_head);
-      if (slot >= start && slot < start + CHUNK) {
+      if (slot >= chunk.start && slot < chunk.end) {
         together.attend();
         store(layer, cache, r, cache_head, slot);
       }
     }
     for (int head = cache_head * heads; head < (cache_head + 1) * heads; head++) {
-      together.add(queries.row(r) + head * width, length, parts_of(r, head) + chunk);
+      together.add(chunk.queries.row(r) + head * width, length, parts_of(r, head) + index);
     }
   }
   together.attend();
 }
 
-int Attention::longest_of(Range rows) const {
-  int longest = 1;
-  for (int r = rows.first; r < rows.last; r++) longest = std::max(longest, visible(r));
-  return longest;
+// Far sinks have chunks of their own, before those of all other keys.
+Attention::Chunk Attention::chunk_at(int index) const {
+  int of_sinks = has_far_sinks() ? chunks_of(d.sinks) : 0;
+  int start = index * CHUNK;
+  if (index < of_sinks) return {start, std::min(start + CHUNK, d.sinks), sink_queries};
+  if (of_sinks > 0) start = d.sinks + (index - of_sinks) * CHUNK;
+  return {start, start + CHUNK, queries};
+}
+
+int Attention::chunks_for(int r) const {
+  return has_far_sinks() ? chunks_of(d.sinks) + chunks_of(d.window - d.sinks) : chunks_of(visible(r));
+}
+
+int Attention::most_chunks(Range rows) const {
+  int most = 1;
+  for (int r = rows.first; r < rows.last; r++) most = std::max(most, chunks_for(r));
+  return most;
 }
 
 void Attention::merge(const Layer& layer, int head, const Attended* parts, int count, float* y) const {

@@ -19,8 +19,15 @@ class Attention {
     int first, last;
   };
 
+  // Slots that are attended to together, and the queries that see them.
+  struct Chunk {
+    int start, end;
+    const Rows& queries;
+  };
+
   void finish_row(int index, int r, const float* projected);
   void finish_head(const Layer& layer, int r, int head, const float* projected);
+  void finish_rotated(const Layer& layer, int r, int head, const float* cos, const float* sin, float* y);
   void finish_values(bool looks_up, int r, const float* values, const float* logits);
   void softplus_of(int r, const float* logits);
   float* floats_of(float* row) const { return row + (layout.floats > 0 ? layout.numbers : d.head_dim); }
@@ -33,13 +40,18 @@ class Attention {
   int kv_head_of(int head) const { return head / (tokens.heads / d.kv_heads); }
 
   void attend_rows(const Layer& layer, const Cache& cache, Range rows, Rows& y);
-  void attend_chunk(const Layer& layer, const Cache& cache, Range rows, int cache_head, int chunk);
+  void attend_chunk(const Layer& layer, const Cache& cache, Range rows, int cache_head, int index);
   void merge(const Layer& layer, int head, const Attended* parts, int count, float* y) const;
   Attended* parts_of(int r, int head) { return &attended[((size_t)(r % BLOCK) * d.heads + head) * chunks]; }
   int& freed_by(int r, int head) { return freed[(size_t)(r % BLOCK) * tokens.heads + head]; }
-  int longest_of(Range rows) const;
+  Chunk chunk_at(int index) const;
+  int chunks_for(int r) const;
+  int most_chunks(Range rows) const;
   int parts() const { return std::min(tokens.rows(), BLOCK) * d.heads * chunks; }
   int visible(int r) const { return tokens.is_full() ? d.window : (int)tokens.position(r) + 1; }
+
+  // Behind the window's length every query sees the sinks as from its last position (doge_export/graph/sinks.py).
+  bool has_far_sinks() const { return tokens.is_full() && d.sinks > 0; }
 
   const Decoder& d;
   const Tokens& tokens;
@@ -49,8 +61,10 @@ class Attention {
   Rows cos, sin;               // [rows][head_dim / 2]
   Rows softplus;               // [rows][mask width], of the layer at work
   Rows queries, keys, values;  // [rows][heads or kv heads * width], of the layer at work
+  Rows sink_cos, sink_sin;     // [1][head_dim / 2], of the window's last position
+  Rows sink_queries;           // as queries, rotated by them; no rows where there are no far sinks
   std::vector<int> freed;      // [rows of a block][cache heads]: the slot that a row takes in a full window, or -1
-  int chunks;                  // of the longest row
+  int chunks;                  // of the row that has most
   Rows partial;                // [rows of a block * heads * chunks][numbers]
   std::vector<Attended> attended;
 };

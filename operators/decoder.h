@@ -52,6 +52,7 @@ struct Layer {
 
 struct Decoder {
   int hidden, heads, kv_heads, head_dim, channels, mask_heads, mask_width, intermediate, vocabulary, window;
+  int sinks;              // first slots of a full window, whose keys never leave
   int experts_per_token;  // 0: dense
   int dt_digits;          // extra channels of a key for each mask head of its kv head
   RowLayout layout;       // of the cache

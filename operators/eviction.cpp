@@ -28,11 +28,11 @@ bool any_up_to(const float* x, int n, float limit) {
 
 }  // namespace
 
-int freed_slot(const float* precedence, const int64_t* positions, int window, float newcomer) {
-  float highest_tied = least_of(precedence, window) + TIE;
+int freed_slot(const float* precedence, const int64_t* positions, int sinks, int window, float newcomer) {
+  float highest_tied = least_of(precedence + sinks, window - sinks) + TIE;
   int slot = -1;
   int64_t oldest = std::numeric_limits<int64_t>::max();
-  for (int start = 0; start < window; start += LANES) {
+  for (int start = sinks; start < window; start += LANES) {
     int end = std::min(start + LANES, window);
     if (end - start == LANES && !any_up_to(precedence + start, LANES, highest_tied)) continue;
     for (int i = start; i < end; i++) {
@@ -45,10 +45,10 @@ int freed_slot(const float* precedence, const int64_t* positions, int window, fl
   return newcomer >= precedence[slot] - TIE ? slot : -1;
 }
 
-int oldest_slot(const int64_t* positions, int window, int64_t newcomer) {
-  int slot = (int)(newcomer % window);
-  if (positions[slot] == newcomer - window) return slot;
-  return (int)(std::min_element(positions, positions + window) - positions);
+int oldest_slot(const int64_t* positions, int sinks, int window, int64_t newcomer) {
+  int in_turn = window - sinks, slot = sinks + (int)((newcomer - sinks) % in_turn);
+  if (positions[slot] == newcomer - in_turn) return slot;
+  return (int)(std::min_element(positions + sinks, positions + window) - positions);
 }
 
 }  // namespace doge

@@ -79,6 +79,12 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="N",
     help="Narrow the window to N tokens: a smaller state, another model beyond N; the cost is measured.",
 )
+@click.option(
+    "--keep-sinks",
+    type=int,
+    metavar="N",
+    help="Keep the first N tokens of a stream in the window for good. [default: the checkpoint's; 4 for a Llama]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is an earlier export.")
 @click.option("--threads", type=int, metavar="N", help="Threads of onnxruntime while the export is compared.")
 @click.option(

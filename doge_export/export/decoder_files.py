@@ -30,13 +30,13 @@ from ..runtime.description import (
     DECODER_FILE,
     DRAFT_FILE,
     DRAFT_TOKENS,
-    FORMAT_VERSIONS,
     PORTABLE_FILE,
     RECURRENT_FILE,
     SAMPLE_KEY,
     STEP_FILE,
     STEP_KEY,
     DecoderDescription,
+    format_version,
     packed_width,
 )
 from ..runtime.folder_files import sample_of
@@ -100,8 +100,10 @@ def describe(folded: FoldedDecoder, data: Path, scales: KeyValueScales | None = 
     if scales is not None:
         digest.update(scales.tobytes())
     cache_type = "float32" if scales is None else "int8"
+    version = format_version(cache_type, d.keep_sinks)
+    assert version is not None
     return DecoderDescription(
-        format_version=FORMAT_VERSIONS[cache_type],
+        format_version=version,
         vocab_size=d.vocab_size,
         keep_window_size=d.keep_window_size,
         num_layers=d.num_layers,
@@ -112,4 +114,5 @@ def describe(folded: FoldedDecoder, data: Path, scales: KeyValueScales | None = 
         mask_channels=d.mask_channels,
         weights_sha256=digest.hexdigest(),
         cache_type=cache_type,
+        keep_sinks=d.keep_sinks,
     )

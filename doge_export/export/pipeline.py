@@ -17,7 +17,7 @@ from ..measure.quality import measure_quality
 from ..measure.speed import measure_speed
 from ..measure.verification import Verification, verify
 from ..measure.window_cost import NarrowedWindow, narrow_window
-from ..options import ExportOptions
+from ..options import ExportOptions, check_sinks
 from ..places import PAGE_FILE, REPORT_FILE
 from ..quantization.layer_by_layer import give_stored_numbers
 from ..quantization.plan import make_plan
@@ -101,11 +101,21 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
 
 
 def narrowed(checkpoint: Checkpoint, options: ExportOptions, progress: Progress) -> NarrowedWindow | None:
-    """Narrow the checkpoint's window, in place, if that is asked for."""
+    """Narrow the checkpoint's window and change its sinks, in place, where that is asked for.
+
+    Raises:
+        OptionError: the sinks would fill the window, or the checkpoint's window is smaller than the one asked for.
+    """
+    config = checkpoint.model.config
+    window = options.keep_window or config.keep_window_size
+    if options.keep_sinks is not None:
+        check_sinks(options.keep_sinks, window)
+    sinks = min(config.keep_sinks, window - 1) if options.keep_sinks is None else options.keep_sinks
     if options.keep_window is None:
+        config.keep_sinks = sinks
         return None
     progress("measuring the cost of the narrower window")
-    return narrow_window(checkpoint, options.keep_window)
+    return narrow_window(checkpoint, window, sinks)
 
 
 def verify_standard(

@@ -1,4 +1,4 @@
-"""A random member of the family, without a download: python -m doge_export.export.random_model 20m int8 OUT [WINDOW]"""
+"""A random family member without a download: python -m doge_export.export.random_model 20m int8 OUT [WINDOW [SINKS]]"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..extras import needs_extra
 from ..recipes import RECIPES
 
 
-def export_random(size: str, weights: str, folder: Path, keep_window: int | None = None) -> None:
+def export_random(size: str, weights: str, folder: Path, keep_window: int | None = None, keep_sinks: int = 0) -> None:
     """Write the decoder of a random family member, in a process of its own: torch stays out of the one that measures.
 
     Args:
@@ -19,6 +19,7 @@ def export_random(size: str, weights: str, folder: Path, keep_window: int | None
         weights: int8 or fp32.
         folder: gets onnx/; it has no tokenizer.
         keep_window: tokens; None leaves the family's.
+        keep_sinks: first tokens of a stream that never leave; with a window alone.
 
     Raises:
         OptionError: the family has no such size.
@@ -26,7 +27,7 @@ def export_random(size: str, weights: str, folder: Path, keep_window: int | None
     """
     command = [sys.executable, "-m", "doge_export.export.random_model", size, weights, str(folder)]
     if keep_window is not None:
-        command.append(str(keep_window))
+        command += [str(keep_window), str(keep_sinks)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return
@@ -34,7 +35,7 @@ def export_random(size: str, weights: str, folder: Path, keep_window: int | None
     raise (OptionError if done.returncode == 2 else ExportError)(last)
 
 
-def write_random(size: str, weights: str, folder: Path, keep_window: int | None) -> None:
+def write_random(size: str, weights: str, folder: Path, keep_window: int | None, keep_sinks: int = 0) -> None:
     """The same in this process."""
     with needs_extra("export", "a random model", ExportError):
         import torch  # noqa: PLC0415 - only in the process of its own
@@ -45,7 +46,7 @@ def write_random(size: str, weights: str, folder: Path, keep_window: int | None)
         from .decoder_files import fold_model, write_decoder  # noqa: PLC0415 - the same
     torch.manual_seed(0)
     config = preset_config(size)
-    config.keep_window_size = keep_window or config.keep_window_size
+    config.keep_window_size, config.keep_sinks = keep_window or config.keep_window_size, keep_sinks
     model = DogeForCausalLM(config).eval()
     for layer in model.model.layers:
         torch.nn.init.normal_(layer.self_attn.A, std=0.5)  # the mask of a new model is not in use
@@ -53,10 +54,11 @@ def write_random(size: str, weights: str, folder: Path, keep_window: int | None)
     write_decoder(folded, simple_plan(folded.matrices, recipe), folder, kv_float16=recipe.kv_float16)
 
 
-def main(size: str, weights: str, folder: str, keep_window: str | None = None) -> None:
+def main(size: str, weights: str, folder: str, keep_window: str | None = None, keep_sinks: str = "0") -> None:
     """The process of its own: the last line on stderr is the error, and exit code 2 stands for a wrong option."""
     try:
-        write_random(size, weights, Path(folder), None if keep_window is None else int(keep_window))
+        window = None if keep_window is None else int(keep_window)
+        write_random(size, weights, Path(folder), window, int(keep_sinks))
     except DogeError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2 if isinstance(error, OptionError) else 1) from error

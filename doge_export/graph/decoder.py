@@ -16,6 +16,7 @@ from .folding import FoldedDecoder
 from .kv_scales import KeyValueScales, declare_scales
 from .matmul import Plan, Weights
 from .rotary import rotary_table
+from .sinks import declare_sinks
 from .variants import Variant
 
 
@@ -31,7 +32,10 @@ def build_decoder(
     variant.declare(graph, d)
     if scales is not None:
         declare_scales(graph, d, variant.cache_heads(d), scales)
-    rotary_table(graph, folded.rotary, *variant.rotary_positions(graph, d))
+    positions, limit = variant.rotary_positions(graph, d)
+    angles = rotary_table(graph, folded.rotary, positions, limit)
+    if limit is None and d.keep_sinks:
+        declare_sinks(graph, d, folded.rotary, positions, angles)
     declare_row_shape(graph)
     if "first_layer_logits" in weights:
         weights.constant(graph, "first_layer_logits")

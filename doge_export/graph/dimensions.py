@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Dimensions:
     num_experts: int | None
     num_experts_per_tok: int
     kv_int8: bool = False  # keys and values of the cache in 8 bits
+    keep_sinks: int = field(default=0, repr=False)  # not in the hash of a model: a state says itself how many it has
 
     @classmethod
     def from_config(cls, config: DogeConfig, has_mask: bool, kv_int8: bool = False) -> Dimensions:
@@ -58,6 +59,7 @@ class Dimensions:
             num_experts=config.num_experts if config.is_moe else None,
             num_experts_per_tok=config.num_experts_per_tok,
             kv_int8=kv_int8,
+            keep_sinks=config.keep_sinks,
         )
 
     @property

@@ -1,8 +1,9 @@
 """The keys that a query sees once the window is full: the additive mask of the recurrent graph.
 
 The cache holds exactly keep_window_size keys per mask head when a chunk of S tokens comes. Each of its queries evicts
-one key: the one with the smallest dt, the oldest of equals, which may be the newest key itself. Only R = min(S,
-keep_window_size) cached keys can be evicted by the chunk. The driver names these candidates in the order of eviction.
+one key: the one with the smallest dt, the oldest of equals, which may be the newest key itself. Sinks, in the first
+slots, are never evicted, so only R = min(S, keep_window_size - sinks) cached keys can be evicted by the chunk. The
+driver names these candidates in the order of eviction.
 
 Candidate b is evicted for query t once more than b of the tokens up to t have a dt at least as large. A new key is
 evicted once as many later new keys outrank it as there are candidates that it outranks. Counting needs no sort and no
@@ -30,11 +31,12 @@ def cache_heads(d: Dimensions) -> int:
     return d.num_mask_heads if d.has_mask else d.num_kv_heads
 
 
-def eviction_bias(graph: GraphBuilder, d: Dimensions, index: int, value: str) -> str:
+def eviction_bias(graph: GraphBuilder, d: Dimensions, index: int, value: str, sinks: str | None = None) -> str:
     """The additive mask of a full window.
 
-    value: the new values [1, S, kv heads * channels], which carry precedence. Returns float32 [1, 1 or num_heads, S,
-    keep_window_size + S] with EVICTED where a key is evicted.
+    value: the new values [1, S, kv heads * channels], which carry precedence. sinks: the bias of the sinks [1,
+    num_heads, S, sinks], where there are any. Returns float32 [1, 1 or num_heads, S, keep_window_size + S] with EVICTED
+    where a key is evicted.
     """
     name = f"layers.{index}.eviction"
     new, row = new_precedence(graph, d, index, f"{name}.new", value) if d.has_mask else EQUAL
@@ -43,15 +45,18 @@ def eviction_bias(graph: GraphBuilder, d: Dimensions, index: int, value: str) ->
     past = _evicted_candidates(graph, name, outranked, _of_layer(SLOTS, index))
     newcomers = _evicted_new_keys(graph, name, new, row, outranked)
     (bias,) = graph.op("Concat", [past, newcomers], f"{name}.bias", axis=-1)
-    if cache_heads(d) not in (1, d.num_heads):  # the attention takes one mask for all heads, or one for each
+    one_mask = cache_heads(d) == 1 and sinks is None
+    if cache_heads(d) != d.num_heads and not one_mask:  # the attention takes one mask for all heads, or one for each
         order = np.arange(cache_heads(d)).repeat(d.num_heads // cache_heads(d))
         heads = graph.constant("eviction.order_of_heads", order)
         (bias,) = graph.op("Gather", [bias, heads], f"{name}.bias.heads", axis=1)
+    if sinks is not None:
+        (bias,) = graph.op("Concat", [sinks, bias], f"{name}.bias.all", axis=-1)
     return bias
 
 
 def _evicted_candidates(graph: GraphBuilder, name: str, outranked: str, slots: str) -> str:
-    """Bias of the cached keys: outranked int32 and slots, both [1, heads, S, R] -> [1, heads, S, keep_window_size]."""
+    """Bias of the cached keys without the sinks: outranked int32 and slots [1, heads, S, R] -> [1, heads, S, K]."""
     (count,) = graph.op("CumSum", [outranked, "eviction.axis"], f"{name}.candidates.count")
     (gone,) = graph.op("Greater", [count, "eviction.rank"], f"{name}.candidates.gone")
     (updates,) = graph.op("Where", [gone, _evicted(graph), _zero(graph)], f"{name}.candidates.bias")
@@ -84,7 +89,7 @@ def declare_eviction(graph: GraphBuilder, d: Dimensions) -> None:
     (length,) = graph.op("Shape", ["input_ids"], "eviction.length", start=1)
     _declare_candidates(graph, d, length)
     _declare_lead(graph, length)
-    window = graph.constant("eviction.window", np.array([d.keep_window_size]))
+    window = graph.constant("eviction.window", np.array([d.keep_window_size - d.keep_sinks]))
     _zeros(graph, d, "eviction.zeros", [length, window])
     if not d.has_mask:
         one = graph.constant("eviction.one", np.array([1]))
@@ -99,7 +104,10 @@ def _declare_candidates(graph: GraphBuilder, d: Dimensions, length: str) -> None
     (least,) = graph.op("Unsqueeze", [least, _axis(graph, -2)], f"{LEAST}.of_layers")
     graph.op("Split", [least], LEAST, outputs=d.num_layers, axis=0, num_outputs=d.num_layers)
     (shape,) = graph.op("Concat", [length, one], "eviction.queries.shape", axis=0)
-    (slots,) = graph.op("Unsqueeze", ["eviction_slots", _axis(graph, -2)], f"{SLOTS}.row")
+    slots = "eviction_slots"
+    if d.keep_sinks:
+        (slots,) = graph.op("Sub", [slots, graph.constant("eviction.sinks", np.array(d.keep_sinks))], f"{SLOTS}.behind")
+    (slots,) = graph.op("Unsqueeze", [slots, _axis(graph, -2)], f"{SLOTS}.row")
     (slots,) = graph.op("Expand", [slots, shape], f"{SLOTS}.of_layers")
     graph.op("Split", [slots], SLOTS, outputs=d.num_layers, axis=0, num_outputs=d.num_layers)
     (shape,) = graph.op("Shape", ["eviction_precedence"], "eviction.shape", start=2)

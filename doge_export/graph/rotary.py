@@ -32,27 +32,36 @@ class RotarySpec:
     dynamic_factor: float | None
 
 
-def rotary_table(graph: GraphBuilder, spec: RotarySpec, positions: str, limit: int | None) -> None:
-    """Declare `rotary.cos` and `rotary.sin`, float32 [N, head_dim / 2], of positions int64 [N].
+def rotary_table(graph: GraphBuilder, spec: RotarySpec, positions: str, limit: int | None) -> str:
+    """Declare `rotary.cos` and `rotary.sin`, float32 [N, head_dim / 2], of positions int64 [N]; returns the angles.
 
-    limit: positions are below it; None means that there is none. Angles that no position has are not computed, which
-    opens the decoder 5 ms sooner.
+    limit: positions are below it; None means that there is none.
     """
-    (double,) = graph.op("Cast", [positions], "rotary.positions", to=TensorProto.DOUBLE)
-    (column,) = graph.op("Unsqueeze", [double, graph.constant("rotary.axis", np.array([-1]))], "rotary.column")
-    (free,) = graph.op("Mul", [column, graph.constant("rotary.inv_freq", np.array(spec.inv_freq))], "rotary.angles")
-    (single,) = graph.op("Cast", [free], "rotary.angles.single", to=TensorProto.FLOAT)
-    (angles,) = graph.op("Cast", [single], "rotary.angles.trained", to=TensorProto.DOUBLE)
-    if limit is None or limit > spec.max_position:
-        last = graph.constant("rotary.max_position", np.array(spec.max_position - 1.0))
-        (beyond,) = graph.op("Greater", [column, last], "rotary.beyond")
-        far = free if spec.dynamic_factor is None else _dynamic_angles(graph, spec, column)
-        (angles,) = graph.op("Where", [beyond, far, angles], "rotary.angles.chosen")
+    angles = rotary_angles(graph, spec, "rotary", positions, limit)
     for op_type in ("Cos", "Sin"):
         _scaled(graph, spec, op_type, angles)
+    return angles
 
 
-def _dynamic_angles(graph: GraphBuilder, spec: RotarySpec, column: str) -> str:
+def rotary_angles(graph: GraphBuilder, spec: RotarySpec, name: str, positions: str, limit: int | None) -> str:
+    """The angles of positions int64 [N]: double [N, head_dim / 2].
+
+    Those that no position below the limit has are not computed, which opens the decoder 5 ms sooner.
+    """
+    (double,) = graph.op("Cast", [positions], f"{name}.positions", to=TensorProto.DOUBLE)
+    (column,) = graph.op("Unsqueeze", [double, graph.constant("rotary.axis", np.array([-1]))], f"{name}.column")
+    (free,) = graph.op("Mul", [column, graph.constant("rotary.inv_freq", np.array(spec.inv_freq))], f"{name}.angles")
+    (single,) = graph.op("Cast", [free], f"{name}.angles.single", to=TensorProto.FLOAT)
+    (angles,) = graph.op("Cast", [single], f"{name}.angles.trained", to=TensorProto.DOUBLE)
+    if limit is None or limit > spec.max_position:
+        last = graph.constant("rotary.max_position", np.array(spec.max_position - 1.0))
+        (beyond,) = graph.op("Greater", [column, last], f"{name}.beyond")
+        far = free if spec.dynamic_factor is None else _dynamic_angles(graph, spec, name, column)
+        (angles,) = graph.op("Where", [beyond, far, angles], f"{name}.angles.chosen")
+    return angles
+
+
+def _dynamic_angles(graph: GraphBuilder, spec: RotarySpec, name: str, column: str) -> str:
     """Angles under the base that a sequence ending at the position has: double [N, 1] -> [N, head_dim / 2]."""
     assert spec.dynamic_factor is not None
     dim = 2 * len(spec.inv_freq)
@@ -61,16 +70,16 @@ def _dynamic_angles(graph: GraphBuilder, spec: RotarySpec, column: str) -> str:
     offset = graph.constant(
         "rotary.offset", np.array(spec.dynamic_factor / spec.max_position - spec.dynamic_factor + 1)
     )
-    (product,) = graph.op("Mul", [column, slope], "rotary.stretch.product")
-    (stretch,) = graph.op("Add", [product, offset], "rotary.stretch.free")
-    (stretch,) = graph.op("Max", [stretch, graph.constant("rotary.one", np.array(1.0))], "rotary.stretch")
+    (product,) = graph.op("Mul", [column, slope], f"{name}.stretch.product")
+    (stretch,) = graph.op("Add", [product, offset], f"{name}.stretch.free")
+    (stretch,) = graph.op("Max", [stretch, graph.constant("rotary.one", np.array(1.0))], f"{name}.stretch")
     # inv_freq_i = base ** -(2 i / dim)
     exponents = -np.arange(0, dim, 2) / dim
     base = graph.constant("rotary.theta", np.power(spec.theta, exponents))
     powers = graph.constant("rotary.powers", exponents * dim / (dim - 2))
-    (growth,) = graph.op("Pow", [stretch, powers], "rotary.growth")
-    (inv_freq,) = graph.op("Mul", [growth, base], "rotary.dynamic_inv_freq")
-    (angles,) = graph.op("Mul", [column, inv_freq], "rotary.angles.dynamic")
+    (growth,) = graph.op("Pow", [stretch, powers], f"{name}.growth")
+    (inv_freq,) = graph.op("Mul", [growth, base], f"{name}.dynamic_inv_freq")
+    (angles,) = graph.op("Mul", [column, inv_freq], f"{name}.angles.dynamic")
     return angles
 
 

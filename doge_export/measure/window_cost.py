@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from doge_model import KeepWindowCache
+from doge_model.llama import llama_sinks
 
 from ..errors import OptionError
 from ..texts.token_ids import long_text
@@ -24,94 +25,209 @@ TOKENS_BEYOND = 1024  # tokens behind the narrowed window that are compared
 CHUNK = 128
 
 
+class Window(NamedTuple):
+    """Keys that are kept, and how many of the first tokens are among them for good."""
+
+    keep_window_size: int
+    keep_sinks: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Nats per token that a window costs beyond its length, and the standard error of that mean."""
+
+    nats: float
+    stderr: float
+
+    @classmethod
+    def of(cls, differences: NDArray[np.float64]) -> Cost:
+        """Of the differences of single tokens."""
+        return cls(float(differences.mean()), float(differences.std() / np.sqrt(len(differences))))
+
+    def __str__(self) -> str:
+        return f"{self.nats:+.3f} ± {self.stderr:.3f}"
+
+
+@dataclass(frozen=True)
+class NatsByPosition:
+    """Mean negative log-likelihood of the tokens in each block of positions, in nats.
+
+    Attributes:
+        block: positions of a block; the first begins at 0, the last may have fewer.
+        whole: with the window that the checkpoint has.
+        narrowed: with the narrowed one and its sinks.
+        other: with the narrowed one and the other number of sinks; None where there is no other.
+    """
+
+    block: int
+    whole: tuple[float, ...]
+    narrowed: tuple[float, ...]
+    other: tuple[float, ...] | None
+
+
 @dataclass(frozen=True)
 class NarrowedWindow:
     """The cost of a narrower window: tokens at positions from keep_window_size on, compared with the original.
 
     Attributes:
         keep_window_size, original_keep_window_size: tokens.
+        keep_sinks: tokens of those that never leave, the first of a stream.
         text: that was read: a file of this package, or random tokens for a model without tokenizer.
         tokens: compared; 0 where the text is too short.
         kl_mean: Kullback-Leibler divergence from the original, nats per token; None without tokens.
         top1: share of the tokens at which both find the same next token most likely; None without tokens.
+        cost: in nats per token; None without tokens.
+        other_sinks: the number that it is compared with: none, or where it has none itself, as many as a Llama has.
+        other_cost: of the same window with these; None without tokens, or where there is no room for any.
+        nats: by position, from the beginning of the text; None without tokens.
     """
 
     keep_window_size: int
     original_keep_window_size: int
+    keep_sinks: int
+    other_sinks: int
     text: str
     tokens: int
-    kl_mean: float | None
-    top1: float | None
+    kl_mean: float | None = None
+    top1: float | None = None
+    cost: Cost | None = None
+    other_cost: Cost | None = None
+    nats: NatsByPosition | None = None
+
+    @property
+    def other_name(self) -> str:
+        """The other number of sinks, in words."""
+        return with_sinks(self.other_sinks)
 
     def summary(self) -> str:
         """For the user, in a line."""
+        first = f" {self.keep_sinks}" if self.keep_sinks > 1 else ""
+        sinks = f", the first{first} of a stream for good" if self.keep_sinks else ""
         if self.keep_window_size == self.original_keep_window_size:
-            return f"{self.keep_window_size} tokens, as the checkpoint has it"
-        change = (
-            f"{self.keep_window_size} tokens instead of {self.original_keep_window_size}: another model beyond that"
-        )
+            return f"{self.keep_window_size} tokens, as the checkpoint has it{sinks}"
+        change = f"{self.keep_window_size} tokens{sinks}, instead of {self.original_keep_window_size}: another model "
+        change += "beyond that"
         if self.kl_mean is None:
             return f"{change} (not measured: the text is too short)"
-        return f"{change}; KL {self.kl_mean:.1e} nats, same most likely token {self.top1:.1%}, on {self.tokens} tokens"
+        other = "" if self.other_cost is None else f" ({self.other_name} {self.other_cost})"
+        return (
+            f"{change}; {self.cost} nats per token{other}, KL {self.kl_mean:.1e}, same most likely token "
+            f"{self.top1:.1%}, on {self.tokens} tokens"
+        )
 
 
-def narrow_window(checkpoint: Checkpoint, keep_window: int) -> NarrowedWindow:
+def with_sinks(count: int) -> str:
+    """A number of sinks, in words."""
+    return {0: "without sinks", 1: "with 1 sink"}.get(count, f"with {count} sinks")
+
+
+def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> NarrowedWindow:
     """Narrow a checkpoint's window in place and measure how the model changes.
 
     Raises:
         OptionError: the checkpoint's window is smaller already.
     """
     config = checkpoint.model.config
-    original = config.keep_window_size
-    if keep_window > original:
-        raise OptionError(f"keep_window is {keep_window}; the checkpoint has {original}, and it can only be narrowed")
+    original = Window(config.keep_window_size, config.keep_sinks)
+    if keep_window > original.keep_window_size:
+        raise OptionError(
+            f"keep_window is {keep_window}; the checkpoint has {original.keep_window_size}, and it can only be narrowed"
+        )
+    other = Window(keep_window, 0 if keep_sinks else llama_sinks(keep_window))
+    windows = [original, Window(keep_window, keep_sinks)]
+    if other != windows[1]:
+        windows.append(other)
     text, ids = long_text(checkpoint, keep_window + TOKENS_BEYOND)
-    divergences, same = [], []
-    for before, after in compare_windows(checkpoint.model, ids, keep_window):
-        log_p, log_q = (log_softmax(logits.astype(np.float64)) for logits in (before, after))
-        divergences.append(kl_divergence(log_p, log_q))
-        same.append(log_p.argmax(-1) == log_q.argmax(-1))
-    config.keep_window_size = keep_window
-    tokens = sum(map(len, divergences))
+    comparison = compare_windows(checkpoint.model, ids, windows)
+    config.keep_window_size, config.keep_sinks = keep_window, keep_sinks
     return NarrowedWindow(
         keep_window_size=keep_window,
-        original_keep_window_size=original,
+        original_keep_window_size=original.keep_window_size,
+        keep_sinks=keep_sinks,
+        other_sinks=other.keep_sinks,
         text=text,
-        tokens=tokens,
-        kl_mean=float(np.concatenate(divergences).mean()) if tokens else None,
-        top1=float(np.concatenate(same).mean()) if tokens else None,
+        tokens=len(comparison.divergences),
+        **comparison.figures(keep_window),
     )
 
 
-def compare_windows(
-    model: DogeForCausalLM, ids: NDArray[np.int64], keep_window: int
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Logits before and after narrowing, float32 [chunk, vocab] each, for every chunk of tokens beyond `keep_window`.
+@dataclass(frozen=True)
+class Comparison:
+    """Numbers of single tokens.
 
-    ids: int64 [S]. The model's own window is untouched whenever a pair comes out, and after any exception.
+    Attributes:
+        nats: [windows][S - 1], the negative log-likelihood of each token given those before it.
+        divergences, same: of the second window from the first, at positions from keep_window_size on: nats, and whether
+            both find the same next token most likely.
     """
-    windows = (model.config.keep_window_size, keep_window)
+
+    nats: tuple[NDArray[np.float64], ...]
+    divergences: NDArray[np.float64]
+    same: NDArray[np.bool_]
+
+    def figures(self, keep_window: int) -> dict[str, Any]:
+        """The measured fields of a `NarrowedWindow`; none without tokens beyond the window."""
+        if not len(self.divergences):
+            return {}
+        whole, narrowed, *other = self.nats
+        costs = [Cost.of((nats - whole)[keep_window:]) for nats in (narrowed, *other)]
+        blocks = [tuple(in_blocks(nats)) for nats in self.nats]
+        return {
+            "kl_mean": float(self.divergences.mean()),
+            "top1": float(self.same.mean()),
+            "cost": costs[0],
+            "other_cost": costs[1] if other else None,
+            "nats": NatsByPosition(CHUNK, blocks[0], blocks[1], blocks[2] if other else None),
+        }
+
+
+def in_blocks(values: NDArray[np.float64]) -> list[float]:
+    """The mean of each CHUNK of values."""
+    return [float(values[start : start + CHUNK].mean()) for start in range(0, len(values), CHUNK)]
+
+
+def compare_windows(model: DogeForCausalLM, ids: NDArray[np.int64], windows: Sequence[Window]) -> Comparison:
+    """Read int64 [S] tokens with each window; the second one is compared with the first beyond its length."""
+    nats: list[list[NDArray[np.float64]]] = [[] for _ in windows]
+    divergences, same = [np.zeros(0)], [np.zeros(0, bool)]
+    for start, logits in read_with(model, ids, windows):
+        log_p = [log_softmax(rows.astype(np.float64)) for rows in logits]
+        following = ids[start + 1 : start + 1 + CHUNK]
+        for found, rows in zip(nats, log_p, strict=True):
+            found.append(-rows[np.arange(len(following)), following])
+        before, after = (rows[max(0, windows[1].keep_window_size - start) :] for rows in log_p[:2])
+        divergences.append(kl_divergence(before, after))
+        same.append(before.argmax(-1) == after.argmax(-1))
+    return Comparison(tuple(map(np.concatenate, nats)), np.concatenate(divergences), np.concatenate(same))
+
+
+def read_with(
+    model: DogeForCausalLM, ids: NDArray[np.int64], windows: Sequence[Window]
+) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+    """The first position of every chunk of int64 [S] tokens, and its logits with each window, float32 [chunk, vocab].
+
+    The model's own window is untouched whenever logits come out, and after any exception.
+    """
     caches = []
     for window in windows:
         with window_set(model, window):
             caches.append(KeepWindowCache(model.config))
     for start in range(0, len(ids), CHUNK):
         chunk = torch.from_numpy(ids[start : start + CHUNK])[None]
-        pair = []
+        logits = []
         for window, cache in zip(windows, caches, strict=True):
             with window_set(model, window), torch.inference_mode():
-                pair.append(model(chunk, past_key_values=cache).logits[0].float().numpy())
-        skip = max(0, keep_window - start)
-        if skip < chunk.shape[1]:
-            yield pair[0][skip:], pair[1][skip:]
+                logits.append(model(chunk, past_key_values=cache).logits[0].float().numpy())
+        yield start, logits
 
 
 @contextmanager
-def window_set(model: DogeForCausalLM, tokens: int) -> Iterator[None]:
-    """Within the block, the model's window has so many tokens."""
-    before = model.config.keep_window_size
-    model.config.keep_window_size = tokens
+def window_set(model: DogeForCausalLM, window: Window) -> Iterator[None]:
+    """Within the block, the model has this window."""
+    config = model.config
+    before = Window(config.keep_window_size, config.keep_sinks)
+    config.keep_window_size, config.keep_sinks = window
     try:
         yield
     finally:
-        model.config.keep_window_size = before
+        config.keep_window_size, config.keep_sinks = before

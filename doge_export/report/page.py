@@ -11,7 +11,7 @@ import jinja2
 from ..measure.examples import ExampleAnswer
 from ..measure.quality import LAYER_TOKENS, Quality
 from .neighbours import ComparedModel
-from .plots import marks, plots
+from .plots import marks, plots, window_curves
 from .report import ExportReport
 
 BYTES_PER_FP32 = 4
@@ -21,6 +21,8 @@ def render_page(report: ExportReport, neighbours: Sequence[ComparedModel]) -> st
     """The page of a report that has a quality, with the other exports of the same model."""
     quality = report.quality
     assert quality is not None
+    narrowed = report.narrowed_window
+    nats = None if narrowed is None else narrowed.nats
     models = [fp32_model(report, quality), this_model(report, quality), *neighbours]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -33,7 +35,9 @@ def render_page(report: ExportReport, neighbours: Sequence[ComparedModel]) -> st
         examples=[(example, *parted(example)) for example in report.examples],
         models=list(zip(models, marks(len(models)), strict=True)),
         fp32=models[0],
-        plots=plots(quality, models),
+        plots=plots(quality, models, nats),
+        narrowed=narrowed,
+        curves=() if narrowed is None or nats is None else window_curves(nats, narrowed.other_name),
         versions=report.versions,
         layer_tokens=min(LAYER_TOKENS, quality.tokens),
         megabytes=report.megabytes,

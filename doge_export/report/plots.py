@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from ..measure.quality import BINS, Quality
+from ..measure.window_cost import NatsByPosition
 from .neighbours import ComparedModel
 
 # matplotlib draws with stand-ins, which become colours of the page
@@ -96,15 +97,18 @@ def new_plot(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def plots(quality: Quality, models: Sequence[ComparedModel]) -> dict[str, str]:
-    """SVG by name. models: the PyTorch model first, then this export, then those beside it."""
+def plots(quality: Quality, models: Sequence[ComparedModel], nats: NatsByPosition | None = None) -> dict[str, str]:
+    """SVG by name. models: the PyTorch model first, then this export, then those beside it. nats: of a narrowed one."""
     with mpl.rc_context(STYLE):
-        return {
+        drawn = {
             "size": to_svg(size_plot(models)),
             "divergence": to_svg(divergence_plot(quality)),
             "layers": to_svg(layer_plot(quality.layer_errors)),
             "matrices": to_svg(matrix_plot(quality.matrix_errors)),
         }
+        if nats is not None:
+            drawn["window"] = to_svg(window_plot(nats))
+        return drawn
 
 
 def size_plot(models: Sequence[ComparedModel]) -> Figure:
@@ -187,3 +191,36 @@ def errors_by_kind(errors: Mapping[str, float]) -> dict[str, dict[int, float]]:
         kind, number = (path.rpartition(".")[2], int(layer) + 1) if path else (name, 0)
         kinds.setdefault(kind, {})[number] = error
     return kinds
+
+
+def window_plot(nats: NatsByPosition) -> Figure:
+    """Nats per token by position. The other number of sinks lies behind, the whole context in front."""
+    figure, axes = new_plot("position", "nats per token")
+    for curve, values in window_curves(nats).items():
+        positions = (np.arange(len(values)) + 0.5) * nats.block
+        axes.plot(positions, values, curve.style, color=curve.color, markersize=3.5, linewidth=1.6)
+    axes.set_xlim(0, len(nats.whole) * nats.block)
+    return figure
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a window looks in the plot of positions, its name, and its line in the key below."""
+
+    name: str
+    line: str
+    color: str
+    style: str
+
+    @property
+    def variable(self) -> str:
+        """The page's colour."""
+        return VARIABLES[self.color]
+
+
+def window_curves(nats: NatsByPosition, other_name: str = "") -> dict[Curve, tuple[float, ...]]:
+    """The curves of the plot, from behind to the front. other_name: of the other number of sinks."""
+    curves = {} if nats.other is None else {Curve(other_name, "─ ─", OTHER, "--"): nats.other}
+    curves[Curve("this export's window", "─●─", ACCENT, "o-")] = nats.narrowed
+    curves[Curve("the checkpoint's window", "· · ·", INK, ":")] = nats.whole
+    return curves

@@ -28,6 +28,7 @@ FORMAT_VERSIONS = {"float32": 6, "int8": 7}
 PACKED_NUMBERS: dict[str, type[np.generic]] = {"packed_float16": np.float16, "packed_int8": np.int8}
 NUMBERS: dict[str, type[np.generic]] = {"float32": np.float32, "int8": np.int8}
 NUMBERS |= dict.fromkeys(PACKED_NUMBERS, np.uint8)
+SINKS_FORMAT = 10  # added to these where a driver must keep sinks
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class DecoderDescription:
             embedding, then of the scales of a cache in 8 bits.
         cache_type: of the numbers in the cache, float32 or int8; the file of a float32 cache does not mention it.
             DogeStep also has packed_float16 and packed_int8, rows of bytes (`packed_rows`).
+        keep_sinks: first tokens of a stream whose keys never leave the window; a file without any does not mention it.
     """
 
     format_version: int
@@ -60,6 +62,7 @@ class DecoderDescription:
     mask_channels: int
     weights_sha256: str
     cache_type: str = "float32"
+    keep_sinks: int = 0
 
     @property
     def separate_precedence(self) -> bool:
@@ -96,6 +99,8 @@ class DecoderDescription:
         values = dataclasses.asdict(self)
         if self.cache_type == "float32":
             del values["cache_type"]
+        if self.keep_sinks == 0:
+            del values["keep_sinks"]
         return {METADATA_KEY: json.dumps(values)}
 
     @classmethod
@@ -108,15 +113,14 @@ class DecoderDescription:
         if METADATA_KEY not in metadata:
             raise PackageError(f"{path} has no {METADATA_KEY!r} in its metadata; give a decoder that doge-export wrote")
         try:
-            values = {"cache_type": "float32"} | json.loads(metadata[METADATA_KEY])
+            values = {"cache_type": "float32", "keep_sinks": 0} | json.loads(metadata[METADATA_KEY])
         except (TypeError, ValueError) as error:
             raise PackageError(f"{path} has damaged metadata ({error}); export the checkpoint again") from error
-        known, version = (
-            {field.name for field in dataclasses.fields(cls)},
-            FORMAT_VERSIONS.get(str(values["cache_type"])),
-        )
+        known = {field.name for field in dataclasses.fields(cls)}
+        version = format_version(str(values["cache_type"]), values["keep_sinks"])
         written = values.get("format_version")
-        if isinstance(written, int) and written > max(FORMAT_VERSIONS.values()):
+        newest = max(FORMAT_VERSIONS.values()) + (SINKS_FORMAT if values["keep_sinks"] else 0)
+        if isinstance(written, int) and written > newest:
             raise PackageError(
                 f"{path} has decoder format {written}, which is newer than this version of doge-export; update it, or "
                 "export the checkpoint again"
@@ -133,3 +137,11 @@ def packed_width(cache_type: str, head_dim: int, mask_channels: int) -> int:
     """Bytes of a packed row: the mask's numbers in float32, then the head's, padded to a multiple of eight."""
     padded = head_dim + -head_dim % 8
     return 4 * mask_channels + padded * np.dtype(PACKED_NUMBERS[cache_type]).itemsize
+
+
+def format_version(cache_type: str, keep_sinks: object) -> int | None:
+    """The format of a decoder with such a cache and so many sinks; None where there is none."""
+    version = FORMAT_VERSIONS.get(cache_type)
+    if version is None or type(keep_sinks) is not int or keep_sinks < 0:
+        return None
+    return version + (SINKS_FORMAT if keep_sinks else 0)

@@ -1,7 +1,8 @@
 """A full window: the keys it holds, which of them are evicted next, and the new keys that take their slots.
 
 Rule: every mask head keeps the keep_window_size keys with the largest dt, and of equal dt the most recent. Keys carry a
-precedence that grows with dt. Two that are closer than TIE count as equal (`doge_model.mask.tie_classes`).
+precedence that grows with dt. Two that are closer than TIE count as equal (`doge_model.mask.tie_classes`). Sinks are
+kept whatever their dt is. They stand in the first slots, in the order of the stream, and never leave them.
 
 A step has two halves. `FullWindow.candidates` names the slots that may be freed. The graph writes its rows behind the
 window, and `FullWindow.admit` moves the kept ones into free slots. Nothing else knows how keys are evicted.
@@ -51,7 +52,7 @@ class Keys(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The cached keys that a chunk of S tokens can evict, R = min(S, keep_window_size) of each mask head.
+    """The cached keys that a chunk of S tokens can evict, R = min(S, keep_window_size - sinks) of each mask head.
 
     slots: int64 [layers, heads, R], in the order of eviction. keys: those in them.
     """
@@ -67,17 +68,18 @@ class FullWindow:
         keys: [layers, heads, keep_window_size].
     """
 
-    def __init__(self, keys: Keys) -> None:
-        self.keys = keys
+    def __init__(self, keys: Keys, keep_sinks: int = 0) -> None:
+        """keep_sinks: slots, from the first on, whose keys never leave."""
+        self.keys, self._sinks = keys, keep_sinks
         self._layer, self._head = np.ogrid[tuple(map(slice, keys.positions.shape[:2]))]
 
     def copy(self) -> FullWindow:
         """The same keys in memory of its own."""
-        return FullWindow(Keys(self.keys.precedence.copy(), self.keys.positions.copy()))
+        return FullWindow(Keys(self.keys.precedence.copy(), self.keys.positions.copy()), self._sinks)
 
     def candidates(self, tokens: int) -> Candidates:
         """The keys that a chunk of so many tokens can evict."""
-        slots = self._next_evicted(min(tokens, self.keys.positions.shape[-1]))
+        slots = self._next_evicted(min(tokens, self.keys.positions.shape[-1] - self._sinks))
         return Candidates(slots, self.keys.take((self._layer[..., None], self._head[..., None], slots)))
 
     def admit(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
@@ -93,12 +95,13 @@ class FullWindow:
 
     def _next_evicted(self, count: int) -> NDArray[np.int64]:
         """Slots of the `count` keys that are evicted first, in that order: int64 [layers, heads, count]."""
+        keys = self.keys.take((..., slice(self._sinks, None)))
         if count > 1:
-            return self.keys.eviction_order()[..., :count]
-        least = self.keys.precedence.min(axis=-1, keepdims=True)
-        tied = self.keys.precedence <= least + TIE
-        oldest: NDArray[np.int64] = np.where(tied, self.keys.positions, NO_POSITION).argmin(axis=-1, keepdims=True)
-        return oldest
+            return keys.eviction_order()[..., :count] + self._sinks
+        least = keys.precedence.min(axis=-1, keepdims=True)
+        tied = keys.precedence <= least + TIE
+        oldest: NDArray[np.int64] = np.where(tied, keys.positions, NO_POSITION).argmin(axis=-1, keepdims=True)
+        return oldest + self._sinks
 
     def _admit_one(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
         """One new key: it is kept where it outranks the candidate. No sort, which a single step cannot afford."""

@@ -234,7 +234,7 @@ class State:
             cache.precedence[..., :used] = file.precedence
         if file.key_positions is not None:
             precedence = cache.precedence_of(slice(0, description.keep_window_size))
-            window = FullWindow(Keys(precedence.copy(), file.key_positions.copy()))
+            window = FullWindow(Keys(precedence.copy(), file.key_positions.copy()), description.keep_sinks)
         state = cls(description)
         state._memory = (cache, window)
         state._position = file.position
@@ -255,7 +255,7 @@ class State:
             cache = cache.per_mask_head()
             precedence = cache.precedence_of(slice(0, self.description.keep_window_size)).copy()
             positions = np.broadcast_to(np.arange(self.description.keep_window_size), precedence.shape).copy()
-            window = FullWindow(Keys(precedence, positions))
+            window = FullWindow(Keys(precedence, positions), self.description.keep_sinks)
             self._memory = (cache, window)
         return window
 

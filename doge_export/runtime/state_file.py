@@ -38,7 +38,8 @@ READABLE = {
     "int8": ("int8",),
     "packed_int8": ("packed_int8",),
 }
-HEADER_FIELDS = {"format_version", "weights_sha256", "keep_window_size", "position", "unfed_token", "metadata"}
+HEADER_FIELDS = {"format_version", "weights_sha256", "keep_window_size", "keep_sinks", "position", "unfed_token"}
+HEADER_FIELDS |= {"metadata"}
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -83,6 +84,8 @@ class StateFile:
             "unfed_token": self.unfed_token,
             "metadata": self.metadata,
         }
+        if description.keep_sinks:  # without any, files are as they have always been
+            header["keep_sinks"] = description.keep_sinks
         tensors: Tensors = {"cache": self.cache, "seen_tokens": self.seen_tokens}
         tensors["first_positions"] = self.first_positions
         if self.precedence is not None:
@@ -200,6 +203,7 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
     if not isinstance(header, dict) or header.get("format_version") != FORMAT_VERSION:
         version = header.get("format_version") if isinstance(header, dict) else None
         raise StateError(f"{path} has state format {version!r}, but this version reads {FORMAT_VERSION} only")
+    header = dict[str, Any](keep_sinks=0) | header
     if set(header) != HEADER_FIELDS:
         raise StateError(f"{path} is damaged: its header has the fields {sorted(header)}")
     theirs, ours = header["weights_sha256"], description.weights_sha256
@@ -212,6 +216,11 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
         raise StateError(
             f"{path} is the state of a window of {header['keep_window_size']!r} tokens, but this model's has "
             f"{description.keep_window_size}; load it with the model that made it"
+        )
+    if header["keep_sinks"] != description.keep_sinks:
+        raise StateError(
+            f"{path} is the state of a model that keeps {header['keep_sinks']!r} sinks, but this one keeps "
+            f"{description.keep_sinks}; load it with the model that made it"
         )
     position, unfed, notes = header["position"], header["unfed_token"], header["metadata"]
     if type(position) is not int or not 0 <= position < POSITION_LIMIT:
@@ -280,8 +289,15 @@ def _check_values(path: Path, header: Mapping[str, Any], tensors: Tensors, descr
     tokens, first = tensors["seen_tokens"], tensors["first_positions"]
     if not (_all_different_below(description.vocab_size, tokens) and _all_different_below(position, first)):
         raise StateError(f"{path} is damaged: its seen tokens or their positions are impossible")
-    if "key_positions" in tensors and not _all_different_below(position, tensors["key_positions"]):
+    if "key_positions" in tensors and not _are_key_positions(tensors["key_positions"], position, description):
         raise StateError(f"{path} is damaged: the positions of its keys are impossible")
+
+
+def _are_key_positions(values: NDArray[np.int64], position: int, description: DecoderDescription) -> bool:
+    """Whether every head has different tokens of the stream, and the sinks in their slots."""
+    sinks = description.keep_sinks
+    in_place = bool((values[..., :sinks] == np.arange(sinks)).all())
+    return in_place and _all_different_below(position, values)
 
 
 def _all_different_below(limit: int, values: NDArray[np.int64]) -> bool:

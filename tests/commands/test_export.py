@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Never
+from typing import Any, Never
 
 import pytest
 from click.testing import CliRunner, Result
@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 import doge_export
 from doge_export.commands.export import main
 from doge_export.measure.verification import Limits
-from tests.helpers.checkpoints import byte_vocabulary, save_doge, save_tokenizer
+from doge_export.runtime.decoder import Decoder
+from tests.helpers.checkpoints import byte_vocabulary, save_doge, save_tokenizer, tiny_llama
 from tests.helpers.models import FORMS, attentions, random_ids, tiny_model
 
 
@@ -134,6 +135,42 @@ def test_a_narrower_window_is_exported_with_its_cost(checkpoint: Path, tmp_path:
     assert (cost["keep_window_size"], cost["original_keep_window_size"], cost["tokens"]) == (16, 64, 1024)
     assert cost["kl_mean"] > 1e-4
     assert json.loads((tmp_path / "out" / "config.json").read_text())["keep_window_size"] == 16
+
+
+@pytest.mark.slow
+def test_sinks_are_exported_without_a_narrower_window_too(checkpoint: Path, tmp_path: Path) -> None:
+    result = run(checkpoint, tmp_path / "out", "--fp32", "--keep-sinks", 3, "--report-tokens", 0)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["keep_sinks"] == 3
+    assert Decoder(tmp_path / "out").description.keep_sinks == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "sinks"), [((), 4), (("--keep-window", 16), 4), (("--keep-window", 3), 2), (("--keep-sinks", 0), 0)]
+)
+def test_a_llama_has_sinks_as_far_as_they_leave_room(options: tuple[Any, ...], sinks: int, tmp_path: Path) -> None:
+    tiny_llama().save_pretrained(tmp_path / "llama")
+    result = run(tmp_path / "llama", tmp_path / "out", "--fp32", "--report-tokens", 0, *options)
+    assert result.exit_code == 0, result.output
+    assert Decoder(tmp_path / "out").description.keep_sinks == sinks
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--keep-sinks", -1), "keep_sinks is -1; it must be at least 0"),
+        (("--keep-sinks", 64), "keep_sinks is 64; it must be below the window of 64 tokens, so that others find room"),
+        (("--keep-sinks", 8, "--keep-window", 8), "keep_sinks is 8; it must be below the window of 8 tokens"),
+        (("--keep-sinks", "x"), "'x' is not a valid integer"),
+    ],
+)
+def test_sinks_that_fill_the_window_are_refused(
+    options: tuple[Any, ...], said: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    result = run(checkpoint, tmp_path / "out", *options)
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
+    assert left_in(tmp_path) == ["tiny"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])

@@ -27,7 +27,7 @@ from tests.helpers.models import (
     torch_logits,
 )
 
-EXTENSIONS = {"qk_norm", "num_mask_heads", "head_dim", "router_bias"}
+EXTENSIONS = {"qk_norm", "num_mask_heads", "head_dim", "router_bias", "keep_sinks"}
 NATIVE = {name: fields for name, fields in FORMS.items() if not EXTENSIONS & set(fields)}
 EXPERTS = FORMS["experts"]
 

@@ -25,6 +25,7 @@ def test_a_default_name_says_how_an_export_differs_from_others_of_the_model() ->
     assert ExportOptions("x/name.gguf", weights="fp32").folder == Path("name-fp32")
     assert ExportOptions("name/", kv_int8=True).folder == Path("name-int8-kv-int8")
     assert ExportOptions("name", kv_int8=True, keep_window=1024).folder == Path("name-int8-kv-int8-window-1024")
+    assert ExportOptions("name", keep_window=1024, keep_sinks=0).folder == Path("name-int8-window-1024-sinks-0")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,7 @@ def test_a_name_that_is_too_long_is_refused() -> None:
 VALUES = {
     "weights": ("int3", "weights is 'int3'; it must be one of int8, int4, "),
     "keep_window": (0, "keep_window is 0; it must be at least 1"),
+    "keep_sinks": (-1, "keep_sinks is -1; it must be at least 0"),
     "report_tokens": (15, "report_tokens is 15; it must be 0, for no report, or at least 16"),
     "seed": (-1, r"seed is -1; it must be from 0 to 2\^64 - 1"),
     "bits": (float("nan"), "bits is nan; it must be from 4.625 to 8.25"),

@@ -37,8 +37,12 @@ def fed(decoder: Decoder, state: State, ids: NDArray[np.int64], size: int) -> ND
 
 @pytest.mark.parametrize("form", ["native", "experts with a router bias", "lifted"])
 @pytest.mark.parametrize("size", [1, 23])
-def test_a_full_window_keeps_the_same_keys(form: str, size: int, tmp_path: Path) -> None:
-    model = without_mask(tiny_model()) if form == "lifted" else tiny_model(**FORMS[form])
+@pytest.mark.parametrize("sinks", [0, 5])
+def test_a_full_window_keeps_the_same_keys(form: str, size: int, sinks: int, tmp_path: Path) -> None:
+    fields = {} if form == "lifted" else FORMS[form]
+    model = tiny_model(**fields, keep_sinks=sinks)
+    if form == "lifted":
+        without_mask(model)
     write_model(model, "fp32", tmp_path)
     decoders, ids = both(tmp_path), random_ids(TOKENS)
     states = [decoder.new_state() for decoder in decoders]
@@ -48,16 +52,18 @@ def test_a_full_window_keeps_the_same_keys(form: str, size: int, tmp_path: Path)
     assert np.array_equal(kept[0], kept[1])
 
 
-def test_pieces_of_any_size_give_the_same_bits_beyond_the_window(tmp_path: Path) -> None:
-    decoder, ids = exported(tiny_model(), tmp_path, "int8", operators=True), random_ids(TOKENS)
+@pytest.mark.parametrize("sinks", [0, 5])
+def test_pieces_of_any_size_give_the_same_bits_beyond_the_window(sinks: int, tmp_path: Path) -> None:
+    decoder, ids = exported(tiny_model(keep_sinks=sinks), tmp_path, "int8", operators=True), random_ids(TOKENS)
     single, pieces = (fed(decoder, decoder.new_state(), ids, size) for size in (1, 23))
     assert np.array_equal(single, pieces)
 
 
 @pytest.mark.parametrize("position", [40, 100])
 @pytest.mark.parametrize("saver", [0, 1])
-def test_a_state_of_either_path_goes_on_by_the_other(position: int, saver: int, tmp_path: Path) -> None:
-    write_model(tiny_model(), "fp32", tmp_path)
+@pytest.mark.parametrize("sinks", [0, 5])
+def test_a_state_of_either_path_goes_on_by_the_other(position: int, saver: int, sinks: int, tmp_path: Path) -> None:
+    write_model(tiny_model(keep_sinks=sinks), "fp32", tmp_path)
     decoders, ids = both(tmp_path), random_ids(TOKENS)
     state = decoders[saver].new_state()
     decoders[saver].forward(state, ids[:position])

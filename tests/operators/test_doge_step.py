@@ -184,12 +184,14 @@ def test_inputs_behind_the_past_must_be_constants(library: Path, tmp_path: Path)
         ({"head_dim": 4}, "inv_freq has shape"),
         ({"part_bits": [5] * 10}, "part_bits must be"),
         ({"num_heads": 2**32 + 4}, "size"),
+        ({"keep_sinks": 64}, "keep_sinks must be from 0 to below keep_window_size"),
+        ({"keep_sinks": -1}, "keep_sinks must be from 0 to below keep_window_size"),
     ],
 )
 def test_wrong_constants_and_attributes_are_refused(
     changed: dict[str, Any], message: str, library: Path, tmp_path: Path
 ) -> None:
-    folded = fold_model(tiny_model())
+    folded = fold_model(tiny_model(keep_sinks=2))
     file = write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
     model = onnx.load(file, load_external_data=False)
     for attribute in model.graph.node[-1].attribute:

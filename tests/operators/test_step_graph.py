@@ -35,9 +35,15 @@ def test_the_attributes_count_matrices_and_parts(bits: int) -> None:
 
 
 def test_the_page_has_every_attribute_input_and_output() -> None:
-    folded = fold_model(tiny_model())
+    folded = fold_model(tiny_model(keep_sinks=2))
     graph = build_step(folded, mixed_plan(folded, 8), ConstantPool(), step_cache(folded.dimensions))
     names = {each.name for each in graph.nodes[-1].attribute}
     names |= {each for each in graph.nodes[-1].input if "." not in each}
     names |= {each for each in graph.nodes[-1].output if "." not in each}
     assert {name for name in names if f"`{name}`" not in PAGE} == {"first_layer_logits"}  # described, a constant
+
+
+def test_a_graph_without_sinks_is_as_it_was_before_there_were_any() -> None:
+    folded = fold_model(tiny_model())
+    node = build_step(folded, mixed_plan(folded, 8), ConstantPool(), step_cache(folded.dimensions)).nodes[-1]
+    assert "keep_sinks" not in {each.name for each in node.attribute}

@@ -92,6 +92,17 @@ def test_the_page_has_the_numbers_and_four_plots_in_its_own_colours(place: Path)
     assert not any(color in page for color in VARIABLES)
 
 
+def test_a_narrowed_window_has_a_plot_and_its_cost(place: Path) -> None:
+    options = ["--keep-window", 32, "--keep-sinks", 2, "--report-tokens", 50]
+    result = run(place / "tiny", place / "narrow", *options)
+    assert result.exit_code == 0, result.output
+    page, found = page_of(place / "narrow"), report_of(place / "narrow")["narrowed_window"]
+    assert page.count("<svg") == 5
+    assert "those of the first 2 tokens for good" in page
+    assert f"costs {found['cost']['nats']:+.3f} ± {found['cost']['stderr']:.3f} nats, without sinks" in page
+    assert "The window was narrowed: 32 tokens, the first 2 of a stream" in (place / "narrow/README.md").read_text()
+
+
 def test_matrices_that_are_stored_as_they_are_have_no_error(place: Path) -> None:
     fp32, int8 = (report_of(place / name)["quality"]["matrix_errors"] for name in ("a-fp32", "b-int8"))
     assert set(fp32.values()) == {0.0}

@@ -13,8 +13,19 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from doge_export.measure.quality import Quality, log_histogram
+from doge_export.measure.window_cost import NatsByPosition
 from doge_export.report.neighbours import ComparedModel
-from doge_export.report.plots import STYLE, divergence_plot, errors_by_kind, layer_plot, marks, matrix_plot, size_plot
+from doge_export.report.plots import (
+    STYLE,
+    divergence_plot,
+    errors_by_kind,
+    layer_plot,
+    marks,
+    matrix_plot,
+    size_plot,
+    window_curves,
+    window_plot,
+)
 
 KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj", "mlp.down_embed")
 ERRORS = {f"layers.{layer}.{kind}": 0.005 + 0.0001 * layer for layer in range(30) for kind in KINDS}
@@ -47,6 +58,8 @@ def quality_of(kl_mean: float, kl_p99: float) -> Quality:
     )
 
 
+NATS = NatsByPosition(128, (3.0,) * 12, (3.1,) * 12, (4.25,) * 12)
+
 with mpl.rc_context(STYLE):
     FIGURES = {
         "models of one place": size_plot(models(6)),
@@ -56,6 +69,8 @@ with mpl.rc_context(STYLE):
         "matrices without error": matrix_plot(dict.fromkeys(ERRORS, 0.0)),
         "mean near 99%": divergence_plot(quality_of(6e-4, 7e-4)),
         "mean beyond 99%": divergence_plot(quality_of(2e-3, 1e-3)),
+        "narrowed window": window_plot(NATS),
+        "narrowed window of one block": window_plot(NatsByPosition(128, (3.0,), (3.0,), None)),
         "no divergence": divergence_plot(quality_of(0.0, 0.0)),
     }
 
@@ -99,3 +114,18 @@ def test_models_of_one_perplexity_still_have_an_axis_of_short_numbers() -> None:
     axes = axes_of(FIGURES["models of one place"])
     FigureCanvasAgg(FIGURES["models of one place"]).draw()
     assert max(len(label.get_text()) for label in axes.get_yticklabels()) <= 6
+
+
+def test_a_window_without_another_number_of_sinks_is_drawn_once() -> None:
+    plain = NatsByPosition(128, NATS.whole, NATS.narrowed, None)
+    assert [curve.name for curve in window_curves(plain)] == ["this export's window", "the checkpoint's window"]
+    assert next(iter(window_curves(NATS, "with 4 sinks"))).name == "with 4 sinks"
+    for nats in (NATS, plain):
+        curves = window_curves(nats, "without sinks")
+        assert len({curve.line for curve in curves}) == len({curve.color for curve in curves}) == len(curves)
+
+
+def test_points_of_the_narrowed_window_stand_in_the_midst_of_their_positions() -> None:
+    behind, narrowed, whole = axes_of(FIGURES["narrowed window"]).lines
+    assert np.asarray(narrowed.get_xdata())[:2].tolist() == [64, 192]
+    assert [np.asarray(line.get_ydata())[0] for line in (behind, narrowed, whole)] == [4.25, 3.1, 3.0]

@@ -104,6 +104,19 @@ def test_it_says_what_a_float_model_says_that_rounds_its_cache(form: str, operat
     assert error < 0.1 * unrounded  # the rest are numbers so near the middle of two codes that float32 decides
 
 
+@pytest.mark.parametrize("sinks", [0, 1, 5])
+def test_beyond_the_window_too_where_no_mask_decides_what_is_kept(sinks: int, operators: bool, tmp_path: Path) -> None:
+    model, ids = model_of("lifted Llama", keep_window_size=16, keep_sinks=sinks), random_ids(90)
+    decoder, scales = exported_int8(model, tmp_path, operators)
+    cache = RoundedCache(scales, rounds_dt=not operators)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(ids)[None], past_key_values=cache).logits[0].numpy()
+    logits = singles(decoder, decoder.new_state(), ids)
+    error = Agreement.between(expected[16:], logits[16:]).centered_rms_error
+    unrounded = Agreement.between(torch_logits(model, ids)[16:], logits[16:]).centered_rms_error
+    assert error < 0.1 * unrounded
+
+
 @pytest.mark.parametrize("form", ALL_FORMS)
 def test_prompts_chunks_single_tokens_and_drafts_are_equal_bit_by_bit(
     form: str, operators: bool, tmp_path: Path
@@ -130,11 +143,13 @@ def test_any_weights_go_with_it_and_rows_as_wide_as_two_channels_of_dt_need(weig
     assert Decoder(export(options).folder).description.channels == 24  # 10 + 2 * 4, then padding
 
 
+@pytest.mark.parametrize("sinks", [0, 1])
 @pytest.mark.parametrize("form", ["native", "small-doge", "lifted Llama"])
 def test_beyond_the_window_chunks_evict_the_keys_that_single_tokens_evict(
-    form: str, operators: bool, tmp_path: Path
+    form: str, sinks: int, operators: bool, tmp_path: Path
 ) -> None:
-    (decoder, _), ids = exported_int8(model_of(form, keep_window_size=16), tmp_path, operators), random_ids(90)
+    model = model_of(form, keep_window_size=16, keep_sinks=sinks)
+    (decoder, _), ids = exported_int8(model, tmp_path, operators), random_ids(90)
     state, other = decoder.new_state(), decoder.new_state()
     expected = singles(decoder, state, ids)
     logits = np.concatenate([decoder.forward(other, piece, "all").copy() for piece in np.split(ids, [16, 23, 60])])

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from doge_common.errors import OptionError
 from doge_model import load_checkpoint
 from tests.helpers.training import ALICE, conversations, make_tokenizer, preferences, run_pretrain, write_jsonl
 from train.arguments import ModelArguments
 from train.data import DataArguments, Source
-from train.stages.measure import MeasureArguments, encode, measure
+from train.stages.measure import MeasureArguments, check_windows, encode, measure
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +51,14 @@ def test_a_window_that_evicts_nothing_changes_nothing_and_a_narrow_one_does(mode
     result = figures(model, ALICE, max_records=3, keep_window_sizes=[128, 4])
     assert result["perplexity_with_window_128"] == pytest.approx(result["perplexity"], rel=1e-5)
     assert result["perplexity_with_window_4"] != pytest.approx(result["perplexity"], rel=1e-5)
+
+
+def test_a_window_that_the_sinks_would_fill_is_refused() -> None:
+    check_windows([5], keep_sinks=4)
+    with pytest.raises(
+        OptionError, match=r"keep_window_sizes are \[9, 4\]; each must be at least 5, above the model's"
+    ):
+        check_windows([9, 4], keep_sinks=4)
 
 
 def test_the_mask_of_a_new_model_is_one_everywhere(model: Path, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArgu
         OptionError: no record has anything to predict, or the chat template does not mark answers.
     """
     model, tokenizer = load_model(arguments)
+    check_windows(options.keep_window_sizes, model.config.keep_sinks)
     if options.kind != "text":
         mark_answers(tokenizer, arguments.model_name_or_path)
     train, held_out = load_mixture(data, options.kind, options.seed)
@@ -82,6 +83,18 @@ def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArgu
     result["samples"] = [sample(model, tokenizer, prompt, options) for prompt in options.prompts]
     print(json.dumps(result, ensure_ascii=False))
     return result
+
+
+def check_windows(windows: list[int], keep_sinks: int) -> None:
+    """Refuse windows that the model's sinks would fill.
+
+    Raises:
+        OptionError: there is one.
+    """
+    if min(windows, default=keep_sinks + 1) <= keep_sinks:
+        raise OptionError(
+            f"keep_window_sizes are {windows}; each must be at least {keep_sinks + 1}, above the model's keep_sinks"
+        )
 
 
 def mark_answers(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

@@ -38,6 +38,9 @@ class NewModelArguments:
     num_key_value_heads: int | None = field(default=None, metadata={"help": "Key and value heads, and mask heads."})
     max_position_embeddings: int | None = field(default=None, metadata={"help": "Tokens that training will see."})
     keep_window_size: int | None = field(default=None, metadata={"help": "Keys that are kept."})
+    keep_sinks: int | None = field(
+        default=None, metadata={"help": "First tokens of a stream whose keys never leave the window."}
+    )
 
 
 @dataclass

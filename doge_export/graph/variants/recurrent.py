@@ -8,6 +8,7 @@ from ..builder import GraphBuilder
 from ..dimensions import Dimensions
 from ..eviction import cache_heads, declare_eviction, eviction_bias
 from ..mask import split_dt
+from ..sinks import sink_bias
 from .interface import (
     declare_cache,
     declare_tokens,
@@ -52,7 +53,8 @@ class Recurrent:
         """GroupQueryAttention under the mask of evicted keys, with keys and values for every mask head."""
         query, key, value = query_key_value
         name = f"layers.{index}.self_attn"
-        bias = eviction_bias(graph, d, index, value)
+        sinks = sink_bias(graph, d, index, query, cache_heads(d)) if d.keep_sinks else None
+        bias = eviction_bias(graph, d, index, value, sinks)
         key, value = (per_mask_head(graph, d, f"{name}.{part}", x) for part, x in (("key", key), ("value", value)))
         inputs = [query, key, value, *past_names(index), "seqlens_k", "total_sequence_length", "", "", "", bias]
         heads, scales = self.cache_heads(d), kv_scales(d, index, self.cache_heads(d))
