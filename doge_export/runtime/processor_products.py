@@ -1,6 +1,6 @@
 """Standard graphs changed for processors on which onnxruntime's product of blocks, MatMulNBits, is slow or coarse.
 
-On an ARM without the dot product it unpacks a matrix for every token, which takes 3.5 times as long as a product in
+On an ARM without the dot product it unpacks a matrix for every token, which takes 3.4 times as long as a product in
 float32. There the graph unpacks each matrix once, while it opens. On an ARM with it, onnxruntime's KleidiAI kernels
 round activations coarser, in products of 4 bits without zero points alone. They can be switched off (docs/arm.md).
 """
@@ -37,7 +37,7 @@ from .processor import Processor, available_memory
 PRODUCT, MICROSOFT = "MatMulNBits", "com.microsoft"
 DATA, SCALES, ZERO_POINTS, BIAS = 1, 2, 3, 5  # inputs of a product
 UINT8, INT64, UINT4 = 2, 7, 21  # of onnx.TensorProto.DataType
-MEMORY_SHARE = 1.25  # of the bytes of the unpacked matrices, which the session takes while it opens
+MEMORY_SHARE = 1.5  # of the bytes of the unpacked matrices: the most that a session takes while it opens
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,18 @@ def unpacked(model: bytes, data_file: Path) -> bytes:
 
 
 def unpacked_graph(graph: list[Field], data_file: Path) -> Iterator[Field]:
-    """The fields of a graph with its products in float32. Constants that nobody reads any more are left out."""
+    """The fields of a graph with its products in float32. Constants that are replaced are left out."""
     tensors = [parse(each) for each in values(graph, GRAPH_INITIALIZER)]
     matrices = FloatMatrices({b"".join(values(each, TENSOR_NAME)).decode(): each for each in tensors}, data_file)
     nodes: list[bytes] = []
     for message in values(graph, GRAPH_NODE):
         nodes += product_in_float(checked(Node.of(message)), matrices) if is_product(message) else [message]
-    used = set(chain.from_iterable(Node.of(message).inputs for message in nodes))
+    unread = matrices.replaced - set(chain.from_iterable(Node.of(message).inputs for message in nodes))
     yield from (each for each in graph if each[0] not in (GRAPH_NODE, GRAPH_INITIALIZER))
     yield from ((GRAPH_NODE, BYTES, message) for message in nodes)
-    yield from ((GRAPH_INITIALIZER, BYTES, write(each)) for name, each in matrices.constants.items() if name in used)
+    yield from (
+        (GRAPH_INITIALIZER, BYTES, write(each)) for name, each in matrices.constants.items() if name not in unread
+    )
 
 
 def product_in_float(product: Node, matrices: FloatMatrices) -> Iterator[bytes]:
@@ -157,12 +159,14 @@ class FloatMatrices:
 
     Attributes:
         constants: by their names.
+        replaced: names of those whose bytes are read by other names now.
     """
 
     def __init__(self, constants: dict[str, list[Field]], data_file: Path) -> None:
         self.constants = constants
         self._data_file = data_file
         self._unpacked: set[str] = set()
+        self.replaced: set[str] = set()
 
     def name_of(self, product: Node) -> str:
         """The float32 matrix of a product, [N, K]."""
@@ -187,8 +191,10 @@ class FloatMatrices:
             yield Node("Slice", [filled, *names], [matrix])
 
     def _constant(self, name: str) -> list[Field]:
+        """One that is replaced; ValueError where there is none."""
         if name not in self.constants:
             raise ValueError(f"the matrix {name} is no constant")
+        self.replaced.add(name)
         return self.constants[name]
 
     def _zero_points(self, product: Node, rows: int, blocks: int) -> list[Field]:
