@@ -94,12 +94,13 @@ def sources(macros: set[str]) -> dict[Path, tuple[str, ...]]:
 
 
 def link_flags(compiler: Sequence[str], macros: set[str]) -> list[str]:
-    """Two symbols and no other leave the library, and it brings GCC's C++ library along where that is there to link.
+    """Three symbols and no other leave the library, and it brings GCC's C++ library along where that is there to link.
 
     So it runs beside any other C++ library: those of older distributions, and the one of a conda environment.
     """
     if "__APPLE__" in macros:
-        return [f"-Wl,-exported_symbol,_{name}" for name in ("RegisterCustomOps", "DogeKernels")]
+        names = ("RegisterCustomOps", "DogeKernels", "DogeOperatorsVersion")
+        return [f"-Wl,-exported_symbol,_{name}" for name in names]
     flags = [] if "_WIN32" in macros else [f"-Wl,--version-script={FOLDER / 'exports.map'}"]
     # a sanitizer watches the shared C++ library only
     if "__GLIBCXX__" in macros and not any(word.startswith("-fsanitize") for word in compiler):

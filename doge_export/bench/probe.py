@@ -39,17 +39,21 @@ def watch(folder: Path, threads: int, prompt_tokens: int, new_tokens: int) -> tu
     """Run the process: milliseconds from its start to its first token, and its peak of memory in MB.
 
     Raises:
-        PackageError: the process ended before it was done.
+        PackageError: the process cannot be started, or ended before it was done.
     """
     command = [sys.executable, "-m", __name__, str(folder), *map(str, (threads, prompt_tokens, new_tokens))]
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        try:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        except OSError as error:
+            raise PackageError(f"{sys.executable!r} cannot be started once more: {error.strerror}") from error
+        with process:
             assert process.stdout is not None
             process.stdout.readline()
             first = time.perf_counter() - start
             peak = process.stdout.readline()
-        if process.returncode != 0:
+        if process.returncode != 0 or not peak:
             errors.seek(0)
             raise PackageError(f"the process that opens {folder} {death_words(process.returncode, errors.read())}")
     return 1e3 * first, float(peak)

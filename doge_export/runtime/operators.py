@@ -17,6 +17,7 @@ from ..errors import OptionError, PackageError
 from .sessions import ORT_ERRORS
 
 SWITCH = "DOGE_EXPORT_OPERATORS"
+VERSION = 1  # of the library; operators/operators.cpp has the same, and says when it rises
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).parents[1] / f"libdoge_operators{SUFFIX}"
 
@@ -30,7 +31,8 @@ def operators_library(enabled: bool | None = None) -> Path | None:
 
     Raises:
         OptionError: the variable has another value, or a library that is demanded is missing.
-        PackageError: the library is there and wanted, but this onnxruntime or this system refuses it.
+        PackageError: the library is there and wanted, but this onnxruntime or this system refuses it, or it is of
+            another version.
     """
     enabled = wanted(enabled)
     if enabled is False:
@@ -45,6 +47,10 @@ def operators_library(enabled: bool | None = None) -> Path | None:
         raise PackageError(
             f"the operators cannot be loaded ({reason}); upgrade onnxruntime, install doge-export again, "
             f"or set {SWITCH}=0"
+        )
+    if version_of(LIBRARY) != VERSION:
+        raise PackageError(
+            f"{LIBRARY} was compiled from another version of doge-export; install doge-export again, or set {SWITCH}=0"
         )
     return LIBRARY
 
@@ -66,6 +72,16 @@ def kernels_of(library: Path) -> str:
     ask.restype = ctypes.c_char_p
     name: bytes = ask()
     return name.decode()
+
+
+@cache
+def version_of(library: Path) -> int:
+    """The number of a library's operators, 0 of one that has none."""
+    try:
+        ask = ctypes.CDLL(str(library)).DogeOperatorsVersion
+    except AttributeError:
+        return 0
+    return int(ask())
 
 
 def switch() -> bool | None:

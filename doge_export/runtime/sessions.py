@@ -14,6 +14,8 @@ import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 from ..errors import PackageError
 from .description import DATA_FILE, PORTABLE_FILE
 from .huge_pages import huge_pages
+from .processor import this_processor
+from .processor_products import change_for
 from .threads import SPIN_US
 
 # Since 1.24 onnxruntime reads a data file in the model's own folder alone. 1.32 also allows the folder that the model
@@ -56,11 +58,24 @@ def open_session(path: Path, threads: int, operators: Path | None = None) -> ort
     if operators is not None:
         with refusals(f"load {operators}"):
             options.register_custom_ops_library(str(operators))
+    elif this_processor().is_arm:  # elsewhere the file is not read twice
+        changed = fitting(path.read_bytes(), data_beside(path), options)
+        if changed is not None:
+            with huge_pages():
+                return open_bytes(changed, data_beside(path), options, f"open {path}")
     folders = [path.parent, *([path.resolve().parent] if FOLLOWS_LINKS else [])]
     if leads_out_of(folders, data_beside(path)):
         return open_with_bytes(path.read_bytes(), data_beside(path), options, f"open {path}")
     with huge_pages(), utf8_folder(path.parent) as folder, refusals(f"open {path}"):
         return ort.InferenceSession(f"{folder}/{path.name}", options, providers=["CPUExecutionProvider"])
+
+
+def fitting(model: bytes, data: Path, options: ort.SessionOptions) -> bytes | None:
+    """The graph as this processor needs it, None where that is the graph itself; its entries go into the options."""
+    change = change_for(this_processor(), model, data)
+    for name, value in change.entries.items():
+        options.add_session_config_entry(name, value)
+    return change.model
 
 
 def leads_out_of(folders: Sequence[Path], data: Path) -> bool:
@@ -100,10 +115,15 @@ def data_beside(path: Path) -> Path:
 
 def open_changed(model: bytes, folder: Path, threads: int) -> ort.InferenceSession:
     """A session on a model that was made of a decoder file, over the data file that lies in `folder`."""
-    options, data, purpose = session_options(threads), folder / Path(DATA_FILE).name, f"open a graph made of {folder}"
-    if leads_out_of([folder], data):
+    options, data = session_options(threads), folder / Path(DATA_FILE).name
+    return open_bytes(fitting(model, data, options) or model, data, options, f"open a graph made of {folder}")
+
+
+def open_bytes(model: bytes, data: Path, options: ort.SessionOptions, purpose: str) -> ort.InferenceSession:
+    """A session on the bytes of a model, over its data file."""
+    if leads_out_of([data.parent], data):
         return open_with_bytes(model, data, options, purpose)
-    with utf8_folder(folder) as name, refusals(purpose):
+    with utf8_folder(data.parent) as name, refusals(purpose):
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", name)
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 

@@ -173,6 +173,20 @@ def test_a_process_that_dies_ends_in_one_sentence(
     ]
 
 
+def test_a_process_that_says_nothing_or_does_not_start_is_one_sentence(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(PackageError, match=r"ended with exit code 0 and gave no reason"):
+        probe.watch(folder, 1, 5, 3)
+    program.write_bytes(b"\x7fELF of another processor")
+    with pytest.raises(PackageError, match=r"python' cannot be started once more: Exec format error"):
+        probe.watch(folder, 1, 5, 3)
+
+
 @pytest.mark.slow
 def test_without_onnx_the_ceiling_is_missing_and_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx", None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 import runpy
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,34 +18,39 @@ SOURCES = FOLDER.parents[1] / "operators"
 BUILD = runpy.run_path(str(SOURCES / "compile_library.py"))
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
 CXX = which("c++") or which("g++") or ""
-ARM_CXX, QEMU = which("aarch64-linux-gnu-g++"), which("qemu-aarch64-static") or which("qemu-aarch64")
+# words; scripts/test-arm gives others
+ARM_CXX = shlex.split(os.environ.get("ARM_CXX", "aarch64-linux-gnu-g++ -static"))
+QEMU = shlex.split(os.environ.get("QEMU", "qemu-aarch64-static" if which("qemu-aarch64-static") else "qemu-aarch64"))
 FILES = {"AVX-512": "avx512", "AVX-VNNI": "avx_vnni", "AVX2": "avx2", "NEON-dot": "neon_dot", "NEON": "neon"}
 SIMDE = Path("/usr/include/simde/x86/avx512.h").is_file()
 
 needs_compiler = pytest.mark.skipif(not CXX, reason="a C++ compiler is missing")
-needs_arm = pytest.mark.skipif(not (ARM_CXX and QEMU), reason="aarch64-linux-gnu-g++ or qemu-aarch64-static is missing")
+needs_arm = pytest.mark.skipif(
+    not (which(ARM_CXX[0]) and which(QEMU[0])), reason="aarch64-linux-gnu-g++ or qemu-aarch64-static is missing"
+)
 needs_simde = pytest.mark.skipif(not (CXX and SIMDE), reason="a C++ compiler or libsimde-dev is missing")
 
 
-def checker(compiler: str, folder: Path, processor: str, *flags: str) -> Path:
-    """The program that checks every table of a processor, in `folder` beside its object files."""
-    for name, (wanted, own) in {**BUILD["KERNELS"], "kernels": ("", ())}.items():
-        if wanted in ("", processor):
-            source = SOURCES / f"{name}.cpp"
-            compile_(compiler, [*BUILD["FLAGS"], *own, *flags, "-c", source], folder / f"{name}.o")
-    program = [*BUILD["FLAGS"], *flags, FOLDER / "check_kernels.cpp", *folder.glob("*.o")]
+def checker(compiler: Sequence[str], folder: Path) -> Path:
+    """The program that checks every table of a compiler's processor, in `folder` beside its object files."""
+    for source, own in BUILD["sources"](BUILD["predefined"](compiler)).items():
+        if source.stem.startswith("kernels"):
+            compile_(compiler, [*BUILD["FLAGS"], *own, "-c", source], folder / f"{source.stem}.o")
+    program = [*BUILD["FLAGS"], FOLDER / "check_kernels.cpp", *folder.glob("*.o")]
     return compile_(compiler, program, folder / "check_kernels")
 
 
 def checker_of(table: str, folder: Path, flags: Sequence[str | Path]) -> Path:
     """The same for one table alone."""
     files = [SOURCES / f"kernels_{table}.cpp", FOLDER / "check_kernels.cpp"]
-    return compile_(CXX, [*BUILD["FLAGS"], *flags, f"-DTABLE=doge::{table}_kernels", *files], folder / "check_kernels")
+    return compile_(
+        [CXX], [*BUILD["FLAGS"], *flags, f"-DTABLE=doge::{table}_kernels", *files], folder / "check_kernels"
+    )
 
 
-def compile_(compiler: str, arguments: Sequence[str | Path], output: Path) -> Path:
+def compile_(compiler: Sequence[str], arguments: Sequence[str | Path], output: Path) -> Path:
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # of a sanitizer
-    subprocess.run([compiler, *arguments, "-o", output], check=True, env=environment)
+    subprocess.run([*compiler, *arguments, "-o", output], check=True, env=environment)
     return output
 
 
@@ -58,16 +63,12 @@ def lines(*command: str | Path, **variables: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checker(CXX, tmp_path_factory.mktemp("native"), this_processor())
+    return checker([CXX], tmp_path_factory.mktemp("native"))
 
 
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checker(str(ARM_CXX), tmp_path_factory.mktemp("arm"), "aarch64", "-static")
-
-
-def this_processor() -> str:
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
+    return checker(ARM_CXX, tmp_path_factory.mktemp("arm"))
 
 
 @needs_compiler
@@ -109,7 +110,7 @@ def test_no_function_for_one_processor_stands_in_for_another(native: Path) -> No
 )
 def test_kernels_of_arm_are_right_and_run_where_they_can(processor: str, names: list[str], arm: Path) -> None:
     """A Raspberry Pi 3, 4 and 5, emulated."""
-    assert lines(str(QEMU), "-cpu", processor, arm) == [*names, "plain"]
+    assert lines(*QEMU, "-cpu", processor, arm) == [*names, "plain"]
 
 
 @needs_simde

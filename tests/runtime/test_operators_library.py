@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _ctypes
 import os
 import re
 import runpy
@@ -104,3 +105,19 @@ def test_an_onnxruntime_that_is_too_old_is_named(compiled: Path, missing: Path) 
     with pytest.raises(PackageError) as error:
         operators_library()
     assert "need onnxruntime 1.999 or newer" in sentence(error)
+
+
+def test_a_library_without_a_number_is_of_another_version() -> None:
+    assert operators.version_of(Path(_ctypes.__file__)) == 0
+
+
+@pytest.mark.slow
+def test_a_library_of_another_version_is_refused_unless_switched_off(
+    compiled: Path, missing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(compiled / "present.so", missing)
+    monkeypatch.setattr(operators, "VERSION", operators.VERSION + 1)
+    with pytest.raises(PackageError) as error:
+        operators_library()
+    assert sentence(error).startswith(f"{missing} was compiled from another version of doge-export; install")
+    assert operators_library(False) is None
