@@ -39,8 +39,8 @@
 namespace doge {
 namespace {
 
-constexpr int AHEAD = 1024;  // bytes behind a tile that are not asked for, as they are on their way
-constexpr int ROWS_AHEAD = 4096;  // bytes behind a row of the cache
+constexpr int AHEAD = 4096;       // bytes behind a tile that are not asked for, as they are on their way
+constexpr int ROWS_AHEAD = 8192;  // bytes behind a row of the cache
 constexpr int GROUP = 4;          // blocks whose scales and zero points are read together
 using Four = uint32_t __attribute__((vector_size(16)));  // GCC and Clang calculate with vectors in any instructions
 
