@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.operators --sizes 20m,60m,160m --models models
 
-Both compute the same 8-bit export, in turns: a prompt, and steps behind 64 tokens. Then come steps near the end of the
-window, steps over a full one, and steps of 8 sequences. Ratios are medians of the rounds' ratios of time, onnxruntime's
-to DogeStep's.
+Both compute the same 8-bit export, in turns: a prompt, and steps behind 64 tokens. Then come prompts and steps near the
+end of the window and over a full one, and steps of 8 sequences. Ratios are medians of the rounds' ratios of time,
+onnxruntime's to DogeStep's.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ class Contender:
     def __init__(self, folder: Path, threads: int, operators: bool) -> None:
         self.decoder = Decoder(folder, threads, operators=operators)
         self.ids = random_ids(self.decoder.vocab_size, PROMPT)
-        self.start, self.end, self.full = (self.decoder.new_state() for _ in range(3))
+        self.start, self.late, self.end, self.full = (self.decoder.new_state() for _ in range(4))
         self.decoder.forward(self.start, self.ids[:NEAR_START])
-        for state, length in ((self.end, self.near_end), (self.full, self.decoder.keep_window_size)):
+        window = self.decoder.keep_window_size
+        for state, length in ((self.late, window - PROMPT), (self.end, self.near_end), (self.full, window)):
             self.decoder.forward(state, self.ids[:NEAR_START])
             state.fill_window(np.arange(length) % NEAR_START)
         self.decoder.forward(self.full, self.ids[:1])
@@ -51,6 +52,15 @@ class Contender:
     def prompt(self) -> float:
         """Seconds of PROMPT tokens."""
         return seconds(lambda: self.decoder.forward(self.decoder.new_state(), self.ids))
+
+    def prompt_at_end(self) -> float:
+        """Seconds of PROMPT tokens that fill the window."""
+        self.late.truncate(self.decoder.keep_window_size - PROMPT)
+        return seconds(lambda: self.decoder.forward(self.late, self.ids))
+
+    def prompt_beyond(self) -> float:
+        """Seconds of PROMPT tokens over a full window."""
+        return seconds(lambda: self.decoder.forward(self.full, self.ids))
 
     def steps_at_start(self) -> float:
         """Seconds of STEPS tokens behind NEAR_START."""
@@ -75,6 +85,8 @@ class Contender:
 
 WORK: dict[str, tuple[Callable[[Contender], float], int]] = {
     f"prompt of {PROMPT}": (Contender.prompt, PROMPT),
+    f"prompt of {PROMPT} that fills the window": (Contender.prompt_at_end, PROMPT),
+    f"prompt of {PROMPT} over a full window": (Contender.prompt_beyond, PROMPT),
     f"steps at {NEAR_START}": (Contender.steps_at_start, STEPS),
     "steps that fill the window": (Contender.steps_at_end, STEPS),
     "steps over a full window": (Contender.steps_beyond, STEPS),
@@ -106,7 +118,7 @@ def main(
                         {"size": size, "threads": threads, "work": name, "tokens_per_s": speeds, "ratio": ratio}
                     )
                     click.echo(
-                        f"{size} {threads} thread(s) {name:<28}{speeds[0]:8.0f}{speeds[1]:8.0f} tokens/s ({ratio:.2f})"
+                        f"{size} {threads} thread(s) {name:<38}{speeds[0]:8.0f}{speeds[1]:8.0f} tokens/s ({ratio:.2f})"
                     )
     finish({"rounds": rounds, "kernels": own.decoder.kernels, "rows": rows}, out)
 
