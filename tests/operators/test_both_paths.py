@@ -59,6 +59,21 @@ def test_pieces_of_any_size_give_the_same_bits_beyond_the_window(sinks: int, tmp
     assert np.array_equal(single, pieces)
 
 
+@pytest.mark.parametrize("sinks", [0, 3])
+def test_without_a_mask_the_oldest_key_leaves_wherever_it_lies(sinks: int, tmp_path: Path) -> None:
+    decoder = exported(without_mask(tiny_model(keep_sinks=sinks)), tmp_path, "fp32", operators=True)
+    ids, state = random_ids(TOKENS), decoder.new_state()
+    decoder.forward(state, ids[:100])
+    moved, window = state.copy(), decoder.keep_window_size
+    order = np.r_[:sinks, sinks + np.random.default_rng(0).permutation(window - sinks)]
+    moved.cache[..., :window, :] = moved.cache[..., order, :]
+    moved.full_window().keys.positions[:] = moved.full_window().keys.positions[..., order]
+    logits = [fed(decoder, each, ids[100:], 7) for each in (state, moved)]
+    assert relative_difference(logits[1], logits[0]) < 1e-5
+    kept = [np.sort(each.full_window().keys.positions) for each in (state, moved)]
+    assert np.array_equal(kept[0], kept[1])
+
+
 @pytest.mark.parametrize("position", [40, 100])
 @pytest.mark.parametrize("saver", [0, 1])
 @pytest.mark.parametrize("sinks", [0, 5])
