@@ -40,7 +40,7 @@ class ExportOptions:
         out: the folder to write; None takes `default_name`, in the current folder.
         weights: the name of a recipe, which says how large matrices are stored.
         kv_int8: keep the keys and values of the state in 8 bits.
-        kv_float32: keep them in float32 by DogeStep as well, which takes float16 where the weights are rounded.
+        kv_float32: keep them in float32 by DogeStep as well, which takes float16 with int8, int4 and keep-grid.
         revision: of a hub repository.
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         keep_sinks: first tokens of a stream whose keys never leave the window; None keeps the checkpoint's number. A
@@ -147,6 +147,8 @@ class ExportOptions:
                     raise OptionError(f"{name} goes with {user}; leave it out with {self.weights}")
         if self.kv_int8 and self.kv_float32:
             raise OptionError("kv_int8 and kv_float32 exclude each other; give one of them")
+        if self.kv_float32 and not recipe.kv_float16:
+            raise OptionError(f"kv_float32 goes with int8, int4 and keep-grid; leave it out with {self.weights}")
         if self.keep_window is not None and self.keep_sinks is not None:
             check_sinks(self.keep_sinks, self.keep_window)
         if self.bits is not None and self.wide is not None:

@@ -30,7 +30,7 @@ class Recipe:
 
     @property
     def kv_float16(self) -> bool:
-        """Whether DogeStep keeps keys and values in float16: where the weights are rounded anyway."""
+        """Whether DogeStep keeps keys and values in float16: where the weights are in blocks of few bits."""
         return self.rounding != "none"
 
 

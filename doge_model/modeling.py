@@ -342,9 +342,10 @@ class DogeModel(DogePreTrainedModel):
         padding_mask = as_padding_mask(attention_mask, inputs_embeds.shape[1])
         if position_ids is None:
             position_ids = torch.arange(past, tokens, device=inputs_embeds.device)[None]
-            if self.config.keep_sinks and attention_mask is not None:  # a sink's distance counts: without padding
-                position_ids = real_positions(attention_mask, inputs_embeds.shape[1])
-        rotary, sink_rotary = self.rotary_emb(position_ids), self.sink_rotary(position_ids, tokens)
+        real = position_ids
+        if attention_mask is not None and attention_mask.shape[1] == tokens:
+            real = real_positions(attention_mask, inputs_embeds.shape[1])
+        rotary, sink_rotary = self.rotary_emb(position_ids), self.sink_rotary(position_ids, real, tokens)
         hidden_states = inputs_embeds
         for layer in self.layers:
             hidden_states = layer(
@@ -352,18 +353,18 @@ class DogeModel(DogePreTrainedModel):
             )
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
-    def sink_rotary(self, position_ids: Tensor, tokens: int) -> tuple[Tensor, Tensor] | None:
+    def sink_rotary(self, position_ids: Tensor, real: Tensor, tokens: int) -> tuple[Tensor, Tensor] | None:
         """The rotation by which queries at int [B, T] positions see the sinks, where it is not their own.
 
         Behind the window's length all queries see them as from its last position. Distances that no training has shown
         would ruin that attention (docs/state.md), and of the keys that a Llama keeps, sinks alone get so far away.
 
-        tokens: of the stream, these included.
+        real: the positions without padding before them. tokens: of the stream, these included.
         """
         window = self.config.keep_window_size
         if self.config.keep_sinks == 0 or tokens <= window:
             return None
-        cos, sin = self.rotary_emb(position_ids.clamp(max=window - 1))
+        cos, sin = self.rotary_emb(position_ids - (real - real.clamp(max=window - 1)))
         return cos, sin
 
 

@@ -75,7 +75,7 @@ Rows Attention::attend(int index, const Rows& projected) {
   Rows y(products.memory, tokens.rows(), d.heads * d.channels);
   products.each_row(tokens.rows(), [&](int r) { finish_row(index, r, projected.row(r)); });
   if (!tokens.is_full()) {
-    for (int r = 0; r < tokens.rows(); r++) append(layer, cache, r);
+    products.each_row(tokens.rows(), [&](int r) { append(layer, cache, r); });
   }
   for (int r = 0; r < tokens.rows(); r += BLOCK) {
     attend_rows(layer, cache, {r, std::min(r + BLOCK, tokens.rows())}, y);

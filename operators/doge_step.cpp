@@ -13,6 +13,7 @@ namespace {
 
 constexpr int FIXED_INPUTS = 5;   // then the past, then constants
 constexpr int FIXED_OUTPUTS = 4;  // then the present
+constexpr size_t MOST_IDLE = 16;  // memories of runs that are kept, each as large as the largest run that had it
 constexpr size_t THREADS = 64;    // that may join; the session's own number is not told
 constexpr int64_t MOST_TOKENS = (int64_t)1 << 32;  // of a stream (doge_export/runtime/eviction.py)
 
@@ -85,12 +86,13 @@ class DogeStep {
     api_.parallel(context, [](void* user, size_t) { ((Team*)user)->join(); }, THREADS, &team);
     if (failure) std::rethrow_exception(failure);
     std::lock_guard<std::mutex> lock(lending_);
-    idle_.push_back(std::move(memory));
+    if (idle_.size() < idle_.capacity()) idle_.push_back(std::move(memory));
   }
 
   // That of an earlier run; new memory where every one is in use.
   std::unique_ptr<Memory> idle_memory() {
     std::lock_guard<std::mutex> lock(lending_);
+    idle_.reserve(MOST_IDLE);
     if (idle_.empty()) return std::make_unique<Memory>();
     std::unique_ptr<Memory> memory = std::move(idle_.back());
     idle_.pop_back();

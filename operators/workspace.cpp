@@ -31,6 +31,8 @@ std::vector<float> Memory::take(size_t count) {
     taken = {};  // what it holds need not be kept
     taken.resize(count);
   }
+  free_.reserve(free_.size() + lent_ + 1);
+  lent_++;
   return taken;
 }
 

@@ -15,10 +15,14 @@ class Memory {
  public:
   // At least so many numbers, any at all.
   std::vector<float> take(size_t count);
-  void give_back(std::vector<float> numbers) { free_.push_back(std::move(numbers)); }
+  void give_back(std::vector<float> numbers) noexcept {  // `take` has made room for it
+    lent_--;
+    free_.push_back(std::move(numbers));
+  }
 
  private:
   std::vector<std::vector<float>> free_;
+  size_t lent_ = 0;
 };
 
 // float32 [rows][width], any numbers at first

@@ -68,10 +68,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     help=f"With --int4: number of tokens used of that text. [default: {CALIBRATION_TOKENS}]",
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of the draw of pieces of that text. [default: 0]")
-@click.option("--kv-int8", is_flag=True, help="Keys and values of the state in 8 bits: a quarter of the memory.")
-@click.option(
-    "--kv-float32", is_flag=True, help="Keys and values in float32 by DogeStep too, not in float16, with any weights."
-)
+@click.option("--kv-int8", is_flag=True, help="Keys and values of the state in 8 bits: half of float16.")
+@click.option("--kv-float32", is_flag=True, help="Keys and values in float32 by DogeStep, where it would take float16.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option(
     "--keep-window",

@@ -146,7 +146,6 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
         keep_sinks=keep_sinks,
         other_sinks=other.keep_sinks,
         text=text,
-        tokens=len(comparison.divergences),
         **comparison.figures(keep_window),
     )
 
@@ -166,13 +165,14 @@ class Comparison:
     same: NDArray[np.bool_]
 
     def figures(self, keep_window: int) -> dict[str, Any]:
-        """The measured fields of a `NarrowedWindow`; none without tokens beyond the window."""
-        if not len(self.divergences):
-            return {}
+        """The measured fields of a `NarrowedWindow`; none where fewer than two losses lie beyond the window."""
+        if len(self.nats[0]) - keep_window < 2:
+            return {"tokens": 0}
         whole, narrowed, *other = self.nats
         costs = [Cost.of((nats - whole)[keep_window:]) for nats in (narrowed, *other)]
         blocks = [tuple(in_blocks(nats)) for nats in self.nats]
         return {
+            "tokens": len(self.divergences),
             "kl_mean": float(self.divergences.mean()),
             "top1": float(self.same.mean()),
             "cost": costs[0],

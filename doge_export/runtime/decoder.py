@@ -5,6 +5,7 @@ A `Decoder` holds the graphs and can be shared; a `State` is one stream of token
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Literal
 
@@ -78,10 +79,13 @@ class Decoder:
         if not isinstance(state, State):
             raise OptionError(f"state is {state!r}; it must be one that prefill, copy() or load_state returned")
         theirs, ours = state.description, self.description
-        if theirs.cache_type != ours.cache_type and theirs.weights_sha256 == ours.weights_sha256:
+        if theirs != ours and dataclasses.replace(theirs, cache_type=ours.cache_type) == ours:
+            remedy = "save it to a file, and load that here"
+            if "int8" in (theirs.cache_type, ours.cache_type):
+                remedy = f"load the model with operators={theirs.cache_type != 'int8'}, the way that made it"
             raise StateError(
                 f"the state has a cache of type {theirs.cache_type}, but this way to compute keeps {ours.cache_type}; "
-                "save it to a file, and load that here"
+                f"{remedy}"
             )
         if theirs != ours:
             raise StateError("the state belongs to another model; use it with the model that it was made with")

@@ -104,12 +104,13 @@ def bits_of(node: Node) -> int:
 def there_is_memory(products: list[Node]) -> bool:
     """Whether the unpacked matrices fit; a warning where they do not."""
     sizes = {each.inputs[DATA]: 4 * each.attributes["K"] * each.attributes["N"] for each in products}
-    needed, free = sum(sizes.values()), available_memory()
-    if free is None or MEMORY_SHARE * needed <= free:
+    needed, free = MEMORY_SHARE * sum(sizes.values()), available_memory()
+    if free is None or needed <= free:
         return True
     warnings.warn(
-        f"this processor multiplies 8 and 4 bits slowly, and {needed / 1e6:.0f} MB of float32 do not fit into the "
-        f"{free / 1e6:.0f} MB of memory that are free; install the operators (docs/operators.md), or a smaller model",
+        f"this processor multiplies 8 and 4 bits slowly, and its matrices in float32 take {needed / 1e6:.0f} MB "
+        f"to open, where {free / 1e6:.0f} MB of memory are free; install the operators (docs/operators.md), or a smaller "
+        "model",
         stacklevel=2,
     )
     return False

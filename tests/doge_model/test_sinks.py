@@ -139,6 +139,21 @@ def test_a_row_with_padding_in_front_computes_as_it_would_alone() -> None:
         assert relative_difference(torch_logits(model, ids[0].numpy()), logits.numpy()) < 1e-5
 
 
+@pytest.mark.parametrize("mask_of", ["new tokens", "nothing"])
+def test_steps_without_the_mask_of_cached_padding_keep_their_positions(mask_of: str) -> None:
+    model = tiny_model(keep_sinks=2)
+    ids, mask = torch.arange(20)[None], torch.ones(1, 20, dtype=torch.long)
+    mask[:, :3] = 0
+    step = mask[:, -1:] if mask_of == "new tokens" else None
+    logits = []
+    for step_mask in (mask, step):
+        cache = KeepWindowCache(model.config)
+        with torch.inference_mode():
+            model(ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache)
+            logits.append(model(ids[:, -1:], attention_mask=step_mask, past_key_values=cache).logits.numpy())
+    assert relative_difference(logits[1], logits[0]) < 1e-5
+
+
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 def test_training_in_rows_longer_than_the_window_learns_with_the_sinks(attn_implementation: str) -> None:
     model = tiny_model(0, attn_implementation, keep_window_size=8, keep_sinks=2).train()

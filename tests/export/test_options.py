@@ -159,3 +159,11 @@ def test_calibration_and_seed_go_with_a_state_in_8_bits_too() -> None:
         ExportOptions("x", seed=3)
     with pytest.raises(OptionError, match="wide goes with int4; leave it out with int8"):
         ExportOptions("x", kv_int8=True, wide=("v",))
+
+
+def test_a_float32_state_is_asked_for_where_the_default_is_another() -> None:
+    assert ExportOptions("name", kv_float32=True).folder == Path("name-int8-kv-float32")
+    with pytest.raises(OptionError, match="kv_float32 goes with int8, int4 and keep-grid; leave it out with fp32"):
+        ExportOptions("name", weights="fp32", kv_float32=True)
+    with pytest.raises(OptionError, match="kv_int8 and kv_float32 exclude each other"):
+        ExportOptions("name", kv_int8=True, kv_float32=True)

@@ -136,6 +136,15 @@ def test_a_state_in_memory_belongs_to_the_way_that_made_it(tmp_path: Path) -> No
         decoders[1].forward(decoders[0].new_state(), random_ids(3))
 
 
+def test_a_state_of_8_bits_in_memory_is_sent_back_to_the_way_that_made_it(tmp_path: Path) -> None:
+    model = tiny_model()
+    write_model(model, "int8", tmp_path, measure_scales(model, [random_ids(64)]))
+    decoders = both(tmp_path)
+    for maker, way in ((0, False), (1, True)):
+        with pytest.raises(StateError, match=f"load the model with operators={way}, the way that made it"):
+            decoders[1 - maker].forward(decoders[maker].new_state(), random_ids(3))
+
+
 @pytest.mark.parametrize("ran", [True, False])
 def test_an_interruption_leaves_the_tokens_that_the_operator_counted(ran: bool, tmp_path: Path) -> None:
     decoder = exported(tiny_model(), tmp_path, "int8", operators=True)

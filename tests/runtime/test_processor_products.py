@@ -116,7 +116,7 @@ def test_matrices_that_do_not_fit_into_memory_stay_and_the_user_is_told(
 ) -> None:
     write_both(8, tmp_path)
     monkeypatch.setattr(processor_products, "available_memory", lambda: 10_000)
-    with pytest.warns(UserWarning, match=r"0 MB of memory that are free; install the operators"):
+    with pytest.warns(UserWarning, match=r"0 MB of memory are free; install the operators"):
         assert change(SLOW, tmp_path / "blocks") == Change()
 
 
