@@ -108,9 +108,9 @@ def there_is_memory(products: list[Node]) -> bool:
     if free is None or needed <= free:
         return True
     warnings.warn(
-        f"this processor multiplies 8 and 4 bits slowly, and its matrices in float32 take {needed / 1e6:.0f} MB "
-        f"to open, where {free / 1e6:.0f} MB of memory are free; install the operators (docs/operators.md), or a smaller "
-        "model",
+        f"this processor multiplies 8 and 4 bits slowly, and opening its matrices in float32 takes {needed / 1e6:.0f} "
+        f"MB, where {free / 1e6:.0f} MB of memory are free; install the operators (docs/operators.md), or take a "
+        "smaller model",
         stacklevel=2,
     )
     return False
