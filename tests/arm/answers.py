@@ -122,13 +122,15 @@ def same(found: Stream, expected: Stream, start: int, folder: Path) -> bool:
     In few bits a code of an activation may turn out one of 1/32767 of its block's largest number larger or smaller, and
     on ARM with the dot product there are 32,639 codes instead. Of two keys that are nearly as old and as likely, the
     other one is then evicted. From there on this is another stream, as it is by other kernels of one processor.
+
+    Such a number may also turn out the next float16, 1/2048 away, in the state of folders of 8 bits.
     """
     logits, kept = expected.logits[start:], expected.kept[start:]
     assert found.logits.shape == logits.shape
     count = int(np.logical_and.accumulate((found.kept == kept).all(axis=(1, 2, 3))).sum())
     if folder.name.endswith("fp32"):
         return count == len(logits) and distance(found.logits, logits) < 1e-5
-    rounding = 5e-4  # as in tests/operators
+    rounding = 2e-3 if folder.name.endswith("int8") else 5e-4  # as in tests/operators, with float16 and without
     return (
         count >= min(len(logits), max(1, WINDOW - start + 1))
         and distance(found.logits[:count], logits[:count]) < rounding

@@ -45,6 +45,8 @@ SAME_NUMBERS = [  # on every processor, but for the order of sums and a code of 
     if way == "DogeStep" or folder.name.endswith(("fp32", "fp16"))
 ]
 ROUNDED = [folder for folder in FOLDERS if not folder.name.endswith(("fp32", "fp16", "kv-int8"))]
+# where both ways keep the state in float32
+FLOAT32 = [folder for folder in FOLDERS if len(ways_of(folder)) == len(WAYS) and not folder.name.endswith("int8")]
 OPERATORS = [folder for folder in FOLDERS if len(ways_of(folder)) == len(WAYS)]
 
 
@@ -61,7 +63,7 @@ def test_logits_and_tokens_are_those_of_x86(folder: Path, way: str) -> None:
     assert np.array_equal(found.tokens, expected.tokens)
 
 
-@pytest.mark.parametrize("folder", OPERATORS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FLOAT32, ids=lambda folder: folder.name)
 def test_the_operator_is_as_near_to_the_standard_graphs_as_on_x86(folder: Path) -> None:
     standard, operator = (answers(folder, way).stream.logits[:WINDOW] for way in WAYS)
     limit = 5e-4 if folder in ROUNDED else 1e-5  # activations of 16 bits in the operator, as in tests/operators

@@ -65,11 +65,17 @@ def tiny_model(seed: int = 0, attn_implementation: str = "eager", **overrides: A
 
 
 def write_model(
-    model: DogeForCausalLM, weights: str, folder: Path, scales: KeyValueScales | None = None, plan: Plan | None = None
+    model: DogeForCausalLM,
+    weights: str,
+    folder: Path,
+    scales: KeyValueScales | None = None,
+    plan: Plan | None = None,
+    kv_float16: bool | None = None,
 ) -> None:
-    """Fold, plan and build a model into a folder; plan: that of the recipe, unless given."""
+    """Fold, plan and build a model into a folder; plan and kv_float16: those of the recipe, unless given."""
     folded, recipe = fold_model(model, kv_int8=scales is not None), RECIPES[weights]
-    write_decoder(folded, plan or simple_plan(folded.matrices, recipe), folder, scales, recipe.kv_float16)
+    float16 = recipe.kv_float16 if kv_float16 is None else kv_float16
+    write_decoder(folded, plan or simple_plan(folded.matrices, recipe), folder, scales, float16)
 
 
 def attentions(model: DogeForCausalLM) -> list[DogeAttention]:
