@@ -14,6 +14,7 @@ from doge_export.graph import KeyValueScales, Plan
 from doge_export.quantization.rounding import simple_plan
 from doge_export.recipes import RECIPES
 from doge_export.runtime.decoder import Decoder
+from doge_export.runtime.state import State
 from doge_model import Checkpoint, DogeConfig, DogeForCausalLM
 from doge_model.modeling import DogeAttention
 
@@ -76,6 +77,15 @@ def write_model(
     folded, recipe = fold_model(model, kv_int8=scales is not None), RECIPES[weights]
     float16 = recipe.kv_float16 if kv_float16 is None else kv_float16
     write_decoder(folded, plan or simple_plan(folded.matrices, recipe), folder, scales, float16)
+
+
+def feed(
+    decoder: Decoder, ids: NDArray[np.int64], lengths: list[int], state: State | None = None
+) -> NDArray[np.float32]:
+    """All logits of tokens fed in pieces of the given lengths."""
+    state = state or decoder.new_state()
+    pieces = np.split(ids, np.cumsum(lengths)[:-1])
+    return np.concatenate([decoder.forward(state, piece, "all").copy() for piece in pieces])
 
 
 def attentions(model: DogeForCausalLM) -> list[DogeAttention]:

@@ -10,22 +10,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from doge_export.errors import RewindError
 from doge_export.graph import eviction
 from doge_export.graph.mask_numbers import PRECEDENCE_SCALE
 from doge_export.runtime import eviction as window
-from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE, RECURRENT_FILE
 from doge_export.runtime.eviction import FullWindow, Keys
-from doge_export.runtime.state import State
 from doge_model import mask
 from tests.helpers.memory import held_bytes
 from tests.helpers.models import (
     FORMS,
     attentions,
     exported,
+    feed,
     relative_difference,
     repeated_ids,
     tiny_model,
@@ -36,31 +34,23 @@ from tests.helpers.models import (
 pytestmark = pytest.mark.usefixtures("each_way")
 
 
-def feed(
-    decoder: Decoder, ids: NDArray[np.int64], lengths: list[int], state: State | None = None
-) -> NDArray[np.float32]:
-    """All logits of tokens fed in pieces of the given lengths."""
-    state = state or decoder.new_state()
-    pieces = np.split(ids, np.cumsum(lengths)[:-1])
-    return np.concatenate([decoder.forward(state, piece, "all").copy() for piece in pieces])
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("window", [2, 7, 24])
+@pytest.mark.parametrize(("window", "sinks"), [(2, 0), (7, 0), (24, 0), (2, 1), (7, 3), (24, 4)])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_stream_many_windows_long_equals_the_full_matrix(form: str, window: int, tmp_path: Path) -> None:
-    model = tiny_model(**FORMS[form], keep_window_size=window)
+def test_a_stream_many_windows_long_equals_the_full_matrix(form: str, window: int, sinks: int, tmp_path: Path) -> None:
+    model = tiny_model(**FORMS[form], keep_window_size=window, keep_sinks=sinks)
     decoder = exported(model, tmp_path)
-    ids = repeated_ids(150, times=max(1, min(window - 1, 6)))
+    ids = repeated_ids(150, times=max(1, min(window - sinks - 1, 6)))
     expected = torch_logits(model, ids)
     for lengths in ([150], [1] * 150, [window - 1, 3, 1, 1, 60, 1, 150 - 65 - window]):
         assert relative_difference(expected, feed(decoder, ids, lengths)) < 1e-5
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=50)
 @given(
     window=st.integers(1, 40),
+    sinks=st.integers(0, 39),
     kv_heads=st.sampled_from([1, 2, 4]),
     mask_per_head=st.booleans(),
     masked=st.booleans(),
@@ -70,6 +60,7 @@ def test_a_stream_many_windows_long_equals_the_full_matrix(form: str, window: in
 def test_any_window_and_any_chunking_equal_the_full_matrix(
     tmp_path_factory: pytest.TempPathFactory,
     window: int,
+    sinks: int,
     kv_heads: int,
     mask_per_head: bool,
     masked: bool,
@@ -79,6 +70,7 @@ def test_any_window_and_any_chunking_equal_the_full_matrix(
     model = tiny_model(
         seed,
         keep_window_size=window,
+        keep_sinks=min(sinks, window - 1),
         num_key_value_heads=kv_heads,
         num_mask_heads=4 if mask_per_head else kv_heads,
         qk_norm=not mask_per_head,
@@ -86,7 +78,7 @@ def test_any_window_and_any_chunking_equal_the_full_matrix(
     if not masked:
         without_mask(model)
     decoder = exported(model, tmp_path_factory.mktemp("export"))
-    ids = np.random.default_rng(seed).integers(97, size=120) if window > 8 else np.arange(97)
+    ids = np.random.default_rng(seed).integers(97, size=120) if window - sinks > 8 else np.arange(97)
     borders = sorted({0, *(cut for cut in cuts if cut < len(ids)), len(ids)})
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, np.diff(borders).tolist())) < 1e-5
 
