@@ -31,11 +31,25 @@ class Answers:
     """Streams the answers of one model; those of new streams may be merged with answers in other threads."""
 
     def __init__(
-        self, decoder: TokenDecoder, tokenizer: Tokenizer | None, reader: PromptReader, max_streams: int | None
+        self,
+        decoder: TokenDecoder,
+        tokenizer: Tokenizer | None,
+        reader: PromptReader,
+        max_streams: int | None,
+        cache_mb: float = 0,
     ) -> None:
-        """max_streams: merge new streams, so many at a time; None does not."""
+        """max_streams: merge new streams, so many at a time; None does not. cache_mb: see `StreamMerger`."""
         self._decoder, self._tokenizer, self._reader = decoder, tokenizer, reader
-        self._merger = None if max_streams is None else StreamMerger(decoder, max_streams)
+        if max_streams is None and cache_mb:
+            raise OptionError("cache_mb goes with max_streams; give that too, or leave cache_mb out")
+        self._merger = None if max_streams is None else StreamMerger(decoder, max_streams, cache_mb)
+
+    @property
+    def merger(self) -> StreamMerger:
+        """Whoever merges new streams; OptionError where nobody does."""
+        if self._merger is None:
+            raise OptionError("the model merges no calls; load it with max_streams")
+        return self._merger
 
     def continue_state(
         self,
@@ -67,11 +81,17 @@ class Answers:
         self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends
     ) -> BatchStream:
         """Answer several prompts, with options for each, on new streams."""
-        pairs = list(zip(prompts, options, strict=True))
-        requests = [self._request(token_ids, own, ends) for token_ids, own in pairs]
-        answers = [AnswerText(self._tokenizer, own.stop, len(token_ids)) for token_ids, own in pairs]
+        requests, answers = self.prepared(prompts, options, ends)
         events = self._merger.events(requests) if self._merger else generate_events(self._decoder, requests)
         return BatchStream(events, requests, answers)
+
+    def prepared(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends
+    ) -> tuple[list[BatchRequest], list[AnswerText]]:
+        """Requests for a batch, each with what takes its tokens."""
+        pairs = list(zip(prompts, options, strict=True))
+        requests = [self._request(token_ids, own, ends) for token_ids, own in pairs]
+        return requests, [AnswerText(self._tokenizer, own.stop, len(token_ids)) for token_ids, own in pairs]
 
     def _request(self, token_ids: Sequence[int], options: GenerationOptions, ends: Ends) -> BatchRequest:
         self._check(token_ids, options)

@@ -52,6 +52,10 @@ class TokenDecoder(Protocol):
     def kernels(self) -> str:
         """Who computes, in a word or two."""
 
+    @property
+    def cuts_freely(self) -> bool:
+        """Whether logits are the same bit by bit wherever a prompt is cut into chunks."""
+
     def new_state(self) -> State:
         """The state before the first token."""
 

@@ -51,6 +51,7 @@ def load(
     local_files_only: bool = False,
     max_streams: int | None = None,
     operators: bool | None = None,
+    cache_mb: float = 0,
 ) -> Model:
     """Load an exported folder, local or of the model hub.
 
@@ -63,6 +64,7 @@ def load(
         max_streams: merge the calls of several threads, so many streams at a time; None computes each by itself.
         operators: whether the project's own operators compute it, else onnxruntime's. None takes them where the
             library and the folder's graph for them are there, unless DOGE_EXPORT_OPERATORS is 0.
+        cache_mb: megabytes of known beginnings of prompts that merged calls need not compute again.
 
     Raises:
         PackageError: the folder is no export or a damaged one, or the hub has it not.
@@ -80,6 +82,7 @@ def load(
             "utf-8", "replace"
         ),  # a name may be any bytes
         max_streams=max_streams,
+        cache_mb=cache_mb,
     )
 
 
@@ -110,13 +113,14 @@ class Model:
         defaults: GenerationDefaults | None = None,
         name: str = "model",
         max_streams: int | None = None,
+        cache_mb: float = 0,
     ) -> None:
         self.decoder = decoder
         self.defaults = defaults or GenerationDefaults()
         self.name = name
         self._tokenizer = tokenizer
         self._reader = PromptReader(tokenizer, decoder.vocab_size, name)
-        self._answers = Answers(decoder, tokenizer, self._reader, max_streams)
+        self.answers = Answers(decoder, tokenizer, self._reader, max_streams, cache_mb)
 
     def __repr__(self) -> str:
         return (
@@ -320,7 +324,7 @@ class Model:
         on_prompt: called after each chunk of a long prompt with the tokens fed so far and their number in all.
         """
         ends = self.defaults.eos_token_ids if ends is None else ends
-        return self._answers.continue_state(state, token_ids, options, ends, past_ids, on_prompt)
+        return self.answers.continue_state(state, token_ids, options, ends, past_ids, on_prompt)
 
     def _stream(
         self,
@@ -344,8 +348,8 @@ class Model:
                 "options_per_prompt belongs to a list of prompts; give one prompt's options by their names"
             )
         if state is None:
-            return self._answers.begin(token_ids, options, ends)
-        return self._answers.continue_state(state, token_ids, options, ends)
+            return self.answers.begin(token_ids, options, ends)
+        return self.answers.continue_state(state, token_ids, options, ends)
 
     def _together(
         self,
@@ -357,7 +361,7 @@ class Model:
     ) -> BatchStream:
         if state is not None:
             raise OptionError("a list of prompts takes no state; give one prompt, or leave the state out")
-        return self._answers.begin_together(prompts, options_of_prompts(options, len(prompts), per_prompt), ends)
+        return self.answers.begin_together(prompts, options_of_prompts(options, len(prompts), per_prompt), ends)
 
     def _ends_of(self, prompt: ChatPrompt | None) -> Ends:
         """Tokens that end an answer to messages that a template has written."""
