@@ -13,6 +13,7 @@ from __future__ import annotations
 from .runtime.batch_stream import BatchStream
 from .runtime.conversation import Conversation
 from .runtime.generation_options import GenerationOptions
+from .runtime.logprobs import TokenLogprobs
 from .runtime.model import Model, load
 from .runtime.state import State
 from .runtime.streaming import GenerationResult, TextStream
@@ -26,6 +27,7 @@ __all__ = [
     "Model",
     "State",
     "TextStream",
+    "TokenLogprobs",
     "__version__",
     "load",
 ]

@@ -48,6 +48,8 @@ from .missing_export import ExportedFolder, found_or_made
     "--min-p", type=float, metavar="P", help="Leave out tokens below this share of the best one's probability."
 )
 @click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 weakens tokens already used.")
+@click.option("--presence-penalty", type=float, metavar="P", help="Above 0 weakens tokens that the answer has used.")
+@click.option("--frequency-penalty", type=float, metavar="P", help="The same for each time that it has used them.")
 @click.option("--no-repeat-ngram-size", type=int, metavar="N", help="Never write N tokens in a row a second time.")
 @click.option("--min-new-tokens", type=int, metavar="N", help="Shortest answer, in tokens.")
 @click.option("--seed", type=int, metavar="N", help="The same seed gives the same answers.")
@@ -58,6 +60,7 @@ from .missing_export import ExportedFolder, found_or_made
     metavar="N",
     help="Guess up to N tokens (at most 7) where the answer copies.",
 )
+@click.option("--logprobs", type=int, metavar="N", help="With --json: log-probabilities, of the N best tokens too.")
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option("--verbose", is_flag=True, help="Say first who computes.")
@@ -79,6 +82,8 @@ def main(
     commands.
     """
     overrides = sampling_overrides(**sampling)
+    if overrides.get("logprobs") is not None and not as_json:
+        raise OptionError("--logprobs only shows in JSON; give --json too")
     if resume is not None and system is not None:
         raise OptionError("--resume brings its own system message; leave --system away")
     folder = found_or_made(folder)

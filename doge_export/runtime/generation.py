@@ -15,6 +15,7 @@ from . import sampling
 from .cache import MAX_CHUNK
 from .generation_options import GenerationOptions
 from .logits_processors import LogitsProcessors
+from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import Logits
 from .state import State
 
@@ -131,10 +132,11 @@ class TokenChooser(Protocol):
 
 @dataclass(frozen=True)
 class GeneratedToken:
-    """One new token; `finish_reason` is set on the last one."""
+    """One new token; `finish_reason` is set on the last one, `logprobs` where they are asked for."""
 
     token_id: int
     finish_reason: FinishReason | None
+    logprobs: TokenLogprobs | None = None
 
 
 def generate_tokens(
@@ -181,13 +183,15 @@ class TokenSelector:
 
     def next_token(self, logits: Logits, state: State) -> GeneratedToken:
         """The next token from float32 [vocab] logits; the state remembers it as not fed yet."""
-        token_id = self._choose(self._process(logits, state))
+        token_id, best = self._choose(self._process(logits, state)), self._options.logprobs
+        logprobs = None if best is None else token_logprobs(logits, token_id, best)
         self._process.append(token_id)
         state.unfed_token = token_id
         self._count += 1
         if token_id in self._stop_ids:
-            return GeneratedToken(token_id, "stop")
-        return GeneratedToken(token_id, "length" if self._count == self._options.max_new_tokens else None)
+            return GeneratedToken(token_id, "stop", logprobs)
+        reason: FinishReason | None = "length" if self._count == self._options.max_new_tokens else None
+        return GeneratedToken(token_id, reason, logprobs)
 
 
 def token_chooser(options: GenerationOptions) -> TokenChooser:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .async_pieces import AsyncPieces
 from .detokenizer import Detokenizer, TextDecoder
 from .generation import FinishReason, GeneratedToken
+from .logprobs import TokenLogprobs
 from .prompt_lookup import PromptLookup
 from .state import Claim
 from .stopping import StopStrings
@@ -29,6 +30,7 @@ class GenerationResult:
     prefill_tokens_per_s: prompt tokens by the time until the first new token.
     decode_tokens_per_s: the new tokens after the first by the time they took; 0.0 when there were none.
     drafted_tokens, accepted_tokens: guesses of prompt lookup that were checked, and those that were right.
+    logprobs: of every new token, where they were asked for.
     """
 
     text: str
@@ -40,6 +42,7 @@ class GenerationResult:
     decode_tokens_per_s: float
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    logprobs: list[TokenLogprobs] | None = None
 
 
 class AnswerText:
@@ -49,7 +52,8 @@ class AnswerText:
 
     Attributes:
         collects: whether they do. Set it to False before the first token, and an answer takes constant memory; then
-            `token_ids` and `text` stay empty, in the result too.
+            `token_ids` and `text` stay empty, in the result too. There are no `logprobs` either.
+        logprobs: of the tokens so far; None where none were asked for.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class AnswerText:
         """
         self.collects = True
         self._token_ids, self._text = array("i"), io.StringIO()
+        self.logprobs: list[TokenLogprobs] | None = None
         self._last_token_id: int | None = None
         self._count = 0
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
@@ -92,6 +97,9 @@ class AnswerText:
         if self.collects:
             self._token_ids.append(token.token_id)
             self._text.write(piece)
+            if token.logprobs is not None:
+                self.logprobs = [] if self.logprobs is None else self.logprobs
+                self.logprobs.append(token.logprobs)
         return piece
 
     @property
@@ -126,6 +134,7 @@ class AnswerText:
             decode_tokens_per_s=_rate(self._count - 1, self._decode_seconds),
             drafted_tokens=self._lookup.drafted_tokens if self._lookup else 0,
             accepted_tokens=self._lookup.accepted_tokens if self._lookup else 0,
+            logprobs=self.logprobs,
         )
 
     def _take(self, token: GeneratedToken) -> str:

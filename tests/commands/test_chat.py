@@ -382,6 +382,13 @@ def test_json_on_an_output_without_unicode_loses_nothing(
     assert b'"text": "' + written + b'"' in out.buffer.getvalue()
 
 
+def test_log_probabilities_stand_in_the_json_and_are_refused_without_it(run: Run) -> None:
+    answer = json.loads(run("--prompt", "Hi", "--json", "--logprobs", "1").stdout)
+    assert [token["token_id"] for token in answer["logprobs"]] == answer["token_ids"]
+    assert answer["logprobs"][0]["best"][0][0] == answer["token_ids"][0]
+    assert "give --json too" in one_line_error(run("--prompt", "Hi", "--logprobs", "1"))
+
+
 def test_a_closed_standard_input_is_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     assert not terminal.stdin_is_terminal()

@@ -107,6 +107,7 @@ def test_set_changes_an_option_of_the_next_answer(capsys: pytest.CaptureFixture[
         ("temperature", "0.5", 0.5),
         ("seed", "7", 7),
         ("seed", "none", None),
+        ("logprobs", "none", None),
         ("stop", "END", ("END",)),
         ("stop", "12", ("12",)),
         ("stop", '["a", "\\n"]', ("a", "\n")),
