@@ -88,7 +88,7 @@ class Answers:
     def prepared(
         self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends
     ) -> tuple[list[BatchRequest], list[AnswerText]]:
-        """Requests for a batch, each with what takes its tokens."""
+        """Requests for a batch, each with the `AnswerText` that takes its tokens."""
         pairs = list(zip(prompts, options, strict=True))
         requests = [self._request(token_ids, own, ends) for token_ids, own in pairs]
         return requests, [AnswerText(self._tokenizer, own.stop, len(token_ids)) for token_ids, own in pairs]

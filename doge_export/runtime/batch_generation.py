@@ -1,7 +1,7 @@
 """Answers to many prompts at once: streams join, take their steps together, and leave when they are done.
 
-A prompt is fed by itself, a chunk at a time between two steps of the others, so none waits longer than that. What is
-known of it from earlier prompts and answers is not fed again. Streams whose window is full go on by themselves, as each
+A prompt is fed by itself, a chunk at a time between two steps of the others, so none waits longer than that. A
+beginning that is known from earlier prompts and answers is not fed again. Streams whose window is full go on by themselves, as each
 evicts other keys.
 """
 
@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import OptionError
 from .cache import MAX_CHUNK
 from .generation import GeneratedToken, TokenDecoder, TokenSelector
+from .logprobs import TokenLogprobs, token_logprobs
 from .prefix_cache import PrefixCache
 from .sampling import Logits
 from .state import State
@@ -32,12 +34,25 @@ class BatchRequest:
 
     Attributes:
         cancelled: set it to True, from any thread, and no more tokens come.
+        tokens_found: of the prompt, that were known and not fed again.
+        prompt_best: set it before, and `prompt_logprobs` are there with the first token, of so many best ones each.
+        prompt_logprobs: of every prompt token but the first.
     """
 
     def __init__(self, prompt_ids: Sequence[int], selector: TokenSelector) -> None:
         """prompt_ids: at least one. selector: chooses the tokens of this answer."""
         self.prompt_ids, self.selector = list(prompt_ids), selector
         self.cancelled = False
+        self.tokens_found = 0
+        self.prompt_best: int | None = None
+        self.prompt_logprobs: list[TokenLogprobs] = []
+
+    def note_prompt(self, logits: NDArray[np.float32], fed: int) -> None:
+        """Take in the logits of prompt tokens, float32 [S, vocab], behind so many others."""
+        assert self.prompt_best is not None
+        following = self.prompt_ids[fed + 1 : fed + 1 + len(logits)]
+        rows = zip(logits, following, strict=False)  # nothing follows the last
+        self.prompt_logprobs += [token_logprobs(row, token_id, self.prompt_best) for row, token_id in rows]
 
 
 class Event(NamedTuple):
@@ -120,7 +135,11 @@ class BatchGeneration:
                 chunk = chunk[:room]
             if len(chunk) > room:
                 break
-            logits = self._decoder.forward(row.state, np.asarray(chunk, np.int64))[-1]
+            wants_all = row.request.prompt_best is not None
+            rows = self._decoder.forward(row.state, np.asarray(chunk, np.int64), "all" if wants_all else "last")
+            if wants_all:
+                row.request.note_prompt(rows, row.fed)
+            logits = rows[-1]
             row.fed += len(chunk)
             row.seconds += time.perf_counter() - start
             room -= len(chunk)
@@ -130,9 +149,10 @@ class BatchGeneration:
         return events
 
     def _new_row(self, request: BatchRequest) -> Row:
-        if self._prefixes is None:
+        if self._prefixes is None or request.prompt_best is not None:
             return Row(request, self._decoder.new_state())
         state = self._prefixes.begin(request.prompt_ids)
+        request.tokens_found = state.position
         return Row(request, state, state.position)
 
     def _keep(self, row: Row, state: State) -> None:

@@ -35,7 +35,7 @@ class PrefixCache:
     """
 
     def __init__(self, decoder: TokenDecoder, max_bytes: int) -> None:
-        """max_bytes: what all kept states may take."""
+        """max_bytes: of all kept states."""
         self._decoder, self._max_bytes = decoder, max_bytes
         self._prefixes: list[Prefix] = []  # the one used last at the end
         self.nbytes = self.tokens_found = 0

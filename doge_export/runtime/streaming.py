@@ -103,6 +103,16 @@ class AnswerText:
         return piece
 
     @property
+    def count(self) -> int:
+        """The number of tokens so far."""
+        return self._count
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the answer has ended; None before."""
+        return self._finish_reason
+
+    @property
     def token_ids(self) -> list[int]:
         """The tokens so far."""
         return self._token_ids.tolist()
