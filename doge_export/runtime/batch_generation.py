@@ -1,8 +1,8 @@
 """Answers to many prompts at once: streams join, take their steps together, and leave when they are done.
 
 A prompt is fed by itself, a chunk at a time between two steps of the others, so none waits longer than that. A
-beginning that is known from earlier prompts and answers is not fed again. Streams whose window is full go on by themselves, as each
-evicts other keys.
+beginning that is known from earlier prompts and answers is not fed again. Streams whose window is full go on by
+themselves, as each evicts other keys.
 """
 
 from __future__ import annotations
