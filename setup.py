@@ -31,6 +31,7 @@ RUNTIME = [
     "prompt_toolkit>=3.0.40",
 ]
 HUB = ["huggingface_hub>=2.4"]  # the first that the tests have run with
+STRUCTURED = ["llguidance>=1.9"]  # the first that the tests have run with
 EXPORT = [
     *HUB,
     "torch>=2.6",
@@ -57,7 +58,18 @@ OPTIMUM = [  # for an environment of its own, without transformers 5: other prog
     "accelerate>=1.10",  # optimum stores a tied vocabulary once with it, else twice
 ]
 DIST = ["build>=1.6", "ziglang>=0.14"]  # the first build that takes an sdist; zig compiles for any glibc
-DEV = [*BENCH, *TRAIN, *EVAL, *DIST, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+DEV = [
+    *BENCH,
+    *TRAIN,
+    *EVAL,
+    *STRUCTURED,
+    *DIST,
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "jsonschema>=4.20",  # the judge of answers by a schema
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+]
 
 # 0: nothing is compiled, and the wheel is one for every machine. 1: it must be. Unset: where it can be
 OPERATORS = os.environ.get("DOGE_EXPORT_OPERATORS", "")
@@ -120,6 +132,7 @@ setup(
     install_requires=RUNTIME,
     extras_require={
         "hub": HUB,
+        "structured": STRUCTURED,
         "export": EXPORT,
         "train": TRAIN,
         "eval": EVAL,
