@@ -1,11 +1,11 @@
 # make demo: export the demo model and let it answer. make test: every test; make test-quick: those that take seconds.
-# make runtime, hub, serve, export, train, eval, optimum, bench: an environment with that extra. make dist: wheels and an sdist in dist/
+# make runtime, hub, structured, serve, export, train, eval, optimum, bench: an environment with that extra. make dist: wheels and an sdist in dist/
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-quick test-operators test-runtimes test-arm lint dist runtime hub serve export train eval optimum bench clean
+.PHONY: demo test test-quick test-operators test-runtimes test-arm lint dist runtime hub structured serve export train eval optimum bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -37,7 +37,7 @@ dist: $(VENV)/.dev
 runtime: $(VENV)/.python
 	$(PIP) -e .
 
-hub serve: $(VENV)/.python
+hub structured serve: $(VENV)/.python
 	$(PIP) -e '.[$@]'
 
 export: $(VENV)/.export

@@ -31,6 +31,7 @@ RUNTIME = [
     "prompt_toolkit>=3.0.40",
 ]
 HUB = ["huggingface_hub>=2.4"]  # the first that the tests have run with
+STRUCTURED = ["llguidance>=1.9"]  # the first that the tests have run with
 EXPORT = [
     *HUB,
     "torch>=2.6",
@@ -50,7 +51,7 @@ TRAIN = [
 ]
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
 BENCH = EXPORT
-SERVE = ["fastapi>=0.115", "uvicorn>=0.34", "prometheus_client>=0.21", "pydantic>=2.10"]
+SERVE = [*STRUCTURED, "fastapi>=0.115", "uvicorn>=0.34", "prometheus_client>=0.21", "pydantic>=2.10"]
 OPTIMUM = [  # for an environment of its own, without transformers 5: other programs' exporter and runtime
     "torch>=2.6",
     "optimum-onnx[onnxruntime]>=0.1,<0.2",
@@ -59,7 +60,20 @@ OPTIMUM = [  # for an environment of its own, without transformers 5: other prog
 ]
 DIST = ["build>=1.6", "ziglang>=0.14"]  # the first build that takes an sdist; zig compiles for any glibc
 CLIENTS = ["openai>=2", "httpx>=0.28"]  # whom the tests let ask the server
-DEV = [*BENCH, *TRAIN, *EVAL, *SERVE, *CLIENTS, *DIST, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+DEV = [
+    *BENCH,
+    *TRAIN,
+    *EVAL,
+    *STRUCTURED,
+    *SERVE,
+    *CLIENTS,
+    *DIST,
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "jsonschema>=4.20",  # the judge of answers by a schema
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+]
 
 # 0: nothing is compiled, and the wheel is one for every machine. 1: it must be. Unset: where it can be
 OPERATORS = os.environ.get("DOGE_EXPORT_OPERATORS", "")
@@ -122,6 +136,7 @@ setup(
     install_requires=RUNTIME,
     extras_require={
         "hub": HUB,
+        "structured": STRUCTURED,
         "export": EXPORT,
         "train": TRAIN,
         "eval": EVAL,

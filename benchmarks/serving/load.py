@@ -1,4 +1,4 @@
-"""Does a server under load lose, mix up or change an answer, does its memory grow, and what if clients are killed?
+"""Does a server under load lose or change an answer, or grow in memory, also where clients are killed?
 
     python -m benchmarks.serving.load smollm2-135m-int8 --seconds 180
 

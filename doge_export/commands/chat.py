@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import click
 
@@ -61,6 +61,11 @@ from .missing_export import ExportedFolder, found_or_made
     help="Guess up to N tokens (at most 7) where the answer copies.",
 )
 @click.option("--logprobs", type=int, metavar="N", help="With --json: log-probabilities, of the N best tokens too.")
+@click.option(
+    "--json-schema", type=click.File(encoding="utf-8"), metavar="FILE", help="Answers are JSON by this schema."
+)
+@click.option("--regex", metavar="REGEX", help="Answers match this regular expression.")
+@click.option("--grammar", type=click.File(encoding="utf-8"), metavar="FILE", help="Answers follow this Lark grammar.")
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option("--verbose", is_flag=True, help="Say first who computes.")
@@ -126,11 +131,27 @@ def start(model: Model, options: GenerationOptions, system: str | None, resume: 
     return conversation
 
 
-def sampling_overrides(*, greedy: bool, temperature: float | None, **others: Any) -> GenerationOverrides:
+def sampling_overrides(
+    *,
+    greedy: bool,
+    temperature: float | None,
+    json_schema: TextIO | None,
+    grammar: TextIO | None,
+    **others: Any,
+) -> GenerationOverrides:
     """The generation keywords that the options of the command line stand for; OptionError when they contradict."""
     if greedy and temperature:
         raise OptionError(f"--greedy and --temperature {temperature:g} contradict each other; give one of them")
+    others["json_schema"], others["grammar"] = contents(json_schema), contents(grammar)
     return cast(GenerationOverrides, {"temperature": 0.0 if greedy else temperature, **others})
+
+
+def contents(file: TextIO | None) -> str | None:
+    """The text of a file that was given; OptionError when it is no UTF-8."""
+    try:
+        return None if file is None else file.read()
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{file.name if file else ''} is not UTF-8 text; convert it first") from error
 
 
 def piped_prompt(question: str | None) -> str:

@@ -13,6 +13,7 @@ from ..errors import OptionError, PackageError
 from .option_rules import CHECKS, one_or_more_ids
 
 DEFAULT_MAX_NEW_TOKENS = 100
+FORMS = ("json_schema", "regex", "grammar")  # options that give an answer a form
 
 
 class GenerationOverrides(TypedDict, total=False):
@@ -39,6 +40,9 @@ class GenerationOverrides(TypedDict, total=False):
     presence_penalty: float | None
     frequency_penalty: float | None
     logprobs: int | None
+    json_schema: Mapping[str, Any] | str | bool | None
+    regex: str | None
+    grammar: str | None
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,20 @@ class GenerationOptions:
     sequence_bias: (sequence of ids, number) pairs; the number is added to the logit that would complete the sequence.
     forced_eos_token_id: ids of which one is the last token, when the answer reaches max_new_tokens.
 
-    The names of the last are OpenAI's.
+    The names of the next are OpenAI's.
 
     logit_bias: numbers added to the logits of token ids, a dictionary; -inf rules a token out.
     presence_penalty: taken from the logits of all tokens that stand in the answer so far, not in its prompt.
     frequency_penalty: the same for each time that a token stands there. Both from -2 to 2; 0 switches them off.
     logprobs: return the log-probability of each token, and of so many best ones, by the model's own logits; None
         returns none.
+
+    The last give an answer a form, so that it is valid wherever it ends by itself; `docs/generation.md` says more. They
+    need the extra `structured`, and only one of them can be given.
+
+    json_schema: a JSON schema, as a dictionary or JSON text; True takes any JSON.
+    regex: a regular expression for the whole answer.
+    grammar: a grammar in llguidance's form of Lark.
     """
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
@@ -96,10 +107,21 @@ class GenerationOptions:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logprobs: int | None = None
+    json_schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
             object.__setattr__(self, name, check(name, vars(self)[name]))
+        given = [name for name in FORMS if vars(self)[name] is not None]
+        if len(given) > 1:
+            raise OptionError(f"an answer has one form, but {' and '.join(given)} are given; leave all but one away")
+
+    @property
+    def has_form(self) -> bool:
+        """Whether the answer must have a form."""
+        return any(vars(self)[name] is not None for name in FORMS)
 
     def with_overrides(self, overrides: GenerationOverrides) -> GenerationOptions:
         """A copy with every given (not None) override in place; OptionError for a name or value not allowed."""
@@ -148,6 +170,7 @@ class GenerationDefaults:
 
 # Fields of a generation_config.json that mean the same here, and those of them that are whole numbers.
 OTHER_FIELDS = (
+    *FORMS,
     "temperature",
     "stop",
     "ignore_eos",

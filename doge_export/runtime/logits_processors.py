@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from .generation_options import GenerationOptions
+from .constraints import Constraint
+from .generation_options import FORMS, GenerationOptions
 from .sampling import Indices, Logits, apply_repetition_penalty
 
 Tokens = NDArray[np.int32]
@@ -34,9 +35,18 @@ class SeenTokens(Protocol):
 class LogitsProcessors:
     """The options of one answer at work; `append` tells them of each token that was chosen."""
 
-    def __init__(self, options: GenerationOptions, end_ids: Iterable[int], past_ids: Sequence[int]) -> None:
-        """end_ids: tokens that end the answer. past_ids: the tokens before the answer, as far as they are known."""
-        self._options = options
+    def __init__(
+        self,
+        options: GenerationOptions,
+        end_ids: Iterable[int],
+        past_ids: Sequence[int],
+        constraint: Constraint | None = None,
+    ) -> None:
+        """end_ids: tokens that end the answer. past_ids: the tokens before the answer, as far as they are known.
+
+        constraint: the answer's form, where it has one.
+        """
+        self._options, self._constraint = options, constraint
         self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
         self._bias = Sequences(options.sequence_bias)
         # As in transformers, an end is not ruled out as a bad word; ignore_eos is there for that.
@@ -69,7 +79,11 @@ class LogitsProcessors:
             logits = apply_repetition_penalty(logits, state.seen_tokens(), options.repetition_penalty)
         if self._penalises_answer:
             logits = self._counts.penalised(logits, options.presence_penalty, options.frequency_penalty)
-        if options.forced_eos_token_id and self._new_tokens == options.max_new_tokens - 1:
+        may_end = True
+        if self._constraint is not None:
+            logits = self._constraint.restrict(logits)
+            may_end = self._constraint.may_end
+        if options.forced_eos_token_id and may_end and self._new_tokens == options.max_new_tokens - 1:
             logits = only(logits, np.array(options.forced_eos_token_id))
             return self._without(logits, self._suppressed())
         return self._without(logits, self._repeated() + self._suppressed())
@@ -79,6 +93,8 @@ class LogitsProcessors:
         self._new_tokens += 1
         if self._penalises_answer:
             self._counts.append(token_id)
+        if self._constraint is not None:
+            self._constraint.append(token_id)
         self._remember(token_id)
 
     def _remember(self, token_id: int) -> None:
@@ -108,12 +124,17 @@ class LogitsProcessors:
     def _without(self, logits: Logits, ruled_out: list[Indices]) -> Logits:
         ids = np.concatenate(ruled_out) if ruled_out else np.empty(0, dtype=np.int64)
         left = rule_out(logits, ids) if len(ids) else logits
-        if (len(ids) or self._biases_rule_out) and left.max() == -np.inf:
+        if (len(ids) or self._biases_rule_out or self._constraint) and left.max() == -np.inf:
             raise OptionError(
-                "no token is left to choose: no_repeat_ngram_size, suppress_tokens, bad_words_ids, sequence_bias or "
-                "logit_bias rule all of them out; leave one of these options away"
+                f"no token is left to choose: {' and '.join(self._names())} rule all of them out; "
+                "leave one of these options away"
             )
         return left
+
+    def _names(self) -> list[str]:
+        """The options in use that rule tokens out."""
+        names = ("no_repeat_ngram_size", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias")
+        return [name for name in (*names, "logit_bias", "min_new_tokens", *FORMS) if vars(self._options)[name]]
 
 
 class TokenCounts:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import OptionError
 from .description import DRAFT_TOKENS
+from .json_schemas import json_schema_text
 
 # Below this the scaled logits of a float32 model may overflow; sampling is then greedy in all but name.
 SMALLEST_TEMPERATURE = 1e-6
@@ -106,7 +107,16 @@ def _is_token_id(value: object) -> bool:
 _BIAS_RULE = NumberRule(
     Real, lambda b: b == -math.inf or abs(b) <= LARGEST_BIAS, f"made of numbers up to {LARGEST_BIAS:g}, or -inf"
 )
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise OptionError(f"{name} is {value!r}; it must be a string")
+    return value
+
+
 _PENALTY_RULE = NumberRule(Real, lambda p: -2 <= p <= 2, "a number from -2 to 2 (0 switches it off)")
+_FORM_RULE = OrNone(_text)
 CHECKS: dict[str, Callable[[str, object], Any]] = {
     "max_new_tokens": NumberRule(Integral, lambda n: n >= 1, "a whole number of at least 1"),
     "temperature": NumberRule(
@@ -138,4 +148,7 @@ CHECKS: dict[str, Callable[[str, object], Any]] = {
     "presence_penalty": _PENALTY_RULE,
     "frequency_penalty": _PENALTY_RULE,
     "logprobs": OrNone(NumberRule(Integral, lambda n: n >= 0, "a whole number of at least 0, or None for none at all")),
+    "json_schema": OrNone(json_schema_text),
+    "regex": _FORM_RULE,
+    "grammar": _FORM_RULE,
 }

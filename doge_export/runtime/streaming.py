@@ -25,7 +25,8 @@ class GenerationResult:
 
     text: the new text, without special tokens, and without a stop string and all behind it; "" without a tokenizer.
     token_ids: every new token, a final end-of-sequence token included.
-    finish_reason: "stop" at an end-of-sequence token or stop string, "length" at max_new_tokens.
+    finish_reason: "stop" at an end-of-sequence token or stop string, and where a form (json_schema, regex, grammar) is
+        complete; "length" at max_new_tokens.
     prompt_tokens, completion_tokens: tokens fed before the first new one, and new tokens.
     prefill_tokens_per_s: prompt tokens by the time until the first new token.
     decode_tokens_per_s: the new tokens after the first by the time they took; 0.0 when there were none.
@@ -62,17 +63,18 @@ class AnswerText:
         stop: Sequence[str],
         prompt_tokens: int,
         lookup: PromptLookup | None = None,
+        before: Sequence[int] = (),
     ) -> None:
         """tokenizer: None leaves the text empty. stop: the stop strings. prompt_tokens: how many are fed first.
 
-        lookup: makes the tokens, and knows how many guesses were right.
+        lookup: makes the tokens, and knows how many guesses were right. before: see `Detokenizer`.
         """
         self.collects = True
         self._token_ids, self._text = array("i"), io.StringIO()
         self.logprobs: list[TokenLogprobs] | None = None
         self._last_token_id: int | None = None
         self._count = 0
-        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, before)
         self._stop_strings = StopStrings(stop)
         self._prompt_tokens = prompt_tokens
         self._lookup = lookup
@@ -174,9 +176,10 @@ class TextStream(AnswerText, Iterator[str]):
         stop: Sequence[str],
         prompt_tokens: int,
         lookup: PromptLookup | None = None,
+        before: Sequence[int] = (),
     ) -> None:
         """tokens: those of the answer, made when asked for. For the others see `AnswerText`."""
-        super().__init__(tokenizer, stop, prompt_tokens, lookup)
+        super().__init__(tokenizer, stop, prompt_tokens, lookup, before)
         self._tokens = tokens
         self._claim = Claim(ANOTHER_READER)
 

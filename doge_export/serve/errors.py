@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,8 +22,15 @@ TYPES = {
 }
 # pydantic names the branch of a union in the place of an error; no client has sent such a name
 BRANCH = re.compile(r"str|int|bool|list\[.*|(?:constrained|function)-.*|[A-Z]\w*|\[key\]")
-OPTION = re.compile(r"(\w+)(?:\[.*?\])* (?:is|holds|names) ")  # how a sentence of the library begins
-FIELDS = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "the": None, "a": None}
+OPTION = re.compile(r"(\w+)(?:\[.*?\])* (?:is|has|holds|names|cannot) ")  # how a sentence of the library begins
+FIELDS = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "json_schema": "response_format",
+    "the": None,
+    "a": None,
+}
+TAGGED = "response_format"  # behind which pydantic names the branch by its tag
 DIGITS = re.compile(r"\d+")
 
 
@@ -83,7 +91,8 @@ def invalid_body(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     fault = max(errors, key=lambda error: (not error["type"].endswith("_type"), len(error["loc"])))
     if fault["type"] == "json_invalid":
         return bad_request(f"the body is no valid JSON: {fault.get('ctx', {}).get('error', 'it cannot be read')}")
-    param = field_name([part for part in fault["loc"][1:] if not BRANCH.fullmatch(str(part))])
+    places = [place for above, place in pairwise(fault["loc"]) if above != TAGGED and not BRANCH.fullmatch(str(place))]
+    param = field_name(places)
     message = fault["msg"].removeprefix("Value error, ")
     if not param:
         return bad_request("the body must be a JSON object, with the header Content-Type: application/json")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..runtime.generation_options import GenerationOptions, GenerationOverrides
 from ..runtime.model import Model
 from .errors import bad_request
-from .schemas import Sampling
+from .schemas import JsonBySchema, JsonObject, ResponseFormat, Sampling
 from .unknown_fields import refuse_unknown
 
 SEEDS = 2**64  # a negative seed counts from the end of these
@@ -47,8 +48,21 @@ def options_of(body: Sampling, model: Model, max_new_tokens: int, logprobs: int 
         "min_new_tokens": body.min_tokens,
         "seed": None if body.seed is None else body.seed % SEEDS,
         "logprobs": logprobs,
+        "json_schema": form_of(body.response_format),
     }
     return replace(model.options(**overrides), prompt_lookup_num_tokens=0)  # changes no answer, and a batch has none
+
+
+def form_of(wanted: ResponseFormat | None) -> dict[str, Any] | None:
+    """The JSON schema of an answer; None where it may be any text."""
+    if isinstance(wanted, JsonObject):
+        return {"type": "object"}
+    if not isinstance(wanted, JsonBySchema):
+        return None
+    schema = wanted.json_schema.json_schema
+    if schema is False:
+        raise bad_request("the schema false describes no answer; give another", "response_format.json_schema.schema")
+    return {} if schema is True else schema
 
 
 def near_zero_is_greedy(temperature: float) -> float:

@@ -25,6 +25,44 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = False
 
 
+class PlainText(BaseModel):
+    """Any text."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["text"]
+
+
+class JsonObject(BaseModel):
+    """Any JSON object."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(BaseModel):
+    """A JSON schema, which an answer obeys whether or not `strict` says so."""
+
+    model_config = ConfigDict(strict=True, extra="allow", serialize_by_alias=True)
+
+    name: str = Field(min_length=1, max_length=64)
+    json_schema: dict[str, Any] | bool = Field(alias="schema")
+    strict: bool | None = None
+
+
+class JsonBySchema(BaseModel):
+    """JSON that a schema describes."""
+
+    model_config = ConfigDict(strict=True)
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[PlainText | JsonObject | JsonBySchema, Field(discriminator="type")]
+
+
 class Sampling(BaseModel):
     """The fields that completions and chats share. A field that is null counts as left out."""
 
@@ -40,6 +78,7 @@ class Sampling(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    response_format: ResponseFormat | None = Field(None, description="The form of the answer.")
     logit_bias: LogitBias | None = Field(None, description="Numbers added to the logits of token ids.")
     top_k: int | None = Field(None, ge=0, le=2**31 - 1, description="Not OpenAI's; 0 is off.")
     min_p: float | None = Field(None, ge=0, le=1, description="Not OpenAI's; 0 is off.")

@@ -47,7 +47,6 @@ CHANGES_ANSWER: dict[str, tuple[object, ...]] = {
     "prompt_logprobs": (),
     "reasoning_effort": ("none",),
     "repeat_penalty": (1,),
-    "response_format": ({"type": "text"},),
     "samplers": (),
     "skip_special_tokens": (True,),
     "stop_token_ids": ([],),

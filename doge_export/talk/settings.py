@@ -21,7 +21,9 @@ def changed_options(options: GenerationOptions, name: str, value: str) -> Genera
     if value == "none" and name in UNSET:
         unset: dict[str, Any] = {name: None}
         return replace(options, **unset)
-    given = text_or_texts(value) if name == "stop" else as_json(value)
+    given: Any = value
+    if name not in ("regex", "grammar"):
+        given = text_or_texts(value) if name == "stop" else as_json(value)
     return options.with_overrides(cast(GenerationOverrides, {name: given}))
 
 

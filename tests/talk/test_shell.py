@@ -108,6 +108,8 @@ def test_set_changes_an_option_of_the_next_answer(capsys: pytest.CaptureFixture[
         ("seed", "7", 7),
         ("seed", "none", None),
         ("logprobs", "none", None),
+        ("regex", "12", "12"),
+        ("json-schema", '{"type": "null"}', '{"type": "null"}'),
         ("stop", "END", ("END",)),
         ("stop", "12", ("12",)),
         ("stop", '["a", "\\n"]', ("a", "\n")),
