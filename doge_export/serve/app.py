@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -43,6 +45,7 @@ def create_app(
     app.add_middleware(Counted, metrics=metrics)
     add_error_handlers(app)
     add_models(app, engines, metrics, page or Page(list(engines), {}))
+    app.openapi = partial(document, app, list(engines))  # type: ignore[method-assign]  # FastAPI's way to extend it
     server = Answering(engines, limits)
 
     @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
@@ -84,11 +87,11 @@ def add_models(app: FastAPI, engines: Mapping[str, Engine], metrics: Metrics, pa
         places = {name: engine.places for name, engine in engines.items()}
         return Response(metrics.text(places), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/", response_class=HTMLResponse)
+    @app.get("/", include_in_schema=False)
     async def root(request: Request) -> HTMLResponse:
         return HTMLResponse(page.html(str(request.base_url)), headers=page.headers)
 
-    @app.get("/reports/{name}", response_class=HTMLResponse)
+    @app.get("/reports/{name}", include_in_schema=False)
     async def report(name: str) -> HTMLResponse:
         return HTMLResponse(page.report(name), headers=page.headers)
 
@@ -96,6 +99,18 @@ def add_models(app: FastAPI, engines: Mapping[str, Engine], metrics: Metrics, pa
 def card(engine: Engine) -> ModelCard:
     """A model in the list of models."""
     return ModelCard(id=engine.name, created=engine.created, max_model_len=engine.model.context_size)
+
+
+def document(app: FastAPI, names: Sequence[str]) -> dict[str, Any]:
+    """The OpenAPI document of the application, with the names of its models."""
+    if app.openapi_schema is None:
+        app.openapi_schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        for request in (ChatRequest, CompletionRequest):
+            fields = app.openapi_schema["components"]["schemas"][request.__name__]["properties"]
+            fields["model"]["enum"] = list(names)
+    return app.openapi_schema
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -10,7 +10,6 @@ MOST_TOKENS = 1_000_000
 MOST_STOPS = 16
 MOST_BEST = 20  # tokens of `top_logprobs`, as in OpenAI's interface
 MOST_PROMPTS = 256
-LARGEST_SEED = 2**63 - 1
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -72,7 +71,7 @@ class Sampling(BaseModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(None, ge=1, le=128)
-    seed: int | None = Field(None, ge=-LARGEST_SEED - 1, le=LARGEST_SEED)
+    seed: int | None = Field(None, description="Counts modulo 2**64.")
     stop: NonEmpty | Annotated[list[NonEmpty], Field(max_length=MOST_STOPS)] | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)

@@ -40,7 +40,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (CHAT | {"max_completion_tokens": 4}, "max_tokens", "differ; give one of them"),
     (CHAT | {"stop": ""}, "stop", "at least 1 character"),
     (CHAT | {"stop": ["a", ""]}, "stop[1]", "at least 1 character"),
-    (CHAT | {"seed": 2**70}, "seed", "less than or equal to"),
+    (CHAT | {"seed": 1.5}, "seed", "valid integer"),
     (CHAT | {"top_logprobs": 3}, "top_logprobs", "goes with logprobs: true"),
     (CHAT | {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
     (CHAT | {"logit_bias": {"a": 1}}, "logit_bias.a", "pattern"),
