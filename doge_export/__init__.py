@@ -15,6 +15,7 @@ from .runtime.conversation import Conversation
 from .runtime.generation_options import GenerationOptions
 from .runtime.logprobs import TokenLogprobs
 from .runtime.model import Model, load
+from .runtime.scoring import Score
 from .runtime.state import State
 from .runtime.streaming import GenerationResult, TextStream
 
@@ -25,6 +26,7 @@ __all__ = [
     "GenerationOptions",
     "GenerationResult",
     "Model",
+    "Score",
     "State",
     "TextStream",
     "TokenLogprobs",

@@ -33,6 +33,7 @@ from .generation import OnPrompt, TokenDecoder
 from .generation_options import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .hub import folder_of
 from .prompts import Prompt, PromptReader, Prompts, are_messages, is_list_of_conversations, is_list_of_prompts
+from .scoring import Score, score
 from .state import State
 from .streaming import GenerationResult, TextStream
 from .tokenizer import Tokenizer
@@ -232,6 +233,28 @@ class Model:
                 ids = self._reader.message_ids(cast("Sequence[Message]", messages), prompt, ends, state)
                 answer = self._alone(ids, options, state, options_per_prompt, ends)
             return answer if stream else answer.read_all()
+
+    def score(
+        self,
+        prompt: Prompt,
+        continuations: Sequence[Prompt],
+        *,
+        state: State | None = None,
+        logprobs: int = 0,
+    ) -> list[Score]:
+        """How likely each of several continuations of `prompt` is; their shared beginning is computed once.
+
+        A continuation is text or token ids, as the prompt is. Text is cut into tokens together with the prompt. A token
+        across the border belongs to the continuation. logprobs: so many best tokens are returned in each place.
+
+        With a `state` the prompt goes on there, and may be empty behind an answer; the state stays where it is.
+        Raises the errors of `generate`.
+        """
+        best = self.options(logprobs=logprobs).logprobs or 0
+        with self._claim(state):
+            own = self.new_state() if state is None else state.copy()
+        pairs = self._reader.continuations(prompt, continuations, state)
+        return score(self.decoder, own, pairs, best)
 
     def new_state(self) -> State:
         """An empty stream."""
