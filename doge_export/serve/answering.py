@@ -116,16 +116,21 @@ class EventStream(StreamingResponse):
             self._held.give_back()
 
     async def _lines(self) -> AsyncGenerator[bytes]:
-        try:
-            async with asyncio.timeout_at(self._time_ends), aclosing(self._asked.events()) as events:
-                async for event in events:
-                    yield line_of(event)
-        except TimeoutError:
-            yield error_line(out_of_time(self._limits))
-        except DogeError as error:
-            yield error_line(of_library(error))
-        else:
-            yield line_of("[DONE]")
+        async with aclosing(self._asked.events()) as events:
+            while True:
+                try:
+                    async with asyncio.timeout_at(self._time_ends):
+                        line = line_of(await anext(events))
+                except StopAsyncIteration:
+                    yield line_of("[DONE]")
+                    return
+                except TimeoutError:
+                    yield error_line(out_of_time(self._limits))
+                    return
+                except DogeError as error:
+                    yield error_line(of_library(error))
+                    return
+                yield line
 
 
 def line_of(data: str) -> bytes:

@@ -38,16 +38,15 @@ class Asked:
         """The fields with which every body of this response begins."""
         return {"id": self.id, "created": self.created, "model": self.engine.name}
 
-    async def pieces(self) -> AsyncGenerator[Piece]:
-        """The pieces of all answers."""
-        async with aclosing(self.engine.pieces(self.job)) as pieces:
-            async for piece in pieces:
-                yield piece
+    def pieces(self) -> aclosing[AsyncGenerator[Piece]]:
+        """The pieces of all answers, for a `with` block, at whose end the rest leaves the batch."""
+        return aclosing(self.engine.pieces(self.job))
 
     async def finish(self) -> None:
         """Wait for the last piece."""
-        async for _ in self.pieces():
-            pass
+        async with self.pieces() as pieces:
+            async for _ in pieces:
+                pass
 
     def usage(self) -> Usage:
         """The tokens so far."""

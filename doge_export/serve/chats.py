@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from ..runtime.model import Model
 from ..runtime.streaming import AnswerText
 from .asked import Asked
 from .calls import check_tools, read_calls, template_messages
-from .engine import Engine
+from .engine import Engine, Piece
 from .errors import bad_request
 from .fields import check_fields, for_each_answer, options_of
 from .limits import Limits
@@ -49,21 +49,26 @@ class AskedChat(Asked):
         """The bodies of the events of a stream."""
         for index in range(len(self.job.answers)):
             yield self._event(index, Delta(role="assistant", content=""))
-        async for piece in self.pieces():
-            answer = self.job.answers[piece.number]
-            logprobs = self._logprobs(piece.number)
-            if self.reads_calls and answer.finished:
-                content, calls, reason = self._parsed(answer)
-                yield self._event(piece.number, Delta(content=content, tool_calls=calls), logprobs)
-                yield self._event(piece.number, Delta(), None, reason)
-                continue
-            if (piece.text and not self.reads_calls) or (logprobs and logprobs.content):
-                yield self._event(piece.number, Delta(content="" if self.reads_calls else piece.text), logprobs)
-            if answer.finished:
-                yield self._event(piece.number, Delta(), None, answer.finish_reason)
+        async with self.pieces() as pieces:
+            async for piece in pieces:
+                for event in self._events_of(piece):
+                    yield event
         if self.include_usage:
             chunk = ChatChunk(**self.head, choices=[], usage=self.usage())
             yield json.dumps(chunk.model_dump(), separators=(",", ":"))
+
+    def _events_of(self, piece: Piece) -> Iterator[str]:
+        index, answer = piece.number, self.job.answers[piece.number]
+        logprobs, text = self._logprobs(index), "" if self.reads_calls else piece.text
+        if self.reads_calls and answer.finished:
+            content, calls, reason = self._parsed(answer)
+            yield self._event(index, Delta(content=content, tool_calls=calls), logprobs)
+            yield self._event(index, Delta(), None, reason)
+            return
+        if text or (logprobs and logprobs.content):
+            yield self._event(index, Delta(content=text), logprobs)
+        if answer.finished:
+            yield self._event(index, Delta(), None, answer.finish_reason)
 
     def _choice(self, index: int, answer: AnswerText) -> ChatChoice:
         content, calls, reason = self._parsed(answer)

@@ -10,7 +10,7 @@ from ..runtime.generation_options import GenerationOptions
 from ..runtime.tokenizer import Tokenizer
 from .asked import Asked
 from .chats import check_length
-from .engine import Engine
+from .engine import Engine, Piece
 from .errors import bad_request
 from .fields import check_fields, for_each_answer, options_of
 from .limits import Limits
@@ -45,16 +45,20 @@ class AskedCompletion(Asked):
     async def events(self) -> AsyncGenerator[str]:
         """The bodies of the events of a stream."""
         begun: set[int] = set()
-        async for piece in self.pieces():
-            index, is_first = piece.number, piece.number not in begun
-            begun.add(index)
-            text = (self._echo(index) if is_first else "") + ("" if self.only_prompt else piece.text)
-            logprobs = self._logprobs(index, is_first)
-            reason = self._reason(index)
-            if text or reason is not None or logprobs is not None:
-                yield self._event([TextChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason)])
+        async with self.pieces() as pieces:
+            async for piece in pieces:
+                choice = self._piece(piece, is_first=piece.number not in begun)
+                begun.add(piece.number)
+                if choice.text or choice.finish_reason is not None or choice.logprobs is not None:
+                    yield self._event([choice])
         if self.include_usage:
             yield self._event([], with_usage=True)
+
+    def _piece(self, piece: Piece, is_first: bool) -> TextChoice:
+        index, text = piece.number, "" if self.only_prompt else piece.text
+        text = self._echo(index) + text if is_first else text
+        logprobs = self._logprobs(index, is_first)
+        return TextChoice(index=index, text=text, logprobs=logprobs, finish_reason=self._reason(index))
 
     def _event(self, choices: list[TextChoice], with_usage: bool = False) -> str:
         chunk = Completion(**self.head, choices=choices, usage=self.usage() if with_usage else None).model_dump()
