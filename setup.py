@@ -31,6 +31,7 @@ RUNTIME = [
     "prompt_toolkit>=3.0.40",
 ]
 HUB = ["huggingface_hub>=2.4"]  # the first that the tests have run with
+PARQUET = ["pyarrow>=20"]
 STRUCTURED = ["llguidance>=1.9"]  # the first that the tests have run with
 EXPORT = [
     *HUB,
@@ -63,6 +64,7 @@ DEV = [
     *TRAIN,
     *EVAL,
     *STRUCTURED,
+    *PARQUET,
     *DIST,
     "pytest>=8",
     "hypothesis>=6.100",
@@ -133,6 +135,7 @@ setup(
     extras_require={
         "hub": HUB,
         "structured": STRUCTURED,
+        "parquet": PARQUET,
         "export": EXPORT,
         "train": TRAIN,
         "eval": EVAL,
@@ -145,6 +148,7 @@ setup(
         "console_scripts": [
             "doge-export = doge_export.commands.export:main",
             "doge-chat = doge_export.commands.chat:main",
+            "doge-generate = doge_export.commands.generate:main",
             "doge-eval = doge_export.commands.eval:main",
             "doge-bench = doge_export.commands.bench:main",
         ]

@@ -10,6 +10,7 @@ PACKAGES = {
     "hub": {"huggingface_hub"},
     "export": {"torch", "transformers", "onnx", "huggingface_hub", "gguf", "filelock", "matplotlib"},
     "structured": {"llguidance"},
+    "parquet": {"pyarrow"},
     "eval": {"torch", "transformers", "gguf", "lm_eval", "datasets", "langdetect", "immutabledict", "nltk"},
 }
 TRANSFORMERS = 5  # the major version of both; an environment of the extra `optimum` has 4.57
