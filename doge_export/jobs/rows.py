@@ -96,6 +96,8 @@ def answer_columns(outcome: GenerationResult | OptionError, text_column: str) ->
 
 def check_columns(columns: Sequence[str], text_column: str) -> None:
     """Raise for columns that an answer's would take the place of."""
+    if text_column in (*QUESTION_COLUMNS, *FURTHER_COLUMNS):
+        raise OptionError(f"the text column is {text_column!r}, the name of another column; give it a name of its own")
     for name in (text_column, *FURTHER_COLUMNS):
         if name in columns:
             remedy = "name another as the text column" if name == text_column else "rename it"

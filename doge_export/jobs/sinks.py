@@ -17,6 +17,8 @@ from ..errors import OptionError
 from .rows import FURTHER_COLUMNS, Row, RowError
 from .sources import is_parquet, parquet_batches, pyarrow_for
 
+ROWS_OF_A_GROUP = 65536  # of a Parquet file that is written
+
 
 def json_line(row: Row) -> bytes:
     """A row as a line of JSON in UTF-8. Dates, decimals and bytes of a Parquet file become text."""
@@ -76,7 +78,9 @@ def write_parquet(source: Path, rows: list[Row | RowError], answers: Path, outpu
     import pyarrow as pa  # noqa: PLC0415 - of an extra
     from pyarrow import parquet  # noqa: PLC0415 - of an extra
 
-    batches = parquet_batches(source) if is_parquet(source) else iter(table_of(rows, output).to_batches())
+    batches = (
+        parquet_batches(source, ROWS_OF_A_GROUP) if is_parquet(source) else iter(table_of(rows, output).to_batches())
+    )
     columns = [(name, pa.string()) for name in (text_column, *FURTHER_COLUMNS)]
     unfinished = output.with_name(f"{output.name}.tmp")
     writer = None

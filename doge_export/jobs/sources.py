@@ -14,7 +14,7 @@ from ..extras import needs_extra
 from .rows import Row, RowError
 
 STANDARD = Path("-")  # standard input or output
-ROWS_AT_A_TIME = 256  # of a Parquet file
+ROWS_AT_A_TIME = 256  # of a Parquet file that is answered
 
 
 def is_parquet(path: Path) -> bool:
@@ -40,13 +40,13 @@ def read_rows(path: Path) -> Iterator[Row | RowError]:
             raise OptionError(f"{path} cannot be read ({error.strerror}); give another file") from error
 
 
-def parquet_batches(path: Path) -> Iterator[Any]:
-    """A Parquet file's rows, some at a time, as pyarrow's RecordBatch; OptionError where it cannot be read."""
+def parquet_batches(path: Path, rows: int = ROWS_AT_A_TIME) -> Iterator[Any]:
+    """A Parquet file's rows, so many at a time, as pyarrow's RecordBatch; OptionError where it cannot be read."""
     pyarrow = pyarrow_for(path)
     from pyarrow import parquet  # noqa: PLC0415 - of an extra
 
     try:
-        yield from parquet.ParquetFile(path).iter_batches(batch_size=ROWS_AT_A_TIME)
+        yield from parquet.ParquetFile(path).iter_batches(batch_size=rows)
     except (OSError, pyarrow.ArrowException) as error:
         raise OptionError(f"{path} is no Parquet file that can be read ({error}); give another file") from error
 

@@ -65,6 +65,7 @@ def test_options_reach_the_answers(tmp_path: Path) -> None:
         (("none.jsonl",), "none.jsonl is no file"),
         (("-", "--max-new-tokens", 0), "max_new_tokens is 0; it must be"),
         (("-", "--regex", "("), "regex cannot be followed"),
+        (("-", "--text-column", "error"), "the text column is 'error', the name of another column"),
         (("-", "--greedy", "--temperature", 1), "contradict each other"),
     ],
 )
@@ -92,6 +93,7 @@ def test_a_process_that_is_killed_half_way_goes_on_without_a_lost_or_doubled_row
         os.kill(process.pid, stop)
         _, said = process.communicate()
         assert process.returncode != 0 and "Traceback" not in said
+        assert stop == signal.SIGKILL or "the same command goes on there" in said
         assert output.read_bytes() != whole.read_bytes()
     assert start(source, output).wait() == 0
     assert output.read_bytes() == whole.read_bytes()
