@@ -1,11 +1,12 @@
 # make demo: export the demo model and let it answer. make test: every test; make test-quick: those that take seconds.
-# make runtime, hub, structured, serve, export, train, eval, optimum, bench: an environment with that extra. make dist: wheels and an sdist in dist/
+# make runtime, hub, structured, parquet, serve, export, train, eval, optimum, bench: an environment with that extra.
+# make dist: wheels and an sdist in dist/
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-quick test-operators test-runtimes test-clients test-arm lint dist runtime hub structured serve export train eval optimum bench clean
+.PHONY: demo test test-quick test-operators test-runtimes test-engines test-clients test-arm lint dist runtime hub structured parquet serve export train eval optimum bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -30,6 +31,10 @@ test-runtimes: $(VENV)/.dev
 test-clients: $(VENV)/.dev
 	PATH="$(BIN):$$PATH" PYTHON="$(PYTHON)" scripts/test-clients
 
+# the generator for tables in real local Ray, and in Spark where there is Java
+test-engines:
+	PYTHON="$(PYTHON)" scripts/test-engines
+
 # kernels, tokens and states on an emulated Raspberry Pi 3, 4 and 5 (on x86-64 with Debian's apt)
 test-arm: $(VENV)/.dev
 	PATH="$(BIN):$$PATH" scripts/test-arm
@@ -41,7 +46,7 @@ dist: $(VENV)/.dev
 runtime: $(VENV)/.python
 	$(PIP) -e .
 
-hub structured serve: $(VENV)/.python
+hub structured parquet serve: $(VENV)/.python
 	$(PIP) -e '.[$@]'
 
 export: $(VENV)/.export

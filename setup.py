@@ -31,6 +31,7 @@ RUNTIME = [
     "prompt_toolkit>=3.0.40",
 ]
 HUB = ["huggingface_hub>=2.4"]  # the first that the tests have run with
+PARQUET = ["pyarrow>=20"]
 STRUCTURED = ["llguidance>=1.9"]  # the first that the tests have run with
 EXPORT = [
     *HUB,
@@ -67,6 +68,7 @@ DEV = [
     *STRUCTURED,
     *SERVE,
     *CLIENTS,
+    *PARQUET,
     *DIST,
     "pytest>=8",
     "hypothesis>=6.100",
@@ -137,6 +139,7 @@ setup(
     extras_require={
         "hub": HUB,
         "structured": STRUCTURED,
+        "parquet": PARQUET,
         "export": EXPORT,
         "train": TRAIN,
         "eval": EVAL,
@@ -150,6 +153,7 @@ setup(
         "console_scripts": [
             "doge-export = doge_export.commands.export:main",
             "doge-chat = doge_export.commands.chat:main",
+            "doge-generate = doge_export.commands.generate:main",
             "doge-eval = doge_export.commands.eval:main",
             "doge-bench = doge_export.commands.bench:main",
             "doge-serve = doge_export.commands.serve:main",

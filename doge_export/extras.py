@@ -11,6 +11,7 @@ PACKAGES = {
     "export": {"torch", "transformers", "onnx", "huggingface_hub", "gguf", "filelock", "matplotlib"},
     "structured": {"llguidance"},
     "serve": {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
+    "parquet": {"pyarrow"},
     "eval": {"torch", "transformers", "gguf", "lm_eval", "datasets", "langdetect", "immutabledict", "nltk"},
 }
 TRANSFORMERS = 5  # the major version of both; an environment of the extra `optimum` has 4.57

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from ..errors import OptionError
 from .batch_generation import BatchRequest, generate_events
 from .batch_stream import BatchStream
 from .constraints import Constraint, Constraints
+from .each_answer import Outcome, Question, each_outcome
 from .generation import (
     LogitsSource,
     OnPrompt,
@@ -27,6 +29,14 @@ from .streaming import AnswerText, TextStream
 from .tokenizer import Tokenizer
 
 Ends = frozenset[int]  # tokens that end an answer, unless ends are ignored
+
+
+class Asked(NamedTuple):
+    """A prompt as token ids, and how to answer it."""
+
+    token_ids: list[int]
+    options: GenerationOptions
+    ends: Ends
 
 
 class Answers:
@@ -101,6 +111,27 @@ class Answers:
             AnswerText(self._tokenizer, own.stop, len(token_ids), before=self._before(own)) for token_ids, own in pairs
         ]
         return requests, answers
+
+    def each(self, asked: Iterable[Asked | OptionError]) -> Iterator[Outcome]:
+        """Answer any number of prompts on new streams; see `each_outcome`."""
+        return each_outcome(self._decoder, map(self._question, asked))
+
+    def check_options(self, options: GenerationOptions) -> None:
+        """Raise for options with which no prompt can be answered."""
+        self._check([0], options)
+        self._constraint(options, frozenset())
+
+    def _question(self, asked: Asked | OptionError) -> Question | OptionError:
+        if isinstance(asked, OptionError):
+            return asked
+        token_ids, options, ends = asked
+        try:
+            request = self._request(token_ids, options, ends)
+        except OptionError as error:
+            return error
+        return Question(
+            request, AnswerText(self._tokenizer, options.stop, len(token_ids), before=self._before(options))
+        )
 
     def _request(self, token_ids: Sequence[int], options: GenerationOptions, ends: Ends) -> BatchRequest:
         self._check(token_ids, options)

@@ -14,7 +14,7 @@ Nothing here needs torch or transformers.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from .answers import Answers, Ends
+from .answers import Answers, Asked, Ends
 from .batch_options import options_of_prompts
 from .batch_stream import BatchStream
 from .call_keywords import OneConversation, OnePrompt, OptionsPerPrompt, SeveralConversations, SeveralPrompts
@@ -233,6 +233,35 @@ class Model:
                 ids = self._reader.message_ids(cast("Sequence[Message]", messages), prompt, ends, state)
                 answer = self._alone(ids, options, state, options_per_prompt, ends)
             return answer if stream else answer.read_all()
+
+    def answer_each(
+        self, prompts: Iterable[tuple[Prompt | Messages, GenerationOptions] | OptionError]
+    ) -> Iterator[tuple[int, GenerationResult | OptionError]]:
+        """Answer any number of prompts and conversations together, each with options of its own.
+
+        Yields the number of a prompt, from 0, and its result as soon as that is there; for one that cannot be answered,
+        the error. An error in place of a prompt is handed on. Prompts are taken as places in the batch become free.
+        """
+        return self.answers.each(map(self._asked, prompts))
+
+    def check_options(self, options: GenerationOptions) -> None:
+        """OptionError for options with which this model answers no prompt, such as a form that cannot be followed."""
+        self.answers.check_options(options)
+
+    def _asked(self, item: tuple[Prompt | Messages, GenerationOptions] | OptionError) -> Asked | OptionError:
+        if isinstance(item, OptionError):
+            return item
+        prompt, options = item
+        try:
+            if options.prompt_lookup_num_tokens:
+                raise OptionError("many prompts take no prompt_lookup_num_tokens; set it to 0")
+            if not are_messages(prompt):
+                return Asked(self._reader.next_ids(cast(Prompt, prompt)), options, self.defaults.eos_token_ids)
+            template = self._reader.chat_prompt()
+            ends = self._ends_of(template)
+            return Asked(self._reader.message_ids(prompt, template, ends), options, ends)
+        except OptionError as error:
+            return error
 
     def score(
         self,

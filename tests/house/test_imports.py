@@ -99,7 +99,8 @@ ROWS = (
     ("doge_export.measure",),
     ("doge_export.report",),
     ("doge_export.export",),
-    ("doge_export.evaluation", "doge_export.bench", "doge_export.talk", "doge_export.serve"),
+    ("doge_export.evaluation", "doge_export.bench", "doge_export.talk", "doge_export.serve", "doge_export.jobs"),
+    ("doge_export.batch",),
     ("doge_export.commands",),
 )
 ROW = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
