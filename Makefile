@@ -1,11 +1,12 @@
 # make demo: export the demo model and let it answer. make test: every test; make test-quick: those that take seconds.
-# make runtime, hub, export, train, eval, optimum, bench: an environment with that extra. make dist: wheels and an sdist in dist/
+# make runtime, hub, structured, parquet, serve, export, train, eval, optimum, bench: an environment with that extra.
+# make dist: wheels and an sdist in dist/
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-quick test-operators test-runtimes test-arm lint dist runtime hub export train eval optimum bench clean
+.PHONY: demo test test-quick test-operators test-runtimes test-engines test-clients test-arm lint dist runtime hub structured parquet serve export train eval optimum bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -26,6 +27,14 @@ test-operators: $(VENV)/.dev
 test-runtimes: $(VENV)/.dev
 	PATH="$(BIN):$$PATH" PYTHON="$(PYTHON)" scripts/test-runtimes
 
+# doge-serve asked by OpenAI's clients, LangChain, lm_eval and schemathesis (needs Node)
+test-clients: $(VENV)/.dev
+	PATH="$(BIN):$$PATH" PYTHON="$(PYTHON)" scripts/test-clients
+
+# the generator for tables in real local Ray, and in Spark where there is Java
+test-engines:
+	PYTHON="$(PYTHON)" scripts/test-engines
+
 # kernels, tokens and states on an emulated Raspberry Pi 3, 4 and 5 (on x86-64 with Debian's apt)
 test-arm: $(VENV)/.dev
 	PATH="$(BIN):$$PATH" scripts/test-arm
@@ -37,8 +46,8 @@ dist: $(VENV)/.dev
 runtime: $(VENV)/.python
 	$(PIP) -e .
 
-hub: $(VENV)/.python
-	$(PIP) -e '.[hub]'
+hub structured parquet serve: $(VENV)/.python
+	$(PIP) -e '.[$@]'
 
 export: $(VENV)/.export
 
@@ -79,4 +88,4 @@ $(VENV)/.dev: $(VENV)/.export
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-optimum .runtimes .arm build dist smollm2-135m-int8
+	rm -rf $(VENV) .venv-optimum .runtimes .clients .arm build dist smollm2-135m-int8

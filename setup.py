@@ -31,6 +31,8 @@ RUNTIME = [
     "prompt_toolkit>=3.0.40",
 ]
 HUB = ["huggingface_hub>=2.4"]  # the first that the tests have run with
+PARQUET = ["pyarrow>=20"]
+STRUCTURED = ["llguidance>=1.9"]  # the first that the tests have run with
 EXPORT = [
     *HUB,
     "torch>=2.6",
@@ -50,6 +52,7 @@ TRAIN = [
 ]
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
 BENCH = EXPORT
+SERVE = [*STRUCTURED, "fastapi>=0.115", "uvicorn>=0.34", "prometheus_client>=0.21", "pydantic>=2.10"]
 OPTIMUM = [  # for an environment of its own, without transformers 5: other programs' exporter and runtime
     "torch>=2.6",
     "optimum-onnx[onnxruntime]>=0.1,<0.2",
@@ -57,7 +60,22 @@ OPTIMUM = [  # for an environment of its own, without transformers 5: other prog
     "accelerate>=1.10",  # optimum stores a tied vocabulary once with it, else twice
 ]
 DIST = ["build>=1.6", "ziglang>=0.14"]  # the first build that takes an sdist; zig compiles for any glibc
-DEV = [*BENCH, *TRAIN, *EVAL, *DIST, "pytest>=8", "hypothesis>=6.100", "ruff==0.17.6", "mypy==2.4.1"]
+CLIENTS = ["openai>=2", "httpx>=0.28"]  # whom the tests let ask the server
+DEV = [
+    *BENCH,
+    *TRAIN,
+    *EVAL,
+    *STRUCTURED,
+    *SERVE,
+    *CLIENTS,
+    *PARQUET,
+    *DIST,
+    "pytest>=8",
+    "hypothesis>=6.100",
+    "jsonschema>=4.20",  # the judge of answers by a schema
+    "ruff==0.17.6",
+    "mypy==2.4.1",
+]
 
 # 0: nothing is compiled, and the wheel is one for every machine. 1: it must be. Unset: where it can be
 OPERATORS = os.environ.get("DOGE_EXPORT_OPERATORS", "")
@@ -110,7 +128,7 @@ setup(
     package_data={
         "doge_common": ["py.typed"],
         "doge_model": ["py.typed"],
-        "doge_export": ["py.typed", "texts/*", "report/*.jinja"],
+        "doge_export": ["py.typed", "texts/*", "report/*.jinja", "serve/*.jinja"],
         "train": ["py.typed", "*.jinja", "recipes/sha256.txt", "recipes/*/*.yaml"],
     },
     ext_modules=[Extension("doge_export.libdoge_operators", sources=[], optional=OPERATORS != "1")]
@@ -120,10 +138,13 @@ setup(
     install_requires=RUNTIME,
     extras_require={
         "hub": HUB,
+        "structured": STRUCTURED,
+        "parquet": PARQUET,
         "export": EXPORT,
         "train": TRAIN,
         "eval": EVAL,
         "bench": BENCH,
+        "serve": SERVE,
         "optimum": OPTIMUM,
         "dist": DIST,
         "dev": DEV,
@@ -132,8 +153,10 @@ setup(
         "console_scripts": [
             "doge-export = doge_export.commands.export:main",
             "doge-chat = doge_export.commands.chat:main",
+            "doge-generate = doge_export.commands.generate:main",
             "doge-eval = doge_export.commands.eval:main",
             "doge-bench = doge_export.commands.bench:main",
+            "doge-serve = doge_export.commands.serve:main",
         ]
     },
 )

@@ -9,6 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 PACKAGES = {
     "hub": {"huggingface_hub"},
     "export": {"torch", "transformers", "onnx", "huggingface_hub", "gguf", "filelock", "matplotlib"},
+    "structured": {"llguidance"},
+    "serve": {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
+    "parquet": {"pyarrow"},
     "eval": {"torch", "transformers", "gguf", "lm_eval", "datasets", "langdetect", "immutabledict", "nltk"},
 }
 TRANSFORMERS = 5  # the major version of both; an environment of the extra `optimum` has 4.57
@@ -18,10 +21,10 @@ TRANSFORMERS = 5  # the major version of both; an environment of the extra `opti
 def needs_extra(extra: str, purpose: str, kind: type[Exception]) -> Iterator[None]:
     """Turn an import that fails for lack of an extra's package into an error of this kind, with the pip command.
 
-    A transformers before 5 fails too, before anything is imported.
+    A transformers before 5 fails too, before anything is imported, where the extra has transformers.
     """
     install = f"pip install -c constraints.txt '.[{extra}]' in the clone"
-    installed = transformers_version()
+    installed = transformers_version() if "transformers" in PACKAGES[extra] else None
     if installed is not None and int(installed.partition(".")[0]) < TRANSFORMERS:
         raise kind(
             f"{purpose} needs transformers {TRANSFORMERS}, and this environment has {installed}; "

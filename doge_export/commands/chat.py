@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -28,6 +28,7 @@ from ..talk.shell import Shell
 from ..talk.terminal import line_reader, stdin_is_terminal
 from . import Command
 from .missing_export import ExportedFolder, found_or_made
+from .sampling import sampling_options, sampling_overrides
 
 
 @click.command(cls=Command)
@@ -40,24 +41,14 @@ from .missing_export import ExportedFolder, found_or_made
     metavar="FILE",
     help="Go on with a conversation that /save or /save-state wrote.",
 )
-@click.option("--max-new-tokens", type=int, metavar="N", help="Longest answer, in tokens.")
-@click.option("--temperature", type=float, metavar="T", help="Randomness: 0 is greedy, 1 the model's own.")
-@click.option("--top-p", type=float, metavar="P", help="Draw from the fewest tokens with this total probability.")
-@click.option("--top-k", type=int, metavar="K", help="Draw from the K most probable tokens; 0 is off.")
-@click.option(
-    "--min-p", type=float, metavar="P", help="Leave out tokens below this share of the best one's probability."
-)
-@click.option("--repetition-penalty", type=float, metavar="R", help="Above 1 weakens tokens already used.")
-@click.option("--no-repeat-ngram-size", type=int, metavar="N", help="Never write N tokens in a row a second time.")
-@click.option("--min-new-tokens", type=int, metavar="N", help="Shortest answer, in tokens.")
-@click.option("--seed", type=int, metavar="N", help="The same seed gives the same answers.")
-@click.option("--greedy", is_flag=True, help="Always the most probable token, like --temperature 0.")
 @click.option(
     "--prompt-lookup-num-tokens",
     type=int,
     metavar="N",
     help="Guess up to N tokens (at most 7) where the answer copies.",
 )
+@click.option("--logprobs", type=int, metavar="N", help="With --json: log-probabilities, of the N best tokens too.")
+@sampling_options
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 @click.option("--verbose", is_flag=True, help="Say first who computes.")
@@ -79,6 +70,8 @@ def main(
     commands.
     """
     overrides = sampling_overrides(**sampling)
+    if overrides.get("logprobs") is not None and not as_json:
+        raise OptionError("--logprobs only shows in JSON; give --json too")
     if resume is not None and system is not None:
         raise OptionError("--resume brings its own system message; leave --system away")
     folder = found_or_made(folder)
@@ -119,13 +112,6 @@ def start(model: Model, options: GenerationOptions, system: str | None, resume: 
     conversation = Conversation.resume(model, options, resume)
     note(f"Going on with {conversation.position} tokens; turns so far: {conversation.turns}.")
     return conversation
-
-
-def sampling_overrides(*, greedy: bool, temperature: float | None, **others: Any) -> GenerationOverrides:
-    """The generation keywords that the options of the command line stand for; OptionError when they contradict."""
-    if greedy and temperature:
-        raise OptionError(f"--greedy and --temperature {temperature:g} contradict each other; give one of them")
-    return cast(GenerationOverrides, {"temperature": 0.0 if greedy else temperature, **others})
 
 
 def piped_prompt(question: str | None) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from ..errors import OptionError
 from .batch_generation import BatchRequest, generate_events
 from .batch_stream import BatchStream
+from .constraints import Constraint, Constraints
+from .each_answer import Outcome, Question, each_outcome
 from .generation import (
     LogitsSource,
     OnPrompt,
@@ -27,15 +31,39 @@ from .tokenizer import Tokenizer
 Ends = frozenset[int]  # tokens that end an answer, unless ends are ignored
 
 
+class Asked(NamedTuple):
+    """A prompt as token ids, and how to answer it."""
+
+    token_ids: list[int]
+    options: GenerationOptions
+    ends: Ends
+
+
 class Answers:
     """Streams the answers of one model; those of new streams may be merged with answers in other threads."""
 
     def __init__(
-        self, decoder: TokenDecoder, tokenizer: Tokenizer | None, reader: PromptReader, max_streams: int | None
+        self,
+        decoder: TokenDecoder,
+        tokenizer: Tokenizer | None,
+        reader: PromptReader,
+        max_streams: int | None,
+        cache_mb: float = 0,
     ) -> None:
-        """max_streams: merge new streams, so many at a time; None does not."""
+        """max_streams: merge new streams, so many at a time; None does not. cache_mb: see `StreamMerger`."""
         self._decoder, self._tokenizer, self._reader = decoder, tokenizer, reader
-        self._merger = None if max_streams is None else StreamMerger(decoder, max_streams)
+        self._constraints: Constraints | None = None  # made when first asked for
+        self._constraints_lock = threading.Lock()
+        if max_streams is None and cache_mb:
+            raise OptionError("cache_mb goes with max_streams; give that too, or leave cache_mb out")
+        self._merger = None if max_streams is None else StreamMerger(decoder, max_streams, cache_mb)
+
+    @property
+    def merger(self) -> StreamMerger:
+        """Whoever merges new streams; OptionError where nobody does."""
+        if self._merger is None:
+            raise OptionError("the model merges no calls; load it with max_streams")
+        return self._merger
 
     def continue_state(
         self,
@@ -53,29 +81,76 @@ class Answers:
         source: LogitsSource = lookup or SingleSteps(self._decoder)
         if on_prompt is not None:
             source = ReportedPrompt(source, on_prompt)
-        tokens = generate_tokens(source, state, token_ids, options, self._stop_ids(options, ends), past_ids)
-        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup)
+        stop_ids = self._stop_ids(options, ends)
+        constraint = self._constraint(options, stop_ids)
+        tokens = generate_tokens(source, state, token_ids, options, stop_ids, past_ids, constraint)
+        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup, self._before(options))
 
     def begin(self, token_ids: Sequence[int], options: GenerationOptions, ends: Ends) -> TextStream:
         """Answer on a new stream."""
         if self._merger is None or options.prompt_lookup_num_tokens:
             return self.continue_state(self._decoder.new_state(), token_ids, options, ends)
         tokens = self._merger.tokens(self._request(token_ids, options, ends))
-        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids))
+        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), before=self._before(options))
 
     def begin_together(
         self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends
     ) -> BatchStream:
         """Answer several prompts, with options for each, on new streams."""
-        pairs = list(zip(prompts, options, strict=True))
-        requests = [self._request(token_ids, own, ends) for token_ids, own in pairs]
-        answers = [AnswerText(self._tokenizer, own.stop, len(token_ids)) for token_ids, own in pairs]
+        requests, answers = self.prepared(prompts, options, ends)
         events = self._merger.events(requests) if self._merger else generate_events(self._decoder, requests)
         return BatchStream(events, requests, answers)
 
+    def prepared(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends
+    ) -> tuple[list[BatchRequest], list[AnswerText]]:
+        """Requests for a batch, each with the `AnswerText` that takes its tokens."""
+        pairs = list(zip(prompts, options, strict=True))
+        requests = [self._request(token_ids, own, ends) for token_ids, own in pairs]
+        answers = [
+            AnswerText(self._tokenizer, own.stop, len(token_ids), before=self._before(own)) for token_ids, own in pairs
+        ]
+        return requests, answers
+
+    def each(self, asked: Iterable[Asked | OptionError]) -> Iterator[Outcome]:
+        """Answer any number of prompts on new streams; see `each_outcome`."""
+        return each_outcome(self._decoder, map(self._question, asked))
+
+    def check_options(self, options: GenerationOptions) -> None:
+        """Raise for options with which no prompt can be answered."""
+        self._check([0], options)
+        self._constraint(options, frozenset())
+
+    def _question(self, asked: Asked | OptionError) -> Question | OptionError:
+        if isinstance(asked, OptionError):
+            return asked
+        token_ids, options, ends = asked
+        try:
+            request = self._request(token_ids, options, ends)
+        except OptionError as error:
+            return error
+        return Question(
+            request, AnswerText(self._tokenizer, options.stop, len(token_ids), before=self._before(options))
+        )
+
     def _request(self, token_ids: Sequence[int], options: GenerationOptions, ends: Ends) -> BatchRequest:
         self._check(token_ids, options)
-        return BatchRequest(token_ids, TokenSelector(options, self._stop_ids(options, ends), token_ids))
+        stop_ids = self._stop_ids(options, ends)
+        constraint = self._constraint(options, stop_ids)
+        return BatchRequest(token_ids, TokenSelector(options, stop_ids, token_ids, constraint))
+
+    def _constraint(self, options: GenerationOptions, stop_ids: Ends) -> Constraint | None:
+        """The form of an answer, where options ask for one."""
+        if not options.has_form:
+            return None
+        with self._constraints_lock:
+            if self._constraints is None:
+                self._constraints = Constraints(self._reader.tokenizer, self._decoder.vocab_size)
+        return self._constraints.of(options, stop_ids)
+
+    def _before(self, options: GenerationOptions) -> list[int]:
+        """Tokens that an answer's text goes on, so that it shows every space of the answer's form."""
+        return self._reader.tokenizer.encode_inside("a") if options.has_form else []
 
     def _check(self, token_ids: Sequence[int], options: GenerationOptions) -> None:
         """Raise for tokens or options with which no answer can begin."""

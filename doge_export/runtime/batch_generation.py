@@ -1,26 +1,32 @@
 """Answers to many prompts at once: streams join, take their steps together, and leave when they are done.
 
-A prompt is fed by itself, a chunk at a time between two steps of the others, so none waits longer than that. Streams
-whose window is full go on by themselves, as each evicts other keys.
+A prompt is fed by itself, a chunk at a time between two steps of the others, so none waits longer than that. A
+beginning that is known from earlier prompts and answers is not fed again. Streams whose window is full go on by
+themselves, as each evicts other keys.
 """
 
 from __future__ import annotations
 
 import time
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import OptionError
 from .cache import MAX_CHUNK
 from .generation import GeneratedToken, TokenDecoder, TokenSelector
+from .logprobs import TokenLogprobs, token_logprobs
+from .prefix_cache import PrefixCache
 from .sampling import Logits
 from .state import State
 
 MAX_ROWS = 16  # streams at a time; more would hardly be faster, and each needs memory for its keys and values
+CHUNK_BESIDE = 64  # tokens of a prompt between two steps of answers: as fast as more by DogeStep, and a shorter wait
 
 
 class BatchRequest:
@@ -28,12 +34,25 @@ class BatchRequest:
 
     Attributes:
         cancelled: set it to True, from any thread, and no more tokens come.
+        tokens_found: of the prompt, that were known and not fed again.
+        prompt_best: set it before, and `prompt_logprobs` are there with the first token, of so many best ones each.
+        prompt_logprobs: of every prompt token but the first.
     """
 
     def __init__(self, prompt_ids: Sequence[int], selector: TokenSelector) -> None:
         """prompt_ids: at least one. selector: chooses the tokens of this answer."""
         self.prompt_ids, self.selector = list(prompt_ids), selector
         self.cancelled = False
+        self.tokens_found = 0
+        self.prompt_best: int | None = None
+        self.prompt_logprobs: list[TokenLogprobs] = []
+
+    def note_prompt(self, logits: NDArray[np.float32], fed: int) -> None:
+        """Take in the logits of prompt tokens, float32 [S, vocab], behind so many others."""
+        assert self.prompt_best is not None
+        following = self.prompt_ids[fed + 1 : fed + 1 + len(logits)]
+        rows = zip(logits, following, strict=False)  # nothing follows the last
+        self.prompt_logprobs += [token_logprobs(row, token_id, self.prompt_best) for row, token_id in rows]
 
 
 class Event(NamedTuple):
@@ -53,14 +72,15 @@ class Row:
     fed: int = 0
     seconds: float = 0.0  # that feeding the prompt has taken
     last_token_id: int = 0
+    answer_ids: array[int] = field(default_factory=lambda: array("i"))  # where a cache of prefixes wants them
 
 
 class BatchGeneration:
     """Generates for requests that are added at any time; a place that becomes free is given to the next one."""
 
-    def __init__(self, decoder: TokenDecoder, max_rows: int) -> None:
-        """max_rows: streams at a time."""
-        self._decoder, self._max_rows = decoder, max_rows
+    def __init__(self, decoder: TokenDecoder, max_rows: int, prefixes: PrefixCache | None = None) -> None:
+        """max_rows: streams at a time. prefixes: known beginnings of prompts."""
+        self._decoder, self._max_rows, self._prefixes = decoder, max_rows, prefixes
         self._batch = decoder.new_batch(max_rows)
         self._waiting: deque[BatchRequest] = deque()
         self._starting: Row | None = None
@@ -87,26 +107,39 @@ class BatchGeneration:
 
     def _drop_cancelled(self) -> None:
         self._waiting = deque(request for request in self._waiting if not request.cancelled)
-        self._alone = [row for row in self._alone if not row.request.cancelled]
+        for row in [row for row in self._alone if row.request.cancelled]:
+            self._keep(row, row.state)
+            self._alone.remove(row)
         if self._starting and self._starting.request.cancelled:
+            self._keep(self._starting, self._starting.state)
             self._starting = None
         for index in reversed(range(len(self._together))):
             if self._together[index].request.cancelled:
                 self._close(index)
 
     def _feed_prompts(self) -> list[Event]:
-        """Feed prompts, MAX_CHUNK tokens in all, in the very chunks in which each would be fed alone."""
-        events, room = [], MAX_CHUNK
+        """Feed prompts, a chunk of tokens in all.
+
+        They are fed in the very chunks in which each would be fed alone, unless these do not matter.
+        """
+        cuts_freely = self._decoder.cuts_freely
+        events, room = [], CHUNK_BESIDE if cuts_freely and (self._together or self._alone) else MAX_CHUNK
         while room > 0:
             if self._starting is None:
                 if not self._waiting or len(self._together) + len(self._alone) == self._max_rows:
                     break
-                self._starting = Row(self._waiting.popleft(), self._decoder.new_state())
+                self._starting = self._new_row(self._waiting.popleft())
             row, start = self._starting, time.perf_counter()
             chunk = row.request.prompt_ids[row.fed : row.fed + row.state.room_for_chunk()]
+            if cuts_freely:
+                chunk = chunk[:room]
             if len(chunk) > room:
                 break
-            logits = self._decoder.forward(row.state, np.asarray(chunk, np.int64))[-1]
+            wants_all = row.request.prompt_best is not None
+            rows = self._decoder.forward(row.state, np.asarray(chunk, np.int64), "all" if wants_all else "last")
+            if wants_all:
+                row.request.note_prompt(rows, row.fed)
+            logits = rows[-1]
             row.fed += len(chunk)
             row.seconds += time.perf_counter() - start
             room -= len(chunk)
@@ -115,8 +148,22 @@ class BatchGeneration:
                 events.append(self._start(row, logits))
         return events
 
+    def _new_row(self, request: BatchRequest) -> Row:
+        if self._prefixes is None or request.prompt_best is not None:
+            return Row(request, self._decoder.new_state())
+        state = self._prefixes.begin(request.prompt_ids)
+        request.tokens_found = state.position
+        return Row(request, state, state.position)
+
+    def _keep(self, row: Row, state: State) -> None:
+        """Remember the tokens that a stream holds, for prompts to come."""
+        if self._prefixes is not None:
+            tokens = [*row.request.prompt_ids, *row.answer_ids][: state.position]
+            self._prefixes.keep(tokens, state, fed_as_prompt=state.position <= len(row.request.prompt_ids))
+
     def _start(self, row: Row, logits: Logits) -> Event:
         """Take the first token of an answer; a stream that is done with it takes no place."""
+        self._keep(row, row.state)
         event, goes_on = self._take(row, row.state, logits, time.perf_counter() - row.seconds)
         if goes_on and row.state.position >= self._decoder.keep_window_size:
             self._alone.append(row)
@@ -148,6 +195,8 @@ class BatchGeneration:
             events.append(event)
             if goes_on:
                 left.append(row)
+            else:
+                self._keep(row, row.state)
         self._alone = left
         return events
 
@@ -157,7 +206,7 @@ class BatchGeneration:
                 row = self._together[index]
                 row.state = self._batch.states[index].copy()
                 self._alone.append(row)
-                self._close(index)
+                self._forget(index)
 
     def _take(self, row: Row, state: State, logits: Logits, start: float) -> tuple[Event, bool]:
         """The event of a stream's next logits, and whether its answer goes on."""
@@ -166,9 +215,16 @@ class BatchGeneration:
         except OptionError as error:  # its options leave no token to choose
             return Event(row.request, error, time.perf_counter() - start), False
         row.last_token_id = token.token_id
+        if self._prefixes is not None:
+            row.answer_ids.append(token.token_id)
         return Event(row.request, token, time.perf_counter() - start), token.finish_reason is None
 
     def _close(self, index: int) -> None:
+        """Give up the place of an answer that has ended."""
+        self._keep(self._together[index], self._batch.states[index])
+        self._forget(index)
+
+    def _forget(self, index: int) -> None:
         """As in the batch, the last row moves into the free place."""
         self._batch.close(index)
         last = self._together.pop()

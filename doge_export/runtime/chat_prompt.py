@@ -9,7 +9,7 @@ was. Whoever wants the tokens to be special gives `generate` the text of `Model.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -32,9 +32,15 @@ class ChatPrompt:
         self._special = re.compile(special)
         self._marked = re.compile(f"{MARKS[0]}({special}){MARKS[1]}|[{MARKS[0]}{MARKS[1]}]")
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The template's text, the special tokens of messages marked in it. Raises OptionError as the template does."""
-        return self.template.render(self._mark(check_messages(messages)), add_generation_prompt)
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The template's text, special tokens of messages and tools marked in it. OptionError as the template's."""
+        marked = self._mark(list(tools)) if tools else None
+        return self.template.render(self._mark(check_messages(messages)), add_generation_prompt, marked)
 
     def render_after(self, messages: Sequence[Message], in_answer: bool) -> str:
         """The template's text for messages behind an answer, from that answer's end on if `in_answer`, else after it.

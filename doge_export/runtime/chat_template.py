@@ -15,6 +15,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes, pass_context
 from jinja2.ext import Extension, loopcontrols
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.utils import Namespace
@@ -45,30 +46,44 @@ BETWEEN_PARTS = "\n"
 
 
 class ChatTemplate:
-    """One compiled template together with the special tokens it may name."""
+    """One compiled template together with the special tokens it may name.
+
+    Attributes:
+        source: its text.
+        takes_tools: whether it writes tools.
+    """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
         """source: Jinja text. special_tokens: e.g. {"bos_token": "<s>"}. PackageError when it is no valid Jinja."""
-        self._special_tokens = dict(special_tokens or {})
+        self.source, self._special_tokens = source, dict(special_tokens or {})
         environment = LimitedEnvironment({"tojson": _to_json}, [_GenerationTag, loopcontrols])
         environment.globals |= _GLOBALS
         try:
             self._template = environment.compiled(source)
+            self.takes_tools = "tools" in find_undeclared_variables(environment.parse(source))
         except (jinja2.TemplateError, *_COMPILER_ERRORS) as error:
             raise PackageError(
                 f"the chat template is not valid Jinja ({one_line(error)}); write another into the folder as "
                 "chat_template.jinja"
             ) from error
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The text of a conversation; with `add_generation_prompt` it ends where the assistant's answer begins.
+
+        tools: functions that the model may ask to be called, as OpenAI's interface describes them.
 
         Raises OptionError for malformed messages, and with the template's own words when it refuses them. The same when
         it writes nothing, or needs more time or memory than `template_limits` allows.
         """
         plain = check_messages(messages)
-        budget = Budget(plain)
-        variables: dict[str, Any] = {**self._special_tokens, "tools": None, "documents": None}
+        plain_tools = [_plain(tool, f"tools[{index}]") for index, tool in enumerate(tools or ())]
+        budget = Budget([*plain, *plain_tools])
+        variables: dict[str, Any] = {**self._special_tokens, "tools": plain_tools or None, "documents": None}
         variables |= {"messages": plain, "add_generation_prompt": add_generation_prompt, BUDGET: budget}
         pieces, length = [], 0
         try:

@@ -53,6 +53,11 @@ class Decoder:
         """Who computes: onnxruntime's operators, or DogeStep with its kernels for this processor."""
         return self.graphs.kernels
 
+    @property
+    def cuts_freely(self) -> bool:
+        """Whether logits are the same bit by bit wherever a prompt is cut into chunks."""
+        return self.graphs.cuts_freely
+
     def new_state(self) -> State:
         """An empty stream. Memory is taken from the system as the stream fills its window."""
         return State(self.description)

@@ -7,6 +7,7 @@ piece's tokens. The text that the piece's tokens alone give is taken off again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from .clean_up import CleanUp
@@ -47,11 +48,12 @@ class Detokenizer:
     Only for a run of more than 32 tokens that are no valid UTF-8 may the number of replacement characters differ.
     """
 
-    def __init__(self, tokenizer: TextDecoder) -> None:
+    def __init__(self, tokenizer: TextDecoder, before: Sequence[int] = ()) -> None:
+        """before: tokens of a text that this one goes on. Then it loses no space, at its start or by cleaning up."""
         self._tokenizer = tokenizer
-        self._clean_up = CleanUp() if tokenizer.clean_up_tokenization_spaces else None
-        self._context: list[int] = []
-        self._context_text = ""
+        self._clean_up = CleanUp() if tokenizer.clean_up_tokenization_spaces and not before else None
+        self._context = list(before)
+        self._context_text = self._decode(self._context) if before else ""
         self._pending: list[int] = []
         self._unsettled = ""  # text of the pending tokens, which may still change
 

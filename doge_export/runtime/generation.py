@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ..errors import StateError
 from . import sampling
 from .cache import MAX_CHUNK
+from .constraints import Constraint
 from .generation_options import GenerationOptions
 from .logits_processors import LogitsProcessors
+from .logprobs import TokenLogprobs, token_logprobs
 from .sampling import Logits
 from .state import State
 
@@ -51,6 +53,10 @@ class TokenDecoder(Protocol):
     @property
     def kernels(self) -> str:
         """Who computes, in a word or two."""
+
+    @property
+    def cuts_freely(self) -> bool:
+        """Whether logits are the same bit by bit wherever a prompt is cut into chunks."""
 
     def new_state(self) -> State:
         """The state before the first token."""
@@ -127,10 +133,11 @@ class TokenChooser(Protocol):
 
 @dataclass(frozen=True)
 class GeneratedToken:
-    """One new token; `finish_reason` is set on the last one."""
+    """One new token; `finish_reason` is set on the last one, `logprobs` where they are asked for."""
 
     token_id: int
     finish_reason: FinishReason | None
+    logprobs: TokenLogprobs | None = None
 
 
 def generate_tokens(
@@ -140,6 +147,7 @@ def generate_tokens(
     options: GenerationOptions,
     stop_ids: frozenset[int],
     past_ids: Sequence[int] = (),
+    constraint: Constraint | None = None,
 ) -> Generator[GeneratedToken]:
     """Feed `prompt_ids` to `state`, then yield one sampled token after the other.
 
@@ -148,8 +156,9 @@ def generate_tokens(
     prompt_ids: at least one. stop_ids: tokens that end the answer. A token is fed when the next one is asked for, so
     the last one is not: `state.unfed_token` remembers it. The repetition penalty weakens every token that `state` has
     seen, as transformers does with prompt and answer. past_ids: the tokens before the prompt, for other processors.
+    constraint: the answer's form, where it has one.
     """
-    selector = TokenSelector(options, stop_ids, [*past_ids, *prompt_ids])
+    selector = TokenSelector(options, stop_ids, [*past_ids, *prompt_ids], constraint)
     fed = np.asarray(prompt_ids, dtype=np.int64)
     while True:
         logits = source.next_logits(state, fed)
@@ -169,21 +178,29 @@ def generate_tokens(
 class TokenSelector:
     """The tokens of one answer: filters logits, chooses, and decides whether to stop."""
 
-    def __init__(self, options: GenerationOptions, stop_ids: frozenset[int], past_ids: Sequence[int]) -> None:
-        self._options, self._stop_ids = options, stop_ids
-        self._process = LogitsProcessors(options, stop_ids, past_ids)
+    def __init__(
+        self,
+        options: GenerationOptions,
+        stop_ids: frozenset[int],
+        past_ids: Sequence[int],
+        constraint: Constraint | None = None,
+    ) -> None:
+        self._options, self._stop_ids, self._constraint = options, stop_ids, constraint
+        self._process = LogitsProcessors(options, stop_ids, past_ids, constraint)
         self._choose = token_chooser(options)
         self._count = 0
 
     def next_token(self, logits: Logits, state: State) -> GeneratedToken:
         """The next token from float32 [vocab] logits; the state remembers it as not fed yet."""
-        token_id = self._choose(self._process(logits, state))
+        token_id, best = self._choose(self._process(logits, state)), self._options.logprobs
+        logprobs = None if best is None else token_logprobs(logits, token_id, best)
         self._process.append(token_id)
         state.unfed_token = token_id
         self._count += 1
-        if token_id in self._stop_ids:
-            return GeneratedToken(token_id, "stop")
-        return GeneratedToken(token_id, "length" if self._count == self._options.max_new_tokens else None)
+        if token_id in self._stop_ids or (self._constraint is not None and self._constraint.complete):
+            return GeneratedToken(token_id, "stop", logprobs)
+        reason: FinishReason | None = "length" if self._count == self._options.max_new_tokens else None
+        return GeneratedToken(token_id, reason, logprobs)
 
 
 def token_chooser(options: GenerationOptions) -> TokenChooser:

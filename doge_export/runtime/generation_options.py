@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypedDict
 
 from ..errors import OptionError, PackageError
-from .description import DRAFT_TOKENS
+from .option_rules import CHECKS, one_or_more_ids
 
 DEFAULT_MAX_NEW_TOKENS = 100
-
-# Below this the scaled logits of a float32 model may overflow; sampling is then greedy in all but name.
-SMALLEST_TEMPERATURE = 1e-6
-# Above this, sums with a bias lose the float32 logits that it is added to.
-LARGEST_BIAS = 1e6
+FORMS = ("json_schema", "regex", "grammar")  # options that give an answer a form
 
 
 class GenerationOverrides(TypedDict, total=False):
@@ -42,6 +36,13 @@ class GenerationOverrides(TypedDict, total=False):
     bad_words_ids: Sequence[Sequence[int]] | None
     sequence_bias: Sequence[tuple[Sequence[int], float]] | None
     forced_eos_token_id: int | Sequence[int] | None
+    logit_bias: Mapping[int, float] | Sequence[tuple[int, float]] | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    logprobs: int | None
+    json_schema: Mapping[str, Any] | str | bool | None
+    regex: str | None
+    grammar: str | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class GenerationOptions:
     prompt_lookup_num_tokens: guess up to so many tokens from the tokens so far and check them at once, 0 to 7. The
         answer is the same, sooner where it copies; 0 switches it off.
 
-    The names of these and of the others are transformers'. The others obey greedy and sampled answers alike. They know
+    The names of these and of the next are transformers'. The next obey greedy and sampled answers alike. They know
     the tokens of this call, prompt and answer; of a continued state's earlier tokens only those that a conversation
     remembers. Token ids beyond the vocabulary have no effect.
 
@@ -68,6 +69,21 @@ class GenerationOptions:
     bad_words_ids: sequences of ids that never come.
     sequence_bias: (sequence of ids, number) pairs; the number is added to the logit that would complete the sequence.
     forced_eos_token_id: ids of which one is the last token, when the answer reaches max_new_tokens.
+
+    The names of the next are OpenAI's.
+
+    logit_bias: numbers added to the logits of token ids, a dictionary; -inf rules a token out.
+    presence_penalty: taken from the logits of all tokens that stand in the answer so far, not in its prompt.
+    frequency_penalty: the same for each time that a token stands there. Both from -2 to 2; 0 switches them off.
+    logprobs: return the log-probability of each token, and of so many best ones, by the model's own logits; None
+        returns none.
+
+    The last give an answer a form, so that it is valid wherever it ends by itself; `docs/generation.md` says more. They
+    need the extra `structured`, and only one of them can be given.
+
+    json_schema: a JSON schema, as a dictionary or JSON text; True takes any JSON.
+    regex: a regular expression for the whole answer.
+    grammar: a grammar in llguidance's form of Lark.
     """
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
@@ -87,10 +103,25 @@ class GenerationOptions:
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
     forced_eos_token_id: tuple[int, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int | None = None
+    json_schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
+        for name, check in CHECKS.items():
             object.__setattr__(self, name, check(name, vars(self)[name]))
+        given = [name for name in FORMS if vars(self)[name] is not None]
+        if len(given) > 1:
+            raise OptionError(f"an answer has one form, but {' and '.join(given)} are given; leave all but one away")
+
+    @property
+    def has_form(self) -> bool:
+        """Whether the answer must have a form."""
+        return any(vars(self)[name] is not None for name in FORMS)
 
     def with_overrides(self, overrides: GenerationOverrides) -> GenerationOptions:
         """A copy with every given (not None) override in place; OptionError for a name or value not allowed."""
@@ -100,100 +131,6 @@ class GenerationOptions:
                 raise OptionError(f"there is no option {name!r}; the options are {', '.join(known)}")
         given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
         return replace(self, **given)
-
-
-@dataclass(frozen=True)
-class _NumberRule:
-    kind: type[Integral | Real]
-    allows: Callable[[Any], bool]
-    allowed: str
-
-    def __call__(self, name: str, value: object) -> int | float:
-        # bool is a subclass of int, yet nobody who writes top_k=True means 1.
-        if isinstance(value, bool) or not isinstance(value, self.kind) or not self.allows(value):
-            raise OptionError(f"{name} is {value!r}; it must be {self.allowed}")
-        return int(value) if isinstance(value, Integral) and self.kind is Integral else float(value)
-
-
-def _seed(name: str, value: object) -> int | float | None:
-    rule = _NumberRule(Integral, lambda n: n >= 0, "a whole number of at least 0, or None for fresh entropy")
-    return None if value is None else rule(name, value)
-
-
-def _strings(name: str, value: object) -> tuple[str, ...]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
-        raise OptionError(f"{name} is {value!r}; it must be a string or a list of strings, none of them empty")
-    return tuple(texts)
-
-
-def _flag(name: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise OptionError(f"{name} is {value!r}; it must be True or False")
-    return value
-
-
-def _token_ids(name: str, value: object) -> tuple[int, ...]:
-    if not isinstance(value, list | tuple) or not all(_is_token_id(token_id) for token_id in value):
-        raise OptionError(f"{name} is {value!r}; it must be a list of token ids")
-    return tuple(int(token_id) for token_id in value)
-
-
-def _one_or_more_ids(name: str, value: object) -> tuple[int, ...]:
-    return _token_ids(name, value if isinstance(value, list | tuple) else [value])
-
-
-def _sequences(name: str, value: object) -> tuple[tuple[int, ...], ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(ids, list | tuple) and ids for ids in value):
-        raise OptionError(f"{name} is {value!r}; it must be a list of lists of token ids, none of them empty")
-    return tuple(_token_ids(name, ids) for ids in value)
-
-
-def _biases(name: str, value: object) -> tuple[tuple[tuple[int, ...], float], ...]:
-    pairs = list(value.items()) if isinstance(value, Mapping) else value
-    if not isinstance(pairs, list | tuple) or not all(
-        isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs
-    ):
-        raise OptionError(f"{name} is {value!r}; it must be a list of pairs, each of token ids and a number")
-    sequences = _sequences(name, [ids for ids, _ in pairs])
-    return tuple((ids, float(_BIAS_RULE(name, bias))) for ids, (_, bias) in zip(sequences, pairs, strict=True))
-
-
-def _is_token_id(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) < 2**31
-
-
-_BIAS_RULE = _NumberRule(
-    Real, lambda b: b == -math.inf or abs(b) <= LARGEST_BIAS, f"made of numbers up to {LARGEST_BIAS:g}, or -inf"
-)
-_CHECKS: dict[str, Callable[[str, object], Any]] = {
-    "max_new_tokens": _NumberRule(Integral, lambda n: n >= 1, "a whole number of at least 1"),
-    "temperature": _NumberRule(
-        Real,
-        lambda t: t == 0 or SMALLEST_TEMPERATURE <= t < math.inf,
-        f"0 (greedy) or a number of at least {SMALLEST_TEMPERATURE:g}",
-    ),
-    "top_p": _NumberRule(Real, lambda p: 0 < p <= 1, "a number above 0 and at most 1 (1 switches it off)"),
-    "top_k": _NumberRule(Integral, lambda k: k >= 0, "a whole number of at least 0 (0 switches it off)"),
-    "min_p": _NumberRule(Real, lambda p: 0 <= p <= 1, "a number from 0 to 1 (0 switches it off)"),
-    # beyond these the penalised logits of a float32 model could vanish or overflow
-    "repetition_penalty": _NumberRule(
-        Real, lambda r: 1e-3 <= r <= 1e3, "a number from 0.001 to 1000 (1 switches it off)"
-    ),
-    "stop": _strings,
-    "ignore_eos": _flag,
-    "seed": _seed,
-    "prompt_lookup_num_tokens": _NumberRule(
-        Integral, lambda n: 0 <= n < DRAFT_TOKENS, f"a whole number from 0 to {DRAFT_TOKENS - 1} (0 switches it off)"
-    ),
-    "min_new_tokens": _NumberRule(Integral, lambda n: n >= 0, "a whole number of at least 0"),
-    "no_repeat_ngram_size": _NumberRule(Integral, lambda n: n >= 0, "a whole number of at least 0 (0 switches it off)"),
-    "suppress_tokens": _token_ids,
-    "begin_suppress_tokens": _token_ids,
-    "bad_words_ids": _sequences,
-    "sequence_bias": _biases,
-    "forced_eos_token_id": _one_or_more_ids,
-}
 
 
 @dataclass(frozen=True)
@@ -232,7 +169,18 @@ class GenerationDefaults:
 
 
 # Fields of a generation_config.json that mean the same here, and those of them that are whole numbers.
-SAME_FIELDS = tuple(name for name in _CHECKS if name not in ("temperature", "stop", "ignore_eos", "seed"))
+OTHER_FIELDS = (
+    *FORMS,
+    "temperature",
+    "stop",
+    "ignore_eos",
+    "seed",
+    "logit_bias",
+    "presence_penalty",
+    "frequency_penalty",
+    "logprobs",
+)
+SAME_FIELDS = tuple(name for name in CHECKS if name not in OTHER_FIELDS)
 WHOLE_FIELDS = frozenset(["max_new_tokens", "top_k", "min_new_tokens", "no_repeat_ngram_size", "forced_eos_token_id"])
 
 # Fields that change transformers' answer and that the runtime has no counterpart for, each with values that change
@@ -290,7 +238,7 @@ def unused_settings(config: Mapping[str, Any]) -> list[str]:
 def _eos_token_ids(config: Mapping[str, Any], path: Path) -> frozenset[int]:
     value = config.get("eos_token_id")
     try:
-        return frozenset([] if value is None else _one_or_more_ids("eos_token_id", _whole(value)))
+        return frozenset([] if value is None else one_or_more_ids("eos_token_id", _whole(value)))
     except OptionError as error:
         raise PackageError(f"{path} holds a value that is not allowed: {error}") from error
 

@@ -25,12 +25,14 @@ class Graphs(Protocol):
         description: of the decoder.
         drafts: whether `draft` equals single steps bit by bit.
         batches: whether a `batch` does.
+        cuts_freely: whether logits are the same bit by bit wherever a prompt is cut into chunks.
     """
 
     kernels: str
     description: DecoderDescription
     drafts: Exactness
     batches: Exactness
+    cuts_freely: bool
 
     def step(self, state: State, token_id: int) -> Logits:
         """Feed one token: float32 [1, vocab]."""

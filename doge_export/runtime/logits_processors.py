@@ -1,9 +1,11 @@
 """Options that change logits before a token is chosen, in the order of transformers' `generate`.
 
-First come the sequence bias and the repetition penalty. Then tokens are ruled out: repeated n-grams, bad words, an end
-before min_new_tokens, suppressed tokens. Source: `_get_logits_processor` in transformers/generation/utils.py.
+First come biases and the repetition penalty, then OpenAI's penalties for the answer's tokens, as in vLLM. Then tokens
+are ruled out: repeated n-grams, bad words, an end before min_new_tokens, suppressed tokens.
+Source: `_get_logits_processor` in transformers/generation/utils.py.
 
-All but the penalty look at the tokens of this call: the past that the caller knows, the prompt, and the answer so far.
+The repetition penalty looks at the whole stream, and OpenAI's at the answer. All others look at the tokens of this
+call: the past that the caller knows, the prompt, and the answer so far.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from .generation_options import GenerationOptions
+from .constraints import Constraint
+from .generation_options import FORMS, GenerationOptions
 from .sampling import Indices, Logits, apply_repetition_penalty
 
 Tokens = NDArray[np.int32]
@@ -32,14 +35,29 @@ class SeenTokens(Protocol):
 class LogitsProcessors:
     """The options of one answer at work; `append` tells them of each token that was chosen."""
 
-    def __init__(self, options: GenerationOptions, end_ids: Iterable[int], past_ids: Sequence[int]) -> None:
-        """end_ids: tokens that end the answer. past_ids: the tokens before the answer, as far as they are known."""
-        self._options = options
+    def __init__(
+        self,
+        options: GenerationOptions,
+        end_ids: Iterable[int],
+        past_ids: Sequence[int],
+        constraint: Constraint | None = None,
+    ) -> None:
+        """end_ids: tokens that end the answer. past_ids: the tokens before the answer, as far as they are known.
+
+        constraint: the answer's form, where it has one.
+        """
+        self._options, self._constraint = options, constraint
         self._end_ids = np.array(sorted(end_ids), dtype=np.int64)
         self._bias = Sequences(options.sequence_bias)
         # As in transformers, an end is not ruled out as a bad word; ignore_eos is there for that.
         ends = {(int(end_id),) for end_id in self._end_ids}
         self._bad_words = Sequences([(word, -np.inf) for word in options.bad_words_ids if word not in ends])
+        self._biased_ids = np.array([token_id for token_id, _ in options.logit_bias], dtype=np.int64)
+        self._biases = np.array([bias for _, bias in options.logit_bias], dtype=np.float32)
+        biases = (*(bias for _, bias in options.sequence_bias), *(bias for _, bias in options.logit_bias))
+        self._biases_rule_out = -np.inf in biases
+        self._penalises_answer = bool(options.presence_penalty or options.frequency_penalty)
+        self._counts = TokenCounts()
         self._new_tokens = 0
         self._longest = max(self._bias.longest, self._bad_words.longest)
         self._remembers_all = options.no_repeat_ngram_size > 0
@@ -55,9 +73,17 @@ class LogitsProcessors:
         options = self._options
         if options.sequence_bias:
             logits = add_bias(logits, *self._bias.completed_by(self._tokens))
+        if options.logit_bias:
+            logits = add_bias(logits, self._biased_ids, self._biases)
         if options.repetition_penalty != 1:
             logits = apply_repetition_penalty(logits, state.seen_tokens(), options.repetition_penalty)
-        if options.forced_eos_token_id and self._new_tokens == options.max_new_tokens - 1:
+        if self._penalises_answer:
+            logits = self._counts.penalised(logits, options.presence_penalty, options.frequency_penalty)
+        may_end = True
+        if self._constraint is not None:
+            logits = self._constraint.restrict(logits)
+            may_end = self._constraint.may_end
+        if options.forced_eos_token_id and may_end and self._new_tokens == options.max_new_tokens - 1:
             logits = only(logits, np.array(options.forced_eos_token_id))
             return self._without(logits, self._suppressed())
         return self._without(logits, self._repeated() + self._suppressed())
@@ -65,6 +91,10 @@ class LogitsProcessors:
     def append(self, token_id: int) -> None:
         """The answer goes on with this token."""
         self._new_tokens += 1
+        if self._penalises_answer:
+            self._counts.append(token_id)
+        if self._constraint is not None:
+            self._constraint.append(token_id)
         self._remember(token_id)
 
     def _remember(self, token_id: int) -> None:
@@ -93,15 +123,41 @@ class LogitsProcessors:
 
     def _without(self, logits: Logits, ruled_out: list[Indices]) -> Logits:
         ids = np.concatenate(ruled_out) if ruled_out else np.empty(0, dtype=np.int64)
-        if not len(ids):
-            return logits
-        left = rule_out(logits, ids)
-        if left.max() == -np.inf:
+        left = rule_out(logits, ids) if len(ids) else logits
+        if (len(ids) or self._biases_rule_out or self._constraint) and left.max() == -np.inf:
             raise OptionError(
-                "no token is left to choose: no_repeat_ngram_size, suppress_tokens or bad_words_ids rule all of them "
-                "out; leave one of these options away"
+                f"no token is left to choose: {' and '.join(self._names())} rule all of them out; "
+                "leave one of these options away"
             )
         return left
+
+    def _names(self) -> list[str]:
+        """The options in use that rule tokens out."""
+        names = ("no_repeat_ngram_size", "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "sequence_bias")
+        return [name for name in (*names, "logit_bias", "min_new_tokens", *FORMS) if vars(self._options)[name]]
+
+
+class TokenCounts:
+    """How often each token stands in an answer."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, int] = {}  # in the next two, by token
+        self._ids, self._counts = array("q"), array("q")
+
+    def append(self, token_id: int) -> None:
+        """The answer goes on with this token."""
+        place = self._places.setdefault(token_id, len(self._places))
+        if place == len(self._ids):
+            self._ids.append(token_id)
+            self._counts.append(0)
+        self._counts[place] += 1
+
+    def penalised(self, logits: Logits, presence: float, frequency: float) -> Logits:
+        """Float32 [vocab] after both penalties for the tokens so far."""
+        if not self._ids:
+            return logits
+        ids, counts = np.frombuffer(self._ids, dtype=np.int64), np.frombuffer(self._counts, dtype=np.int64)
+        return apply_count_penalties(logits, ids, counts, presence, frequency)
 
 
 class Sequences:
@@ -133,6 +189,18 @@ def add_bias(logits: Logits, ids: Indices, biases: NDArray[np.float32]) -> Logit
     biased, known = logits.copy(), ids < len(logits)
     np.add.at(biased, ids[known], biases[known])
     return biased
+
+
+def apply_count_penalties(
+    logits: Logits, ids: Indices, counts: NDArray[np.int64], presence: float, frequency: float
+) -> Logits:
+    """Float32 [vocab] less `presence`, and `frequency` times its count, at different int64 [n] ids that came.
+
+    counts: int64 [n], each at least 1. The definition is OpenAI's, under "frequency and presence penalties".
+    """
+    penalised = logits.copy()
+    penalised[ids] -= np.float32(presence) + np.float32(frequency) * counts.astype(np.float32)
+    return penalised
 
 
 def rule_out(logits: Logits, ids: Indices) -> Logits:

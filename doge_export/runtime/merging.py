@@ -6,6 +6,7 @@ steps; one that is closed leaves before the next.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -14,6 +15,7 @@ from queue import SimpleQueue
 from ..errors import DogeError, OptionError
 from .batch_generation import BatchGeneration, BatchRequest, Event
 from .generation import GeneratedToken, TokenDecoder
+from .prefix_cache import PrefixCache
 
 Delivery = Event | Exception  # the exception ends all requests that were under way
 Deliver = Callable[[Delivery], None]
@@ -24,12 +26,17 @@ class StreamMerger:
 
     Attributes:
         max_streams: that are computed at a time; more wait for a place, in the order of their coming.
+        prefixes: the known beginnings of prompts, used by the thread that computes; None where there is no cache.
     """
 
-    def __init__(self, decoder: TokenDecoder, max_streams: int) -> None:
+    def __init__(self, decoder: TokenDecoder, max_streams: int, cache_mb: float = 0) -> None:
+        """cache_mb: megabytes for known beginnings of prompts; see `prefix_cache`."""
         if isinstance(max_streams, bool) or not isinstance(max_streams, int) or max_streams < 1:
             raise OptionError(f"max_streams is {max_streams!r}; it must be a whole number of at least 1, or None")
+        if isinstance(cache_mb, bool) or not isinstance(cache_mb, int | float) or not 0 <= cache_mb < math.inf:
+            raise OptionError(f"cache_mb is {cache_mb!r}; it must be a number of megabytes, 0 for no cache")
         self.max_streams = max_streams
+        self.prefixes = PrefixCache(decoder, int(cache_mb * 1e6)) if cache_mb else None
         self._decoder = decoder
         self._lock = threading.Lock()  # of the next two
         self._arriving: list[tuple[BatchRequest, Deliver]] = []
@@ -49,7 +56,7 @@ class StreamMerger:
     def events(self, requests: Sequence[BatchRequest]) -> Generator[Event]:
         """The events of requests that are put at once, in the order in which they are made."""
         deliveries: SimpleQueue[Delivery] = SimpleQueue()
-        self._put(requests, deliveries.put)
+        self.put(requests, deliveries.put)
         left = len(requests)
         try:
             while left:
@@ -62,7 +69,11 @@ class StreamMerger:
             for request in requests:
                 request.cancelled = True
 
-    def _put(self, requests: Sequence[BatchRequest], deliver: Deliver) -> None:
+    def put(self, requests: Sequence[BatchRequest], deliver: Deliver) -> None:
+        """Let requests join. The thread that computes calls `deliver` with each event; it should return at once.
+
+        A request whose `cancelled` is set leaves before the next step, and nothing more is delivered.
+        """
         with self._lock:
             self._arriving += [(request, deliver) for request in requests]
             if self._worker is None:
@@ -83,7 +94,7 @@ class StreamMerger:
                 self._fail(readers, failure)
 
     def _compute(self, readers: dict[BatchRequest, Deliver]) -> None:
-        generation = BatchGeneration(self._decoder, self.max_streams)
+        generation = BatchGeneration(self._decoder, self.max_streams, self.prefixes)
         while self._take_in(generation, readers):
             for event in generation.step():
                 deliver = readers.pop(event.request) if is_last(event) else readers[event.request]

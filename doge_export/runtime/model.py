@@ -14,7 +14,7 @@ Nothing here needs torch or transformers.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from .answers import Answers, Ends
+from .answers import Answers, Asked, Ends
 from .batch_options import options_of_prompts
 from .batch_stream import BatchStream
 from .call_keywords import OneConversation, OnePrompt, OptionsPerPrompt, SeveralConversations, SeveralPrompts
@@ -33,6 +33,7 @@ from .generation import OnPrompt, TokenDecoder
 from .generation_options import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .hub import folder_of
 from .prompts import Prompt, PromptReader, Prompts, are_messages, is_list_of_conversations, is_list_of_prompts
+from .scoring import Score, score
 from .state import State
 from .streaming import GenerationResult, TextStream
 from .tokenizer import Tokenizer
@@ -51,6 +52,7 @@ def load(
     local_files_only: bool = False,
     max_streams: int | None = None,
     operators: bool | None = None,
+    cache_mb: float = 0,
 ) -> Model:
     """Load an exported folder, local or of the model hub.
 
@@ -63,6 +65,7 @@ def load(
         max_streams: merge the calls of several threads, so many streams at a time; None computes each by itself.
         operators: whether the project's own operators compute it, else onnxruntime's. None takes them where the
             library and the folder's graph for them are there, unless DOGE_EXPORT_OPERATORS is 0.
+        cache_mb: megabytes of known beginnings of prompts that merged calls need not compute again.
 
     Raises:
         PackageError: the folder is no export or a damaged one, or the hub has it not.
@@ -80,6 +83,7 @@ def load(
             "utf-8", "replace"
         ),  # a name may be any bytes
         max_streams=max_streams,
+        cache_mb=cache_mb,
     )
 
 
@@ -110,13 +114,14 @@ class Model:
         defaults: GenerationDefaults | None = None,
         name: str = "model",
         max_streams: int | None = None,
+        cache_mb: float = 0,
     ) -> None:
         self.decoder = decoder
         self.defaults = defaults or GenerationDefaults()
         self.name = name
         self._tokenizer = tokenizer
         self._reader = PromptReader(tokenizer, decoder.vocab_size, name)
-        self._answers = Answers(decoder, tokenizer, self._reader, max_streams)
+        self.answers = Answers(decoder, tokenizer, self._reader, max_streams, cache_mb)
 
     def __repr__(self) -> str:
         return (
@@ -229,6 +234,57 @@ class Model:
                 answer = self._alone(ids, options, state, options_per_prompt, ends)
             return answer if stream else answer.read_all()
 
+    def answer_each(
+        self, prompts: Iterable[tuple[Prompt | Messages, GenerationOptions] | OptionError]
+    ) -> Iterator[tuple[int, GenerationResult | OptionError]]:
+        """Answer any number of prompts and conversations together, each with options of its own.
+
+        Yields the number of a prompt, from 0, and its result as soon as that is there; for one that cannot be answered,
+        the error. An error in place of a prompt is handed on. Prompts are taken as places in the batch become free.
+        """
+        return self.answers.each(map(self._asked, prompts))
+
+    def check_options(self, options: GenerationOptions) -> None:
+        """OptionError for options with which this model answers no prompt, such as a form that cannot be followed."""
+        self.answers.check_options(options)
+
+    def _asked(self, item: tuple[Prompt | Messages, GenerationOptions] | OptionError) -> Asked | OptionError:
+        if isinstance(item, OptionError):
+            return item
+        prompt, options = item
+        try:
+            if options.prompt_lookup_num_tokens:
+                raise OptionError("many prompts take no prompt_lookup_num_tokens; set it to 0")
+            if not are_messages(prompt):
+                return Asked(self._reader.next_ids(cast(Prompt, prompt)), options, self.defaults.eos_token_ids)
+            template = self._reader.chat_prompt()
+            ends = self._ends_of(template)
+            return Asked(self._reader.message_ids(prompt, template, ends), options, ends)
+        except OptionError as error:
+            return error
+
+    def score(
+        self,
+        prompt: Prompt,
+        continuations: Sequence[Prompt],
+        *,
+        state: State | None = None,
+        logprobs: int = 0,
+    ) -> list[Score]:
+        """How likely each of several continuations of `prompt` is; their shared beginning is computed once.
+
+        A continuation is text or token ids, as the prompt is. Text is cut into tokens together with the prompt. A token
+        across the border belongs to the continuation. logprobs: so many best tokens are returned in each place.
+
+        With a `state` the prompt goes on there, and may be empty behind an answer; the state stays where it is.
+        Raises the errors of `generate`.
+        """
+        best = self.options(logprobs=logprobs).logprobs or 0
+        with self._claim(state):
+            own = self.new_state() if state is None else state.copy()
+        pairs = self._reader.continuations(prompt, continuations, state)
+        return score(self.decoder, own, pairs, best)
+
     def new_state(self) -> State:
         """An empty stream."""
         return self.decoder.new_state()
@@ -320,7 +376,7 @@ class Model:
         on_prompt: called after each chunk of a long prompt with the tokens fed so far and their number in all.
         """
         ends = self.defaults.eos_token_ids if ends is None else ends
-        return self._answers.continue_state(state, token_ids, options, ends, past_ids, on_prompt)
+        return self.answers.continue_state(state, token_ids, options, ends, past_ids, on_prompt)
 
     def _stream(
         self,
@@ -344,8 +400,8 @@ class Model:
                 "options_per_prompt belongs to a list of prompts; give one prompt's options by their names"
             )
         if state is None:
-            return self._answers.begin(token_ids, options, ends)
-        return self._answers.continue_state(state, token_ids, options, ends)
+            return self.answers.begin(token_ids, options, ends)
+        return self.answers.continue_state(state, token_ids, options, ends)
 
     def _together(
         self,
@@ -357,7 +413,7 @@ class Model:
     ) -> BatchStream:
         if state is not None:
             raise OptionError("a list of prompts takes no state; give one prompt, or leave the state out")
-        return self._answers.begin_together(prompts, options_of_prompts(options, len(prompts), per_prompt), ends)
+        return self.answers.begin_together(prompts, options_of_prompts(options, len(prompts), per_prompt), ends)
 
     def _ends_of(self, prompt: ChatPrompt | None) -> Ends:
         """Tokens that end an answer to messages that a template has written."""

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError, PackageError
+from .prefix import shared_length
+from .scoring import Continuation
 from .state import State
 from .tokenizer import Tokenizer
 
@@ -82,6 +84,28 @@ class PromptReader:
             begins = position == 0 and not unfed
             return unfed + self.checked_ids(self.tokenizer.encode(prompt, add_special_tokens=begins))
         return unfed + self.checked_ids(prompt)
+
+    def continuations(
+        self, prompt: Prompt, continuations: Sequence[Prompt], state: State | None = None
+    ) -> list[Continuation]:
+        """Sequences to score: the prompt behind `state` with each of the continuations."""
+        if isinstance(continuations, str) or not isinstance(continuations, list | tuple) or not continuations:
+            raise OptionError(f"continuations is {continuations!r}; it must be a list of texts or of token ids")
+        before = self.next_ids(prompt, state)
+        return [self._continuation(prompt, before, each, state) for each in continuations]
+
+    def _continuation(self, prompt: Prompt, before: list[int], given: Prompt, state: State | None) -> Continuation:
+        if isinstance(given, str) and isinstance(prompt, str):
+            whole = self.next_ids(prompt + given, state)
+            start = max(1, shared_length(before, whole))
+        elif isinstance(given, str) or isinstance(prompt, str):
+            raise OptionError("prompt and continuations must both be texts, or both lists of token ids")
+        else:
+            whole, start = [*before, *self.checked_ids(given)], len(before)
+        if start >= len(whole):
+            raise OptionError(f"the continuation {given!r} adds no token to the prompt; give other text")
+        self.check_tokens(whole)
+        return Continuation(whole, start)
 
     def message_ids(
         self, messages: Sequence[Message], prompt: ChatPrompt, ends: frozenset[int], state: State | None = None

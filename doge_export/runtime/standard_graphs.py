@@ -29,6 +29,7 @@ class StandardGraphs:
     """See `Graphs`."""
 
     kernels = "onnxruntime's operators"
+    cuts_freely = False  # a product of few rows is rounded otherwise than that of many
 
     def __init__(self, folder: Path, threads: int) -> None:
         """Open the plain graph of an exported folder.

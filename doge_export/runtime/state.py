@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -118,6 +120,16 @@ class State:
         return self._memory[0].nbytes + order + self._seen.first.nbytes
 
     @property
+    def nbytes_now(self) -> int:
+        """Bytes that the tokens so far have taken, in whole pages of memory; never less."""
+        rows = self._memory[0].rows
+        used = min(self.position, self.description.keep_window_size) * rows.shape[-1] * rows.itemsize
+        pages = math.prod(rows.shape[:3]) * (used // mmap.PAGESIZE + 2)  # a run of rows may begin amid a page
+        order = self.nbytes - self._memory[0].nbytes - self._seen.first.nbytes if self.overflowed else 0
+        precedence = 0 if self.precedence is None else self.precedence.nbytes
+        return int(min(pages * mmap.PAGESIZE, rows.nbytes)) + precedence + order + self._seen.first.nbytes
+
+    @property
     def overflowed(self) -> bool:
         """Whether the stream is longer than the window, so that keys are evicted and `truncate` has no way back."""
         return self._memory[1] is not None
@@ -139,21 +151,27 @@ class State:
         """The different tokens fed so far, those of evicted keys included: int64 [n], in ascending order."""
         return self._seen.before(self.position)
 
-    def copy(self, into: Rows | None = None) -> State:
-        """An independent state at the same position: the way to branch, or to come back.
+    def copy(self, into: Rows | None = None, position: int | None = None) -> State:
+        """An independent state: the way to branch, or to come back.
 
         into: memory to live in, of the shape of `cache`; its own by default.
+        position: tokens that the copy holds, as if it were then truncated to them; all by default.
 
         Raises:
+            RewindError: those of `truncate`.
             StateError: another thread uses the state.
         """
         with self.claim:
-            used = min(self.position, self.description.keep_window_size)
+            if position is not None:
+                self._check_way_back(position)
+            held = self.position if position is None else position
+            used = min(held, self.description.keep_window_size)
             cache, window = self._memory
             other = State(self.description, cache.copy(used, into))
             other._memory = (other._memory[0], None if window is None else window.copy())
-            other._position, other._unfed = self._position, self._unfed
-            other._seen = self._seen.up_to(self._position)
+            other._position = held
+            other._unfed = self._unfed if position is None else (held, None)
+            other._seen = self._seen.up_to(held)
             other.metadata = dict(self.metadata)
             return other
 
@@ -168,16 +186,19 @@ class State:
         """
         with self.claim:
             self.settle()
-            if not 0 <= position <= self.position:
-                raise RewindError(f"cannot go back to position {position}: the state is at {self.position}")
-            if position < self.position and self.overflowed:
-                raise RewindError(
-                    f"cannot go back to position {position}: the window of {self.description.keep_window_size} tokens "
-                    "has overflowed; return to a copy() of the state"
-                )
+            self._check_way_back(position)
             self._unfed = (position, None)
             self._seen = self._seen.up_to(position)
             self._position = position
+
+    def _check_way_back(self, position: int) -> None:
+        if not 0 <= position <= self.position:
+            raise RewindError(f"cannot go back to position {position}: the state is at {self.position}")
+        if position < self.position and self.overflowed:
+            raise RewindError(
+                f"cannot go back to position {position}: the window of {self.description.keep_window_size} tokens "
+                "has overflowed; return to a copy() of the state"
+            )
 
     def fill_window(self, order: NDArray[np.int64]) -> None:
         """Fill the window with the keys in slots `order`, int64 [keep_window_size], as if they had been fed.

@@ -28,6 +28,8 @@ from .steps import Arrays, bind
 class StepGraph:
     """See `Graphs`."""
 
+    cuts_freely = True  # every row is computed as in a step
+
     def __init__(self, folder: Path, threads: int, library: Path) -> None:
         """Open the graph of an exported folder that has one.
 

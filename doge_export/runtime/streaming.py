@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from .async_pieces import AsyncPieces
 from .detokenizer import Detokenizer, TextDecoder
 from .generation import FinishReason, GeneratedToken
+from .logprobs import TokenLogprobs
 from .prompt_lookup import PromptLookup
 from .state import Claim
 from .stopping import StopStrings
@@ -24,11 +25,13 @@ class GenerationResult:
 
     text: the new text, without special tokens, and without a stop string and all behind it; "" without a tokenizer.
     token_ids: every new token, a final end-of-sequence token included.
-    finish_reason: "stop" at an end-of-sequence token or stop string, "length" at max_new_tokens.
+    finish_reason: "stop" at an end-of-sequence token or stop string, and where a form (json_schema, regex, grammar) is
+        complete; "length" at max_new_tokens.
     prompt_tokens, completion_tokens: tokens fed before the first new one, and new tokens.
     prefill_tokens_per_s: prompt tokens by the time until the first new token.
     decode_tokens_per_s: the new tokens after the first by the time they took; 0.0 when there were none.
     drafted_tokens, accepted_tokens: guesses of prompt lookup that were checked, and those that were right.
+    logprobs: of every new token, where they were asked for.
     """
 
     text: str
@@ -40,6 +43,7 @@ class GenerationResult:
     decode_tokens_per_s: float
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    logprobs: list[TokenLogprobs] | None = None
 
 
 class AnswerText:
@@ -49,7 +53,8 @@ class AnswerText:
 
     Attributes:
         collects: whether they do. Set it to False before the first token, and an answer takes constant memory; then
-            `token_ids` and `text` stay empty, in the result too.
+            `token_ids` and `text` stay empty, in the result too. There are no `logprobs` either.
+        logprobs: of the tokens so far; None where none were asked for.
     """
 
     def __init__(
@@ -58,16 +63,18 @@ class AnswerText:
         stop: Sequence[str],
         prompt_tokens: int,
         lookup: PromptLookup | None = None,
+        before: Sequence[int] = (),
     ) -> None:
         """tokenizer: None leaves the text empty. stop: the stop strings. prompt_tokens: how many are fed first.
 
-        lookup: makes the tokens, and knows how many guesses were right.
+        lookup: makes the tokens, and knows how many guesses were right. before: see `Detokenizer`.
         """
         self.collects = True
         self._token_ids, self._text = array("i"), io.StringIO()
+        self.logprobs: list[TokenLogprobs] | None = None
         self._last_token_id: int | None = None
         self._count = 0
-        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer)
+        self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, before)
         self._stop_strings = StopStrings(stop)
         self._prompt_tokens = prompt_tokens
         self._lookup = lookup
@@ -92,7 +99,20 @@ class AnswerText:
         if self.collects:
             self._token_ids.append(token.token_id)
             self._text.write(piece)
+            if token.logprobs is not None:
+                self.logprobs = [] if self.logprobs is None else self.logprobs
+                self.logprobs.append(token.logprobs)
         return piece
+
+    @property
+    def count(self) -> int:
+        """The number of tokens so far."""
+        return self._count
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the answer has ended; None before."""
+        return self._finish_reason
 
     @property
     def token_ids(self) -> list[int]:
@@ -126,6 +146,7 @@ class AnswerText:
             decode_tokens_per_s=_rate(self._count - 1, self._decode_seconds),
             drafted_tokens=self._lookup.drafted_tokens if self._lookup else 0,
             accepted_tokens=self._lookup.accepted_tokens if self._lookup else 0,
+            logprobs=self.logprobs,
         )
 
     def _take(self, token: GeneratedToken) -> str:
@@ -155,9 +176,10 @@ class TextStream(AnswerText, Iterator[str]):
         stop: Sequence[str],
         prompt_tokens: int,
         lookup: PromptLookup | None = None,
+        before: Sequence[int] = (),
     ) -> None:
         """tokens: those of the answer, made when asked for. For the others see `AnswerText`."""
-        super().__init__(tokenizer, stop, prompt_tokens, lookup)
+        super().__init__(tokenizer, stop, prompt_tokens, lookup, before)
         self._tokens = tokens
         self._claim = Claim(ANOTHER_READER)
 

@@ -13,9 +13,11 @@ from doge_common.errors import one_line
 from ..errors import OptionError, PackageError
 from .clean_up import clean_up
 from .generation_options import read_json_object
+from .token_bytes import bytes_of_token, decoder_kinds, has_token_bytes
 
 # The names under which transformers hands special tokens to a chat template.
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SPACES = ("\u2581", "\u0120")  # as SentencePiece and GPT-2 write a space
 FOR_BPE = "_for_bpe_even_though_it_will_corrupt_output"  # the end of a field that asks for cleaning all the same
 
 
@@ -45,6 +47,7 @@ class Tokenizer:
         self._silent_ids = frozenset(self._special_ids.values())
         byte_ids = (backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
         self._byte_ids = frozenset(token_id for token_id in byte_ids if token_id is not None)
+        self._decoder_kinds = decoder_kinds(backend)
         self.special_tokens = dict(special_tokens or {})
         self.chat_templates = dict(chat_templates or {})
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
@@ -79,13 +82,25 @@ class Tokenizer:
 
     def encode_as_text(self, text: str) -> list[int]:
         """Token ids of `text` read as plain text, none of it as a special or added token."""
+        return [token.id for word in self._words(text) for token in self._backend.model.tokenize(word)]
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Token ids of `text` in the middle of another: as plain text, and without a space put before it."""
+        words = self._words(text)
+        if (
+            words
+            and words[0].startswith(SPACES)
+            and bytes_of_token("".join(words), self._decoder_kinds) != text.encode()
+        ):
+            words[0] = words[0][1:]
+        return [token.id for word in words for token in self._backend.model.tokenize(word)]
+
+    def _words(self, text: str) -> list[str]:
+        """The pieces of a text that the tokenizer cuts into tokens one by one."""
         backend = self._backend
         if backend.normalizer is not None:
             text = backend.normalizer.normalize_str(text)
-        words = (
-            [text] if backend.pre_tokenizer is None else [w for w, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
-        )
-        return [token.id for word in words for token in backend.model.tokenize(word)]
+        return [text] if backend.pre_tokenizer is None else [w for w, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
 
     def decode(
         self,
@@ -102,6 +117,19 @@ class Tokenizer:
         if clean_up_tokenization_spaces is not None:
             cleans_up = clean_up_tokenization_spaces
         return clean_up(text) if cleans_up else text
+
+    @property
+    def has_token_bytes(self) -> bool:
+        """Whether every token adds the same bytes to any text, as byte-level and SentencePiece's tokenizers have it."""
+        return has_token_bytes(self._decoder_kinds)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token adds to a text where `has_token_bytes`; of a special token those of its name.
+
+        Empty for an id that the tokenizer does not know.
+        """
+        token = self._backend.id_to_token(token_id)
+        return b"" if token is None else bytes_of_token(token, self._decoder_kinds)
 
     @property
     def vocab_size(self) -> int:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, cast
 
 from ..runtime.generation_options import GenerationOptions, GenerationOverrides
+
+UNSET = frozenset(field.name for field in fields(GenerationOptions) if field.default is None)
 
 
 def changed_options(options: GenerationOptions, name: str, value: str) -> GenerationOptions:
     """The options with one of another value, written as in JSON; OptionError for a name or value not allowed.
 
-    A name may be written with hyphens, as on the command line. A seed of `none` takes fresh entropy.
+    A name may be written with hyphens, as on the command line. `none` takes back the options that
+    have no value by default, such as a seed.
     """
     name = name.replace("-", "_")
-    if (name, value) == ("seed", "none"):
-        return replace(options, seed=None)
-    given = text_or_texts(value) if name == "stop" else as_json(value)
+    if value == "none" and name in UNSET:
+        unset: dict[str, Any] = {name: None}
+        return replace(options, **unset)
+    given: Any = value
+    if name not in ("regex", "grammar"):
+        given = text_or_texts(value) if name == "stop" else as_json(value)
     return options.with_overrides(cast(GenerationOverrides, {name: given}))
 
 

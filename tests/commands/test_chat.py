@@ -382,6 +382,23 @@ def test_json_on_an_output_without_unicode_loses_nothing(
     assert b'"text": "' + written + b'"' in out.buffer.getvalue()
 
 
+def test_log_probabilities_stand_in_the_json_and_are_refused_without_it(run: Run) -> None:
+    answer = json.loads(run("--prompt", "Hi", "--json", "--logprobs", "1").stdout)
+    assert [token["token_id"] for token in answer["logprobs"]] == answer["token_ids"]
+    assert answer["logprobs"][0]["best"][0][0] == answer["token_ids"][0]
+    assert "give --json too" in one_line_error(run("--prompt", "Hi", "--logprobs", "1"))
+
+
+def test_answers_take_the_form_of_a_schema_in_a_file(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"enum": [[1], "é"]}', encoding="utf-8")
+    assert json.loads(run("--prompt", "Hi", "--json-schema", str(tmp_path / "schema.json")).stdout) in ([1], "é")
+    (tmp_path / "yes.lark").write_text('start: "yes"')
+    assert run("--prompt", "Hi", "--grammar", str(tmp_path / "yes.lark")).stdout == "yes\n"
+    assert run("--prompt", "Hi", "--regex", "no").stdout == "no\n"
+    (tmp_path / "schema.json").write_bytes(b"\xff")
+    assert "is not UTF-8 text" in one_line_error(run("--prompt", "Hi", "--json-schema", str(tmp_path / "schema.json")))
+
+
 def test_a_closed_standard_input_is_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
     assert not terminal.stdin_is_terminal()

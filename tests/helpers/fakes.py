@@ -41,6 +41,7 @@ class BigramDecoder:
         self.table = table
         self.vocab_size = len(table)
         self.keep_window_size, self.kernels = keep_window_size, "a table"
+        self.cuts_freely = True
         self.fed: list[int] = []
         self.description = DecoderDescription(
             format_version=FORMAT_VERSIONS["float32"],

@@ -99,7 +99,8 @@ ROWS = (
     ("doge_export.measure",),
     ("doge_export.report",),
     ("doge_export.export",),
-    ("doge_export.evaluation", "doge_export.bench", "doge_export.talk"),
+    ("doge_export.evaluation", "doge_export.bench", "doge_export.talk", "doge_export.serve", "doge_export.jobs"),
+    ("doge_export.batch",),
     ("doge_export.commands",),
 )
 ROW = {room: number for number, rooms in enumerate(ROWS) for room in rooms}
@@ -117,6 +118,7 @@ DOES_WITHOUT = {
     "doge_model": ("doge_export", "train", "onnx", "onnxruntime", "lm_eval"),
     "doge_export": ("train", "trl"),
     "doge_export/runtime": ("doge_model", "torch", "transformers", "onnx", "huggingface_hub", "lm_eval", "matplotlib"),
+    "doge_export/serve": ("doge_model", "torch", "transformers", "onnx", "onnxruntime", "lm_eval"),
     "doge_export/optimum": ("onnx", "onnxruntime", "lm_eval"),
     "doge_export/graph": ("torch", "transformers", "onnxruntime", "lm_eval"),
     "train": ("doge_export", "onnx", "onnxruntime", "lm_eval"),

@@ -70,12 +70,19 @@ def defaults_of(folder: Path, **generation_config: Any) -> GenerationDefaults:
         ("sequence_bias", [[[1], "2"]]),
         ("sequence_bias", [[[1], float("inf")]]),
         ("forced_eos_token_id", "</s>"),
+        ("logit_bias", {"5": 1.0}),
+        ("logit_bias", {5: float("nan")}),
+        ("logit_bias", [5, 6]),
+        ("presence_penalty", 2.5),
+        ("frequency_penalty", "0.5"),
+        ("logprobs", -1),
+        ("logprobs", True),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_with_the_value_and_what_is_allowed(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=rf"^{name} is .*; it must be .*[^.]$") as error:
         GenerationOptions(**{name: value})
-    assert repr(value) in str(error.value) or name in ("bad_words_ids", "sequence_bias")
+    assert repr(value) in str(error.value) or name in ("bad_words_ids", "sequence_bias", "logit_bias")
 
 
 def test_values_at_the_edge_of_what_is_allowed_are_taken() -> None:

@@ -1,0 +1,1 @@
+"""doge-serve under load."""

@@ -1,0 +1,89 @@
+"""A server in a process of its own, and clients that stream its answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+READY = "says how to call it"
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An answer as a client has seen it: its text, its tokens, and seconds until the first piece and the end."""
+
+    text: str
+    tokens: int
+    first: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: its address and the id of its process."""
+
+    address: str
+    pid: int
+
+    @property
+    def megabytes(self) -> float:
+        """Memory that the process has now."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) / 1024
+
+    def figure(self, name: str) -> float:
+        """The sum of a figure of /metrics over all models."""
+        lines = httpx.get(f"{self.address}/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
+
+
+@contextmanager
+def doge_serve(folder: Path, *options: str) -> Iterator[Server]:
+    """doge-serve of an exported folder, ended at the end."""
+    call = [sys.executable, "-m", "doge_export.commands.serve", str(folder), "--port", "0", *options]
+    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        line = ""
+        while READY not in line:
+            line = process.stderr.readline()
+            if not line:
+                raise RuntimeError("doge-serve has not started; its words stand above")
+        found = re.search(r"http://\S+:\d+", line)
+        assert found is not None
+        yield Server(found[0], process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def stream(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> Streamed:
+    """Ask for completions as a stream, and read it to its end. RuntimeError for a stream that breaks off."""
+    start, first, text, tokens, done = time.perf_counter(), 0.0, "", 0, False
+    asked = body | {"stream": True, "stream_options": {"include_usage": True}}
+    async with client.stream("POST", url, json=asked) as response:
+        response.raise_for_status()
+        async for line in response.aiter_lines():
+            data = line.removeprefix("data: ")
+            if data == "[DONE]":
+                done = True
+            elif data:
+                event = json.loads(data)
+                first = first or time.perf_counter() - start
+                text += "".join(choice["text"] for choice in event.get("choices", []))
+                tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+    if not done:
+        raise RuntimeError(f"a stream broke off after {text!r}")
+    return Streamed(text, tokens, first, time.perf_counter() - start)

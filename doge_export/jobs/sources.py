@@ -1,0 +1,92 @@
+"""Rows of a JSONL file, of a Parquet file, or of standard input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError
+from ..extras import needs_extra
+from .rows import Row, RowError
+
+STANDARD = Path("-")  # standard input or output
+ROWS_AT_A_TIME = 256  # of a Parquet file that is answered
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a name is that of a Parquet file; any other holds JSON lines."""
+    return path.suffix.lower() == ".parquet"
+
+
+def read_rows(path: Path) -> Iterator[Row | RowError]:
+    """The rows of a file, in order; for a line that is no JSON object, the reason.
+
+    Raises OptionError where the file cannot be read.
+    """
+    if is_parquet(path):
+        for batch in parquet_batches(path):
+            yield from batch.to_pylist()
+    elif path == STANDARD:
+        yield from _rows_of_lines(sys.stdin.buffer)
+    else:
+        try:
+            with path.open("rb") as file:
+                yield from _rows_of_lines(file)
+        except OSError as error:
+            raise OptionError(f"{path} cannot be read ({error.strerror}); give another file") from error
+
+
+def parquet_batches(path: Path, rows: int = ROWS_AT_A_TIME) -> Iterator[Any]:
+    """A Parquet file's rows, so many at a time, as pyarrow's RecordBatch; OptionError where it cannot be read."""
+    pyarrow = pyarrow_for(path)
+    from pyarrow import parquet  # noqa: PLC0415 - of an extra
+
+    try:
+        yield from parquet.ParquetFile(path).iter_batches(batch_size=rows)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise OptionError(f"{path} is no Parquet file that can be read ({error}); give another file") from error
+
+
+def pyarrow_for(path: Path) -> Any:
+    """The package that reads and writes a Parquet file; OptionError where it is missing."""
+    with needs_extra("parquet", f"{path}, a Parquet file,", OptionError):
+        import pyarrow  # noqa: PLC0415 - of an extra
+    return pyarrow
+
+
+def count_rows(path: Path) -> int | None:
+    """The number of a file's rows; None for standard input."""
+    if path == STANDARD:
+        return None
+    if is_parquet(path):
+        return sum(int(batch.num_rows) for batch in parquet_batches(path))
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def digest(path: Path) -> str | None:
+    """The SHA-256 of a file; None for standard input."""
+    if path == STANDARD:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _rows_of_lines(lines: Iterable[bytes]) -> Iterator[Row | RowError]:
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _row_of_line(line, number)
+
+
+def _row_of_line(line: bytes, number: int) -> Row | RowError:
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        return RowError(f"line {number} is no JSON ({error})")
+    if not isinstance(row, dict):
+        return RowError(f"line {number} is a JSON {type(row).__name__}; it must be an object")
+    return row

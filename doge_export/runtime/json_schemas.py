@@ -1,0 +1,84 @@
+"""JSON schemas as an option: read from Python or JSON, and refused where an answer could miss them.
+
+llguidance follows all that a schema says, or refuses it, but for two points that are refused here. It does not keep
+the keys apart that `properties` does not name, and a key that comes twice counts once for `minProperties`. And it takes
+a whole number for a number above it that is less than 1 away: 0 where `exclusiveMinimum` is 0 and `maximum` 0.5.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+from ..errors import OptionError
+
+SUBSCHEMAS = ("items", "additionalItems", "additionalProperties")
+LISTS_OF_SUBSCHEMAS = ("anyOf", "allOf", "oneOf", "prefixItems", "items")
+NAMED_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
+
+
+def json_schema_text(name: str, value: object) -> str:
+    """A schema as JSON text, given as such, as a dictionary, or as True for any JSON; OptionError for anything else."""
+    try:
+        schema = json.loads(value) if isinstance(value, str) else value
+        text = json.dumps({} if schema is True else schema, allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise OptionError(f"{name} is no JSON ({error}); give a JSON schema") from error
+    if schema is not True and not isinstance(schema, Mapping):
+        raise OptionError(f"{name} is {schema!r}; it must be a JSON schema, a dictionary or its JSON text")
+    for part in _schemas(json.loads(text)):
+        _check(name, part)
+    return text
+
+
+def _check(name: str, schema: dict[str, Any]) -> None:
+    """Raise for a schema that llguidance takes and could miss."""
+    if "x-guidance" in schema:
+        raise OptionError(f"{name} has the key x-guidance, which could make answers invalid; leave it out")
+    least, required = schema.get("minProperties", 0), schema.get("required", [])
+    if _is_number(least) and isinstance(required, list) and least > max(1, len(required)):
+        raise OptionError(
+            f"{name} has minProperties of {least}; it must be at most 1, or the number of required properties"
+        )
+    if _misses_a_bound(schema):
+        raise OptionError(
+            f"{name} has a range of numbers shorter than 1 with a whole exclusive bound; give minimum or maximum "
+            "in its place"
+        )
+
+
+def _misses_a_bound(schema: dict[str, Any]) -> bool:
+    below, above = _bound(schema, "exclusiveMinimum", "minimum"), _bound(schema, "exclusiveMaximum", "maximum")
+    low = schema.get("minimum") if below is None else below
+    high = schema.get("maximum") if above is None else above
+    if not (_is_number(low) and _is_number(high) and low < high < low + 1):
+        return False
+    return (below is not None and below >= 0 and below == int(below)) or (
+        above is not None and above <= 0 and above == int(above)
+    )
+
+
+def _bound(schema: dict[str, Any], exclusive: str, inclusive: str) -> float | None:
+    """An exclusive bound; draft 4 writes it as true beside the number."""
+    bound = schema.get(inclusive) if schema.get(exclusive) is True else schema.get(exclusive)
+    return float(bound) if _is_number(bound) else None
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """A schema and all schemas in it."""
+    left = [schema]
+    while left:
+        part = left.pop()
+        if not isinstance(part, dict):
+            continue
+        yield part
+        left += [part.get(key) for key in SUBSCHEMAS]
+        for key in LISTS_OF_SUBSCHEMAS:
+            left += part[key] if isinstance(part.get(key), list) else []
+        for key in NAMED_SUBSCHEMAS:
+            left += part[key].values() if isinstance(part.get(key), dict) else []

@@ -1,0 +1,153 @@
+"""Chats: a conversation in, answers or calls of functions out, whole or as a stream of events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+from ..runtime.model import Model
+from ..runtime.streaming import AnswerText
+from .asked import Asked
+from .calls import check_tools, read_calls, template_messages
+from .engine import Engine, Piece
+from .errors import bad_request
+from .fields import check_fields, for_each_answer, options_of
+from .limits import Limits
+from .responses import (
+    AnsweredCall,
+    AnswerMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    Delta,
+    FinishReason,
+)
+from .schemas import ChatRequest
+from .tokens import chat_logprobs
+
+DEFAULT_TOKENS = 512  # of an answer, as in doge-chat, where neither the request nor the folder says
+
+
+class AskedChat(Asked):
+    """A chat under way.
+
+    Attributes:
+        reads_calls: whether an answer may be calls of functions; then a stream tells it at its end.
+    """
+
+    reads_calls = False
+
+    def completion(self) -> ChatCompletion:
+        """The whole response, all answers being there."""
+        choices = [self._choice(index, answer) for index, answer in enumerate(self.job.answers)]
+        return ChatCompletion(**self.head, choices=choices, usage=self.usage())
+
+    async def events(self) -> AsyncGenerator[str]:
+        """The bodies of the events of a stream."""
+        for index in range(len(self.job.answers)):
+            yield self._event(index, Delta(role="assistant", content=""))
+        async with self.pieces() as pieces:
+            async for piece in pieces:
+                for event in self._events_of(piece):
+                    yield event
+        if self.include_usage:
+            chunk = ChatChunk(**self.head, choices=[], usage=self.usage())
+            yield json.dumps(chunk.model_dump(), separators=(",", ":"))
+
+    def _events_of(self, piece: Piece) -> Iterator[str]:
+        index, answer = piece.number, self.job.answers[piece.number]
+        logprobs, text = self._logprobs(index), "" if self.reads_calls else piece.text
+        if self.reads_calls and answer.finished:
+            content, calls, reason = self._parsed(answer)
+            yield self._event(index, Delta(content=content, tool_calls=calls), logprobs)
+            yield self._event(index, Delta(), None, reason)
+            return
+        if text or (logprobs and logprobs.content):
+            yield self._event(index, Delta(content=text), logprobs)
+        if answer.finished:
+            yield self._event(index, Delta(), None, answer.finish_reason)
+
+    def _choice(self, index: int, answer: AnswerText) -> ChatChoice:
+        content, calls, reason = self._parsed(answer)
+        message = AnswerMessage(content=content, tool_calls=calls)
+        return ChatChoice(index=index, message=message, logprobs=self._logprobs(index), finish_reason=reason)
+
+    def _parsed(self, answer: AnswerText) -> tuple[str | None, list[AnsweredCall] | None, FinishReason]:
+        assert answer.finish_reason is not None
+        content, calls = read_calls(answer.text) if self.reads_calls else (answer.text, [])
+        if calls:
+            return content or None, calls, "tool_calls"
+        return content, None, answer.finish_reason
+
+    def _logprobs(self, index: int) -> ChatLogprobs | None:
+        new = self.new_logprobs(index)
+        return None if new is None else chat_logprobs(new, self.engine.model.tokenizer)
+
+    def _event(
+        self, index: int, delta: Delta, logprobs: ChatLogprobs | None = None, reason: FinishReason | None = None
+    ) -> str:
+        # a delta leaves out the fields that bring nothing, as OpenAI's does; clients add up those that are there
+        choice: dict[str, Any] = {
+            "index": index,
+            "delta": delta.model_dump(exclude_none=True),
+            "logprobs": None if logprobs is None else logprobs.model_dump(),
+            "finish_reason": reason,
+        }
+        chunk = ChatChunk(**self.head, choices=[ChatChunkChoice(index=index, delta=Delta())]).model_dump()
+        chunk["choices"] = [choice]
+        if not self.include_usage:
+            del chunk["usage"]
+        return json.dumps(chunk, separators=(",", ":"))
+
+
+def asked_chat(body: ChatRequest, engine: Engine, limits: Limits) -> AskedChat:
+    """Read a request. Raises ApiError or OptionError for a field that is wrong."""
+    check_chat_fields(body)
+    model = engine.model
+    tools = check_tools(body, model.chat_prompt.template) if model.has_chat_template else None
+    if not model.has_chat_template:
+        raise bad_request(
+            f"the model {engine.name} has no chat template; use /v1/completions", "model", "no_chat_template"
+        )
+    prompt = model.chat_prompt
+    token_ids = prompt.encode(prompt.render(template_messages(body.messages), tools=tools))
+    check_length(token_ids, limits, "messages")
+    options = options_of(body, model, most_tokens(body, model), (body.top_logprobs or 0) if body.logprobs else None)
+    count = body.n or 1
+    job = engine.prepared([token_ids] * count, for_each_answer(options, count), model.turn_ends)
+    include_usage = bool(body.stream_options and body.stream_options.include_usage)
+    asked = AskedChat(engine, job, count, "chatcmpl", include_usage)
+    asked.reads_calls = bool(tools)
+    return asked
+
+
+def check_chat_fields(body: ChatRequest) -> None:
+    """ApiError for fields that are unknown, or that do not go together."""
+    check_fields(body)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise bad_request("top_logprobs goes with logprobs: true; give that too", "top_logprobs")
+    both = body.max_tokens, body.max_completion_tokens
+    if None not in both and both[0] != both[1]:
+        raise bad_request("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
+
+
+def most_tokens(body: ChatRequest, model: Model) -> int:
+    """The longest answer: the request's, else the folder's, else that of doge-chat."""
+    given = body.max_completion_tokens or body.max_tokens
+    if given is not None:
+        return given
+    stated = "max_new_tokens" in model.defaults.stated
+    return model.defaults.options.max_new_tokens if stated else DEFAULT_TOKENS
+
+
+def check_length(token_ids: list[int], limits: Limits, param: str) -> None:
+    """ApiError for a prompt that is longer than the server takes."""
+    if len(token_ids) > limits.max_prompt_tokens:
+        raise bad_request(
+            f"{param} makes {len(token_ids):,} tokens, and the server takes {limits.max_prompt_tokens:,}; give less",
+            param,
+            "context_length_exceeded",
+        )

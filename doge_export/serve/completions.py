@@ -1,0 +1,137 @@
+"""Completions: texts or token ids in, their continuations out, whole or as a stream of events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from ..runtime.generation_options import GenerationOptions
+from ..runtime.tokenizer import Tokenizer
+from .asked import Asked
+from .chats import check_length
+from .engine import Engine, Piece
+from .errors import bad_request
+from .fields import check_fields, for_each_answer, options_of
+from .limits import Limits
+from .responses import Completion, FinishReason, TextChoice, TextLogprobs
+from .schemas import CompletionRequest
+from .tokens import behind_prompt, joined, text_logprobs
+
+DEFAULT_TOKENS = 16  # of a continuation, as in OpenAI's interface
+
+
+@dataclass
+class AskedCompletion(Asked):
+    """Texts under way.
+
+    echo: the prompt's text before each answer, none where it is not wanted.
+    only_prompt: the answers are left out, as a request for no token wants them.
+    """
+
+    echo: list[str] | None = None
+    only_prompt: bool = False
+    offsets: dict[int, int] = field(default_factory=dict)  # characters of each text that are told
+
+    def completion(self) -> Completion:
+        """The whole response, all answers being there."""
+        choices = []
+        for index, answer in enumerate(self.job.answers):
+            text = self._echo(index) + ("" if self.only_prompt else answer.text)
+            logprobs = self._logprobs(index, is_first=True)
+            choices.append(TextChoice(index=index, text=text, logprobs=logprobs, finish_reason=self._reason(index)))
+        return Completion(**self.head, choices=choices, usage=self.usage())
+
+    async def events(self) -> AsyncGenerator[str]:
+        """The bodies of the events of a stream."""
+        begun: set[int] = set()
+        async with self.pieces() as pieces:
+            async for piece in pieces:
+                choice = self._piece(piece, is_first=piece.number not in begun)
+                begun.add(piece.number)
+                if choice.text or choice.finish_reason is not None or choice.logprobs is not None:
+                    yield self._event([choice])
+        if self.include_usage:
+            yield self._event([], with_usage=True)
+
+    def _piece(self, piece: Piece, is_first: bool) -> TextChoice:
+        index, text = piece.number, "" if self.only_prompt else piece.text
+        text = self._echo(index) + text if is_first else text
+        logprobs = self._logprobs(index, is_first)
+        return TextChoice(index=index, text=text, logprobs=logprobs, finish_reason=self._reason(index))
+
+    def _event(self, choices: list[TextChoice], with_usage: bool = False) -> str:
+        chunk = Completion(**self.head, choices=choices, usage=self.usage() if with_usage else None).model_dump()
+        if not self.include_usage:
+            del chunk["usage"]
+        return json.dumps(chunk, separators=(",", ":"))
+
+    def _echo(self, index: int) -> str:
+        return "" if self.echo is None else self.echo[index // self.per_prompt]
+
+    def _reason(self, index: int) -> FinishReason | None:
+        return self.job.answers[index].finish_reason
+
+    def _logprobs(self, index: int, is_first: bool) -> TextLogprobs | None:
+        """Those of new tokens, the prompt's before the first of them where it is echoed."""
+        new, tokenizer = self.new_logprobs(index), self.engine.model.tokenizer
+        if new is None:
+            return None
+        request = self.job.requests[index]
+        prompt = None
+        if is_first and request.prompt_best is not None:
+            prompt = behind_prompt(request.prompt_ids, text_logprobs(request.prompt_logprobs, tokenizer, 0), tokenizer)
+            self.offsets[index] = sum(map(len, prompt.tokens))
+        elif is_first:
+            self.offsets[index] = len(self._echo(index))
+        answer = text_logprobs(() if self.only_prompt else new, tokenizer, self.offsets[index])
+        self.offsets[index] += sum(map(len, answer.tokens))
+        return answer if prompt is None else joined(prompt, answer)
+
+
+def asked_completion(body: CompletionRequest, engine: Engine, limits: Limits) -> AskedCompletion:
+    """Read a request. Raises ApiError or OptionError for a field that is wrong."""
+    check_fields(body)
+    if body.max_tokens == 0 and not body.echo:
+        raise bad_request("max_tokens is 0; it must be at least 1, unless echo is true", "max_tokens")
+    model, prompts = engine.model, prompts_of(body)
+    token_ids = [model.tokenizer.encode(one) if isinstance(one, str) else one for one in prompts]
+    for ids in token_ids:
+        check_ids(ids, model.decoder.vocab_size)
+        check_length(ids, limits, "prompt")
+    most = DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
+    count, options = body.n or 1, options_of(body, model, most, body.logprobs)
+    each: list[GenerationOptions] = for_each_answer(options, count * len(prompts))
+    job = engine.prepared([ids for ids in token_ids for _ in range(count)], each, model.defaults.eos_token_ids)
+    if body.echo and body.logprobs is not None:
+        for request in job.requests:
+            request.prompt_best = body.logprobs
+    return AskedCompletion(
+        engine,
+        job,
+        count,
+        "cmpl",
+        bool(body.stream_options and body.stream_options.include_usage),
+        echo=[text_of(one, model.tokenizer) for one in prompts] if body.echo else None,
+        only_prompt=body.max_tokens == 0,
+    )
+
+
+def prompts_of(body: CompletionRequest) -> Sequence[str | list[int]]:
+    """The prompts of a request, which may be one text, one list of token ids, or a list of either."""
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    ids = [token_id for token_id in prompt if isinstance(token_id, int)]
+    return [ids] if ids else [one for one in prompt if not isinstance(one, int)]
+
+
+def check_ids(token_ids: Sequence[int], vocab_size: int) -> None:
+    """ApiError for a token that the model does not have."""
+    if max(token_ids, default=0) >= vocab_size:
+        raise bad_request(f"prompt holds token {max(token_ids)}; the model has those up to {vocab_size - 1}", "prompt")
+
+
+def text_of(prompt: str | list[int], tokenizer: Tokenizer) -> str:
+    """The text of a prompt."""
+    return prompt if isinstance(prompt, str) else tokenizer.decode(prompt, skip_special_tokens=False)

@@ -1,0 +1,93 @@
+"""One served model: its answers for the event loop, made by the batch that all requests share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import NamedTuple
+
+from ..runtime.answers import Ends
+from ..runtime.batch_generation import BatchRequest
+from ..runtime.generation import GeneratedToken
+from ..runtime.generation_options import GenerationOptions
+from ..runtime.merging import Delivery
+from ..runtime.model import Model
+from ..runtime.streaming import AnswerText
+from .limits import Places
+from .metrics import Metrics
+
+
+class Job(NamedTuple):
+    """Prompts to be answered in the batch, each with its request and the text of its answer."""
+
+    requests: list[BatchRequest]
+    answers: list[AnswerText]
+
+
+class Piece(NamedTuple):
+    """A token, the number of its answer, and the text that became certain with it, maybe ""."""
+
+    number: int
+    text: str
+    token: GeneratedToken
+
+
+class Engine:
+    """A model with its name and its places.
+
+    Attributes:
+        created: when it was loaded, in seconds since 1970.
+    """
+
+    def __init__(self, name: str, model: Model, places: Places, metrics: Metrics) -> None:
+        """model: one that merges calls."""
+        self.name, self.model, self.places, self.metrics = name, model, places, metrics
+        self.created = int(time.time())
+
+    def prepared(self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends) -> Job:
+        """A job. Raises OptionError for prompts or options with which no answer can begin."""
+        return Job(*self.model.answers.prepared(prompts, options, ends))
+
+    async def pieces(self, job: Job) -> AsyncGenerator[Piece]:
+        """The pieces of all answers in the order in which they are made; closing it takes the rest out of the batch.
+
+        Raises OptionError where options leave no token to choose, and PackageError where the decoder cannot be run.
+        """
+        deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
+        self.model.answers.merger.put(job.requests, into(deliveries))
+        index = {id(request): number for number, request in enumerate(job.requests)}
+        start, left, found = time.monotonic(), set(range(len(job.requests))), False
+        try:
+            while left:
+                delivery = await deliveries.get()
+                if isinstance(delivery, Exception):
+                    raise delivery
+                number = index[id(delivery.request)]
+                if number not in left:
+                    continue  # a stop string ended it, and the batch had gone on by a token
+                if not isinstance(delivery.outcome, GeneratedToken):
+                    raise delivery.outcome
+                if not found:
+                    found = True
+                    self.metrics.first_token.labels(self.name).observe(time.monotonic() - start)
+                text = job.answers[number].push(delivery.outcome, delivery.seconds)
+                if job.answers[number].finished:
+                    delivery.request.cancelled = True
+                    left.remove(number)
+                yield Piece(number, text, delivery.outcome)
+        finally:
+            for request in job.requests:
+                request.cancelled = True
+            self.metrics.count(self.name, job.requests, job.answers)
+
+
+def into(queue: asyncio.Queue[Delivery]) -> Callable[[Delivery], None]:
+    """A function for the thread that computes, which puts deliveries into a queue of this event loop."""
+    loop = asyncio.get_running_loop()
+
+    def deliver(delivery: Delivery) -> None:
+        if not loop.is_closed():  # the server may have been told to leave at once
+            loop.call_soon_threadsafe(queue.put_nowait, delivery)
+
+    return deliver

@@ -1,0 +1,48 @@
+"""The application of some folders: models loaded, named, and given their share of the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from ..errors import OptionError, PackageError
+from ..runtime.hub import folder_of
+from ..runtime.model import load
+from .app import create_app
+from .engine import Engine
+from .limits import Limits, Places
+from .metrics import Metrics
+from .page import Page
+
+
+def served_app(
+    folders: Sequence[Path], limits: Limits, cache_mb: float = 0, threads: int | None = None, key: str | None = None
+) -> FastAPI:
+    """The application. cache_mb: of all models together. `state.models` has their names.
+
+    Raises PackageError for a folder that cannot be served, and OptionError for two of one name.
+    """
+    paths = [folder_of(folder) for folder in folders]
+    named = dict(zip(names_of(folders, paths), paths, strict=True))
+    metrics, engines = Metrics(), {}
+    for name, path in named.items():
+        share = cache_mb / len(named)
+        model = load(path, threads=threads, max_streams=limits.max_streams, cache_mb=share)
+        model.require_tokenizer()
+        engines[name] = Engine(name, model, Places(limits), metrics)
+    app = create_app(engines, limits, metrics, key, Page(list(engines), named))
+    app.state.models = list(engines)
+    return app
+
+
+def names_of(folders: Sequence[Path], paths: Sequence[Path]) -> list[str]:
+    """A name for each model: that of its folder. OptionError where two are one, PackageError where one is no text."""
+    names = [folder.name or path.resolve().name for folder, path in zip(folders, paths, strict=True)]
+    for name in names:
+        if not name.isprintable():
+            raise PackageError(f"the folder's name is {name!r}; it must be readable text, so rename it")
+        if names.count(name) > 1:
+            raise OptionError(f"two folders have the name {name!r}, by which clients choose; rename one of them")
+    return names

@@ -1,0 +1,115 @@
+"""Random JSON schemas, and decoders that answer at random in any vocabulary."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+import jsonschema
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.helpers.fakes import BigramDecoder
+
+NAMES = ("a", "b", "name", "age", "é", 'q"', "long name", "x\\y")
+
+
+def random_schema(random: Random, depth: int = 3) -> dict[str, Any]:
+    """A schema whose answers are short."""
+    kinds = [number, string, constant, flag]
+    if depth:
+        kinds += [record, record, array, either, dictionary]
+    return random.choice(kinds)(random, depth)
+
+
+def number(random: Random, depth: int) -> dict[str, Any]:
+    low = random.randint(-50, 50)
+    bounds = {"minimum": low, "maximum": low + random.randint(1, 400)}
+    schema: dict[str, Any] = {"type": "integer", **bounds}
+    if random.random() < 0.3:
+        schema = {"type": "integer", "multipleOf": random.choice([2, 5]), **bounds, "maximum": low + 10}
+    if random.random() < 0.3:
+        schema = {"type": "number", "exclusiveMinimum": low, "exclusiveMaximum": low + 2}
+    return schema
+
+
+def string(random: Random, depth: int) -> dict[str, Any]:
+    least = random.randint(0, 3)
+    choices: list[dict[str, Any]] = [
+        {"minLength": least, "maxLength": least + random.randint(0, 6)},
+        {"pattern": random.choice(["^[a-z]{1,4}$", "^(yes|no)$", "^\\d{3}-\\d{2}$", "^a.{0,3}é?$"])},
+        {"format": random.choice(["date", "time", "ipv4", "uuid"])},
+    ]
+    return {"type": "string", **random.choice(choices)}
+
+
+def constant(random: Random, depth: int) -> dict[str, Any]:
+    values = [1, -2.5, "é", 'say "hi"', None, True, ["a", {"b": 1}], {"k": [1, 2]}, "", "日本\n"]
+    return {"const": random.choice(values)} if random.random() < 0.3 else {"enum": random.sample(values, 3)}
+
+
+def flag(random: Random, depth: int) -> dict[str, Any]:
+    return {"type": random.choice(["boolean", "null", ["boolean", "null"]])}
+
+
+def record(random: Random, depth: int) -> dict[str, Any]:
+    names = random.sample(NAMES, random.randint(1, 4))
+    properties = {name: random_schema(random, depth - 1) for name in names}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": random.sample(names, random.randint(0, len(names))),
+        "additionalProperties": False,
+    }
+
+
+def array(random: Random, depth: int) -> dict[str, Any]:
+    least = random.randint(0, 2)
+    schema = {"type": "array", "items": random_schema(random, depth - 1), "minItems": least, "maxItems": least + 1}
+    if random.random() < 0.3:
+        schema = {"type": "array", "prefixItems": [random_schema(random, 0) for _ in range(2)], "items": False}
+    return schema
+
+
+def either(random: Random, depth: int) -> dict[str, Any]:
+    options = [random_schema(random, depth - 1) for _ in range(2)]
+    if random.random() < 0.3:
+        return {"$ref": "#/$defs/part"} if depth == 0 else {"anyOf": [*options, {"type": "null"}]}
+    return {"anyOf": options}
+
+
+def dictionary(random: Random, depth: int) -> dict[str, Any]:
+    values = random_schema(random, depth - 1)
+    if random.random() < 0.5:
+        return {"type": "object", "additionalProperties": values, "minProperties": 1, "maxProperties": 2}
+    return {"type": "object", "patternProperties": {"^[a-c]{1,2}$": values}, "additionalProperties": False}
+
+
+def is_valid(text: str, schema: Any) -> bool:
+    """Whether a text is JSON that a schema allows; jsonschema is the judge."""
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    try:
+        return bool(validator.is_valid(json.loads(text)))
+    except ValueError:
+        return False
+
+
+class RandomDecoder(BigramDecoder):
+    """Logits after a token that are drawn by the token's id, as good as a table of any size.
+
+    JSON's own signs are a little likelier than others, so that answers come to an end.
+    """
+
+    def __init__(self, vocab_size: int, likely_ids: list[int], seed: int = 0) -> None:
+        super().__init__(np.zeros((vocab_size, 0), np.float32), keep_window_size=4096)
+        self.likely_ids, self.seed = likely_ids, seed
+
+    def logits(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = [
+            np.random.default_rng([self.seed, int(token_id)]).normal(scale=2, size=self.vocab_size)
+            for token_id in token_ids
+        ]
+        table = np.array(rows, dtype=np.float32)
+        table[:, self.likely_ids] += 6
+        return table
