@@ -69,7 +69,7 @@ export function writeStateFile(d, content) {
  */
 export function readStateFile(bytes, d) {
   if (!(bytes instanceof Uint8Array)) throw new StateError('loadState takes the bytes of a state file as a Uint8Array; give what state.save() returned');
-  const { tensors, metadata } = asStateFile(bytes);
+  const { tensors, metadata } = asStateFile(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)); // no Buffer
   const header = parsedHeader(metadata[HEADER_KEY], d);
   const packed = isPacked(tensors, d);
   checkLayout(tensors, header.position, d, packed);
