@@ -7,16 +7,31 @@ import { BYTES } from './sessions.js';
 
 export const MAX_CHUNK = 256; // tokens of a prompt that go through a graph at once
 
-/** Keys and values: [layers, 2 (key, value), heads, slots, channels] of the description's cache type. */
+const FIRST_SLOTS = 512; // of a cache that grows
+
+/** Slots of a cache in full: the window, and a chunk's rows behind it. @param {DecoderDescription} description */
+export function mostSlots(description) {
+  return description.keepWindowSize + MAX_CHUNK;
+}
+
+/**
+ * Keys and values: [layers, 2 (key, value), heads, slots, channels] of the description's cache type. Where a backend
+ * reads all slots at each step, a cache begins with few, and `State.reserve` doubles them.
+ */
 export class Cache {
   /**
    * @param {import('./sessions.js').Backend} backend @param {DecoderDescription} description @param {number} heads
+   * @param {number} [tokens] that it must have room for
    */
-  constructor(backend, description, heads) {
+  constructor(backend, description, heads, tokens = 0) {
     this.backend = backend;
     this.description = description;
     this.heads = heads;
-    this.slots = description.keepWindowSize + MAX_CHUNK;
+    this.slots = mostSlots(description);
+    if (backend.readsAllSlots) {
+      const doubled = FIRST_SLOTS * 2 ** Math.max(0, Math.ceil(Math.log2(tokens / FIRST_SLOTS)));
+      this.slots = Math.min(this.slots, doubled);
+    }
     this.rowBytes = description.channels * BYTES[description.cacheType];
     this.memory = backend.allocate(description.numLayers * 2 * this.partBytes);
   }

@@ -112,9 +112,10 @@ export class Decoder {
     }
   }
 
-  /** Keys that may be evicted by so many tokens; null while the window is not full. @param {State} state @param {number} tokens */
+  /** Room for so many tokens, and the keys that they may evict; null while the window is not full. @param {State} state @param {number} tokens */
   candidates(state, tokens) {
     const isFull = state.position >= this.description.keepWindowSize;
+    state.reserve(tokens);
     return isFull ? state.fullWindow().candidates(tokens) : null;
   }
 

@@ -36,6 +36,7 @@ const FUNCTIONS = [
 /** @implements {Backend} */
 export class HeapBackend {
   kernels = 'onnxruntime-web in WebAssembly';
+  readsAllSlots = false; // it works in place
 
   /** @param {Module} module @param {import('./source.js').Source} source @param {number} threads */
   constructor(module, source, threads) {

@@ -45,7 +45,7 @@ export async function load(location, options = {}) {
   if (defaults.unused.length) {
     console.warn(`generation_config.json sets ${defaults.unused.join(' and ')}, which the runtime does not use`);
   }
-  const backend = await backendOf(source, options);
+  const backend = await backendOf(source, options, description);
   return new Model(await Decoder.open(backend, description), tokenizer, defaults, source.name);
 }
 
@@ -70,8 +70,11 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
   return new WebSource(new URL(text, base), { cache, onProgress, signal });
 }
 
-/** @param {FolderSource | WebSource} source @param {LoadOptions} options */
-async function backendOf(source, options) {
+/**
+ * @param {FolderSource | WebSource} source @param {LoadOptions} options
+ * @param {import('./description.js').DecoderDescription} description
+ */
+async function backendOf(source, options, description) {
   const [provider] = options.executionProviders ?? [isNode() ? 'cpu' : 'wasm'];
   const threads = options.threads ?? defaultThreads((await source.data()).size);
   if (provider === 'wasm') {
@@ -82,7 +85,7 @@ async function backendOf(source, options) {
   if (!(source instanceof FolderSource)) {
     throw new OptionError('onnxruntime-node opens local folders only; give a path, or executionProviders: ["wasm"]');
   }
-  return new NativeBackend(options.ort ?? await nativeOrt(), source, threads);
+  return new NativeBackend(options.ort ?? await nativeOrt(), source, threads, description);
 }
 
 /** @param {number} nbytes of the weights */

@@ -6,7 +6,7 @@ import { all, field, numberField, numbers, parse, serialize, text, texts } from 
 /** @typedef {import('./protobuf.js').Field} Field */
 
 const MODEL = { graph: 7, metadata: 14 };
-const GRAPH = { node: 1, initializer: 5 };
+const GRAPH = { node: 1, initializer: 5, output: 12 };
 const NODE = { input: 1, output: 2, name: 3, opType: 4, attribute: 5, domain: 7 };
 const ATTRIBUTE = { name: 1, integer: 3, type: 20 };
 const TENSOR = { dims: 1, dataType: 2, name: 8, rawData: 9, externalData: 13, dataLocation: 14 };
@@ -70,6 +70,19 @@ export function writeModel(model, nodes, initializers) {
     ...rest,
   ];
   return serialize(model.fields.map((each) => (each.number === MODEL.graph ? field(MODEL.graph, graph) : each)));
+}
+
+/**
+ * The file with other outputs, which must be float32 values of the graph; those that `drops` names go.
+ * @param {ReturnType<typeof readModel>} model @param {(name: string) => boolean} drops @param {readonly string[]} added
+ */
+export function withOutputs(model, drops, added) {
+  const floats = [numberField(1, FLOAT32)]; // TypeProto.Tensor.elem_type
+  const outputs = added.map((name) => field(GRAPH.output, [field(1, name), field(2, [field(1, floats)])]));
+  const kept = model.graph.filter(({ number, value }) =>
+    number !== GRAPH.output || !(value instanceof Uint8Array) || !drops(text(parse(value), 1)));
+  const graph = field(MODEL.graph, [...kept, ...outputs]);
+  return serialize(model.fields.map((each) => (each.number === MODEL.graph ? graph : each)));
 }
 
 /**

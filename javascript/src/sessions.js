@@ -1,9 +1,8 @@
 /**
  * The shape of a backend: it opens graphs, gives memory for states, and binds both together.
  *
- * A binding has memory of its own for small inputs and outputs. The state's memory is bound as past and present at
- * once, so a graph writes its new rows in place, and no step copies a state. `native_session.js` and
- * `heap_session.js` are the two backends.
+ * A binding has memory of its own for small inputs and outputs. After a run the state's memory has the new rows too, and
+ * no step hands a state to JavaScript. `native_session.js` and `heap_session.js` are the two backends.
  */
 
 /** @typedef {'int64' | 'int32' | 'float32' | 'int8'} NumberType */
@@ -39,6 +38,7 @@
  * @typedef {object} Backend
  * @property {string} kernels who computes, in a word or two
  * @property {number} threads
+ * @property {boolean} readsAllSlots whether a step takes time for slots of a state that hold no key
  * @property {(file: string) => Promise<Session>} open
  * @property {(nbytes: number) => Memory} allocate
  * @property {() => Promise<void>} dispose

@@ -1,6 +1,6 @@
 /** A stream of tokens: its position, the keys and values that are kept of it, and the way back. */
 
-import { Cache, MAX_CHUNK } from './cache.js';
+import { Cache, MAX_CHUNK, mostSlots } from './cache.js';
 import { RewindError, StateError } from './errors.js';
 import { FullWindow } from './eviction.js';
 import { SeenTokens } from './seen_tokens.js';
@@ -23,7 +23,8 @@ export class State {
     this.backend = backend;
     this.description = description;
     this.cache = cache ?? new Cache(backend, description, description.numKvHeads);
-    const separate = description.numLayers * description.numRecurrentHeads * this.cache.slots;
+    this.slots = mostSlots(description);
+    const separate = description.numLayers * description.numRecurrentHeads * this.slots;
     /** Of the keys in slots, [layers * recurrent heads * slots]; null where the cache holds it. */
     this.precedence = description.separatePrecedence ? new Float32Array(separate) : null;
     /** @type {FullWindow | null} */
@@ -43,7 +44,7 @@ export class State {
   /** Bytes the state takes at most, however long the stream gets: cache, order of the keys, seen tokens. */
   get nbytes() {
     const d = this.description;
-    const cache = (this.cache.memory.nbytes / this.cache.heads) * d.numRecurrentHeads;
+    const cache = d.numLayers * 2 * d.numRecurrentHeads * this.slots * this.cache.rowBytes;
     const order = d.numLayers * d.numRecurrentHeads * d.keepWindowSize * 8;
     return cache + order + this.seen.first.byteLength + (this.precedence?.byteLength ?? 0);
   }
@@ -71,7 +72,7 @@ export class State {
   copy() {
     this.checkFree();
     const used = Math.min(this.position, this.description.keepWindowSize);
-    const other = new State(this.backend, this.description, new Cache(this.backend, this.description, this.cache.heads));
+    const other = new State(this.backend, this.description, new Cache(this.backend, this.description, this.cache.heads, used));
     other.cache.copyFrom(this.cache, used);
     if (this.precedence) other.precedence = this.precedence.slice();
     other.window = this.window?.copy() ?? null;
@@ -111,7 +112,7 @@ export class State {
       metadata: this.metadata,
       heads: this.cache.heads,
       cache: this.cache.rows(used),
-      precedence: this.precedence && (window?.precedence ?? slotsOf(this.precedence, this.cache.slots, used)),
+      precedence: this.precedence && (window?.precedence ?? slotsOf(this.precedence, this.slots, used)),
       keyPositions: window?.positions ?? null,
       seenTokens,
       firstPositions: seenTokens.map((id) => this.seen.first[id]),
@@ -124,12 +125,10 @@ export class State {
    */
   static load(bytes, backend, description) {
     const file = readStateFile(bytes, description);
-    const state = new State(backend, description, new Cache(backend, description, file.heads));
+    const used = Math.min(file.position, description.keepWindowSize);
+    const state = new State(backend, description, new Cache(backend, description, file.heads, used));
     state.cache.setRows(file.cache);
-    if (state.precedence && file.precedence) {
-      const used = Math.min(file.position, description.keepWindowSize);
-      spread(file.precedence, used, state.precedence, state.cache.slots);
-    }
+    if (state.precedence && file.precedence) spread(file.precedence, used, state.precedence, state.slots);
     if (file.keyPositions) state.fillWindow(file.keyPositions);
     state.position = file.position;
     state.unfed = { position: file.position, token: file.unfedToken };
@@ -144,15 +143,28 @@ export class State {
     return beforeFull > 0 ? Math.min(MAX_CHUNK, beforeFull) : FULL_WINDOW_CHUNK;
   }
 
+  /** Make room for tokens that are fed next. @param {number} tokens */
+  reserve(tokens) {
+    const { description: d, cache } = this;
+    const used = Math.min(this.position, d.keepWindowSize);
+    if (used + tokens > cache.slots) this.replaceCache(new Cache(this.backend, d, cache.heads, used + tokens));
+  }
+
+  /** @param {Cache} cache another one for the same keys */
+  replaceCache(cache) {
+    const before = this.cache;
+    cache.copyFrom(before, Math.min(this.position, this.description.keepWindowSize));
+    this.cache = cache;
+    this.releaseBindings();
+    before.memory.dispose();
+  }
+
   /** The bookkeeping of a window that is full; made, with the cache it needs, for the first token beyond it. */
   fullWindow() {
     if (this.window) return this.window;
     const { description: d, cache } = this;
     if (cache.heads !== d.numRecurrentHeads) {
-      this.cache = new Cache(this.backend, d, d.numRecurrentHeads);
-      this.cache.copyFrom(cache, d.keepWindowSize);
-      this.releaseBindings();
-      cache.memory.dispose();
+      this.replaceCache(new Cache(this.backend, d, d.numRecurrentHeads, d.keepWindowSize));
     }
     const lanes = d.numLayers * d.numRecurrentHeads;
     return this.fillWindow(Uint32Array.from({ length: lanes * d.keepWindowSize }, (_, i) => i % d.keepWindowSize));
@@ -169,7 +181,7 @@ export class State {
 
   /** Of the keys in some slots of a full window. @param {number} first @param {number} count */
   precedenceOf(first, count) {
-    return this.precedence ? slotsOf(this.precedence, this.cache.slots, count, first) : this.cache.precedenceOf(first, count);
+    return this.precedence ? slotsOf(this.precedence, this.slots, count, first) : this.cache.precedenceOf(first, count);
   }
 
   /**
@@ -177,13 +189,13 @@ export class State {
    * @param {(layer: number) => Float32Array} read
    */
   takePrecedence(read) {
-    const { precedence, description: d, cache } = this;
+    const { precedence, description: d, slots } = this;
     if (!precedence) return;
     const start = this.overflowed ? d.keepWindowSize : this.position;
     for (let layer = 0; layer < d.numLayers; layer++) {
       const heads = d.numRecurrentHeads;
       read(layer).forEach((value, i) => {
-        precedence[(layer * heads + (i % heads)) * cache.slots + start + Math.floor(i / heads)] = value;
+        precedence[(layer * heads + (i % heads)) * slots + start + Math.floor(i / heads)] = value;
       });
     }
   }
