@@ -1,3 +1,4 @@
+export { Conversation } from './conversation.js';
 export { DogeError, OptionError, PackageError, RewindError, StateError } from './errors.js';
 export { load } from './load.js';
 export { Model } from './model.js';

@@ -16,7 +16,8 @@ import { Tokenizer } from './tokenizer.js';
  * @property {number} [threads] of the computation; by default one for small models, else one per core
  * @property {readonly ('cpu' | 'wasm')[]} [executionProviders] cpu is onnxruntime-node, the default in Node; wasm is
  * onnxruntime-web, the default elsewhere
- * @property {string | URL} [wasmPaths] the folder with ort-wasm-simd-threaded.mjs and .wasm of onnxruntime-web
+ * @property {string | URL} [wasmPaths] the folder with ort-wasm-simd-threaded.mjs and .wasm of onnxruntime-web; by
+ * default the package's own in Node, and the folder onnxruntime beside this file elsewhere
  * @property {string | null} [cache] name of the browser's cache storage for the files; null keeps none
  * @property {import('./source.js').OnProgress} [onProgress] told of every part of a download
  * @property {AbortSignal} [signal] ends a download
@@ -108,7 +109,7 @@ function checkIsolation(threads, isWish) {
 /** @param {string | URL} [wasmPaths] */
 function wasmFolder(wasmPaths) {
   if (wasmPaths !== undefined) return new URL(String(wasmPaths).replace(/\/?$/, '/'), globalThis.location?.href ?? `file://${process.cwd()}/`);
-  if (!isNode()) throw new OptionError('wasmPaths is missing; give the URL of the folder dist of onnxruntime-web');
+  if (!isNode()) return new URL('./onnxruntime/', import.meta.url); // where assemble.js puts it
   try {
     return new URL('./', import.meta.resolve(`onnxruntime-web/${WASM_MODULE}`));
   } catch {

@@ -141,19 +141,24 @@ export class WebSource {
   async read(file) {
     const url = new URL(file, this.url).href;
     const cache = this.cacheName === null ? null : await globalThis.caches.open(this.cacheName);
-    if (file === DATA_FILE) {
+    const kept = async () => {
       const stored = await cache?.match(url);
-      if (stored) return new Uint8Array(await stored.arrayBuffer());
-    }
+      return stored && { isThere: stored.ok, bytes: new Uint8Array(await stored.arrayBuffer()) };
+    };
+    const data = file === DATA_FILE ? await kept() : undefined;
+    if (data?.isThere) return data.bytes;
     let response;
     try {
       response = await fetch(url, { signal: this.signal });
     } catch (error) {
-      const stored = this.signal?.aborted ? null : await cache?.match(url);
-      if (stored) return new Uint8Array(await stored.arrayBuffer());
+      const stored = this.signal?.aborted ? undefined : await kept();
+      if (stored) return stored.isThere ? stored.bytes : null;
       throw this.failure(url, error);
     }
-    if (response.status === 404) return null;
+    if (response.status === 404) {
+      await cache?.put(url, new Response(null, { status: 404 })); // offline, too, it is known to be missing
+      return null;
+    }
     if (!response.ok) throw new PackageError(`${url} cannot be loaded: the server answers ${response.status} ${response.statusText}`);
     const bytes = await this.received(response, file, url);
     // only a whole file, and only now, so nothing is half-cached
