@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-quick test-operators test-runtimes test-arm lint dist runtime hub export train eval optimum bench clean
+.PHONY: demo test test-quick test-operators test-runtimes test-javascript test-arm lint dist runtime hub export train eval optimum bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -25,6 +25,10 @@ test-operators: $(VENV)/.dev
 # the golden table of greedy tokens in onnxruntime-genai, optimum and transformers.js (needs Node)
 test-runtimes: $(VENV)/.dev
 	PATH="$(BIN):$$PATH" PYTHON="$(PYTHON)" scripts/test-runtimes
+
+# the JavaScript runtime beside Python's, and its page in Chromium (needs Node; Debian's apt brings Chromium)
+test-javascript: $(VENV)/.dev
+	PATH="$(BIN):$$PATH" scripts/test-javascript
 
 # kernels, tokens and states on an emulated Raspberry Pi 3, 4 and 5 (on x86-64 with Debian's apt)
 test-arm: $(VENV)/.dev
@@ -79,4 +83,4 @@ $(VENV)/.dev: $(VENV)/.export
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-optimum .runtimes .arm build dist smollm2-135m-int8
+	rm -rf $(VENV) .venv-optimum .runtimes .arm .javascript build dist smollm2-135m-int8

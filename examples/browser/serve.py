@@ -70,8 +70,8 @@ def problem(folder: Path) -> str | None:
         return f"{folder} has no onnx/decoder.onnx; give a folder that doge-export wrote"
     if not (PACKAGE / "index.js").is_file():
         return (
-            f"{PACKAGE} is missing; run npm install --prefix javascript --ignore-scripts && npm run --prefix javascript "
-            "assemble"
+            f"{PACKAGE} is missing; run npm install --prefix javascript --ignore-scripts && "
+            "npm run --prefix javascript assemble"
         )
     return None
 

@@ -39,6 +39,7 @@ export class Conversation {
 
   /** The bytes of a state file with the transcript in its metadata. */
   save() {
+    this.forgetUnanswered();
     const { messages, tokens, text, turns } = this;
     this.state.metadata[METADATA_KEY] = JSON.stringify({ messages, tokens, text, turns });
     return this.state.save();
@@ -73,20 +74,27 @@ export class Conversation {
   /** Tokens to feed behind those the state holds; where the text goes on otherwise, a new state gets all of it. @param {string} rendered @param {boolean} hasTemplate */
   nextIds(rendered, hasTemplate) {
     const { state } = this;
-    const unfed = state.unfedToken === null ? [] : [state.unfedToken];
+    this.forgetUnanswered();
+    const unfed = this.tokens.slice(state.position); // the last one of an answer
     const encode = (/** @type {string} */ text) => this.encode(text, hasTemplate);
-    if (this.text && rendered.startsWith(this.text)) return [...unfed, ...encode(rendered.slice(this.text.length))];
+    const holds = state.position <= this.tokens.length;
+    if (holds && this.text && rendered.startsWith(this.text)) return [...unfed, ...encode(rendered.slice(this.text.length))];
     // the model may end its answer by another token than the template writes there
-    const end = unfed.length ? this.model.tokenizer.decode(unfed, { skipSpecialTokens: false }) : '';
+    const end = this.model.tokenizer.decode(unfed, { skipSpecialTokens: false });
     const before = this.text.slice(0, this.text.length - end.length);
-    if (end && before && this.text.endsWith(end) && rendered.startsWith(before)) {
-      this.tokens.pop();
+    if (holds && end && before && this.text.endsWith(end) && rendered.startsWith(before)) {
+      this.tokens.length = state.position;
       return encode(rendered.slice(before.length));
     }
     state.dispose();
     this.state = this.model.newState();
     this.tokens = [];
     return encode(rendered);
+  }
+
+  /** Take back what the state holds of a question that was never answered, where there is a way back. */
+  forgetUnanswered() {
+    if (this.state.position > this.tokens.length && !this.state.overflowed) this.state.truncate(this.tokens.length);
   }
 
   /** @param {string} text @param {boolean} hasTemplate */

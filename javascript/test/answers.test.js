@@ -80,7 +80,7 @@ async function turnsAgree(model, { chats, answers }) {
     assert.equal((await model.chat(messages, { ...greedy, maxNewTokens: 12 })).text, answer);
     const state = model.newState();
     for (const turn of turns) {
-      assert.equal((await model.chat(chats[0].messages, { ...greedy, state, maxNewTokens: 8 })).text, turn);
+      assert.equal((await model.chat(chats[0].messages, { ...greedy, state, maxNewTokens: 12 })).text, turn);
     }
     state.dispose();
   }

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 
 import { Conversation, StateError, load } from '../src/index.js';
-import { folderOf, work } from './vectors.js';
+import { folderOf, vectors, work } from './vectors.js';
 
 describe('a conversation', () => {
   /** @type {import('../src/index.js').Model} */
@@ -37,6 +37,29 @@ describe('a conversation', () => {
     assert.deepEqual(first.tokenIds, second.tokenIds);
     writeFileSync(`${work}/conversation.json`, JSON.stringify({ messages: resumed.messages.slice(0, 4), question: 'Why?', text: first.text }));
     for (const each of [conversation, resumed]) each.dispose();
+  });
+
+  test('forgets a question that was stopped before its answer', async () => {
+    const stopped = new Conversation(model);
+    await stopped.ask('Hello!', options).readAll();
+    const controller = new AbortController();
+    const onPrompt = () => controller.abort(); // after the first of two chunks
+    const asking = stopped.ask('water '.repeat(400), { ...options, signal: controller.signal, onPrompt });
+    await assert.rejects(asking.readAll(), { name: 'AbortError' });
+    assert.ok(stopped.state.position > stopped.tokens.length);
+    await stopped.ask('Why?', options).readAll();
+    assert.deepEqual(stopped.messages.map(({ role }) => role), ['user', 'assistant', 'user', 'assistant']);
+    assert.equal(stopped.state.position, stopped.tokens.length - 1);
+    assert.ok(!model.tokenizer.decode(stopped.tokens).includes('water water'));
+    stopped.dispose();
+  });
+
+  test('goes on with one that Python saved', async () => {
+    const { file, messages, answer } = vectors.conversation;
+    const conversation = Conversation.resume(model, readFileSync(`${work}/${file}`));
+    assert.deepEqual(conversation.messages, messages);
+    assert.equal((await conversation.ask('Why?', { maxNewTokens: 12 }).readAll()).text, answer);
+    conversation.dispose();
   });
 
   test('a state without one is refused', async () => {

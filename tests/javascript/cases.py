@@ -107,7 +107,9 @@ def cleaned() -> Iterator[dict[str, Any]]:
 def settings() -> Iterator[dict[str, Any]]:
     """The options that files of settings stand for."""
     for config in CONFIGS:
-        options = {name: value for name, value in vars(options_from_generation_config(config)).items() if name != "seed"}
+        options = {
+            name: value for name, value in vars(options_from_generation_config(config)).items() if name != "seed"
+        }
         options.pop("prompt_lookup_num_tokens")
         yield {"config": config, "options": options}
 
@@ -126,7 +128,10 @@ def evicted() -> Iterator[dict[str, Any]]:
             positions = np.broadcast_to(np.arange(position, position + tokens), new.shape)
             window.admit(rows, chosen, Keys(new, positions))
             position += tokens
-            kept = {"precedence": window.keys.precedence.ravel().tolist(), "positions": window.keys.positions.ravel().tolist()}
+            kept = {
+                "precedence": window.keys.precedence.ravel().tolist(),
+                "positions": window.keys.positions.ravel().tolist(),
+            }
             steps.append({"new": new.ravel().tolist(), "slots": chosen.slots.ravel().tolist(), **kept})
         begin = {"precedence": first.precedence.ravel().tolist(), "positions": first.positions.ravel().tolist()}
         yield {"sinks": sinks, "begin": begin, "steps": steps}

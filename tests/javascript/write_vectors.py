@@ -1,7 +1,7 @@
 """Folders and the answers of Python's runtime to compare with: python -m tests.javascript.write_vectors FOLDER
 
-FOLDER is made anew. It gets the folders, their state files, and vectors.json, which both sides read: `cases` of the pure
-functions, and `folders` with texts, tokens, logits and states. All tokens are those of the standard graphs.
+FOLDER is made anew. It gets the folders, their state files, and vectors.json, which both sides read: `cases` of the
+pure functions, and `folders` with texts, tokens, logits and states. All tokens are those of the standard graphs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import doge_export
-from doge_export import Model
+from doge_export import Conversation, Model
 from doge_export.export import ExportOptions, export
 from doge_export.runtime.generation_options import GenerationOverrides
 from doge_export.runtime.prompts import PromptReader
@@ -33,7 +33,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 RANDOM: dict[str, dict[str, Any]] = {
     "native": {},
-    "small-doge": {"qk_norm": False, "num_mask_heads": 4, "num_key_value_heads": 1},  # more heads once the window is full
+    "small-doge": {
+        "qk_norm": False,
+        "num_mask_heads": 4,
+        "num_key_value_heads": 1,
+    },  # more heads once the window is full
     "experts": {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 6},
 }
 PENALTY = 10.0  # of random models, which would repeat one token
@@ -89,7 +93,11 @@ def texts_of(model: Model, text: str) -> dict[str, Any]:
     """A text as token ids and back."""
     encode = model.tokenizer.encode
     ids = encode(text)
-    plain = {"ids": ids, "inner": encode(text, add_special_tokens=False), "as_text": model.tokenizer.encode_as_text(text)}
+    plain = {
+        "ids": ids,
+        "inner": encode(text, add_special_tokens=False),
+        "as_text": model.tokenizer.encode_as_text(text),
+    }
     return {"text": text, **plain, "decoded": model.tokenizer.decode(ids), "whole": model.tokenizer.decode(ids, False)}
 
 
@@ -97,9 +105,10 @@ def chat_of(model: Model, messages: list[dict[str, Any]]) -> dict[str, Any]:
     """A conversation as text, as token ids, and its answer."""
     prompt, reader = model.chat_prompt, PromptReader(model.tokenizer, model.decoder.vocab_size, model.name)
     rendered = prompt.template.render(messages)
-    answered = model.chat(messages, **greedy(model), max_new_tokens=12)
+    settings: GenerationOverrides = {**greedy(model), "max_new_tokens": 12}
+    answered = model.chat(messages, **settings)
     state = model.new_state()
-    turns = [model.chat(CHATS[0], state=state, **greedy(model), max_new_tokens=8).text for _ in range(2)]
+    turns = [model.chat(CHATS[0], state=state, **settings).text for _ in range(2)]
     ids = reader.message_ids(messages, prompt, frozenset())
     return {"messages": messages, "text": rendered, "ids": ids, "answer": answered.text, "turns": turns}
 
@@ -108,6 +117,11 @@ def greedy(model: Model) -> GenerationOverrides:
     """Settings of a greedy answer."""
     penalty = 1.0 if model.name.startswith("doge-") else PENALTY
     return {"temperature": 0.0, "repetition_penalty": penalty}
+
+
+def endless(model: Model, tokens: int) -> GenerationOverrides:
+    """Settings of a greedy answer of so many tokens."""
+    return {**greedy(model), "ignore_eos": True, "max_new_tokens": tokens}
 
 
 def prompts(model: Model, folder: Path) -> list[list[int]]:
@@ -121,9 +135,9 @@ def prompts(model: Model, folder: Path) -> list[list[int]]:
 
 def answer(model: Model, prompt: list[int], seed: int) -> dict[str, Any]:
     """The tokens behind a prompt, and some logits."""
-    own: GenerationOverrides = {"ignore_eos": True, "max_new_tokens": 30}
-    found = model.generate(prompt, **(greedy(model) | own))
-    drawn = model.generate(prompt, **(SAMPLED | own), seed=seed)
+    found = model.generate(prompt, **endless(model, 30))
+    sampled: GenerationOverrides = {**SAMPLED, "ignore_eos": True, "max_new_tokens": 30, "seed": seed}
+    drawn = model.generate(prompt, **sampled)
     return {
         "prompt": prompt,
         "greedy": found.token_ids,
@@ -143,13 +157,25 @@ def states(model: Model | None, folder: Path, way: str) -> Iterator[dict[str, An
     for prompt in prompts(model, folder):
         path = folder.parent / f"{folder.name}-{way}-{len(prompt)}.safetensors"
         state = model.prefill(prompt)
-        model.generate([7], state=state, ignore_eos=True, max_new_tokens=6, **greedy(model))
+        model.generate([7], state=state, **endless(model, 6))
         state.metadata["note"] = "caf\u00e9"
         state.save(path)
         loaded = reader.load_state(path)
-        goes_on = reader.generate("", state=loaded, ignore_eos=True, max_new_tokens=20, **greedy(model))
+        goes_on = reader.generate("", state=loaded, **endless(model, 20))
         sizes = {"position": state.position, "unfed_token": state.unfed_token}
-        yield {"file": path.name, "way": way, **sizes, "tokens": goes_on.token_ids, "penalty": greedy(model)["repetition_penalty"]}
+        found = {"tokens": goes_on.token_ids, "penalty": greedy(model)["repetition_penalty"]}
+        yield {"file": path.name, "way": way, **sizes, **found}
+
+
+def conversation(folder: Path) -> dict[str, Any]:
+    """One that is saved, and how it goes on."""
+    model = doge_export.load(folder, threads=1, operators=False)
+    talk = Conversation(model, model.options(max_new_tokens=12), system="Be kind.")
+    for question in ("Hello!", "What is water?"):
+        list(talk.ask(question))
+    talk.save(folder.parent / "python.safetensors")
+    messages = list(talk.messages)
+    return {"file": "python.safetensors", "messages": messages, "answer": "".join(talk.ask("Why?"))}
 
 
 def main() -> None:
@@ -159,7 +185,8 @@ def main() -> None:
     work.mkdir(parents=True)
     torch.set_num_threads(1)
     found = {folder.name: vectors(folder) for folder in folders(work)}
-    (work / "vectors.json").write_text(json.dumps({"cases": all_cases(), "folders": found}))
+    talk = conversation(work / SHIPPED.name)
+    (work / "vectors.json").write_text(json.dumps({"cases": all_cases(), "folders": found, "conversation": talk}))
 
 
 if __name__ == "__main__":
