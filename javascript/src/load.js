@@ -47,7 +47,9 @@ export async function load(location, options = {}) {
     console.warn(`generation_config.json sets ${defaults.unused.join(' and ')}, which the runtime does not use`);
   }
   const backend = await backendOf(source, options, description);
-  return new Model(await Decoder.open(backend, description), tokenizer, defaults, source.name);
+  const decoder = await Decoder.open(backend, description);
+  source.release();
+  return new Model(decoder, tokenizer, defaults, source.name);
 }
 
 /** @param {LoadOptions} options */
@@ -77,7 +79,7 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
  */
 async function backendOf(source, options, description) {
   const [provider] = options.executionProviders ?? [isNode() ? 'cpu' : 'wasm'];
-  const threads = options.threads ?? defaultThreads((await source.data()).size);
+  const threads = options.threads ?? defaultThreads((await source.data()).size, await cores());
   if (provider === 'wasm') {
     checkIsolation(threads, options.threads !== undefined);
     const folder = wasmFolder(options.wasmPaths);
@@ -89,9 +91,14 @@ async function backendOf(source, options, description) {
   return new NativeBackend(options.ort ?? await nativeOrt(), source, threads, description);
 }
 
-/** @param {number} nbytes of the weights */
-export function defaultThreads(nbytes) {
-  return nbytes <= ONE_THREAD_BYTES ? 1 : Math.min(globalThis.navigator?.hardwareConcurrency ?? 1, MOST_THREADS);
+/** @param {number} nbytes of the weights @param {number} available */
+export function defaultThreads(nbytes, available) {
+  return nbytes <= ONE_THREAD_BYTES ? 1 : Math.min(available, MOST_THREADS);
+}
+
+async function cores() {
+  if (isNode()) return (await import('node:os')).availableParallelism();
+  return globalThis.navigator.hardwareConcurrency;
 }
 
 const isNode = () => typeof process !== 'undefined' && Boolean(process.versions?.node) && !('importScripts' in globalThis);

@@ -10,6 +10,7 @@ import { PackageError, oneLine } from './errors.js';
  * @property {(file: string) => Promise<string | null>} text null where it is missing
  * @property {() => Promise<readonly string[]>} templates names of the files in additional_chat_templates
  * @property {() => Promise<DataPages>} data
+ * @property {() => void} release called when the folder is open
  */
 
 /**
@@ -80,6 +81,8 @@ export class FolderSource {
     return names.filter((name) => name.endsWith('.jinja')).sort();
   }
 
+  release() {}
+
   async data() {
     const path = this.pathOf(DATA_FILE);
     const stat = await this.fs.stat(path).catch(() => null);
@@ -111,11 +114,22 @@ export class WebSource {
     this.cacheName = 'caches' in globalThis ? cache : null;
     this.onProgress = onProgress;
     this.signal = signal;
+    /** @type {Uint8Array | null} */
+    this.held = null; // the data file, while the folder is being opened, or where there is no cache
   }
 
   /** @param {string} file */
   async bytes(file) {
-    return (await this.read(file)) ?? Promise.reject(missing(new URL(file, this.url).href));
+    if (file === DATA_FILE && this.held) return this.held;
+    const bytes = await this.read(file);
+    if (bytes === null) throw missing(new URL(file, this.url).href);
+    if (file === DATA_FILE) this.held = bytes;
+    return bytes;
+  }
+
+  /** The folder is open: the data file is kept in memory only where it would have to be loaded again. */
+  release() {
+    if (this.cacheName !== null) this.held = null;
   }
 
   /** @param {string} file */
@@ -170,6 +184,7 @@ export class WebSource {
   /** Forget a file that does not belong to the others. @param {string} file */
   async forget(file) {
     if (this.cacheName === null) return false;
+    this.held = null;
     return (await globalThis.caches.open(this.cacheName)).delete(new URL(file, this.url).href);
   }
 
