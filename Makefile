@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-quick test-operators test-runtimes test-engines test-clients test-arm lint dist runtime hub structured parquet serve export train eval optimum bench clean
+.PHONY: demo test test-quick test-operators test-runtimes test-engines test-clients test-javascript test-arm lint dist runtime hub structured parquet serve export train eval optimum bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -34,6 +34,10 @@ test-clients: $(VENV)/.dev
 # the generator for tables in real local Ray, and in Spark where there is Java
 test-engines:
 	PYTHON="$(PYTHON)" scripts/test-engines
+
+# the JavaScript runtime beside Python's, and its page in Chromium (needs Node; Debian's apt brings Chromium)
+test-javascript: $(VENV)/.dev
+	PATH="$(BIN):$$PATH" scripts/test-javascript
 
 # kernels, tokens and states on an emulated Raspberry Pi 3, 4 and 5 (on x86-64 with Debian's apt)
 test-arm: $(VENV)/.dev
@@ -88,4 +92,4 @@ $(VENV)/.dev: $(VENV)/.export
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-optimum .runtimes .clients .arm build dist smollm2-135m-int8
+	rm -rf $(VENV) .venv-optimum .runtimes .clients .javascript .arm build dist smollm2-135m-int8

@@ -1,0 +1,100 @@
+"""Serve the chat page and a model on this machine, with the headers that threads need.
+
+    npm install --prefix javascript --ignore-scripts && npm run --prefix javascript assemble    # once
+    python examples/browser/serve.py FOLDER
+
+FOLDER is one that doge-export wrote. The page's address is printed. It works offline once it was loaded.
+"""
+
+import argparse
+import contextlib
+import http.server
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+PAGE = Path(__file__).parent
+PACKAGE = PAGE.parents[1] / "javascript" / "browser"
+HEADERS = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cache-Control": "no-cache",
+}
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Three folders as one: the page at /, the package at /doge-export/, the model at /model/ and its name."""
+
+    folder: Path
+    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
+        ".js": "text/javascript",
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+
+    def translate_path(self, path: str) -> str:
+        """The file of an address."""
+        inner = Path(super().translate_path(path)).relative_to(self.directory)
+        first, *rest = inner.parts or ("",)
+        if first == "model":
+            return str(self.folder.joinpath(*rest[1:]))
+        return str(PACKAGE.joinpath(*rest) if first == "doge-export" else PAGE / inner)
+
+    def do_GET(self) -> None:
+        """Answer one request; the page is sent to the address that names the model."""
+        if self.path != "/":
+            super().do_GET()
+            return
+        self.send_response(302)
+        self.send_header("Location", f"/?model=model/{quote(self.folder.name)}")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def end_headers(self) -> None:
+        """Add those that every file needs."""
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def list_directory(self, path: object) -> None:
+        """There are no lists of files."""
+        self.send_error(404)
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Files that are found are not worth a line."""
+
+
+def problem(folder: Path) -> str | None:
+    """A sentence where the page could not work."""
+    if not (folder / "onnx" / "decoder.onnx").is_file():
+        return f"{folder} has no onnx/decoder.onnx; give a folder that doge-export wrote"
+    if not (PACKAGE / "index.js").is_file():
+        return (
+            f"{PACKAGE} is missing; run npm install --prefix javascript --ignore-scripts && "
+            "npm run --prefix javascript assemble"
+        )
+    return None
+
+
+def main() -> None:
+    """Serve until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="serve.py", description="Serve the chat page and a model on this machine.")
+    parser.add_argument("folder", type=Path, help="one that doge-export wrote")
+    parser.add_argument("--port", type=int, default=8000, help="8000 by default; 0 takes a free one")
+    args = parser.parse_args()
+    fault = problem(args.folder)
+    if fault:
+        parser.error(fault)
+    Handler.folder = args.folder.resolve()
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", args.port), Handler)
+    except OSError as error:
+        parser.error(f"port {args.port} cannot be used ({error.strerror}); give another with --port")
+    print(f"{Handler.folder.name}: http://127.0.0.1:{server.server_port}/  (Ctrl-C ends)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

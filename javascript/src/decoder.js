@@ -1,0 +1,186 @@
+/** An exported decoder: feed tokens, get logits, keep the state. It can be shared; a `State` is one stream of tokens. */
+
+import { DECODER_FILE, RECURRENT_FILE } from './description.js';
+import { OptionError, StateError, shown } from './errors.js';
+import { State } from './state.js';
+import { breathe } from './turns.js';
+
+/** @typedef {import('./description.js').DecoderDescription} DecoderDescription */
+/** @typedef {import('./sessions.js').Binding} Binding */
+/** @typedef {import('./sessions.js').Session} Session */
+
+const PLAIN = 'plain';
+const RECURRENT = 'recurrent';
+
+export class Decoder {
+  /**
+   * @param {import('./sessions.js').Backend} backend @param {DecoderDescription} description
+   * @param {Session} plain the session of the plain graph
+   */
+  constructor(backend, description, plain) {
+    this.backend = backend;
+    this.description = description;
+    this.plain = plain;
+    /** @type {Promise<Session> | null} */
+    this.recurrent = null; // opened when the first stream needs it
+  }
+
+  /** @param {import('./sessions.js').Backend} backend @param {DecoderDescription} description */
+  static async open(backend, description) {
+    return new Decoder(backend, description, await backend.open(DECODER_FILE));
+  }
+
+  get vocabSize() {
+    return this.description.vocabSize;
+  }
+
+  /** An empty stream. */
+  newState() {
+    return new State(this.backend, this.description);
+  }
+
+  /** @param {Uint8Array} bytes of a state file */
+  loadState(bytes) {
+    return State.load(bytes, this.backend, this.description);
+  }
+
+  /** Refuse all but states of this model. @param {unknown} state */
+  checkState(state) {
+    if (!(state instanceof State)) {
+      throw new OptionError(`state is ${shown(state)}; it must be one that prefill, copy() or loadState returned`);
+    }
+    if (state.backend !== this.backend) {
+      throw new StateError('the state belongs to another model; use it with the model that it was made with, or save it and load that here');
+    }
+    state.checkFree();
+  }
+
+  /**
+   * Feed tokens, in chunks where there are many, and advance the state.
+   * @param {State} state @param {ArrayLike<number>} tokenIds at least one, each below vocabSize
+   * @param {{count?: number, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [options] count: rows
+   * of logits, of the last tokens. onPrompt is told of progress between chunks.
+   * @returns {Promise<Float32Array[]>} the next call may overwrite a single one
+   */
+  async forward(state, tokenIds, { count = 1, signal, onPrompt } = {}) {
+    this.checkState(state);
+    state.inUse = true;
+    try {
+      if (tokenIds.length === 1) return [await this.step(state, tokenIds[0])];
+      const rows = [];
+      for (let start = 0; start < tokenIds.length;) {
+        signal?.throwIfAborted();
+        const chunk = Array.prototype.slice.call(tokenIds, start, start + state.roomForChunk());
+        start += chunk.length;
+        const wanted = Math.min(chunk.length, start - (tokenIds.length - count));
+        const logits = await this.chunk(state, chunk, Math.max(wanted, 1));
+        if (wanted > 0) rows.push(...logits);
+        if (start < tokenIds.length) {
+          onPrompt?.(start, tokenIds.length);
+          await breathe();
+        }
+      }
+      return rows;
+    } finally {
+      state.inUse = false;
+    }
+  }
+
+  /** Feed one token. @param {State} state @param {number} tokenId */
+  async step(state, tokenId) {
+    const candidates = this.candidates(state, 1);
+    const kind = candidates ? RECURRENT : PLAIN;
+    let binding = state.bindings.get(kind);
+    if (!binding) {
+      binding = await this.bind(state, 1, 1, candidates);
+      state.bindings.set(kind, binding);
+    }
+    await this.run(binding, state, [tokenId], 1, candidates);
+    return binding.read('logits');
+  }
+
+  /** Feed tokens in one piece: logits of the last `count`. @param {State} state @param {readonly number[]} tokenIds @param {number} count */
+  async chunk(state, tokenIds, count) {
+    const candidates = this.candidates(state, tokenIds.length);
+    const binding = await this.bind(state, tokenIds.length, count, candidates);
+    try {
+      await this.run(binding, state, tokenIds, count, candidates);
+      const logits = binding.read('logits').slice();
+      return Array.from({ length: count }, (_, i) => logits.subarray(i * this.vocabSize, (i + 1) * this.vocabSize));
+    } finally {
+      binding.dispose();
+    }
+  }
+
+  /** Room for so many tokens, and the keys that they may evict; null while the window is not full. @param {State} state @param {number} tokens */
+  candidates(state, tokens) {
+    const isFull = state.position >= this.description.keepWindowSize;
+    state.reserve(tokens);
+    return isFull ? state.fullWindow().candidates(tokens) : null;
+  }
+
+  /**
+   * @param {Binding} binding @param {State} state @param {readonly number[]} tokenIds @param {number} count
+   * @param {import('./eviction.js').Candidates | null} candidates
+   */
+  async run(binding, state, tokenIds, count, candidates) {
+    const tokens = tokenIds.length;
+    const cached = candidates ? this.description.keepWindowSize : state.position;
+    binding.write('input_ids', tokenIds);
+    binding.write('position_ids', tokenIds.map((_, i) => state.position + i));
+    binding.write('seqlens_k', [cached + tokens - 1]);
+    binding.write('total_sequence_length', [cached + tokens]);
+    binding.write('logits_to_keep', Array.from({ length: count }, (_, i) => tokens - count + i));
+    if (candidates) {
+      binding.write('eviction_slots', candidates.slots);
+      binding.write('eviction_precedence', candidates.precedence);
+    }
+    await binding.run();
+    state.takePrecedence((layer) => binding.read(`new_precedence.${layer}`));
+    state.takeIn(tokenIds, candidates);
+  }
+
+  /**
+   * @param {State} state @param {number} tokens @param {number} count
+   * @param {import('./eviction.js').Candidates | null} candidates
+   */
+  async bind(state, tokens, count, candidates) {
+    const d = this.description;
+    /** @type {import('./sessions.js').Slot[]} */
+    const inputs = [
+      { name: 'input_ids', type: 'int64', dims: [1, tokens] },
+      { name: 'position_ids', type: 'int64', dims: [1, tokens] },
+      { name: 'seqlens_k', type: 'int32', dims: [1] },
+      { name: 'total_sequence_length', type: 'int32', dims: [] },
+      { name: 'logits_to_keep', type: 'int64', dims: [count] },
+    ];
+    if (candidates) {
+      const dims = [d.numLayers, d.numRecurrentHeads, candidates.count];
+      inputs.push({ name: 'eviction_slots', type: 'int64', dims }, { name: 'eviction_precedence', type: 'float32', dims });
+    }
+    /** @type {import('./sessions.js').Slot[]} */
+    const outputs = [{ name: 'logits', type: 'float32', dims: [1, count, d.vocabSize] }];
+    for (let layer = 0; d.separatePrecedence && layer < d.numLayers; layer++) {
+      outputs.push({ name: `new_precedence.${layer}`, type: 'float32', dims: [1, tokens, d.numRecurrentHeads] });
+    }
+    const session = candidates ? await this.recurrentSession() : this.plain;
+    return session.bind(inputs, outputs, state.cache.shared(), state.cache.memory);
+  }
+
+  async recurrentSession() {
+    this.recurrent ??= this.backend.open(RECURRENT_FILE);
+    try {
+      return await this.recurrent;
+    } catch (error) {
+      this.recurrent = null; // it may be there another time
+      throw error;
+    }
+  }
+
+  /** Give the memory of the graphs back; states must not be used any more. */
+  async dispose() {
+    await this.plain.dispose();
+    await (await this.recurrent)?.dispose();
+    await this.backend.dispose();
+  }
+}

@@ -1,0 +1,153 @@
+/** An ONNX file as its nodes and initializers, as far as the runtime reads and changes them. Numbers: onnx.proto. */
+
+import { PackageError, oneLine } from './errors.js';
+import { all, field, numberField, numbers, parse, serialize, text, texts } from './protobuf.js';
+
+/** @typedef {import('./protobuf.js').Field} Field */
+
+const MODEL = { graph: 7, metadata: 14 };
+const GRAPH = { node: 1, initializer: 5, output: 12 };
+const NODE = { input: 1, output: 2, name: 3, opType: 4, attribute: 5, domain: 7 };
+const ATTRIBUTE = { name: 1, integer: 3, type: 20 };
+const TENSOR = { dims: 1, dataType: 2, name: 8, rawData: 9, externalData: 13, dataLocation: 14 };
+const [KEY, VALUE] = [1, 2]; // of an entry
+const INTEGER_ATTRIBUTE = 2;
+const EXTERNAL = 1;
+
+export const FLOAT32 = 1;
+export const UINT8 = 2;
+export const FLOAT16 = 10;
+
+/**
+ * @typedef {object} Node
+ * @property {string} opType
+ * @property {readonly string[]} inputs
+ * @property {readonly string[]} outputs
+ * @property {Record<string, number>} integers its attributes of that kind
+ * @property {Uint8Array} bytes as it stands in the file
+ */
+
+/**
+ * @typedef {object} Initializer
+ * @property {string} name
+ * @property {readonly number[]} dims
+ * @property {number} dataType
+ * @property {Uint8Array | null} rawData null where the numbers lie in another file
+ * @property {{location: string, offset: number, length: number} | null} external
+ * @property {Uint8Array} bytes as it stands in the file
+ */
+
+/** @param {Uint8Array} bytes @param {string} file */
+export function readModel(bytes, file) {
+  try {
+    const fields = parse(bytes);
+    const graph = parse(all(fields, MODEL.graph)[0] ?? new Uint8Array());
+    return {
+      fields,
+      graph,
+      metadata: new Map(all(fields, MODEL.metadata).map(entry)),
+      nodes: all(graph, GRAPH.node).map(readNode),
+      initializers: all(graph, GRAPH.initializer).map(readInitializer),
+    };
+  } catch (error) {
+    if (error instanceof RangeError) {
+      throw new PackageError(`${file} is no ONNX file, or a damaged one (${oneLine(error)}); export the checkpoint again`);
+    }
+    throw error;
+  }
+}
+
+/**
+ * The file with other nodes and initializers.
+ * @param {ReturnType<typeof readModel>} model
+ * @param {readonly Uint8Array[]} nodes @param {readonly Uint8Array[]} initializers
+ */
+export function writeModel(model, nodes, initializers) {
+  const rest = model.graph.filter(({ number }) => number !== GRAPH.node && number !== GRAPH.initializer);
+  const graph = [
+    ...nodes.map((node) => field(GRAPH.node, node)),
+    ...initializers.map((initializer) => field(GRAPH.initializer, initializer)),
+    ...rest,
+  ];
+  return serialize(model.fields.map((each) => (each.number === MODEL.graph ? field(MODEL.graph, graph) : each)));
+}
+
+/**
+ * The file with other outputs, which must be float32 values of the graph; those that `drops` names go.
+ * @param {ReturnType<typeof readModel>} model @param {(name: string) => boolean} drops @param {readonly string[]} added
+ */
+export function withOutputs(model, drops, added) {
+  const floats = [numberField(1, FLOAT32)]; // TypeProto.Tensor.elem_type
+  const outputs = added.map((name) => field(GRAPH.output, [field(1, name), field(2, [field(1, floats)])]));
+  const kept = model.graph.filter(({ number, value }) =>
+    number !== GRAPH.output || !(value instanceof Uint8Array) || !drops(text(parse(value), 1)));
+  const graph = field(MODEL.graph, [...kept, ...outputs]);
+  return serialize(model.fields.map((each) => (each.number === MODEL.graph ? graph : each)));
+}
+
+/**
+ * @param {string} opType @param {readonly string[]} inputs @param {readonly string[]} outputs
+ * @param {string} domain @param {Record<string, number>} [integers]
+ */
+export function node(opType, inputs, outputs, domain, integers = {}) {
+  return serialize([
+    ...inputs.map((name) => field(NODE.input, name)),
+    ...outputs.map((name) => field(NODE.output, name)),
+    field(NODE.name, outputs[0]),
+    field(NODE.opType, opType),
+    ...Object.entries(integers).map(([name, value]) => field(NODE.attribute, [
+      field(ATTRIBUTE.name, name), numberField(ATTRIBUTE.integer, value), numberField(ATTRIBUTE.type, INTEGER_ATTRIBUTE),
+    ])),
+    field(NODE.domain, domain),
+  ]);
+}
+
+/** A float32 tensor whose numbers are all of another file. @param {string} name @param {readonly number[]} dims */
+export function externalFloats(name, dims) {
+  const length = 4 * dims.reduce((a, b) => a * b, 1);
+  const entries = { location: name, offset: 0, length };
+  return serialize([
+    ...dims.map((dim) => numberField(TENSOR.dims, dim)),
+    numberField(TENSOR.dataType, FLOAT32),
+    field(TENSOR.name, name),
+    ...Object.entries(entries).map(([key, value]) =>
+      field(TENSOR.externalData, [field(KEY, key), field(VALUE, String(value))])),
+    numberField(TENSOR.dataLocation, EXTERNAL),
+  ]);
+}
+
+/** @param {Uint8Array} bytes @returns {[string, string]} */
+function entry(bytes) {
+  const fields = parse(bytes);
+  return [text(fields, KEY), text(fields, VALUE)];
+}
+
+/** @param {Uint8Array} bytes @returns {Node} */
+export function readNode(bytes) {
+  const fields = parse(bytes);
+  const integers = all(fields, NODE.attribute).map(parse)
+    .map((attribute) => [text(attribute, ATTRIBUTE.name), numbers(attribute, ATTRIBUTE.integer)[0]]);
+  return {
+    opType: text(fields, NODE.opType),
+    inputs: texts(fields, NODE.input),
+    outputs: texts(fields, NODE.output),
+    integers: Object.fromEntries(integers.filter(([, value]) => value !== undefined)),
+    bytes,
+  };
+}
+
+/** @param {Uint8Array} bytes @returns {Initializer} */
+function readInitializer(bytes) {
+  const fields = parse(bytes);
+  const external = Object.fromEntries(all(fields, TENSOR.externalData).map(entry));
+  return {
+    name: text(fields, TENSOR.name),
+    dims: numbers(fields, TENSOR.dims),
+    dataType: numbers(fields, TENSOR.dataType)[0],
+    rawData: all(fields, TENSOR.rawData)[0] ?? null,
+    external: external.location === undefined ? null : {
+      location: external.location, offset: Number(external.offset ?? 0), length: Number(external.length ?? 0),
+    },
+    bytes,
+  };
+}

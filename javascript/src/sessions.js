@@ -1,0 +1,68 @@
+/**
+ * The shape of a backend: it opens graphs, gives memory for states, and binds both together.
+ *
+ * A binding has memory of its own for small inputs and outputs. After a run the state's memory has the new rows too, and
+ * no step hands a state to JavaScript. `native_session.js` and `heap_session.js` are the two backends.
+ */
+
+/** @typedef {'int64' | 'int32' | 'float32' | 'int8'} NumberType */
+/** @typedef {{name: string, type: NumberType, dims: readonly number[]}} Slot */
+
+/**
+ * Part of a state's memory that is both input and output.
+ * @typedef {{input: string, output: string, type: NumberType, dims: readonly number[], offset: number}} Shared
+ */
+
+/**
+ * @typedef {object} Memory
+ * @property {number} nbytes
+ * @property {() => Uint8Array} bytes a view, to be asked for again after every run
+ * @property {() => void} dispose
+ */
+
+/**
+ * @typedef {object} Binding
+ * @property {(name: string, values: ArrayLike<number>) => void} write into an input
+ * @property {() => Promise<void>} run
+ * @property {(name: string) => Float32Array} read a view of an output, valid until the next run
+ * @property {() => void} dispose
+ */
+
+/**
+ * @typedef {object} Session
+ * @property {(inputs: readonly Slot[], outputs: readonly Slot[], shared: readonly Shared[], memory: Memory) => Binding} bind
+ * @property {() => Promise<void>} dispose
+ */
+
+/**
+ * @typedef {object} Backend
+ * @property {string} kernels who computes, in a word or two
+ * @property {number} threads
+ * @property {boolean} readsAllSlots whether a step takes time for slots of a state that hold no key
+ * @property {(file: string) => Promise<Session>} open
+ * @property {(nbytes: number) => Memory} allocate
+ * @property {() => Promise<void>} dispose
+ */
+
+/** @type {Record<NumberType, number>} */
+export const BYTES = { int64: 8, int32: 4, float32: 4, int8: 1 };
+
+/** @param {{type: NumberType, dims: readonly number[]}} slot */
+export function nbytesOf({ type, dims }) {
+  return dims.reduce((a, b) => a * b, BYTES[type]);
+}
+
+/**
+ * Write numbers of a type into memory.
+ * @param {ArrayBufferLike} buffer @param {number} offset @param {NumberType} type @param {ArrayLike<number>} values
+ */
+export function writeNumbers(buffer, offset, type, values) {
+  if (type === 'int64') {
+    const view = new BigInt64Array(buffer, offset, values.length);
+    for (let i = 0; i < values.length; i++) view[i] = BigInt(values[i]);
+  } else {
+    /** @type {any} */
+    const View = type === 'int32' ? Int32Array : type === 'float32' ? Float32Array : Int8Array;
+    new View(buffer, offset, values.length).set(values);
+  }
+}

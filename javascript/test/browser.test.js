@@ -1,0 +1,192 @@
+/** The page in headless Chromium: it chats, stops, saves, reloads, goes on, and works offline. */
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+import puppeteer from 'puppeteer-core';
+
+import { assemble } from '../assemble.js';
+import { Conversation, load } from '../src/index.js';
+import { folderOf } from './vectors.js';
+
+const NAME = 'doge-20m-10min-int8';
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+const [FIRST, SECOND] = ['What is water?', 'Why?'];
+const WAIT = { timeout: 120_000 };
+
+describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROMIUM}` }, () => {
+  /** @type {import('node:child_process').ChildProcess} */
+  let server;
+  /** @type {import('puppeteer-core').Browser} */
+  let browser;
+  /** @type {import('puppeteer-core').Page} */
+  let page;
+  let address = '';
+  let downloads = '';
+  /** @type {string[]} */
+  let expected = [];
+
+  before(async () => {
+    await assemble(join(ROOT, 'javascript/browser'));
+    downloads = await mkdtemp(join(tmpdir(), 'doge-page-'));
+    [server, address] = await served(folderOf(NAME));
+    browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'], headless: true });
+    page = await browser.newPage();
+    const session = await browser.target().createCDPSession();
+    await session.send('Browser.setDownloadBehavior', { behavior: 'allow', downloadPath: downloads });
+    expected = await answersInNode();
+  });
+  after(async () => {
+    await browser?.close();
+    server?.kill();
+    await rm(downloads, { recursive: true, force: true });
+  });
+
+  test('loads the model with a thread that the headers allow', async () => {
+    await page.goto(`${address}&threads=2`);
+    await ready(page);
+    await page.evaluate(async () => { await navigator.serviceWorker.ready; });
+    assert.equal(await textOf(page, '#name'), NAME);
+    assert.match(await textOf(page, '#status'), /^2 threads; remembers 2,048 tokens$/);
+  });
+
+  test('answers as Node does', async () => {
+    await page.click('#sampling');
+    assert.equal(await ask(page, FIRST), expected[0]);
+    assert.match(await textOf(page, '#speed'), /^\d+\.\d tokens\/s, \d+ tokens$/);
+  });
+
+  test('saves, reloads and goes on', async () => {
+    await page.click('#save');
+    const bytes = await downloaded(downloads);
+    await page.reload();
+    await ready(page);
+    const input = /** @type {import('puppeteer-core').ElementHandle<HTMLInputElement>} */ (await page.$('#file'));
+    await input.uploadFile(bytes);
+    await page.waitForFunction(() => document.querySelectorAll('#messages p').length === 2, WAIT);
+    assert.deepEqual(await shownMessages(page), [FIRST, expected[0]]);
+    await page.click('#sampling');
+    assert.equal(await ask(page, SECOND), expected[1]);
+  });
+
+  test('stops an answer, and goes on behind it', async () => {
+    await page.click('#reset');
+    await page.waitForFunction(() => document.querySelectorAll('#messages p').length === 0, WAIT);
+    await type(page, 'Tell me a long story.');
+    await page.waitForFunction(() => (document.querySelector('.assistant')?.textContent ?? '').length > 10, WAIT);
+    await page.click('#stop');
+    await idle(page);
+    assert.ok((await shownMessages(page))[1].length > 10);
+    assert.ok((await ask(page, 'Why?')).length > 0);
+  });
+
+  test('a file that is no state ends in a sentence', async () => {
+    const input = /** @type {import('puppeteer-core').ElementHandle<HTMLInputElement>} */ (await page.$('#file'));
+    await input.uploadFile(join(ROOT, 'README.md'));
+    await page.waitForSelector('#error:not([hidden])', WAIT);
+    assert.match(await textOf(page, '#error'), /no state file or a damaged one/);
+    await idle(page);
+  });
+
+  test('a download that breaks off ends in a sentence, and nothing of it is kept', async () => {
+    const broken = await brokenServer(folderOf(NAME));
+    const other = await browser.newPage();
+    await other.goto(`${new URL(address).origin}/?model=${broken.address}`);
+    await other.waitForSelector('#error:not([hidden])', WAIT);
+    assert.match(await textOf(other, '#error'), /model\.onnx_data (cannot be loaded|ended after)/);
+    const kept = await other.evaluate(async () => (await (await caches.open('doge-export')).keys()).map(({ url }) => url));
+    assert.deepEqual(kept.filter((url) => url.startsWith(broken.address) && url.endsWith('_data')), []);
+    await other.goto(`${new URL(address).origin}/?model=nowhere`);
+    await other.waitForFunction(() => document.querySelector('#error')?.textContent?.includes('decoder.onnx is missing'), WAIT);
+    await other.close();
+    broken.close();
+  });
+
+  test('works offline once it was loaded', async () => {
+    server.kill();
+    await page.reload();
+    await ready(page);
+    await page.click('#sampling');
+    assert.equal(await ask(page, FIRST), expected[0]);
+  });
+});
+
+/** The same conversation in Node's WebAssembly. */
+async function answersInNode() {
+  const model = await load(folderOf(NAME), { executionProviders: ['wasm'], threads: 1 });
+  const conversation = new Conversation(model);
+  const texts = [];
+  for (const question of [FIRST, SECOND]) {
+    texts.push((await conversation.ask(question, { temperature: 0, maxNewTokens: 512 }).readAll()).text);
+  }
+  await model.dispose();
+  return texts;
+}
+
+/** @param {string} folder @returns {Promise<[import('node:child_process').ChildProcess, string]>} */
+async function served(folder) {
+  const server = spawn('python3', [join(ROOT, 'examples/browser/serve.py'), folder, '--port', '0'], { stdio: ['ignore', 'pipe', 'ignore'] });
+  const line = await new Promise((resolve) => { server.stdout?.once('data', (data) => resolve(String(data))); });
+  const origin = /http:\S+/.exec(String(line))?.[0] ?? '';
+  return [server, `${origin}?model=model/${NAME}`];
+}
+
+/** A server whose data file breaks off in the middle. @param {string} folder */
+async function brokenServer(folder) {
+  const server = createServer(async ({ url }, response) => {
+    response.setHeader('Access-Control-Allow-Origin', '*');
+    const bytes = await readFile(join(folder, String(url))).catch(() => null);
+    if (!bytes) return response.writeHead(404).end();
+    response.setHeader('Content-Length', bytes.length);
+    if (!String(url).endsWith('_data')) return response.end(bytes);
+    response.write(bytes.subarray(0, bytes.length / 2), () => setTimeout(() => response.destroy(), 200));
+  });
+  await new Promise((resolve) => { server.listen(0, '127.0.0.1', () => resolve(null)); });
+  const { port } = /** @type {import('node:net').AddressInfo} */ (server.address());
+  return { address: `http://127.0.0.1:${port}`, close: () => server.close() };
+}
+
+/** @param {string} folder @returns {Promise<string>} the one file there */
+async function downloaded(folder) {
+  for (let tries = 0; tries < 600; tries++) {
+    const [name] = (await readdir(folder)).filter((each) => each.endsWith('.safetensors'));
+    if (name) return join(folder, name);
+    await new Promise((resolve) => { setTimeout(resolve, 100); });
+  }
+  throw new Error('nothing was downloaded');
+}
+
+/** @param {import('puppeteer-core').Page} page */
+const ready = (page) => page.waitForSelector('#send:not([disabled])', WAIT);
+
+/** @param {import('puppeteer-core').Page} page */
+const idle = (page) => page.waitForFunction(() => document.querySelector('#stop')?.hasAttribute('hidden') && !document.querySelector('#send')?.hasAttribute('disabled'), WAIT);
+
+/** @param {import('puppeteer-core').Page} page @param {string} text */
+async function type(page, text) {
+  await page.type('#question', text);
+  await page.keyboard.press('Enter');
+  await page.waitForFunction(() => document.querySelector('#send')?.hasAttribute('disabled'), WAIT);
+}
+
+/** The answer to a message. @param {import('puppeteer-core').Page} page @param {string} text */
+async function ask(page, text) {
+  await type(page, text);
+  await idle(page);
+  assert.equal(await page.$eval('#error', (element) => element.hasAttribute('hidden')), true, await textOf(page, '#error'));
+  return (await shownMessages(page)).at(-1) ?? '';
+}
+
+/** @param {import('puppeteer-core').Page} page */
+const shownMessages = (page) => page.$$eval('#messages p', (found) => found.map((p) => p.textContent ?? ''));
+
+/** @param {import('puppeteer-core').Page} page @param {string} selector */
+const textOf = (page, selector) => page.$eval(selector, (element) => element.textContent ?? '');

@@ -1,0 +1,144 @@
+"""Cases for the pure functions of the JavaScript runtime, with the results of Python's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from doge_export.runtime.clean_up import CleanUp
+from doge_export.runtime.eviction import FullWindow, Keys
+from doge_export.runtime.generation_options import GenerationDefaults, options_from_generation_config
+from doge_export.runtime.logits_processors import LogitsProcessors
+from doge_export.runtime.sampling import Logits, candidates, sample
+from doge_export.runtime.stopping import StopStrings
+
+SEEDS = (0, 1, 42, 2**32 - 1, 2**32, 2**53 - 1, 123456789012345678901234567890, 2**200 + 5)
+SAMPLING: tuple[dict[str, Any], ...] = (
+    {"temperature": 1.0},
+    {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05},
+    {"temperature": 1.7, "top_p": 0.9},
+    {"temperature": 0.5, "top_k": 3},
+    {"temperature": 1.2, "min_p": 0.1},
+    {"temperature": 1e-6},
+)
+PROCESSING: tuple[dict[str, Any], ...] = (
+    {"no_repeat_ngram_size": 2},
+    {"no_repeat_ngram_size": 1},
+    {"bad_words_ids": [[3], [5, 6], [1, 2, 4]], "min_new_tokens": 2},
+    {"sequence_bias": [[[4], 2.5], [[7, 8], -3.0], [[1, 2, 9], 0.125], [[4], 1.5]]},
+    {"suppress_tokens": [0, 11, 99], "begin_suppress_tokens": [2]},
+    {"repetition_penalty": 1.3},
+    {"forced_eos_token_id": [1, 2], "max_new_tokens": 3},
+)
+CONFIGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"do_sample": True},
+    {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": None, "min_p": 0.1, "eos_token_id": [1, 2]},
+    {"temperature": 0.6, "repetition_penalty": 1.1, "max_new_tokens": 50.0, "stop_strings": ["###"]},
+    {"suppress_tokens": [1], "bad_words_ids": [[1, 2]], "sequence_bias": [[[3], -1.0]], "forced_eos_token_id": 2},
+    {"prompt_lookup_num_tokens": 10, "no_repeat_ngram_size": 3, "min_new_tokens": 4, "begin_suppress_tokens": [5]},
+)
+TEXTS = ("Hello , world ! it 's n't so  . . .", "a ' b 've 're   .", " 's", "x n", "don 't ' ' end")
+
+
+def draws() -> list[dict[str, Any]]:
+    """Numbers that generators draw, by seed; the seed as text, for JSON's numbers are too short."""
+    return [{"seed": str(seed), "numbers": np.random.default_rng(seed).random(5).tolist()} for seed in SEEDS]
+
+
+def some_logits(count: int, scale: float, seed: int) -> Logits:
+    """Float32 [count], a tenth of them equal to others."""
+    logits = np.random.default_rng(seed).normal(scale=scale, size=count).astype(np.float32)
+    logits[: count // 10] = logits[count // 10 : 2 * (count // 10)]
+    return logits
+
+
+def samples() -> Iterator[dict[str, Any]]:
+    """Tokens that are drawn from logits, forty for each case."""
+    for index, options in enumerate(SAMPLING):
+        for count in (5, 300, 4000):
+            logits = some_logits(count, 3.0, seed=10 * index + count)
+            rng = np.random.default_rng(index)
+            settings = GenerationDefaults().options.with_overrides(options)  # type: ignore[arg-type]
+            ids, kept = candidates(logits, settings)
+            tokens = [int(ids[sample(kept, rng)]) for _ in range(40)]
+            yield {"logits": logits.tolist(), "options": options, "seed": index, "left": len(ids), "tokens": tokens}
+
+
+class Seen:
+    """A state that has seen some tokens."""
+
+    def seen_tokens(self) -> Any:
+        """The same ones always: int64 [n]."""
+        return np.array([1, 3, 8])
+
+
+def processed() -> Iterator[dict[str, Any]]:
+    """Logits behind each of some tokens, changed by options; -inf is null."""
+    tokens = [1, 2, 5, 6, 7, 1, 2]
+    for index, options in enumerate(PROCESSING):
+        logits = some_logits(12, 3.0, seed=index)
+        settings = GenerationDefaults().options.with_overrides(options)  # type: ignore[arg-type]
+        processors, rows = LogitsProcessors(settings, [2, 7], tokens[:2]), []
+        for token in tokens[2:]:
+            rows.append([x if math.isfinite(x) else None for x in processors(logits, Seen()).tolist()])
+            processors.append(token)
+        yield {"logits": logits.tolist(), "options": options, "tokens": tokens, "rows": rows}
+
+
+def stopped() -> Iterator[dict[str, Any]]:
+    """Pieces that stop strings let through."""
+    for stop, pieces in ((["###", "end"], ["a#", "#", "b ##", "# c"]), (["aab"], list("aaaabx")), ([], ["x", "y"])):
+        strings = StopStrings(stop)
+        out = [strings.push(piece) for piece in pieces]
+        yield {"stop": stop, "pieces": pieces, "out": out, "rest": strings.finish(), "found": strings.found}
+
+
+def cleaned() -> Iterator[dict[str, Any]]:
+    """Texts cleaned letter by letter."""
+    for text in TEXTS:
+        cleaning = CleanUp()
+        yield {"text": text, "out": [cleaning.push(letter) for letter in text], "rest": cleaning.finish()}
+
+
+def settings() -> Iterator[dict[str, Any]]:
+    """The options that files of settings stand for."""
+    for config in CONFIGS:
+        options = {
+            name: value for name, value in vars(options_from_generation_config(config)).items() if name != "seed"
+        }
+        options.pop("prompt_lookup_num_tokens")
+        yield {"config": config, "options": options}
+
+
+def evicted() -> Iterator[dict[str, Any]]:
+    """Keys of a window of 6 slots in 2 heads after chunks of 1, 3 and 9 tokens, with ties and sinks."""
+    for sinks in (0, 2):
+        rng = np.random.default_rng(sinks)
+        levels = (2.0 ** np.array([-60.0, -58, -56, -41]) * np.array([1, 1, 1, 1])).astype(np.float32)
+        window = FullWindow(Keys(rng.choice(levels, (1, 2, 6)), np.arange(6)[None, None].repeat(2, 1)), sinks)
+        first, steps, position = window.copy().keys, [], 6
+        for tokens in (1, 1, 3, 9, 1, 2):
+            new = rng.choice(levels, (1, 2, tokens))
+            chosen = window.candidates(tokens)
+            rows = np.zeros((1, 2, 2, 6 + 9, 1), np.float32)
+            positions = np.broadcast_to(np.arange(position, position + tokens), new.shape)
+            window.admit(rows, chosen, Keys(new, positions))
+            position += tokens
+            kept = {
+                "precedence": window.keys.precedence.ravel().tolist(),
+                "positions": window.keys.positions.ravel().tolist(),
+            }
+            steps.append({"new": new.ravel().tolist(), "slots": chosen.slots.ravel().tolist(), **kept})
+        begin = {"precedence": first.precedence.ravel().tolist(), "positions": first.positions.ravel().tolist()}
+        yield {"sinks": sinks, "begin": begin, "steps": steps}
+
+
+def all_cases() -> dict[str, Any]:
+    """Every case by its kind."""
+    kinds = {"samples": samples, "processed": processed, "stopped": stopped, "cleaned": cleaned}
+    kinds |= {"settings": settings, "evicted": evicted}
+    return {"draws": draws()} | {kind: list(cases()) for kind, cases in kinds.items()}
