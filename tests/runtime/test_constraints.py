@@ -187,6 +187,7 @@ BAD: Any = [
     ({"json_schema": {"exclusiveMinimum": 0, "maximum": 0.5}}, "shorter than 1 with a whole exclusive bound"),
     ({"json_schema": {"items": {"minimum": -0.5, "exclusiveMaximum": 0}}}, "shorter than 1"),
     ({"json_schema": {"minimum": 1, "exclusiveMinimum": True, "maximum": 1.5}}, "shorter than 1"),
+    ({"json_schema": {"type": "number", "multipleOf": 0.01}}, "multipleOf of 0.01, which binary numbers cannot hold"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
     ({"regex": 3}, "regex is 3; it must be a string"),
     ({"grammar": "start: foo"}, 'grammar cannot be followed: .*unknown name: "foo"'),
@@ -210,7 +211,11 @@ def test_a_key_minproperties_among_data_is_no_keyword() -> None:
 
 def test_numbers_keep_their_bounds() -> None:
     model = random_model()
-    for bounds in ({"exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"exclusiveMinimum": 0.1, "maximum": 0.2}):
+    for bounds in (
+        {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        {"exclusiveMinimum": 0.1, "maximum": 0.2},
+        {"multipleOf": 0.25},
+    ):
         schema = {"type": "number", **bounds}
         answers = [model.generate("a", json_schema=schema, temperature=1.5, seed=seed).text for seed in range(20)]
         assert all(is_valid(text, schema) for text in answers), answers
