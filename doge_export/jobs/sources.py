@@ -7,8 +7,9 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import OptionError
 from ..extras import needs_extra
@@ -39,7 +40,7 @@ def read_rows(path: Path) -> Iterator[Row | RowError]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """The file to read; OptionError where that cannot be done."""
     try:
         with path.open("rb") as file:
