@@ -93,8 +93,10 @@ def test_an_answer_matches_its_regular_expression_from_the_first_space_to_the_la
     kind: str, temperature: float
 ) -> None:
     model = random_model(kind)
-    for seed, pattern in enumerate([" a b", " {2}[a-z]{3} ", "(yes|no)", "[0-9]{2}é日\n", " ?[a-c]{0,4}", "\t*x"]):
-        result = model.generate("a", regex=pattern, temperature=temperature, seed=seed, max_new_tokens=60)
+    for seed, pattern in enumerate(
+        [" a b", " {2}[a-z]{3} ", "(yes|no)", "[0-9]{2}é日\n", "[😀-😎]{40}", " ?[a-c]{0,4}", "\t*x"]
+    ):
+        result = model.generate("a", regex=pattern, temperature=temperature, seed=seed, max_new_tokens=200)
         assert result.finish_reason == "length" or re.fullmatch(pattern, result.text), (pattern, result.text)
 
 
