@@ -194,6 +194,8 @@ BAD: Any = [
     ({"json_schema": {"minimum": 1, "exclusiveMinimum": True, "maximum": 1.5}}, "shorter than 1"),
     ({"json_schema": {"type": "number", "multipleOf": 0.01}}, "multipleOf of 0.01, which binary numbers cannot hold"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
+    ({"regex": "a\ud800"}, "regex holds .*half a character"),
+    ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be followed"),
     ({"regex": 3}, "regex is 3; it must be a string"),
     ({"grammar": "start: foo"}, 'grammar cannot be followed: .*unknown name: "foo"'),
     ({"grammar": ""}, "grammar cannot be followed"),
