@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 from ..errors import OptionError
@@ -22,6 +23,16 @@ NAMED_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 
 def json_schema_text(name: str, value: object) -> str:
     """A schema as JSON text, given as such, as a dictionary, or as True for any JSON; OptionError for anything else."""
+    return _text_of_text(name, value) if isinstance(value, str) else _text_of(name, value)
+
+
+@lru_cache(maxsize=64)
+def _text_of_text(name: str, text: str) -> str:
+    """The same of text; kept, for options are checked whenever one of them is changed."""
+    return _text_of(name, text)
+
+
+def _text_of(name: str, value: object) -> str:
     try:
         schema = json.loads(value) if isinstance(value, str) else value
         text = json.dumps({} if schema is True else schema, allow_nan=False)

@@ -93,8 +93,10 @@ def test_an_answer_matches_its_regular_expression_from_the_first_space_to_the_la
     kind: str, temperature: float
 ) -> None:
     model = random_model(kind)
-    for seed, pattern in enumerate([" a b", " {2}[a-z]{3} ", "(yes|no)", "[0-9]{2}é日\n", " ?[a-c]{0,4}", "\t*x"]):
-        result = model.generate("a", regex=pattern, temperature=temperature, seed=seed, max_new_tokens=60)
+    for seed, pattern in enumerate(
+        [" a b", " {2}[a-z]{3} ", "(yes|no)", "[0-9]{2}é日\n", "[😀-😎]{40}", " ?[a-c]{0,4}", "\t*x"]
+    ):
+        result = model.generate("a", regex=pattern, temperature=temperature, seed=seed, max_new_tokens=200)
         assert result.finish_reason == "length" or re.fullmatch(pattern, result.text), (pattern, result.text)
 
 
@@ -192,6 +194,8 @@ BAD: Any = [
     ({"json_schema": {"minimum": 1, "exclusiveMinimum": True, "maximum": 1.5}}, "shorter than 1"),
     ({"json_schema": {"type": "number", "multipleOf": 0.01}}, "multipleOf of 0.01, which binary numbers cannot hold"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
+    ({"regex": "a\ud800"}, "regex holds .*half a character"),
+    ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be followed"),
     ({"regex": 3}, "regex is 3; it must be a string"),
     ({"grammar": "start: foo"}, 'grammar cannot be followed: .*unknown name: "foo"'),
     ({"grammar": ""}, "grammar cannot be followed"),
