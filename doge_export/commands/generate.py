@@ -2,7 +2,7 @@
 
 doge-generate FOLDER prompts.jsonl --output answers.jsonl
 doge-generate FOLDER prompts.parquet --output answers.parquet --json-schema person.json
-cat prompts.jsonl | doge-generate FOLDER - > answers.jsonl
+cat prompts.jsonl | doge-generate FOLDER > answers.jsonl
 
 A row has a `prompt` or `messages`, and keeps all of its columns. Progress and errors go to standard error.
 """
@@ -22,6 +22,7 @@ from ..jobs.rows import TEXT_COLUMN
 from ..jobs.sources import STANDARD
 from ..runtime.model import load
 from ..talk.notes import complain, note, noted_warnings
+from ..talk.terminal import stdin_is_terminal
 from . import Command, terminated_like_interrupted
 from .missing_export import ExportedFolder, found_or_made
 from .sampling import sampling_options, sampling_overrides
@@ -31,7 +32,7 @@ MOST_COMPLAINTS = 10  # rows without answer that are named one by one
 
 @click.command(cls=Command)
 @click.argument("folder", type=ExportedFolder())
-@click.argument("prompts", type=click.Path(path_type=Path))
+@click.argument("prompts", type=click.Path(path_type=Path), default=STANDARD)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -54,7 +55,7 @@ def main(
     revision: str | None,
     **sampling: Any,
 ) -> None:
-    """Answer every row of PROMPTS, a file of JSON lines or a Parquet file, or - for JSON lines on standard input.
+    """Answer every row of PROMPTS, a file of JSON lines or a Parquet file, or else JSON lines on standard input.
 
     Answers come in the order of the rows, in a column `text`; several are computed together. A row that cannot be
     answered has the reason in `error`. After a kill or Ctrl-C the same command goes on where it stopped. Row i, from 0,
@@ -63,6 +64,8 @@ def main(
     overrides = sampling_overrides(**sampling)
     if stop:
         overrides["stop"] = stop
+    if prompts == STANDARD and stdin_is_terminal():
+        raise OptionError("PROMPTS is missing; give a file of JSON lines or a Parquet file")
     job = Job(prompts, output, text_column)
     folder = found_or_made(folder)
     with noted_warnings(), terminated_like_interrupted():

@@ -43,7 +43,9 @@ class Job:
         The same where the output is there already, or was begun by another call.
         """
         model.check_options(options)
-        total = count_rows(self.source) if self.source == STANDARD or self._is_readable() else None
+        if self.source != STANDARD and not self.source.is_file():
+            raise OptionError(f"{self.source} is no file; give one of JSON lines or a Parquet file, or - for stdin")
+        total = count_rows(self.source)
         if self.output == STANDARD:
             for row in self._answers(model, options, read_rows(self.source), 0, total, on_row):
                 sys.stdout.buffer.write(json_line(row))
@@ -51,11 +53,6 @@ class Job:
             return
         with self._claimed(self._description(model, options)):
             self._fill(model, options, total, on_row)
-
-    def _is_readable(self) -> bool:
-        if not self.source.is_file():
-            raise OptionError(f"{self.source} is no file; give one of JSON lines or a Parquet file, or - for stdin")
-        return True
 
     def _fill(self, model: Model, options: GenerationOptions, total: int | None, on_row: OnRow) -> None:
         to_parquet = is_parquet(self.output)

@@ -6,6 +6,8 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,18 @@ def read_rows(path: Path) -> Iterator[Row | RowError]:
     elif path == STANDARD:
         yield from _rows_of_lines(sys.stdin.buffer)
     else:
-        try:
-            with path.open("rb") as file:
-                yield from _rows_of_lines(file)
-        except OSError as error:
-            raise OptionError(f"{path} cannot be read ({error.strerror}); give another file") from error
+        with opened(path) as file:
+            yield from _rows_of_lines(file)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """The file to read; OptionError where that cannot be done."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read ({error.strerror}); give another file") from error
 
 
 def parquet_batches(path: Path, rows: int = ROWS_AT_A_TIME) -> Iterator[Any]:
@@ -64,7 +73,7 @@ def count_rows(path: Path) -> int | None:
         return None
     if is_parquet(path):
         return sum(int(batch.num_rows) for batch in parquet_batches(path))
-    with path.open("rb") as file:
+    with opened(path) as file:
         return sum(1 for line in file if line.strip())
 
 
@@ -72,7 +81,7 @@ def digest(path: Path) -> str | None:
     """The SHA-256 of a file; None for standard input."""
     if path == STANDARD:
         return None
-    with path.open("rb") as file:
+    with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Answers to many prompts at once: streams join, take their steps together, and leave when they are done.
 
-A prompt is fed by itself, a chunk at a time between two steps of the others, so none waits longer than that. A
+A prompt is fed by itself, a chunk at a time between two steps of the others, so none waits longer than that. A short
+prompt passes a long one that is being fed: they take their chunks in turns. A
 beginning that is known from earlier prompts and answers is not fed again. Streams whose window is full go on by
 themselves, as each evicts other keys.
 """
@@ -29,6 +30,9 @@ MAX_ROWS = 16  # streams at a time; more would hardly be faster, and each needs 
 CHUNK_BESIDE = 64  # tokens of a prompt between two steps of answers: as fast as more by DogeStep, and a shorter wait
 
 
+SHORT_PROMPT = MAX_CHUNK  # tokens of a prompt that need not wait for longer ones
+
+
 class BatchRequest:
     """One prompt that is to be answered in a batch.
 
@@ -46,6 +50,11 @@ class BatchRequest:
         self.tokens_found = 0
         self.prompt_best: int | None = None
         self.prompt_logprobs: list[TokenLogprobs] = []
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the prompt need not wait for longer ones."""
+        return len(self.prompt_ids) <= SHORT_PROMPT
 
     def note_prompt(self, logits: NDArray[np.float32], fed: int) -> None:
         """Take in the logits of prompt tokens, float32 [S, vocab], behind so many others."""
@@ -83,7 +92,7 @@ class BatchGeneration:
         self._decoder, self._max_rows, self._prefixes = decoder, max_rows, prefixes
         self._batch = decoder.new_batch(max_rows)
         self._waiting: deque[BatchRequest] = deque()
-        self._starting: Row | None = None
+        self._starting: list[Row] = []  # at most one short prompt and one long, the one whose turn it is in front
         self._together: list[Row] = []  # in the order of the batch's rows
         self._alone: list[Row] = []
 
@@ -110,9 +119,9 @@ class BatchGeneration:
         for row in [row for row in self._alone if row.request.cancelled]:
             self._keep(row, row.state)
             self._alone.remove(row)
-        if self._starting and self._starting.request.cancelled:
-            self._keep(self._starting, self._starting.state)
-            self._starting = None
+        for row in [row for row in self._starting if row.request.cancelled]:
+            self._keep(row, row.state)
+            self._starting.remove(row)
         for index in reversed(range(len(self._together))):
             if self._together[index].request.cancelled:
                 self._close(index)
@@ -125,28 +134,45 @@ class BatchGeneration:
         cuts_freely = self._decoder.cuts_freely
         events, room = [], CHUNK_BESIDE if cuts_freely and (self._together or self._alone) else MAX_CHUNK
         while room > 0:
-            if self._starting is None:
-                if not self._waiting or len(self._together) + len(self._alone) == self._max_rows:
-                    break
-                self._starting = self._new_row(self._waiting.popleft())
-            row, start = self._starting, time.perf_counter()
+            self._let_start()
+            if not self._starting:
+                break
+            row, start = self._starting[0], time.perf_counter()
             chunk = row.request.prompt_ids[row.fed : row.fed + row.state.room_for_chunk()]
             if cuts_freely:
                 chunk = chunk[:room]
             if len(chunk) > room:
                 break
-            wants_all = row.request.prompt_best is not None
-            rows = self._decoder.forward(row.state, np.asarray(chunk, np.int64), "all" if wants_all else "last")
-            if wants_all:
-                row.request.note_prompt(rows, row.fed)
-            logits = rows[-1]
-            row.fed += len(chunk)
+            logits = self._feed(row, chunk)
             row.seconds += time.perf_counter() - start
             room -= len(chunk)
+            self._starting.append(self._starting.pop(0))  # the other one's turn
             if row.fed == len(row.request.prompt_ids):
-                self._starting = None
+                self._starting.remove(row)
                 events.append(self._start(row, logits))
         return events
+
+    def _let_start(self) -> None:
+        """Begin with the first requests for which there is a place, while no other of their kind is being fed."""
+        fed = {row.request.is_short for row in self._starting}
+        for request in list(self._waiting):
+            rows = len(self._together) + len(self._alone) + len(self._starting)
+            if rows == self._max_rows or len(fed) == 2:
+                return
+            if request.is_short not in fed:
+                self._waiting.remove(request)
+                self._starting.append(self._new_row(request))
+                fed.add(request.is_short)
+
+    def _feed(self, row: Row, chunk: Sequence[int]) -> Logits:
+        """Feed a chunk of a prompt: float32 [vocab] behind it."""
+        wants_all = row.request.prompt_best is not None
+        rows = self._decoder.forward(row.state, np.asarray(chunk, np.int64), "all" if wants_all else "last")
+        if wants_all:
+            row.request.note_prompt(rows, row.fed)
+        row.fed += len(chunk)
+        last: Logits = rows[-1]
+        return last
 
     def _new_row(self, request: BatchRequest) -> Row:
         if self._prefixes is None or request.prompt_best is not None:

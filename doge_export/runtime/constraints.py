@@ -47,7 +47,7 @@ class Constraint:
         self._words = np.zeros((1, vocab_size // 32 + 1), dtype=np.int32)  # a bit for each token and one for an end
         self._summands = np.empty((self._words.size * 4, 8), dtype=np.float32)
         self._restricted = np.empty(vocab_size, dtype=np.float32)
-        self.may_end = False
+        self._may_end = False
 
     @property
     def complete(self) -> bool:
@@ -65,9 +65,13 @@ class Constraint:
         self._check()
         np.take(SUMMANDS, self._words.view(np.uint8)[0], axis=0, out=self._summands, mode="clip")
         summands = self._summands.reshape(-1)
-        self.may_end = bool(summands[self._vocab_size] == 0)
+        self._may_end = bool(summands[self._vocab_size] == 0)
         summands[self._end_ids] = summands[self._vocab_size]
         return np.add(logits, summands[: self._vocab_size], out=self._restricted)
+
+    def may_end_by(self, token_id: int) -> bool:
+        """Whether this token may end the answer in the place that was restricted last."""
+        return self._may_end and token_id in self._ends
 
     def append(self, token_id: int) -> None:
         """The answer goes on with this token."""

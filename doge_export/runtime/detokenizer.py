@@ -52,8 +52,9 @@ class Detokenizer:
         """before: tokens of a text that this one goes on. Then it loses no space, at its start or by cleaning up."""
         self._tokenizer = tokenizer
         self._clean_up = CleanUp() if tokenizer.clean_up_tokenization_spaces and not before else None
-        self._context = list(before)
-        self._context_text = self._decode(self._context) if before else ""
+        self._before = list(before)
+        self._before_text = self._decode(self._before) if before else ""
+        self._context, self._context_text = self._before, self._before_text
         self._pending: list[int] = []
         self._unsettled = ""  # text of the pending tokens, which may still change
 
@@ -101,12 +102,24 @@ class Detokenizer:
     def _cut(self, text: str) -> str:
         """Settle all but the last few pending tokens, where the text can be cut between two characters."""
         newest = len(self._pending)
+        # Byte tokens of an unfinished character make all those before it invalid, which are whole without it.
+        for cut in range(newest - 1, newest - 2 * MOST_TOKENS_IN_CHARACTER, -1):
+            head = self._decode(self._context + self._pending[:cut])
+            shows = (
+                self._decode(self._before + self._pending[cut : cut + 1]) != self._before_text
+            )  # no space at a start
+            if shows and not head.endswith(REPLACEMENT_CHARACTER):
+                piece = head[len(self._context_text) :]
+                self._context, self._context_text = self._before, self._before_text
+                self._pending = self._pending[cut:]
+                self._unsettled = self._decode(self._context + self._pending)[len(self._context_text) :]
+                return piece
         for cut in range(newest - MOST_TOKENS_IN_CHARACTER + 1, newest - 2 * MOST_TOKENS_IN_CHARACTER, -1):
             head = self._decode(self._context + self._pending[:cut])
             tail = self._decode(self._pending[cut:])
             if head + tail == text:
                 piece = head[len(self._context_text) :]
-                self._context, self._context_text, self._pending = [], "", self._pending[cut:]
+                self._context, self._context_text, self._pending = self._before, self._before_text, self._pending[cut:]
                 self._unsettled = tail
                 return piece
         self._unsettled = text[len(self._context_text) :]

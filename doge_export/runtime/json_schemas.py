@@ -1,14 +1,17 @@
 """JSON schemas as an option: read from Python or JSON, and refused where an answer could miss them.
 
-llguidance follows all that a schema says, or refuses it, but for two points that are refused here. It does not keep
-the keys apart that `properties` does not name, and a key that comes twice counts once for `minProperties`. And it takes
-a whole number for a number above it that is less than 1 away: 0 where `exclusiveMinimum` is 0 and `maximum` 0.5.
+llguidance follows all that a schema says, or refuses it, but for three points that are refused here. It does not keep
+the keys apart that `properties` does not name, and a key that comes twice counts once for `minProperties`. It takes 0
+where `exclusiveMinimum` is 0 and `maximum` 0.5, and so with any whole bound and a range shorter than 1. And it reads
+`multipleOf` in decimal digits, where validators divide binary numbers: most of them refuse 1.13 for 0.01.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 from ..errors import OptionError
@@ -20,6 +23,16 @@ NAMED_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 
 def json_schema_text(name: str, value: object) -> str:
     """A schema as JSON text, given as such, as a dictionary, or as True for any JSON; OptionError for anything else."""
+    return _text_of_text(name, value) if isinstance(value, str) else _text_of(name, value)
+
+
+@lru_cache(maxsize=64)
+def _text_of_text(name: str, text: str) -> str:
+    """The same of text; kept, for options are checked whenever one of them is changed."""
+    return _text_of(name, text)
+
+
+def _text_of(name: str, value: object) -> str:
     try:
         schema = json.loads(value) if isinstance(value, str) else value
         text = json.dumps({} if schema is True else schema, allow_nan=False)
@@ -40,6 +53,12 @@ def _check(name: str, schema: dict[str, Any]) -> None:
     if _is_number(least) and isinstance(required, list) and least > max(1, len(required)):
         raise OptionError(
             f"{name} has minProperties of {least}; it must be at most 1, or the number of required properties"
+        )
+    step = schema.get("multipleOf", 1)
+    if _is_number(step) and Decimal(repr(step)) != Decimal(step):
+        raise OptionError(
+            f"{name} has multipleOf of {step}, which binary numbers cannot hold exactly; give a whole number or a "
+            "fraction such as 0.5"
         )
     if _misses_a_bound(schema):
         raise OptionError(

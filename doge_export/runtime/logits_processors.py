@@ -79,13 +79,12 @@ class LogitsProcessors:
             logits = apply_repetition_penalty(logits, state.seen_tokens(), options.repetition_penalty)
         if self._penalises_answer:
             logits = self._counts.penalised(logits, options.presence_penalty, options.frequency_penalty)
-        may_end = True
+        forced = options.forced_eos_token_id
         if self._constraint is not None:
             logits = self._constraint.restrict(logits)
-            may_end = self._constraint.may_end
-        if options.forced_eos_token_id and may_end and self._new_tokens == options.max_new_tokens - 1:
-            logits = only(logits, np.array(options.forced_eos_token_id))
-            return self._without(logits, self._suppressed())
+            forced = tuple(token_id for token_id in forced if self._constraint.may_end_by(token_id))
+        if forced and self._new_tokens == options.max_new_tokens - 1:
+            return self._without(only(logits, np.array(forced)), self._suppressed())
         return self._without(logits, self._repeated() + self._suppressed())
 
     def append(self, token_id: int) -> None:

@@ -112,6 +112,10 @@ _BIAS_RULE = NumberRule(
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise OptionError(f"{name} is {value!r}; it must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{name} holds {value[error.start]!r}, half a character; give valid Unicode") from error
     return value
 
 

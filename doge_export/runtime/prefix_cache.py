@@ -1,6 +1,7 @@
 """States of prompts that were fed, in bounded memory: a prompt that begins as one of them is fed its rest only.
 
-A system message, or a conversation so far, is so computed once. Answers stay the same bit by bit. A state goes back to
+A system message, or a conversation so far, is so computed once. Many questions about one text keep it once, or nearly
+so. Answers stay the same bit by bit. A state goes back to
 any of its tokens until its window overflows. Then it serves only the prompts that begin with all of its tokens. Where
 logits depend on how a prompt is cut, it goes back to the end of a full chunk, as every prompt is cut there.
 """
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from .cache import MAX_CHUNK
 from .generation import TokenDecoder
 from .state import State
+
+# tokens that a state may have alone and still give way to another: feeding them again is cheap, keeping both is not
+MOST_LOST = 64
 
 
 class Prefix(NamedTuple):
@@ -77,20 +81,25 @@ class PrefixCache:
 
     def _usable(self, prefix: Prefix, tokens: NDArray[np.int64]) -> int:
         """The number of tokens of a sequence that a kept state can begin with."""
-        length = min(len(prefix.tokens), len(tokens))
-        differing = np.flatnonzero(prefix.tokens[:length] != tokens[:length])
-        shared = int(differing[0]) if len(differing) else length
-        if shared < len(prefix.tokens) and prefix.state.overflowed:
+        length = shared(prefix.tokens, tokens)
+        if length < len(prefix.tokens) and prefix.state.overflowed:
             return 0
-        return shared if self._decoder.cuts_freely else shared // MAX_CHUNK * MAX_CHUNK
+        return length if self._decoder.cuts_freely else length // MAX_CHUNK * MAX_CHUNK
 
-    @staticmethod
-    def _covers(tokens: NDArray[np.int64], state: State, other: Prefix) -> bool:
-        """Whether a state of these tokens can take another's place."""
+    def _covers(self, tokens: NDArray[np.int64], state: State, other: Prefix) -> bool:
+        """Whether a state of these tokens can take another's place: all of its tokens are here, but for a short end."""
         length = len(other.tokens)
-        return not state.overflowed and np.array_equal(tokens[:length], other.tokens)
+        lost = min(MOST_LOST, length // 8) if self._decoder.cuts_freely and not other.state.overflowed else 0
+        return not state.overflowed and length - shared(tokens, other.tokens) <= lost
 
     def _drop(self, prefixes: Sequence[Prefix]) -> None:
         gone = set(map(id, prefixes))
         self._prefixes = [prefix for prefix in self._prefixes if id(prefix) not in gone]
         self.nbytes -= sum(prefix.nbytes for prefix in prefixes)
+
+
+def shared(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
+    """The number of tokens with which both sequences begin."""
+    length = min(len(first), len(second))
+    differing = np.flatnonzero(first[:length] != second[:length])
+    return int(differing[0]) if len(differing) else length

@@ -19,7 +19,7 @@ from .answering import Answering, chosen
 from .chats import asked_chat
 from .completions import asked_completion
 from .engine import Engine
-from .errors import ErrorBody, error_body, error_response, invalid_body, of_library
+from .errors import ApiError, ErrorBody, error_body, error_response, invalid_body, of_library
 from .limits import Gate, Limits
 from .metrics import Counted, Metrics
 from .page import Page
@@ -118,6 +118,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        if not isinstance(error, ApiError) and error.status_code in (404, 405):
+            error.detail = f"{request.method} {request.url.path[:100]} is not offered; /openapi.json has the paths"
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

@@ -94,18 +94,18 @@ class Held:
             self._places.give_back(count, time.monotonic() - self._since)
 
 
-def is_allowed(authorization: str, key: str) -> bool:
+def is_allowed(authorization: bytes, key: str) -> bool:
     """Whether a header `Authorization` holds the key, as a bearer's token or as a password that a browser asked for."""
-    scheme, _, given = authorization.partition(" ")
+    scheme, _, given = authorization.partition(b" ")
     given = given.strip()
-    if scheme.lower() == "basic":
+    if scheme.lower() == b"basic":
         try:
-            given = base64.b64decode(given, validate=True).decode("utf-8").partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
+            given = base64.b64decode(given, validate=True).partition(b":")[2]
+        except binascii.Error:
             return False
-    elif scheme.lower() != "bearer":
+    elif scheme.lower() != b"bearer":
         return False
-    return hmac.compare_digest(given.encode(), key.encode())
+    return hmac.compare_digest(given, key.encode())
 
 
 class Gate:
@@ -120,19 +120,18 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         try:
-            self._check(scope["path"], headers)
+            self._check(scope["path"], dict(scope["headers"]))
         except ApiError as error:
             await error_response(error)(scope, receive, send)
             return
         await self._app(scope, self._bounded(receive), send)
 
-    def _check(self, path: str, headers: dict[bytes, str]) -> None:
+    def _check(self, path: str, headers: dict[bytes, bytes]) -> None:
         if (
             self._key is not None
             and path not in OPEN_PATHS
-            and not is_allowed(headers.get(b"authorization", ""), self._key)
+            and not is_allowed(headers.get(b"authorization", b""), self._key)
         ):
             raise ApiError(
                 HTTPStatus.UNAUTHORIZED,
@@ -140,8 +139,8 @@ class Gate:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": 'Basic realm="the API key is the password"'},
             )
-        length = headers.get(b"content-length", "0")
-        if length.isdecimal() and int(length[:20]) > self._limits.max_body_bytes:
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length[:20]) > self._limits.max_body_bytes:
             raise self._too_large()
 
     def _bounded(self, receive: Receive) -> Receive:

@@ -35,7 +35,7 @@ def rows_of(text: str) -> list[Any]:
 
 
 def test_standard_input_is_answered_on_standard_output_and_faults_go_beside_it() -> None:
-    result = call("-", "--max-new-tokens", 3, stdin='{"prompt": "The sun", "id": 1}\n{"id": 2}\n')
+    result = call("--max-new-tokens", 3, stdin='{"prompt": "The sun", "id": 1}\n{"id": 2}\n')
     first, second = rows_of(result.stdout)
     assert result.exit_code == 0 and first["id"] == 1 and first["finish_reason"] == "length"
     assert second["error"] == "row 2: it has neither prompt nor messages; give one of them"
@@ -72,6 +72,11 @@ def test_options_reach_the_answers(tmp_path: Path) -> None:
 def test_a_wrong_call_is_one_line(arguments: Any, message: str) -> None:
     result = call(*arguments, stdin='{"prompt": "a"}\n')
     assert result.exit_code == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_without_prompts_a_terminal_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "stdin_is_terminal", lambda: True)
+    assert "PROMPTS is missing" in call().stderr
 
 
 def start(source: Path, output: Path) -> subprocess.Popen[str]:

@@ -73,6 +73,22 @@ def test_a_long_run_of_garbage_comes_out_before_its_end_and_complete(token_ids: 
     assert any(pieces[:-1])
 
 
+@pytest.mark.parametrize("text", ["😀" * 60, "日本語" * 40, "é😀 " * 30, "a" + "😀" * 9 + " b" * 9 + "語" * 30])
+def test_a_long_run_of_byte_tokens_comes_out_in_pieces_and_whole(text: str) -> None:
+    token_ids = SENTENCEPIECE.encode(text)
+    pieces = pieces_of(SENTENCEPIECE, token_ids)
+    assert "".join(pieces) == SENTENCEPIECE.decode(token_ids) == text
+    assert sum(map(bool, pieces)) > 1 and not any("\ufffd" in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("text", [" a", "  two spaces ", " " * 40 + "x", " 😀" * 30, "a , b"])
+def test_a_text_that_goes_on_loses_no_space(text: str) -> None:
+    for tokenizer in (BYTE_LEVEL, SENTENCEPIECE):
+        detokenizer = Detokenizer(tokenizer, tokenizer.encode_inside("a"))
+        pieces = [detokenizer.push(token_id) for token_id in tokenizer.encode_inside(text)]
+        assert "".join(pieces) + detokenizer.finish() == text
+
+
 def test_the_work_per_token_does_not_grow_with_the_text() -> None:
     lengths: list[int] = []
 

@@ -42,6 +42,17 @@ def test_a_longer_state_takes_the_place_of_its_beginning() -> None:
     assert len(cache) == 2
 
 
+def test_a_text_is_kept_once_however_many_questions_are_asked_about_it() -> None:
+    decoder = BigramDecoder(random_table(97), keep_window_size=500)
+    cache, text = PrefixCache(decoder, 10**9), random_ids(300).tolist()
+    for question in range(5):
+        kept(decoder, cache, [*text, question, 9, 9])
+    assert len(cache) == 1
+    kept(decoder, cache, text[:150])
+    kept(decoder, cache, [*text[:150], *random_ids(150, seed=1).tolist()])
+    assert len(cache) == 2
+
+
 def test_an_overflowed_state_serves_only_what_begins_with_all_of_it() -> None:
     decoder = BigramDecoder(random_table(97), keep_window_size=4)
     cache = PrefixCache(decoder, 10**9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,30 @@ def test_a_long_prompt_holds_the_others_up_by_a_chunk_at_a_time(tmp_path: Path) 
         events = generation.step()
         assert sum(counting.fed) <= chunk
     assert len(events) > 1
+
+
+def starting_order(lengths: Sequence[int], folder: Path) -> list[int]:
+    """The lengths of prompts that came in this order, in the order in which their answers begin."""
+    generation = BatchGeneration(exported(tiny_model(keep_window_size=2000), folder), len(lengths))
+    for seed, length in enumerate(lengths):
+        generation.add(request(length, seed))
+    begun: dict[int, None] = {}
+    while len(begun) < len(lengths):
+        begun |= dict.fromkeys(len(event.request.prompt_ids) for event in generation.step())
+    return list(begun)
+
+
+def test_short_prompts_pass_a_long_one_that_is_fed(tmp_path: Path) -> None:
+    assert starting_order([1500, 30, 40], tmp_path) == [30, 40, 1500]
+
+
+def test_a_long_prompt_takes_its_turns_beside_short_ones(tmp_path: Path) -> None:
+    order = starting_order([300, *range(44, 64)], tmp_path)
+    assert 1 <= order.index(300) < 10
+
+
+def test_long_prompts_are_fed_in_the_order_of_their_coming(tmp_path: Path) -> None:
+    assert starting_order([700, 300, 400], tmp_path) == [700, 300, 400]
 
 
 @pytest.mark.slow

@@ -112,7 +112,9 @@ def test_a_body_without_the_header_of_json_is_refused(address: str) -> None:
 )
 def test_paths_that_are_not_there_have_the_shape_of_errors(method: str, path: str, status: int, address: str) -> None:
     response = httpx.request(method, address + path)
-    assert response.status_code == status and response.json()["error"]["type"] == "invalid_request_error"
+    error = response.json()["error"]
+    assert response.status_code == status and error["type"] == "invalid_request_error"
+    assert error["message"].endswith("is not offered; /openapi.json has the paths")
 
 
 def test_a_model_without_template_answers_completions_only() -> None:
