@@ -25,6 +25,7 @@ const CPU_DATA = 1; // dataLocationStringToEnum('cpu')
 const FATAL = 4;
 const ALL_OPTIMIZATIONS = 99;
 const ERROR_TEXT = 4; // behind the error's code
+const HEAP_BYTES = 2 ** 32;
 const DATA_NAME = DATA_FILE.split('/')[1]; // as the graphs name it
 const FUNCTIONS = [
   '_OrtInit', '_OrtGetLastError', '_OrtCreateSessionOptions', '_OrtAddSessionConfigEntry', '_OrtReleaseSessionOptions',
@@ -124,9 +125,9 @@ class Heap {
 
   /** @param {number} nbytes @returns {number} an address, aligned to 8 bytes */
   malloc(nbytes) {
-    const at = this.module._malloc(Math.max(nbytes, 8));
+    const at = nbytes < HEAP_BYTES ? this.module._malloc(Math.max(nbytes, 8)) : 0; // it takes 32 bits of a number
     if (!at) throw tooLarge(`${nbytes.toLocaleString('en')} bytes more`);
-    return at;
+    return at >>> 0;
   }
 
   /** @param {string} text */
@@ -196,11 +197,12 @@ class HeapBinding {
     this.session = session;
     /** @type {Map<string, {slot: Slot, at: number}>} */
     this.own = new Map();
-    /** @type {number[]} */
-    this.tensors = [];
     this.binding = heap.module._OrtCreateBinding(handle);
+    /** @type {Held} */
+    this.held = { module: heap.module, binding: this.binding, tensors: [], addresses: [] };
+    abandoned.register(this, this.held, this);
     this.outputCount = outputs.length + shared.length;
-    this.results = heap.malloc(4 * this.outputCount);
+    this.results = this.malloc(4 * this.outputCount);
     const base = memory.bytes().byteOffset;
     for (const slot of inputs) this.bindInput(slot.name, this.newTensor(slot));
     for (const slot of outputs) this.bindOutput(slot.name, this.newTensor(slot));
@@ -213,7 +215,7 @@ class HeapBinding {
 
   /** @param {Slot} slot */
   newTensor(slot) {
-    const at = this.session.heap.malloc(nbytesOf(slot));
+    const at = this.malloc(nbytesOf(slot));
     this.own.set(slot.name, { slot, at });
     return this.tensor(slot, at);
   }
@@ -221,8 +223,15 @@ class HeapBinding {
   /** @param {Slot} slot @param {number} at */
   tensor(slot, at) {
     const tensor = this.session.heap.tensor(slot, at);
-    this.tensors.push(tensor);
+    this.held.tensors.push(tensor);
     return tensor;
+  }
+
+  /** @param {number} nbytes */
+  malloc(nbytes) {
+    const at = this.session.heap.malloc(nbytes);
+    this.held.addresses.push(at);
+    return at;
   }
 
   /** @param {string} name @param {number} tensor */
@@ -265,15 +274,23 @@ class HeapBinding {
   }
 
   dispose() {
-    const { module } = this.session.heap;
-    module._OrtReleaseBinding(this.binding);
-    for (const tensor of this.tensors) module._OrtReleaseTensor(tensor);
-    for (const { at } of this.own.values()) module._free(at);
-    module._free(this.results);
-    this.tensors = [];
+    abandoned.unregister(this);
+    letGo(this.held);
     this.own.clear();
   }
 }
+
+/** What a binding has in the heap. @typedef {{module: Module, binding: number, tensors: number[], addresses: number[]}} Held */
+
+/** @param {Held} held */
+function letGo({ module, binding, tensors, addresses }) {
+  module._OrtReleaseBinding(binding);
+  for (const tensor of tensors.splice(0)) module._OrtReleaseTensor(tensor);
+  for (const at of addresses.splice(0)) module._free(at);
+}
+
+/** Bindings of states that nobody disposed of. */
+const abandoned = new FinalizationRegistry(letGo);
 
 /** Refuse a version of onnxruntime-web that lacks a function. @param {Module} module */
 export function checkModule(module) {

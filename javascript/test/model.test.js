@@ -79,6 +79,25 @@ for (const provider of /** @type {const} */ (['cpu', 'wasm'])) {
       state.dispose();
     });
 
+    test('a state that does not fit into memory is refused', { skip: provider === 'cpu' }, async () => {
+      for (const nbytes of [2 ** 32 - 2 ** 20, 5e9]) {
+        assert.throws(() => model.decoder.backend.allocate(nbytes), (error) => error instanceof PackageError && /too large for the heap/.test(error.message));
+      }
+      assert.equal((await model.generate('Once', { maxNewTokens: 2, ignoreEos: true })).completionTokens, 2);
+    });
+
+    test('states that nobody disposes of leave the heap', { skip: provider === 'cpu' || !globalThis.gc }, async () => {
+      const sizes = [];
+      for (let i = 0; i < 60; i++) {
+        const state = await model.prefill('Once upon a time');
+        await model.generate(' there', { state, maxNewTokens: 2 });
+        globalThis.gc?.();
+        await new Promise((resolve) => { setTimeout(resolve, 2); });
+        sizes.push(model.decoder.backend.allocate(1).bytes().buffer.byteLength);
+      }
+      assert.equal(sizes[59], sizes[20]);
+    });
+
     test('stop strings end an answer', async () => {
       const whole = await model.generate('Once upon a time', { maxNewTokens: 40, ignoreEos: true });
       const stop = whole.text.slice(10, 14);
