@@ -83,4 +83,4 @@ $(VENV)/.dev: $(VENV)/.export
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-optimum .runtimes .arm .javascript build dist smollm2-135m-int8
+	rm -rf $(VENV) .venv-optimum .runtimes .arm .javascript javascript/node_modules javascript/browser build dist smollm2-135m-int8

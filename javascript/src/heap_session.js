@@ -1,9 +1,8 @@
 /**
  * Graphs on onnxruntime-web's WebAssembly module itself, because its JavaScript API copies every tensor in and out.
  *
- * Here the state lies in the module's heap, bound as input and output at once: 10 ms a step instead of 19 for 20M
- * parameters. The functions used are those that the package's own wrapper calls; they are no documented interface, so
- * `checkModule` names any that a version lacks. Source: onnxruntime-web/lib/wasm/wasm-types.ts and wasm-core-impl.ts.
+ * Here the state lies in the module's heap, bound as input and output at once. The functions used are those that the
+ * package's own wrapper calls; they are no documented interface, so `checkModule` names any that a version lacks. Source: onnxruntime-web/lib/wasm/wasm-types.ts and wasm-core-impl.ts.
  */
 
 import { DATA_FILE } from './description.js';

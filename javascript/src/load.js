@@ -97,7 +97,7 @@ export function defaultThreads(nbytes, available) {
 }
 
 async function cores() {
-  if (isNode()) return (await import('node:os')).availableParallelism();
+  if (isNode()) return (await import(/* webpackIgnore: true */ /* @vite-ignore */ 'node:os')).availableParallelism();
   return globalThis.navigator.hardwareConcurrency;
 }
 

@@ -41,7 +41,11 @@ export class FolderSource {
 
   /** @param {string} folder a path, or a file: URL */
   static async at(folder) {
-    const [fs, path, url] = await Promise.all([import('node:fs/promises'), import('node:path'), import('node:url')]);
+    const [fs, path, url] = await Promise.all([ // which bundlers leave alone
+      import(/* webpackIgnore: true */ /* @vite-ignore */ 'node:fs/promises'),
+      import(/* webpackIgnore: true */ /* @vite-ignore */ 'node:path'),
+      import(/* webpackIgnore: true */ /* @vite-ignore */ 'node:url'),
+    ]);
     const source = new FolderSource(folder.startsWith('file:') ? url.fileURLToPath(folder) : folder, { fs, path });
     if (!(await fs.stat(source.folder).catch(() => null))?.isDirectory()) {
       throw new PackageError(`there is no folder ${JSON.stringify(source.folder)}; give one that doge-export wrote`);
