@@ -58,8 +58,8 @@ function checkOptions(options) {
     if (!OPTIONS.includes(name)) throw new OptionError(`load has no option ${shown(name)}; the options are ${OPTIONS.join(', ')}`);
   }
   const { threads, executionProviders } = options;
-  if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 1024)) {
-    throw new OptionError(`threads is ${shown(threads)}; it must be a whole number of at least 1`);
+  if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 64)) {
+    throw new OptionError(`threads is ${shown(threads)}; it must be a whole number from 1 to 64`);
   }
   const isKnown = executionProviders === undefined || (executionProviders.length === 1 && ['cpu', 'wasm'].includes(executionProviders[0]));
   if (!isKnown) throw new OptionError(`executionProviders is ${shown(executionProviders)}; it must be ["cpu"] for onnxruntime-node or ["wasm"] for onnxruntime-web`);
@@ -70,6 +70,7 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
   const text = String(location);
   if (isNode() && !/^https?:/.test(text)) return FolderSource.at(text);
   const base = 'location' in globalThis ? globalThis.location.href : undefined;
+  if (!URL.canParse(text, base)) throw new OptionError(`the location is ${shown(text)}; it must be a URL, or in Node a path`);
   return new WebSource(new URL(text, base), { cache, onProgress, signal });
 }
 

@@ -185,6 +185,7 @@ describe('folders that cannot be opened', () => {
     await rejects(load(folderOf(NAME), /** @type {any} */ ({ thread: 1 })), OptionError, /no option "thread"/);
     await rejects(load(folderOf(NAME), { threads: 0 }), OptionError, /threads is 0/);
     await rejects(load(folderOf(NAME), /** @type {any} */ ({ executionProviders: ['cuda'] })), OptionError, /it must be \["cpu"\]/);
+    await rejects(load('http://[/model'), OptionError, /it must be a URL/);
     await rejects(load('http://127.0.0.1:9/model', { executionProviders: ['wasm'] }), PackageError, /cannot be loaded/);
   });
 
