@@ -27,10 +27,30 @@ const ERROR_TEXT = 4; // behind the error's code
 const HEAP_BYTES = 2 ** 32;
 const DATA_NAME = DATA_FILE.split('/')[1]; // as the graphs name it
 const FUNCTIONS = [
-  '_OrtInit', '_OrtGetLastError', '_OrtCreateSessionOptions', '_OrtAddSessionConfigEntry', '_OrtReleaseSessionOptions',
-  '_OrtCreateSession', '_OrtReleaseSession', '_OrtCreateTensor', '_OrtReleaseTensor', '_OrtCreateBinding', '_OrtBindInput',
-  '_OrtBindOutput', '_OrtReleaseBinding', '_OrtRunWithBinding', '_OrtCreateRunOptions', '_malloc', '_free', 'getValue',
-  'setValue', 'stringToUTF8', 'lengthBytesUTF8', 'UTF8ToString', 'mountExternalData', 'unmountExternalData',
+  '_OrtInit',
+  '_OrtGetLastError',
+  '_OrtCreateSessionOptions',
+  '_OrtAddSessionConfigEntry',
+  '_OrtReleaseSessionOptions',
+  '_OrtCreateSession',
+  '_OrtReleaseSession',
+  '_OrtCreateTensor',
+  '_OrtReleaseTensor',
+  '_OrtCreateBinding',
+  '_OrtBindInput',
+  '_OrtBindOutput',
+  '_OrtReleaseBinding',
+  '_OrtRunWithBinding',
+  '_OrtCreateRunOptions',
+  '_malloc',
+  '_free',
+  'getValue',
+  'setValue',
+  'stringToUTF8',
+  'lengthBytesUTF8',
+  'UTF8ToString',
+  'mountExternalData',
+  'unmountExternalData',
 ];
 
 /** @implements {Backend} */
@@ -54,7 +74,10 @@ export class HeapBackend {
    */
   static async start(factory, folder, source, threads) {
     try {
-      const module = await factory({ numThreads: threads, locateFile: (/** @type {string} */ name) => new URL(name, folder).href });
+      const module = await factory({
+        numThreads: threads,
+        locateFile: (/** @type {string} */ name) => new URL(name, folder).href,
+      });
       checkModule(module);
       return new HeapBackend(module, source, threads);
     } catch (error) {
@@ -107,7 +130,9 @@ export class HeapBackend {
 }
 
 /** Memory of states that nobody disposed of. */
-const forgotten = new FinalizationRegistry((/** @type {{module: Module, at: number}} */ { module, at }) => module._free(at));
+const forgotten = new FinalizationRegistry((/** @type {{module: Module, at: number}} */ { module, at }) =>
+  module._free(at),
+);
 
 /** The heap and onnxruntime's errors. */
 class Heap {
@@ -259,7 +284,8 @@ class HeapBinding {
     const { heap, handle, runOptions } = this.session;
     const { module } = heap;
     const code = await inHeap('the decoder', () =>
-      module._OrtRunWithBinding(handle, this.binding, this.outputCount, this.results, runOptions));
+      module._OrtRunWithBinding(handle, this.binding, this.outputCount, this.results, runOptions),
+    );
     heap.check(code, 'run the decoder');
     // each run names its outputs by handles of their own
     for (const output of new Uint32Array(heap.buffer, this.results, this.outputCount)) module._OrtReleaseTensor(output);
@@ -279,7 +305,10 @@ class HeapBinding {
   }
 }
 
-/** What a binding has in the heap. @typedef {{module: Module, binding: number, tensors: number[], addresses: number[]}} Held */
+/**
+ * What a binding has in the heap.
+ * @typedef {{module: Module, binding: number, tensors: number[], addresses: number[]}} Held
+ */
 
 /** @param {Held} held */
 function letGo({ module, binding, tensors, addresses }) {
@@ -296,8 +325,8 @@ export function checkModule(module) {
   const missing = FUNCTIONS.filter((name) => typeof module[name] !== 'function');
   if (missing.length) {
     throw new PackageError(
-      `this onnxruntime-web has no ${missing.join(', ')} in its WebAssembly module; install a version that this package `
-      + 'names in its peerDependencies',
+      `this onnxruntime-web has no ${missing.join(', ')} in its WebAssembly module; install a version that this package ` +
+        'names in its peerDependencies',
     );
   }
 }
@@ -315,7 +344,7 @@ async function inHeap(what, call) {
 /** @param {string} need */
 function tooLarge(need) {
   return new PackageError(
-    `the model is too large for the heap of WebAssembly, which has 4 GB at most: it needs ${need}; export it with a `
-    + 'smaller --keep-window, or take a smaller model',
+    `the model is too large for the heap of WebAssembly, which has 4 GB at most: it needs ${need}; export it with a ` +
+      'smaller --keep-window, or take a smaller model',
   );
 }

@@ -39,12 +39,21 @@ export class NativeBackend {
   /** @param {string} file */
   async open(file) {
     // an idle thread spins shortly, as in Python's `runtime/threads.py`; the weights are read where they lie
-    const session = { 'intra_op.spin_duration_us': '50', model_external_initializers_file_folder_path: this.source.pathOf('onnx') };
+    const session = {
+      'intra_op.spin_duration_us': '50',
+      model_external_initializers_file_folder_path: this.source.pathOf('onnx'),
+    };
     const options = {
-      intraOpNumThreads: this.threads, logSeverityLevel: /** @type {const} */ (4), executionProviders: ['cpu'], extra: { session },
+      intraOpNumThreads: this.threads,
+      logSeverityLevel: /** @type {const} */ (4),
+      executionProviders: ['cpu'],
+      extra: { session },
     };
     const graph = withNewRows(await this.source.bytes(file), file, this.description);
-    return new NativeSession(this.ort, await refusals(`open ${file}`, this.ort.InferenceSession.create(graph, options)));
+    return new NativeSession(
+      this.ort,
+      await refusals(`open ${file}`, this.ort.InferenceSession.create(graph, options)),
+    );
   }
 
   /** @param {number} nbytes @returns {Memory} */
@@ -145,12 +154,20 @@ class NativeBinding {
   async run() {
     const last = new Int32Array(/** @type {{buffer: ArrayBuffer}} */ (this.own.get('seqlens_k')).buffer)[0];
     const first = last + 1 - this.tokens; // the slots behind the past
-    this.write(NEW_SLOTS, Array.from({ length: this.tokens }, (_, i) => first + i));
+    this.write(
+      NEW_SLOTS,
+      Array.from({ length: this.tokens }, (_, i) => first + i),
+    );
     this.results = await refusals('run the decoder', this.session.session.run(this.feeds, this.fetches));
     for (const shared of this.shared) this.keepRows(this.results[rowsOf(shared.output)], shared, first);
   }
 
-  /** Copy new rows, [1, heads, S, channels], into their slots. @param {Tensor} rows @param {Shared} shared @param {number} first */
+  /**
+   * Copy new rows, [1, heads, S, channels], into their slots.
+   * @param {Tensor} rows
+   * @param {Shared} shared
+   * @param {number} first
+   */
   keepRows(rows, { type, dims, offset }, first) {
     const [, heads, slots, channels] = dims;
     const rowBytes = channels * BYTES[type];
@@ -176,7 +193,9 @@ function newMemory(nbytes) {
     const bytes = new Uint8Array(nbytes); // the system hands it out as it is written to
     return { nbytes, bytes: () => bytes, dispose() {} };
   } catch (error) {
-    throw new PackageError(`a state of ${nbytes.toLocaleString('en')} bytes does not fit into memory (${oneLine(error)})`);
+    throw new PackageError(
+      `a state of ${nbytes.toLocaleString('en')} bytes does not fit into memory (${oneLine(error)})`,
+    );
   }
 }
 

@@ -54,7 +54,9 @@ export function readModel(bytes, file) {
     };
   } catch (error) {
     if (error instanceof RangeError) {
-      throw new PackageError(`${file} is no ONNX file, or a damaged one (${oneLine(error)}); export the checkpoint again`);
+      throw new PackageError(
+        `${file} is no ONNX file, or a damaged one (${oneLine(error)}); export the checkpoint again`,
+      );
     }
     throw error;
   }
@@ -82,8 +84,10 @@ export function writeModel(model, nodes, initializers) {
  * @param {{drops: (name: string) => boolean, nodes: Uint8Array[], inputs: [string, number][], outputs: [string, number][]}} change
  */
 export function changed(model, { drops, nodes, inputs, outputs }) {
-  const kept = model.graph.filter(({ number, value }) =>
-    number !== GRAPH.output || !(value instanceof Uint8Array) || !drops(text(parse(value), VALUE_INFO.name)));
+  const kept = model.graph.filter(
+    ({ number, value }) =>
+      number !== GRAPH.output || !(value instanceof Uint8Array) || !drops(text(parse(value), VALUE_INFO.name)),
+  );
   const graph = field(MODEL.graph, [
     ...kept,
     ...nodes.map((each) => field(GRAPH.node, each)),
@@ -109,9 +113,13 @@ export function node(opType, inputs, outputs, domain, integers = {}) {
     ...outputs.map((name) => field(NODE.output, name)),
     field(NODE.name, outputs[0]),
     field(NODE.opType, opType),
-    ...Object.entries(integers).map(([name, value]) => field(NODE.attribute, [
-      field(ATTRIBUTE.name, name), numberField(ATTRIBUTE.integer, value), numberField(ATTRIBUTE.type, INTEGER_ATTRIBUTE),
-    ])),
+    ...Object.entries(integers).map(([name, value]) =>
+      field(NODE.attribute, [
+        field(ATTRIBUTE.name, name),
+        numberField(ATTRIBUTE.integer, value),
+        numberField(ATTRIBUTE.type, INTEGER_ATTRIBUTE),
+      ]),
+    ),
     field(NODE.domain, domain),
   ]);
 }
@@ -125,7 +133,8 @@ export function externalFloats(name, dims) {
     numberField(TENSOR.dataType, FLOAT32),
     field(TENSOR.name, name),
     ...Object.entries(entries).map(([key, value]) =>
-      field(TENSOR.externalData, [field(KEY, key), field(VALUE, String(value))])),
+      field(TENSOR.externalData, [field(KEY, key), field(VALUE, String(value))]),
+    ),
     numberField(TENSOR.dataLocation, EXTERNAL),
   ]);
 }
@@ -139,7 +148,8 @@ function entry(bytes) {
 /** @param {Uint8Array} bytes @returns {Node} */
 export function readNode(bytes) {
   const fields = parse(bytes);
-  const integers = all(fields, NODE.attribute).map(parse)
+  const integers = all(fields, NODE.attribute)
+    .map(parse)
     .map((attribute) => [text(attribute, ATTRIBUTE.name), numbers(attribute, ATTRIBUTE.integer)[0]]);
   return {
     opType: text(fields, NODE.opType),
@@ -159,9 +169,14 @@ function readInitializer(bytes) {
     dims: numbers(fields, TENSOR.dims),
     dataType: numbers(fields, TENSOR.dataType)[0],
     rawData: all(fields, TENSOR.rawData)[0] ?? null,
-    external: external.location === undefined ? null : {
-      location: external.location, offset: Number(external.offset ?? 0), length: Number(external.length ?? 0),
-    },
+    external:
+      external.location === undefined
+        ? null
+        : {
+            location: external.location,
+            offset: Number(external.offset ?? 0),
+            length: Number(external.length ?? 0),
+          },
     bytes,
   };
 }
