@@ -92,4 +92,5 @@ $(VENV)/.dev: $(VENV)/.export
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-optimum .runtimes .clients .javascript .arm build dist smollm2-135m-int8
+	rm -rf $(VENV) .venv-optimum .runtimes .clients .arm build dist smollm2-135m-int8
+	rm -rf .javascript javascript/node_modules javascript/browser

@@ -21,8 +21,12 @@ const LIBRARIES = {
 const FILES = [
   ['@huggingface/jinja/dist/index.js', 'libraries/jinja.js'],
   ['@huggingface/tokenizers/dist/tokenizers.min.mjs', 'libraries/tokenizers.js'],
-  ...['sha2.js', '_md.js', '_u64.js', 'utils.js'].map((name) => /** @type {[string, string]} */ ([`@noble/hashes/${name}`, `libraries/hashes/${name}`])),
-  ...['ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'].map((name) => /** @type {[string, string]} */ ([`onnxruntime-web/dist/${name}`, `onnxruntime/${name}`])),
+  ...['sha2.js', '_md.js', '_u64.js', 'utils.js'].map(
+    (name) => /** @type {[string, string]} */ ([`@noble/hashes/${name}`, `libraries/hashes/${name}`]),
+  ),
+  ...['ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'].map(
+    (name) => /** @type {[string, string]} */ ([`onnxruntime-web/dist/${name}`, `onnxruntime/${name}`]),
+  ),
 ];
 
 /** @param {string} folder */
@@ -35,7 +39,8 @@ export async function assemble(folder) {
   const modules = await readdir(join(here, 'src'));
   for (const name of modules) {
     let text = await readFile(join(here, 'src', name), 'utf-8');
-    for (const [library, address] of Object.entries(LIBRARIES)) text = text.replaceAll(`from '${library}'`, `from '${address}'`);
+    for (const [library, address] of Object.entries(LIBRARIES))
+      text = text.replaceAll(`from '${library}'`, `from '${address}'`);
     await writeFile(join(folder, name), text);
   }
   // for a service worker, which is to keep all of them

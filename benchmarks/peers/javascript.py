@@ -1,6 +1,6 @@
 """How fast is the JavaScript runtime beside transformers.js, in Node and in Chromium?
 
-    make test-javascript test-runtimes optimum
+    make test-javascript test-runtimes optimum && .venv-optimum/bin/pip install onnx_ir
     python -m benchmarks.peers.javascript --sizes 20m,smollm2-135m
 
 transformers.js opens a Llama of the same dimensions, by the files of its own converter: q8 (`quantize_dynamic`) and q4.
@@ -107,8 +107,11 @@ def convert(size: str, folder: Path, optimum: Path) -> None:
     """Write the Llama in the forms of transformers.js' converter."""
     python = optimum / "bin" / "python"
     if not python.exists():
-        raise click.UsageError(f"{python} is missing; run make optimum once")
-    subprocess.run([python, CONVERTER, json.dumps(llama_fields(size)), folder], check=True, stdout=subprocess.DEVNULL)
+        raise click.UsageError(f"{python} is missing; run make optimum once, and {python.parent}/pip install onnx_ir")
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    subprocess.run([python, CONVERTER, json.dumps(llama_fields(size)), part], check=True, stdout=subprocess.DEVNULL)
+    part.rename(folder)
 
 
 def llama_fields(size: str) -> dict[str, Any]:

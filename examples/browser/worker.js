@@ -1,10 +1,23 @@
 /** The model, beside the page's own thread: it takes one message after the other, and `stop` at any time. */
 
-import { Conversation, DogeError, load } from './doge-export/index.js';
+import { Conversation, DogeError, load } from "./doge-export/index.js";
 
 // those of doge-chat, where the folder states none of its own
-const SAMPLING = { temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05, repetitionPenalty: 1.05 };
-const STATED = ['do_sample', 'temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty'];
+const SAMPLING = {
+  temperature: 0.8,
+  topK: 40,
+  topP: 0.95,
+  minP: 0.05,
+  repetitionPenalty: 1.05,
+};
+const STATED = [
+  "do_sample",
+  "temperature",
+  "top_k",
+  "top_p",
+  "min_p",
+  "repetition_penalty",
+];
 const LONGEST = 512;
 const PROGRESS_MS = 100; // between two messages
 
@@ -18,12 +31,16 @@ const received = {
     const onProgress = ({ file, loaded, total }) => {
       if (loaded < total && performance.now() - last < PROGRESS_MS) return;
       last = performance.now();
-      postMessage({ type: 'progress', file, loaded, total });
+      postMessage({ type: "progress", file, loaded, total });
     };
     model = await load(url, { onProgress, ...(threads ? { threads } : {}) });
     conversation = new Conversation(model);
     postMessage({
-      type: 'ready', name: model.name, threads: model.decoder.backend.threads, context: model.contextSize, isolated: crossOriginIsolated,
+      type: "ready",
+      name: model.name,
+      threads: model.decoder.backend.threads,
+      context: model.contextSize,
+      isolated: crossOriginIsolated,
     });
   },
 
@@ -31,21 +48,29 @@ const received = {
     answer = new AbortController();
     const states = model.defaults.stated.some((name) => STATED.includes(name));
     const own = sampling ? (states ? {} : SAMPLING) : { temperature: 0 };
-    const stream = conversation.ask(text, { maxNewTokens: LONGEST, ...own, signal: answer.signal });
-    const numbers = () => ({ speed: stream.decodeTokensPerS, position: conversation.state.position });
+    const stream = conversation.ask(text, {
+      maxNewTokens: LONGEST,
+      ...own,
+      signal: answer.signal,
+    });
+    const numbers = () => ({
+      speed: stream.decodeTokensPerS,
+      position: conversation.state.position,
+    });
     try {
-      for await (const piece of stream) postMessage({ type: 'piece', text: piece, ...numbers() });
+      for await (const piece of stream)
+        postMessage({ type: "piece", text: piece, ...numbers() });
     } catch (error) {
-      if (error.name !== 'AbortError') throw error;
+      if (error.name !== "AbortError") throw error;
     } finally {
       answer = null;
     }
-    postMessage({ type: 'done', ...numbers() });
+    postMessage({ type: "done", ...numbers() });
   },
 
   async save() {
     const bytes = conversation.save();
-    postMessage({ type: 'saved', bytes }, [bytes.buffer]);
+    postMessage({ type: "saved", bytes }, [bytes.buffer]);
   },
 
   async open({ bytes }) {
@@ -60,18 +85,25 @@ const received = {
 function replaceConversation(next) {
   conversation.dispose();
   conversation = next;
-  postMessage({ type: 'conversation', transcript: conversation.messages, position: conversation.state.position });
+  postMessage({
+    type: "conversation",
+    transcript: conversation.messages,
+    position: conversation.state.position,
+  });
 }
 
 onmessage = async ({ data }) => {
-  if (data.type === 'stop') {
+  if (data.type === "stop") {
     answer?.abort();
     return;
   }
   try {
     await received[data.type](data);
   } catch (error) {
-    const message = error instanceof DogeError ? error.message : `something is wrong in this page: ${error?.message ?? error}`;
-    postMessage({ type: 'failed', message, fatal: data.type === 'load' });
+    const message =
+      error instanceof DogeError
+        ? error.message
+        : `something is wrong in this page: ${error?.message ?? error}`;
+    postMessage({ type: "failed", message, fatal: data.type === "load" });
   }
 };

@@ -41,7 +41,13 @@ export class Cache {
     return this.heads * this.slots * this.rowBytes;
   }
 
-  /** Where the row of a slot begins. @param {number} layer @param {number} part 0 key, 1 value @param {number} head @param {number} slot */
+  /**
+   * Where the row of a slot begins.
+   * @param {number} layer
+   * @param {number} part 0 key, 1 value
+   * @param {number} head
+   * @param {number} slot
+   */
   offset(layer, part, head, slot) {
     return (((layer * 2 + part) * this.heads + head) * this.slots + slot) * this.rowBytes;
   }
@@ -50,13 +56,15 @@ export class Cache {
   shared() {
     const { numLayers, channels, cacheType } = this.description;
     const dims = [1, this.heads, this.slots, channels];
-    return Array.from({ length: numLayers }, (_, layer) => ['key', 'value'].map((part, i) => ({
-      input: `past_key_values.${layer}.${part}`,
-      output: `present.${layer}.${part}`,
-      type: cacheType,
-      dims,
-      offset: this.offset(layer, i, 0, 0),
-    }))).flat();
+    return Array.from({ length: numLayers }, (_, layer) =>
+      ['key', 'value'].map((part, i) => ({
+        input: `past_key_values.${layer}.${part}`,
+        output: `present.${layer}.${part}`,
+        type: cacheType,
+        dims,
+        offset: this.offset(layer, i, 0, 0),
+      })),
+    ).flat();
   }
 
   /**
@@ -78,7 +86,11 @@ export class Cache {
     this.eachHead((at, index) => bytes.set(rows.subarray(index * width, (index + 1) * width), at));
   }
 
-  /** Copy the used slots of another cache; each of its heads goes to as many of these. @param {Cache} other @param {number} used */
+  /**
+   * Copy the used slots of another cache; each of its heads goes to as many of these.
+   * @param {Cache} other
+   * @param {number} used
+   */
   copyFrom(other, used) {
     const [from, to] = [other.memory.bytes(), this.memory.bytes()];
     const group = this.heads / other.heads;
@@ -88,7 +100,12 @@ export class Cache {
     });
   }
 
-  /** Copy the key and value of one slot to another, in one layer and head. @param {number} lane @param {number} to @param {number} from */
+  /**
+   * Copy the key and value of one slot to another, in one layer and head.
+   * @param {number} lane
+   * @param {number} to
+   * @param {number} from
+   */
   move(lane, to, from) {
     const bytes = this.memory.bytes();
     const [layer, head] = [Math.floor(lane / this.heads), lane % this.heads];

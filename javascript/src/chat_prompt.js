@@ -17,7 +17,10 @@ const PAST = ['user', 'assistant'].map((role) => ({ role, content: PLACEHOLDER }
 const [OPEN, CLOSE] = ['\ufdd0', '\ufdd1']; // around a special token of a message; kept by Unicode for use inside a program
 
 export class ChatPrompt {
-  /** @param {import('./chat_template.js').ChatTemplate} template @param {import('./tokenizer.js').Tokenizer} tokenizer */
+  /**
+   * @param {import('./chat_template.js').ChatTemplate} template
+   * @param {import('./tokenizer.js').Tokenizer} tokenizer
+   */
   constructor(template, tokenizer) {
     this.template = template;
     this.tokenizer = tokenizer;
@@ -27,7 +30,11 @@ export class ChatPrompt {
     this.marked = new RegExp(`${OPEN}(${special})${CLOSE}|[${OPEN}${CLOSE}]`);
   }
 
-  /** The template's text, the special tokens of messages marked in it. @param {unknown} messages @param {{addGenerationPrompt?: boolean}} [options] */
+  /**
+   * The template's text, the special tokens of messages marked in it.
+   * @param {unknown} messages
+   * @param {{addGenerationPrompt?: boolean}} [options]
+   */
   render(messages, options) {
     return this.template.render(this.mark(checkMessages(messages)), options);
   }
@@ -42,8 +49,8 @@ export class ChatPrompt {
     if (inAnswer) before = before.slice(0, before.lastIndexOf(PLACEHOLDER) + 1);
     if (!before.includes(PLACEHOLDER) || !whole.startsWith(before)) {
       throw new OptionError(
-        'the chat template cannot continue a state, because it rewrites earlier messages; give the whole conversation '
-        + 'without a state',
+        'the chat template cannot continue a state, because it rewrites earlier messages; give the whole conversation ' +
+          'without a state',
       );
     }
     return whole.slice(before.length);

@@ -4,7 +4,9 @@ import { Template } from '@huggingface/jinja';
 
 import { OptionError, PackageError, oneLine, shown } from './errors.js';
 
-/** @typedef {{role: string, content: unknown, [name: string]: unknown}} Message content: text, or a list of text parts */
+/**
+ * @typedef {{role: string, content: unknown, [name: string]: unknown}} Message content: text, or a list of text parts
+ */
 
 const BETWEEN_PARTS = '\n'; // as llama.cpp and vLLM join the text parts of a message
 
@@ -31,7 +33,11 @@ export class ChatTemplate {
     let text;
     try {
       text = this.template.render({
-        ...this.specialTokens, tools: null, documents: null, messages: plain, add_generation_prompt: addGenerationPrompt,
+        ...this.specialTokens,
+        tools: null,
+        documents: null,
+        messages: plain,
+        add_generation_prompt: addGenerationPrompt,
       });
     } catch (error) {
       throw new OptionError(`the chat template does not accept these messages: ${oneLine(error)}`);
@@ -47,7 +53,9 @@ export class ChatTemplate {
  */
 export function checkMessages(messages) {
   if (!Array.isArray(messages) || !messages.length) {
-    throw new OptionError(`messages is ${shown(messages)}; it must be a non-empty list such as [{role: "user", content: "Hello"}]`);
+    throw new OptionError(
+      `messages is ${shown(messages)}; it must be a non-empty list such as [{role: "user", content: "Hello"}]`,
+    );
   }
   return messages.map((message, index) => checkedMessage(message, `messages[${index}]`));
 }
@@ -60,7 +68,8 @@ function checkedMessage(message, where) {
   for (const name of ['role', 'content']) {
     if (message[name] == null) throw new OptionError(`${where}.${name} is missing; give it as text`);
   }
-  if (typeof message.role !== 'string') throw new OptionError(`${where}.role is ${shown(message.role)}; it must be a string`);
+  if (typeof message.role !== 'string')
+    throw new OptionError(`${where}.role is ${shown(message.role)}; it must be a string`);
   let plain;
   try {
     plain = JSON.parse(JSON.stringify(message, (_, value) => value ?? undefined));
@@ -73,7 +82,8 @@ function checkedMessage(message, where) {
 /** @param {unknown} given @param {string} where */
 function content(given, where) {
   if (typeof given === 'string') return given;
-  if (!Array.isArray(given)) throw new OptionError(`${where} is ${shown(given)}; it must be a string, or a list of text parts`);
+  if (!Array.isArray(given))
+    throw new OptionError(`${where} is ${shown(given)}; it must be a string, or a list of text parts`);
   return given.map((part, index) => textOf(part, `${where}[${index}]`)).join(BETWEEN_PARTS);
 }
 
@@ -82,7 +92,8 @@ function textOf(part, where) {
   if (typeof part?.type !== 'string') {
     throw new OptionError(`${where} is ${shown(part)}; it must be a part such as {type: "text", text: "Hello"}`);
   }
-  if (part.type !== 'text') throw new OptionError(`${where} is a part of the type ${shown(part.type)}; the model reads only text`);
+  if (part.type !== 'text')
+    throw new OptionError(`${where} is a part of the type ${shown(part.type)}; the model reads only text`);
   if (typeof part.text !== 'string') throw new OptionError(`${where}.text is ${shown(part.text)}; it must be a string`);
   return part.text;
 }

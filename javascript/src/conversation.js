@@ -25,11 +25,16 @@ export class Conversation {
     this.turns = []; // messages, tokens and characters before each turn
   }
 
-  /** The conversation that `save` gave, here or in Python. @param {import('./model.js').Model} model @param {Uint8Array} bytes */
+  /**
+   * The conversation that `save` gave, here or in Python.
+   * @param {import('./model.js').Model} model
+   * @param {Uint8Array} bytes
+   */
   static resume(model, bytes) {
     const state = model.loadState(bytes);
     const { [METADATA_KEY]: saved, ...rest } = state.metadata;
-    if (saved === undefined) throw new StateError('the file holds a state without a conversation; open it with loadState');
+    if (saved === undefined)
+      throw new StateError('the file holds a state without a conversation; open it with loadState');
     const conversation = new Conversation(model);
     conversation.state.dispose();
     state.metadata = rest;
@@ -51,7 +56,8 @@ export class Conversation {
    * @param {string} text @param {import('./model.js').CallOptions} [options]
    */
   ask(text, options = {}) {
-    if (typeof text !== 'string' || !text) throw new OptionError(`the message is ${shown(text)}; write at least one character`);
+    if (typeof text !== 'string' || !text)
+      throw new OptionError(`the message is ${shown(text)}; write at least one character`);
     const asked = [...this.messages, { role: 'user', content: text }];
     const { model } = this;
     const hasTemplate = model.hasChatTemplate;
@@ -71,14 +77,19 @@ export class Conversation {
     this.state.dispose();
   }
 
-  /** Tokens to feed behind those the state holds; where the text goes on otherwise, a new state gets all of it. @param {string} rendered @param {boolean} hasTemplate */
+  /**
+   * Tokens to feed behind those the state holds; where the text goes on otherwise, a new state gets all of it.
+   * @param {string} rendered
+   * @param {boolean} hasTemplate
+   */
   nextIds(rendered, hasTemplate) {
     const { state } = this;
     this.forgetUnanswered();
     const unfed = this.tokens.slice(state.position); // the last one of an answer
     const encode = (/** @type {string} */ text) => this.encode(text, hasTemplate);
     const holds = state.position <= this.tokens.length;
-    if (holds && this.text && rendered.startsWith(this.text)) return [...unfed, ...encode(rendered.slice(this.text.length))];
+    if (holds && this.text && rendered.startsWith(this.text))
+      return [...unfed, ...encode(rendered.slice(this.text.length))];
     // the model may end its answer by another token than the template writes there
     const end = this.model.tokenizer.decode(unfed, { skipSpecialTokens: false });
     const before = this.text.slice(0, this.text.length - end.length);
@@ -126,11 +137,18 @@ function transcript(saved, state) {
     found = null;
   }
   const { messages, tokens, text, turns } = found ?? {};
-  const areMessages = Array.isArray(messages)
-    && messages.every((each) => typeof each?.role === 'string' && typeof each?.content === 'string');
-  const known = (/** @type {unknown} */ id) => Number.isInteger(id) && Number(id) >= 0 && Number(id) < state.description.vocabSize;
-  const isWhole = areMessages && Array.isArray(turns) && typeof text === 'string' && Array.isArray(tokens)
-    && tokens.every(known) && tokens.length >= state.position;
+  const areMessages =
+    Array.isArray(messages) &&
+    messages.every((each) => typeof each?.role === 'string' && typeof each?.content === 'string');
+  const known = (/** @type {unknown} */ id) =>
+    Number.isInteger(id) && Number(id) >= 0 && Number(id) < state.description.vocabSize;
+  const isWhole =
+    areMessages &&
+    Array.isArray(turns) &&
+    typeof text === 'string' &&
+    Array.isArray(tokens) &&
+    tokens.every(known) &&
+    tokens.length >= state.position;
   if (!isWhole) throw new StateError('the file holds a damaged conversation; save it again');
   return { messages, tokens, text, turns };
 }

@@ -50,7 +50,9 @@ export class Decoder {
       throw new OptionError(`state is ${shown(state)}; it must be one that prefill, copy() or loadState returned`);
     }
     if (state.backend !== this.backend) {
-      throw new StateError('the state belongs to another model; use it with the model that it was made with, or save it and load that here');
+      throw new StateError(
+        'the state belongs to another model; use it with the model that it was made with, or save it and load that here',
+      );
     }
     state.checkFree();
   }
@@ -99,7 +101,12 @@ export class Decoder {
     return binding.read('logits');
   }
 
-  /** Feed tokens in one piece: logits of the last `count`. @param {State} state @param {readonly number[]} tokenIds @param {number} count */
+  /**
+   * Feed tokens in one piece: logits of the last `count`.
+   * @param {State} state
+   * @param {readonly number[]} tokenIds
+   * @param {number} count
+   */
   async chunk(state, tokenIds, count) {
     const candidates = this.candidates(state, tokenIds.length);
     const binding = await this.bind(state, tokenIds.length, count, candidates);
@@ -112,7 +119,11 @@ export class Decoder {
     }
   }
 
-  /** Room for so many tokens, and the keys that they may evict; null while the window is not full. @param {State} state @param {number} tokens */
+  /**
+   * Room for so many tokens, and the keys that they may evict; null while the window is not full.
+   * @param {State} state
+   * @param {number} tokens
+   */
   candidates(state, tokens) {
     const isFull = state.position >= this.description.keepWindowSize;
     state.reserve(tokens);
@@ -127,10 +138,16 @@ export class Decoder {
     const tokens = tokenIds.length;
     const cached = candidates ? this.description.keepWindowSize : state.position;
     binding.write('input_ids', tokenIds);
-    binding.write('position_ids', tokenIds.map((_, i) => state.position + i));
+    binding.write(
+      'position_ids',
+      tokenIds.map((_, i) => state.position + i),
+    );
     binding.write('seqlens_k', [cached + tokens - 1]);
     binding.write('total_sequence_length', [cached + tokens]);
-    binding.write('logits_to_keep', Array.from({ length: count }, (_, i) => tokens - count + i));
+    binding.write(
+      'logits_to_keep',
+      Array.from({ length: count }, (_, i) => tokens - count + i),
+    );
     if (candidates) {
       binding.write('eviction_slots', candidates.slots);
       binding.write('eviction_precedence', candidates.precedence);
@@ -156,7 +173,10 @@ export class Decoder {
     ];
     if (candidates) {
       const dims = [d.numLayers, d.numRecurrentHeads, candidates.count];
-      inputs.push({ name: 'eviction_slots', type: 'int64', dims }, { name: 'eviction_precedence', type: 'float32', dims });
+      inputs.push(
+        { name: 'eviction_slots', type: 'int64', dims },
+        { name: 'eviction_precedence', type: 'float32', dims },
+      );
     }
     /** @type {import('./sessions.js').Slot[]} */
     const outputs = [{ name: 'logits', type: 'float32', dims: [1, count, d.vocabSize] }];

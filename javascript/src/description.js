@@ -11,8 +11,18 @@ export const SAMPLE_KEY = 'doge_export.data';
 const FORMAT_VERSIONS = { float32: 6, int8: 7 };
 const SINKS_FORMAT = 10; // added to these where a driver must keep sinks
 const FIELDS = [
-  'format_version', 'vocab_size', 'keep_window_size', 'num_layers', 'num_kv_heads', 'num_recurrent_heads', 'channels',
-  'head_dim', 'mask_channels', 'weights_sha256', 'cache_type', 'keep_sinks',
+  'format_version',
+  'vocab_size',
+  'keep_window_size',
+  'num_layers',
+  'num_kv_heads',
+  'num_recurrent_heads',
+  'channels',
+  'head_dim',
+  'mask_channels',
+  'weights_sha256',
+  'cache_type',
+  'keep_sinks',
 ];
 
 /**
@@ -72,16 +82,16 @@ function checkVersion(values, file) {
   const newest = Math.max(...Object.values(FORMAT_VERSIONS)) + sinks;
   if (Number.isInteger(written) && written > newest) {
     throw new PackageError(
-      `${file} has decoder format ${written}, which is newer than this version of doge-export; update it, or export `
-      + 'the checkpoint again',
+      `${file} has decoder format ${written}, which is newer than this version of doge-export; update it, or export ` +
+        'the checkpoint again',
     );
   }
   const names = Object.keys(values);
   const known = names.length === FIELDS.length && FIELDS.every((name) => names.includes(name));
   if (!known || written !== FORMAT_VERSIONS[values.cache_type] + sinks) {
     throw new PackageError(
-      `${file} has decoder format ${written} with other fields than this version's formats `
-      + `${Object.values(FORMAT_VERSIONS).join(' and ')}; export the checkpoint again`,
+      `${file} has decoder format ${written} with other fields than this version's formats ` +
+        `${Object.values(FORMAT_VERSIONS).join(' and ')}; export the checkpoint again`,
     );
   }
 }

@@ -42,7 +42,10 @@ export class FullWindow {
     }
     const at = slots.map((slot, i) => Math.floor(i / count) * this.window + slot);
     return {
-      count, slots, precedence: Float32Array.from(at, (i) => this.precedence[i]), positions: at.map((i) => this.positions[i]),
+      count,
+      slots,
+      precedence: Float32Array.from(at, (i) => this.precedence[i]),
+      positions: at.map((i) => this.positions[i]),
     };
   }
 
@@ -130,7 +133,13 @@ export function evictionOrder(precedence, positions) {
     while (end < order.length && near(end)) end++;
     if (end - start < 2) continue;
     const run = order.slice(start, end);
-    order.set(sortedIndices(Array.from(run, (index) => positions[index]), run), start);
+    order.set(
+      sortedIndices(
+        Array.from(run, (index) => positions[index]),
+        run,
+      ),
+      start,
+    );
   }
   return order;
 }

@@ -23,7 +23,7 @@ export async function checkedDescription(source) {
   const sample = plain.get(SAMPLE_KEY); // graphs of earlier exports have none
   if (sample === undefined || (await fits(source, sample))) return description;
   // a cache may hold the data of an export that has been replaced
-  if (await source.forget?.(DATA_FILE) && (await fits(source, sample))) return description;
+  if ((await source.forget?.(DATA_FILE)) && (await fits(source, sample))) return description;
   throw new PackageError(`${DATA_FILE} is damaged, or of another export than ${DECODER_FILE}; ${REMEDY}`);
 }
 

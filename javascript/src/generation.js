@@ -9,7 +9,9 @@ import { breathe } from './turns.js';
 /** @typedef {import('./generation_options.js').GenerationOptions} GenerationOptions */
 /** @typedef {import('./state.js').State} State */
 /** @typedef {'stop' | 'length'} FinishReason */
-/** @typedef {{tokenId: number, finishReason: FinishReason | null}} GeneratedToken finishReason is set on the last one */
+/**
+ * @typedef {{tokenId: number, finishReason: FinishReason | null}} GeneratedToken finishReason is set on the last one
+ */
 
 /**
  * Feed the prompt to `state`, then yield one chosen token after the other. A token is fed when the next one is asked
@@ -32,8 +34,8 @@ export async function* generateTokens(decoder, state, promptIds, options, stopId
     if (token.finishReason !== null) return;
     if (state.position !== position) {
       throw new StateError(
-        `the state moved from position ${position} to ${state.position} while its answer was being read; give each answer a `
-        + 'copy() of its own',
+        `the state moved from position ${position} to ${state.position} while its answer was being read; give each answer a ` +
+          'copy() of its own',
       );
     }
     fed = [token.tokenId];

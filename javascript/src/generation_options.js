@@ -49,9 +49,22 @@ const LARGEST_BIAS = 1e6; // above, sums with a bias lose the float32 logits tha
 
 /** @type {Readonly<GenerationOptions>} */
 export const DEFAULTS = Object.freeze({
-  maxNewTokens: 100, temperature: 0, topP: 1, topK: 0, minP: 0, repetitionPenalty: 1, stop: [], ignoreEos: false,
-  seed: null, minNewTokens: 0, noRepeatNgramSize: 0, suppressTokens: [], beginSuppressTokens: [], badWordsIds: [],
-  sequenceBias: [], forcedEosTokenId: [],
+  maxNewTokens: 100,
+  temperature: 0,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  repetitionPenalty: 1,
+  stop: [],
+  ignoreEos: false,
+  seed: null,
+  minNewTokens: 0,
+  noRepeatNgramSize: 0,
+  suppressTokens: [],
+  beginSuppressTokens: [],
+  badWordsIds: [],
+  sequenceBias: [],
+  forcedEosTokenId: [],
 });
 
 /** @typedef {(name: string, value: any) => any} Check */
@@ -59,7 +72,8 @@ export const DEFAULTS = Object.freeze({
 /** @param {(n: number) => boolean} allows @param {string} allowed @returns {Check} */
 function numberRule(allows, allowed) {
   return (name, value) => {
-    if (typeof value !== 'number' || !allows(value)) throw new OptionError(`${name} is ${shown(value)}; it must be ${allowed}`);
+    if (typeof value !== 'number' || !allows(value))
+      throw new OptionError(`${name} is ${shown(value)}; it must be ${allowed}`);
     return value;
   };
 }
@@ -73,7 +87,9 @@ function seed(name, value) {
   if (value === null) return null;
   const isWhole = typeof value === 'bigint' || Number.isSafeInteger(value);
   if (!isWhole || value < 0) {
-    throw new OptionError(`${name} is ${shown(value)}; it must be a whole number of at least 0, or null for fresh entropy`);
+    throw new OptionError(
+      `${name} is ${shown(value)}; it must be a whole number of at least 0, or null for fresh entropy`,
+    );
   }
   return BigInt(value);
 }
@@ -116,7 +132,8 @@ function sequences(name, value) {
 }
 
 const biasRule = numberRule(
-  (bias) => bias === -Infinity || Math.abs(bias) <= LARGEST_BIAS, `made of numbers up to ${LARGEST_BIAS}, or -Infinity`,
+  (bias) => bias === -Infinity || Math.abs(bias) <= LARGEST_BIAS,
+  `made of numbers up to ${LARGEST_BIAS}, or -Infinity`,
 );
 
 /** @type {Check} */
@@ -124,7 +141,10 @@ function biases(name, value) {
   if (!Array.isArray(value) || !value.every((pair) => Array.isArray(pair) && pair.length === 2)) {
     throw new OptionError(`${name} is ${shown(value)}; it must be a list of pairs, each of token ids and a number`);
   }
-  const ids = sequences(name, value.map((pair) => pair[0]));
+  const ids = sequences(
+    name,
+    value.map((pair) => pair[0]),
+  );
   return value.map((pair, i) => [ids[i], biasRule(name, pair[1])]);
 }
 
@@ -161,7 +181,8 @@ export function withOverrides(options, overrides) {
   /** @type {Record<string, any>} */
   const merged = { ...options };
   for (const [name, value] of Object.entries(overrides)) {
-    if (!Object.hasOwn(CHECKS, name)) throw new OptionError(`there is no option ${shown(name)}; the options are ${NAMES.join(', ')}`);
+    if (!Object.hasOwn(CHECKS, name))
+      throw new OptionError(`there is no option ${shown(name)}; the options are ${NAMES.join(', ')}`);
     if (value != null) merged[name] = CHECKS[/** @type {keyof GenerationOptions} */ (name)](name, value);
   }
   return Object.freeze(/** @type {GenerationOptions} */ (merged));
@@ -171,9 +192,21 @@ export function withOverrides(options, overrides) {
 // nothing; and those that only sampling uses. As in Python's `runtime/generation_options.py`.
 /** @type {Record<string, unknown[]>} */
 const UNUSED_FIELDS = {
-  max_length: [20], min_length: [0], num_beams: [1], num_beam_groups: [1], num_return_sequences: [1], penalty_alpha: [0],
-  guidance_scale: [1], token_healing: [false], forced_bos_token_id: [], exponential_decay_length_penalty: [],
-  watermarking_config: [], dola_layers: [], constraints: [], force_words_ids: [], max_time: [],
+  max_length: [20],
+  min_length: [0],
+  num_beams: [1],
+  num_beam_groups: [1],
+  num_return_sequences: [1],
+  penalty_alpha: [0],
+  guidance_scale: [1],
+  token_healing: [false],
+  forced_bos_token_id: [],
+  exponential_decay_length_penalty: [],
+  watermarking_config: [],
+  dola_layers: [],
+  constraints: [],
+  force_words_ids: [],
+  max_time: [],
 };
 /** @type {Record<string, unknown[]>} */
 const UNUSED_SAMPLING_FIELDS = { typical_p: [1], top_h: [], epsilon_cutoff: [0], eta_cutoff: [0] };
@@ -213,10 +246,17 @@ export function generationDefaults(generationConfig, config) {
  */
 export function optionsFromGenerationConfig(config) {
   /** @type {GenerationOverrides} */
-  const options = { topK: 50, stop: config.stop_strings, temperature: config.do_sample ? config.temperature ?? 1 : 0 };
+  const options = {
+    topK: 50,
+    stop: config.stop_strings,
+    temperature: config.do_sample ? (config.temperature ?? 1) : 0,
+  };
   const same = NAMES.filter((name) => !OWN_RULE.includes(name));
   const given = Object.fromEntries(same.map((name) => [name, config[snakeCase(name)]]));
-  return withOverrides(DEFAULTS, { ...options, ...Object.fromEntries(Object.entries(given).filter(([, v]) => v != null)) });
+  return withOverrides(DEFAULTS, {
+    ...options,
+    ...Object.fromEntries(Object.entries(given).filter(([, v]) => v != null)),
+  });
 }
 
 /** @param {Record<string, any>} config */
@@ -237,7 +277,8 @@ function asAllowed(file, read) {
   try {
     return read();
   } catch (error) {
-    if (error instanceof OptionError) throw new PackageError(`${file} holds a value that is not allowed: ${error.message}`);
+    if (error instanceof OptionError)
+      throw new PackageError(`${file} holds a value that is not allowed: ${error.message}`);
     throw error;
   }
 }

@@ -1,9 +1,8 @@
 /**
  * Graphs on onnxruntime-web's WebAssembly module itself, because its JavaScript API copies every tensor in and out.
  *
- * Here the state lies in the module's heap, bound as input and output at once: 10 ms a step instead of 19 for 20M
- * parameters. The functions used are those that the package's own wrapper calls; they are no documented interface, so
- * `checkModule` names any that a version lacks. Source: onnxruntime-web/lib/wasm/wasm-types.ts and wasm-core-impl.ts.
+ * Here the state lies in the module's heap, bound as input and output at once. The functions used are those that the
+ * package's own wrapper calls; they are no documented interface, so `checkModule` names any that a version lacks. Source: onnxruntime-web/lib/wasm/wasm-types.ts and wasm-core-impl.ts.
  */
 
 import { DATA_FILE } from './description.js';
@@ -25,12 +24,33 @@ const CPU_DATA = 1; // dataLocationStringToEnum('cpu')
 const FATAL = 4;
 const ALL_OPTIMIZATIONS = 99;
 const ERROR_TEXT = 4; // behind the error's code
+const HEAP_BYTES = 2 ** 32;
 const DATA_NAME = DATA_FILE.split('/')[1]; // as the graphs name it
 const FUNCTIONS = [
-  '_OrtInit', '_OrtGetLastError', '_OrtCreateSessionOptions', '_OrtAddSessionConfigEntry', '_OrtReleaseSessionOptions',
-  '_OrtCreateSession', '_OrtReleaseSession', '_OrtCreateTensor', '_OrtReleaseTensor', '_OrtCreateBinding', '_OrtBindInput',
-  '_OrtBindOutput', '_OrtReleaseBinding', '_OrtRunWithBinding', '_OrtCreateRunOptions', '_malloc', '_free', 'getValue',
-  'setValue', 'stringToUTF8', 'lengthBytesUTF8', 'UTF8ToString', 'mountExternalData', 'unmountExternalData',
+  '_OrtInit',
+  '_OrtGetLastError',
+  '_OrtCreateSessionOptions',
+  '_OrtAddSessionConfigEntry',
+  '_OrtReleaseSessionOptions',
+  '_OrtCreateSession',
+  '_OrtReleaseSession',
+  '_OrtCreateTensor',
+  '_OrtReleaseTensor',
+  '_OrtCreateBinding',
+  '_OrtBindInput',
+  '_OrtBindOutput',
+  '_OrtReleaseBinding',
+  '_OrtRunWithBinding',
+  '_OrtCreateRunOptions',
+  '_malloc',
+  '_free',
+  'getValue',
+  'setValue',
+  'stringToUTF8',
+  'lengthBytesUTF8',
+  'UTF8ToString',
+  'mountExternalData',
+  'unmountExternalData',
 ];
 
 /** @implements {Backend} */
@@ -54,7 +74,10 @@ export class HeapBackend {
    */
   static async start(factory, folder, source, threads) {
     try {
-      const module = await factory({ numThreads: threads, locateFile: (/** @type {string} */ name) => new URL(name, folder).href });
+      const module = await factory({
+        numThreads: threads,
+        locateFile: (/** @type {string} */ name) => new URL(name, folder).href,
+      });
       checkModule(module);
       return new HeapBackend(module, source, threads);
     } catch (error) {
@@ -107,7 +130,9 @@ export class HeapBackend {
 }
 
 /** Memory of states that nobody disposed of. */
-const forgotten = new FinalizationRegistry((/** @type {{module: Module, at: number}} */ { module, at }) => module._free(at));
+const forgotten = new FinalizationRegistry((/** @type {{module: Module, at: number}} */ { module, at }) =>
+  module._free(at),
+);
 
 /** The heap and onnxruntime's errors. */
 class Heap {
@@ -124,9 +149,9 @@ class Heap {
 
   /** @param {number} nbytes @returns {number} an address, aligned to 8 bytes */
   malloc(nbytes) {
-    const at = this.module._malloc(Math.max(nbytes, 8));
+    const at = nbytes < HEAP_BYTES ? this.module._malloc(Math.max(nbytes, 8)) : 0; // it takes 32 bits of a number
     if (!at) throw tooLarge(`${nbytes.toLocaleString('en')} bytes more`);
-    return at;
+    return at >>> 0;
   }
 
   /** @param {string} text */
@@ -196,11 +221,12 @@ class HeapBinding {
     this.session = session;
     /** @type {Map<string, {slot: Slot, at: number}>} */
     this.own = new Map();
-    /** @type {number[]} */
-    this.tensors = [];
     this.binding = heap.module._OrtCreateBinding(handle);
+    /** @type {Held} */
+    this.held = { module: heap.module, binding: this.binding, tensors: [], addresses: [] };
+    abandoned.register(this, this.held, this);
     this.outputCount = outputs.length + shared.length;
-    this.results = heap.malloc(4 * this.outputCount);
+    this.results = this.malloc(4 * this.outputCount);
     const base = memory.bytes().byteOffset;
     for (const slot of inputs) this.bindInput(slot.name, this.newTensor(slot));
     for (const slot of outputs) this.bindOutput(slot.name, this.newTensor(slot));
@@ -213,7 +239,7 @@ class HeapBinding {
 
   /** @param {Slot} slot */
   newTensor(slot) {
-    const at = this.session.heap.malloc(nbytesOf(slot));
+    const at = this.malloc(nbytesOf(slot));
     this.own.set(slot.name, { slot, at });
     return this.tensor(slot, at);
   }
@@ -221,8 +247,15 @@ class HeapBinding {
   /** @param {Slot} slot @param {number} at */
   tensor(slot, at) {
     const tensor = this.session.heap.tensor(slot, at);
-    this.tensors.push(tensor);
+    this.held.tensors.push(tensor);
     return tensor;
+  }
+
+  /** @param {number} nbytes */
+  malloc(nbytes) {
+    const at = this.session.heap.malloc(nbytes);
+    this.held.addresses.push(at);
+    return at;
   }
 
   /** @param {string} name @param {number} tensor */
@@ -251,7 +284,8 @@ class HeapBinding {
     const { heap, handle, runOptions } = this.session;
     const { module } = heap;
     const code = await inHeap('the decoder', () =>
-      module._OrtRunWithBinding(handle, this.binding, this.outputCount, this.results, runOptions));
+      module._OrtRunWithBinding(handle, this.binding, this.outputCount, this.results, runOptions),
+    );
     heap.check(code, 'run the decoder');
     // each run names its outputs by handles of their own
     for (const output of new Uint32Array(heap.buffer, this.results, this.outputCount)) module._OrtReleaseTensor(output);
@@ -265,23 +299,34 @@ class HeapBinding {
   }
 
   dispose() {
-    const { module } = this.session.heap;
-    module._OrtReleaseBinding(this.binding);
-    for (const tensor of this.tensors) module._OrtReleaseTensor(tensor);
-    for (const { at } of this.own.values()) module._free(at);
-    module._free(this.results);
-    this.tensors = [];
+    abandoned.unregister(this);
+    letGo(this.held);
     this.own.clear();
   }
 }
+
+/**
+ * What a binding has in the heap.
+ * @typedef {{module: Module, binding: number, tensors: number[], addresses: number[]}} Held
+ */
+
+/** @param {Held} held */
+function letGo({ module, binding, tensors, addresses }) {
+  module._OrtReleaseBinding(binding);
+  for (const tensor of tensors.splice(0)) module._OrtReleaseTensor(tensor);
+  for (const at of addresses.splice(0)) module._free(at);
+}
+
+/** Bindings of states that nobody disposed of. */
+const abandoned = new FinalizationRegistry(letGo);
 
 /** Refuse a version of onnxruntime-web that lacks a function. @param {Module} module */
 export function checkModule(module) {
   const missing = FUNCTIONS.filter((name) => typeof module[name] !== 'function');
   if (missing.length) {
     throw new PackageError(
-      `this onnxruntime-web has no ${missing.join(', ')} in its WebAssembly module; install a version that this package `
-      + 'names in its peerDependencies',
+      `this onnxruntime-web has no ${missing.join(', ')} in its WebAssembly module; install a version that this package ` +
+        'names in its peerDependencies',
     );
   }
 }
@@ -299,7 +344,7 @@ async function inHeap(what, call) {
 /** @param {string} need */
 function tooLarge(need) {
   return new PackageError(
-    `the model is too large for the heap of WebAssembly, which has 4 GB at most: it needs ${need}; export it with a `
-    + 'smaller --keep-window, or take a smaller model',
+    `the model is too large for the heap of WebAssembly, which has 4 GB at most: it needs ${need}; export it with a ` +
+      'smaller --keep-window, or take a smaller model',
   );
 }

@@ -38,10 +38,12 @@ export async function load(location, options = {}) {
   const description = await checkedDescription(source);
   const tokenizer = await Tokenizer.fromSource(source);
   checkTokenizer(tokenizer, description.vocabSize);
-  const [generation, config] = await Promise.all(['generation_config.json', 'config.json'].map(async (file) => {
-    const text = await source.text(file);
-    return text === null ? null : parseJson(text, file);
-  }));
+  const [generation, config] = await Promise.all(
+    ['generation_config.json', 'config.json'].map(async (file) => {
+      const text = await source.text(file);
+      return text === null ? null : parseJson(text, file);
+    }),
+  );
   const defaults = generationDefaults(generation, config);
   if (defaults.unused.length) {
     console.warn(`generation_config.json sets ${defaults.unused.join(' and ')}, which the runtime does not use`);
@@ -55,14 +57,20 @@ export async function load(location, options = {}) {
 /** @param {LoadOptions} options */
 function checkOptions(options) {
   for (const name of Object.keys(options)) {
-    if (!OPTIONS.includes(name)) throw new OptionError(`load has no option ${shown(name)}; the options are ${OPTIONS.join(', ')}`);
+    if (!OPTIONS.includes(name))
+      throw new OptionError(`load has no option ${shown(name)}; the options are ${OPTIONS.join(', ')}`);
   }
   const { threads, executionProviders } = options;
-  if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 1024)) {
-    throw new OptionError(`threads is ${shown(threads)}; it must be a whole number of at least 1`);
+  if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 64)) {
+    throw new OptionError(`threads is ${shown(threads)}; it must be a whole number from 1 to 64`);
   }
-  const isKnown = executionProviders === undefined || (executionProviders.length === 1 && ['cpu', 'wasm'].includes(executionProviders[0]));
-  if (!isKnown) throw new OptionError(`executionProviders is ${shown(executionProviders)}; it must be ["cpu"] for onnxruntime-node or ["wasm"] for onnxruntime-web`);
+  const isKnown =
+    executionProviders === undefined ||
+    (executionProviders.length === 1 && ['cpu', 'wasm'].includes(executionProviders[0]));
+  if (!isKnown)
+    throw new OptionError(
+      `executionProviders is ${shown(executionProviders)}; it must be ["cpu"] for onnxruntime-node or ["wasm"] for onnxruntime-web`,
+    );
 }
 
 /** @param {string | URL} location @param {LoadOptions} options */
@@ -70,6 +78,8 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
   const text = String(location);
   if (isNode() && !/^https?:/.test(text)) return FolderSource.at(text);
   const base = 'location' in globalThis ? globalThis.location.href : undefined;
+  if (!URL.canParse(text, base))
+    throw new OptionError(`the location is ${shown(text)}; it must be a URL, or in Node a path`);
   return new WebSource(new URL(text, base), { cache, onProgress, signal });
 }
 
@@ -83,12 +93,17 @@ async function backendOf(source, options, description) {
   if (provider === 'wasm') {
     checkIsolation(threads, options.threads !== undefined);
     const folder = wasmFolder(options.wasmPaths);
-    return HeapBackend.start(await imported(new URL(WASM_MODULE, folder).href), folder, source, isIsolated() ? threads : 1);
+    return HeapBackend.start(
+      await imported(new URL(WASM_MODULE, folder).href),
+      folder,
+      source,
+      isIsolated() ? threads : 1,
+    );
   }
   if (!(source instanceof FolderSource)) {
     throw new OptionError('onnxruntime-node opens local folders only; give a path, or executionProviders: ["wasm"]');
   }
-  return new NativeBackend(options.ort ?? await nativeOrt(), source, threads, description);
+  return new NativeBackend(options.ort ?? (await nativeOrt()), source, threads, description);
 }
 
 /** @param {number} nbytes of the weights @param {number} available */
@@ -97,25 +112,27 @@ export function defaultThreads(nbytes, available) {
 }
 
 async function cores() {
-  if (isNode()) return (await import('node:os')).availableParallelism();
+  if (isNode()) return (await import(/* webpackIgnore: true */ /* @vite-ignore */ 'node:os')).availableParallelism();
   return globalThis.navigator.hardwareConcurrency;
 }
 
-const isNode = () => typeof process !== 'undefined' && Boolean(process.versions?.node) && !('importScripts' in globalThis);
+const isNode = () =>
+  typeof process !== 'undefined' && Boolean(process.versions?.node) && !('importScripts' in globalThis);
 const isIsolated = () => isNode() || Boolean(globalThis.crossOriginIsolated);
 
 /** @param {number} threads @param {boolean} isWish */
 function checkIsolation(threads, isWish) {
   if (threads === 1 || isIsolated() || !isWish) return;
   throw new OptionError(
-    `threads is ${threads}, but this page is not cross-origin isolated, so it may use 1; serve it with the headers `
-    + 'Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp',
+    `threads is ${threads}, but this page is not cross-origin isolated, so it may use 1; serve it with the headers ` +
+      'Cross-Origin-Opener-Policy: same-origin and Cross-Origin-Embedder-Policy: require-corp',
   );
 }
 
 /** @param {string | URL} [wasmPaths] */
 function wasmFolder(wasmPaths) {
-  if (wasmPaths !== undefined) return new URL(String(wasmPaths).replace(/\/?$/, '/'), globalThis.location?.href ?? `file://${process.cwd()}/`);
+  if (wasmPaths !== undefined)
+    return new URL(String(wasmPaths).replace(/\/?$/, '/'), globalThis.location?.href ?? `file://${process.cwd()}/`);
   if (!isNode()) return new URL('./onnxruntime/', import.meta.url); // where assemble.js puts it
   try {
     return new URL('./', import.meta.resolve(`onnxruntime-web/${WASM_MODULE}`));
@@ -129,7 +146,9 @@ async function imported(url) {
   try {
     return (await import(/* webpackIgnore: true */ /* @vite-ignore */ url)).default;
   } catch (error) {
-    throw new PackageError(`onnxruntime-web cannot be loaded from ${url} (${oneLine(error)}); give its folder dist as wasmPaths`);
+    throw new PackageError(
+      `onnxruntime-web cannot be loaded from ${url} (${oneLine(error)}); give its folder dist as wasmPaths`,
+    );
   }
 }
 
@@ -140,7 +159,8 @@ async function nativeOrt() {
     const module = await import(/* webpackIgnore: true */ /* @vite-ignore */ name);
     return module.default ?? module;
   } catch (error) {
-    throw new PackageError(`onnxruntime-node cannot be loaded (${oneLine(error)}); run npm install onnxruntime-node, or give executionProviders: ["wasm"]`);
+    throw new PackageError(
+      `onnxruntime-node cannot be loaded (${oneLine(error)}); run npm install onnxruntime-node, or give executionProviders: ["wasm"]`,
+    );
   }
 }
-

@@ -78,8 +78,8 @@ export class LogitsProcessors {
     const left = ruleOut(logits, ids);
     if (left.every((logit) => logit === -Infinity)) {
       throw new OptionError(
-        'no token is left to choose: noRepeatNgramSize, suppressTokens or badWordsIds rule all of them out; leave one '
-        + 'of these options away',
+        'no token is left to choose: noRepeatNgramSize, suppressTokens or badWordsIds rule all of them out; leave one ' +
+          'of these options away',
       );
     }
     return left;
@@ -116,7 +116,10 @@ export class Sequences {
   }
 }
 
-/** @param {Float32Array} logits @param {readonly (readonly [number, number])[]} biases ids beyond the vocabulary have no effect */
+/**
+ * @param {Float32Array} logits
+ * @param {readonly (readonly [number, number])[]} biases ids beyond the vocabulary have no effect
+ */
 export function addBias(logits, biases) {
   const biased = logits.slice();
   for (const [id, bias] of biases) if (id < logits.length) biased[id] += Math.fround(bias);

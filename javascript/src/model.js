@@ -38,7 +38,11 @@ export class Model {
     return this.answer(prompt, options).readAll();
   }
 
-  /** Like `generate`, but the text comes in pieces while it is made; `result` is there behind the last one. @param {Prompt} prompt @param {CallOptions} [options] */
+  /**
+   * Like `generate`, but the text comes in pieces while it is made; `result` is there behind the last one.
+   * @param {Prompt} prompt
+   * @param {CallOptions} [options]
+   */
   stream(prompt, options = {}) {
     void this.tokenizer;
     return this.answer(prompt, options);
@@ -65,7 +69,11 @@ export class Model {
     return this.decoder.newState();
   }
 
-  /** Feed `prompt` to `state`, or to a new one, without an answer; resolves to that state. @param {Prompt} prompt @param {{state?: State, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [options] */
+  /**
+   * Feed `prompt` to `state`, or to a new one, without an answer; resolves to that state.
+   * @param {Prompt} prompt
+   * @param {{state?: State, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [options]
+   */
   async prefill(prompt, { state, signal, onPrompt } = {}) {
     if (state !== undefined) this.decoder.checkState(state);
     const ids = this.reader.nextIds(prompt, state);
@@ -146,32 +154,54 @@ export class Model {
     if (options.stop.length) void this.tokenizer;
     const beyond = options.forcedEosTokenId.filter((id) => id >= this.decoder.vocabSize);
     if (beyond.length) {
-      throw new OptionError(`forcedEosTokenId is ${shown(options.forcedEosTokenId)}; its ids must be from 0 to ${this.decoder.vocabSize - 1}`);
+      throw new OptionError(
+        `forcedEosTokenId is ${shown(options.forcedEosTokenId)}; its ids must be from 0 to ${this.decoder.vocabSize - 1}`,
+      );
     }
     const state = given ?? this.newState();
-    const tokens = generateTokens(this.decoder, state, tokenIds, options, this.stopIds(options, ends), { signal, onPrompt });
-    return new TextStream(tokens, this.reader.given, options.stop, tokenIds.length, given ? undefined : () => state.dispose());
+    const tokens = generateTokens(this.decoder, state, tokenIds, options, this.stopIds(options, ends), {
+      signal,
+      onPrompt,
+    });
+    return new TextStream(
+      tokens,
+      this.reader.given,
+      options.stop,
+      tokenIds.length,
+      given ? undefined : () => state.dispose(),
+    );
   }
 
-  /** Tokens that end an answer, and special tokens named as stop strings. @param {GenerationOptions} options @param {ReadonlySet<number>} ends */
+  /**
+   * Tokens that end an answer, and special tokens named as stop strings.
+   * @param {GenerationOptions} options
+   * @param {ReadonlySet<number>} ends
+   */
   stopIds(options, ends) {
     const named = options.stop.map((text) => this.reader.given?.specialId(text) ?? null);
     return new Set([...(options.ignoreEos ? [] : ends), ...named.filter((id) => id !== null)]);
   }
 
-  /** Tokens that end an answer to messages that a template has written. @param {import('./chat_prompt.js').ChatPrompt} prompt */
+  /**
+   * Tokens that end an answer to messages that a template has written.
+   * @param {import('./chat_prompt.js').ChatPrompt} prompt
+   */
   endsOf(prompt) {
     const ends = [this.tokenizer.specialId(this.tokenizer.specialTokens.eos_token ?? ''), prompt.turnEnd];
     return new Set([...this.defaults.eosTokenIds, ...ends.filter((id) => id !== null)]);
   }
 }
 
-/** Refuse a tokenizer with more tokens than the model has. @param {import('./tokenizer.js').Tokenizer | null} tokenizer @param {number} vocabSize */
+/**
+ * Refuse a tokenizer with more tokens than the model has.
+ * @param {import('./tokenizer.js').Tokenizer | null} tokenizer
+ * @param {number} vocabSize
+ */
 export function checkTokenizer(tokenizer, vocabSize) {
   if (tokenizer !== null && tokenizer.vocabSize > vocabSize) {
     throw new PackageError(
-      `tokenizer.json has ${tokenizer.vocabSize} tokens, but the model ${vocabSize}, so it belongs to another model; copy the `
-      + 'folder again, or export the checkpoint again',
+      `tokenizer.json has ${tokenizer.vocabSize} tokens, but the model ${vocabSize}, so it belongs to another model; copy the ` +
+        'folder again, or export the checkpoint again',
     );
   }
 }

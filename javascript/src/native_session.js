@@ -2,8 +2,8 @@
 
 import { DATA_FILE } from './description.js';
 import { PackageError, oneLine } from './errors.js';
-import { readModel, withOutputs } from './onnx_graph.js';
-import { nbytesOf, writeNumbers } from './sessions.js';
+import { FLOAT32, INT64, INT8, changed, node, readModel } from './onnx_graph.js';
+import { BYTES, nbytesOf, writeNumbers } from './sessions.js';
 
 /** @typedef {import('./sessions.js').Slot} Slot */
 /** @typedef {import('./sessions.js').Shared} Shared */
@@ -14,10 +14,16 @@ import { nbytesOf, writeNumbers } from './sessions.js';
 /** @typedef {typeof import('onnxruntime-common')} Ort */
 /** @typedef {import('onnxruntime-common').Tensor} Tensor */
 
+const NEW_SLOTS = 'new_slots'; // the name of an input, and the beginning of those of outputs
+const NEW_ROWS = 'new_rows.';
+
+/** @param {string} present */
+const rowsOf = (present) => present.replace('present.', NEW_ROWS);
+
 /** @implements {Backend} */
 export class NativeBackend {
   kernels = 'onnxruntime-node';
-  readsAllSlots = true; // see newRows
+  readsAllSlots = true; // see withNewRows
 
   /**
    * @param {Ort} ort @param {import('./source.js').FolderSource} source @param {number} threads
@@ -32,15 +38,22 @@ export class NativeBackend {
 
   /** @param {string} file */
   async open(file) {
-    const path = this.source.pathOf(file);
     // an idle thread spins shortly, as in Python's `runtime/threads.py`; the weights are read where they lie
-    const session = { 'intra_op.spin_duration_us': '50', model_external_initializers_file_folder_path: this.source.pathOf('onnx') };
-    const options = {
-      intraOpNumThreads: this.threads, logSeverityLevel: /** @type {const} */ (4), executionProviders: ['cpu'], extra: { session },
+    const session = {
+      'intra_op.spin_duration_us': '50',
+      model_external_initializers_file_folder_path: this.source.pathOf('onnx'),
     };
-    const { graph, rows } = this.description.cacheType === 'float32' ? newRows(await this.source.bytes(file), file) : { graph: path, rows: [] };
-    const opened = this.ort.InferenceSession.create(/** @type {any} */ (graph), options);
-    return new NativeSession(this.ort, await refusals(`open ${file}`, opened), rows);
+    const options = {
+      intraOpNumThreads: this.threads,
+      logSeverityLevel: /** @type {const} */ (4),
+      executionProviders: ['cpu'],
+      extra: { session },
+    };
+    const graph = withNewRows(await this.source.bytes(file), file, this.description);
+    return new NativeSession(
+      this.ort,
+      await refusals(`open ${file}`, this.ort.InferenceSession.create(graph, options)),
+    );
   }
 
   /** @param {number} nbytes @returns {Memory} */
@@ -54,31 +67,28 @@ export class NativeBackend {
 /**
  * A graph that gives out its new keys and values, and not the whole state.
  *
- * onnxruntime-node copies every output into a new array: for 2,048 slots of 20M parameters 6 ms a step, ten times the
- * step itself. Without the presents, attention copies the past for itself, which is several times faster.
- * The rows of an int8 state are made inside of attention, so such a graph stays as it is.
- * @param {Uint8Array} bytes @param {string} file
+ * onnxruntime-node copies every output into a new array, and a state of 2,048 tokens takes several times as long as a
+ * step. Without the presents, attention copies the past for itself, which is faster. The new rows are gathered from the
+ * presents that it made.
+ * @param {Uint8Array} bytes @param {string} file @param {import('./description.js').DecoderDescription} description
  */
-function newRows(bytes, file) {
-  const model = readModel(bytes, file);
-  const rows = model.nodes.filter(({ opType }) => opType === 'GroupQueryAttention').flatMap(({ inputs, outputs }) => [
-    { row: inputs[1], present: outputs[1] }, { row: inputs[2], present: outputs[2] },
-  ]);
-  const graph = withOutputs(model, (name) => name.startsWith('present.'), rows.map(({ row }) => row));
-  return { graph, rows };
+function withNewRows(bytes, file, { numLayers, cacheType }) {
+  const names = Array.from({ length: numLayers }, (_, layer) => [`${layer}.key`, `${layer}.value`]).flat();
+  const type = cacheType === 'int8' ? INT8 : FLOAT32;
+  return changed(readModel(bytes, file), {
+    drops: (name) => name.startsWith('present.'),
+    nodes: names.map((name) => node('Gather', [`present.${name}`, NEW_SLOTS], [`${NEW_ROWS}${name}`], '', { axis: 2 })),
+    inputs: [[NEW_SLOTS, INT64]],
+    outputs: names.map((name) => [`${NEW_ROWS}${name}`, type]),
+  });
 }
 
 /** @implements {Session} */
 class NativeSession {
-  /**
-   * @param {Ort} ort @param {import('onnxruntime-common').InferenceSession} session
-   * @param {readonly {row: string, present: string}[]} rows the outputs with new rows in place of presents; none where
-   * presents are outputs
-   */
-  constructor(ort, session, rows) {
+  /** @param {Ort} ort @param {import('onnxruntime-common').InferenceSession} session */
+  constructor(ort, session) {
     this.ort = ort;
     this.session = session;
-    this.rows = rows;
   }
 
   /**
@@ -106,19 +116,17 @@ class NativeBinding {
     this.own = new Map();
     /** @type {Record<string, Tensor>} */
     this.feeds = {};
-    /** @type {Record<string, Tensor | null>} */
-    this.fetches = {};
     /** @type {Record<string, Tensor>} */
     this.results = {};
-    this.shared = new Map(shared.map((each) => [each.output, each]));
+    this.shared = shared;
     this.memory = memory;
-    for (const slot of inputs) this.feeds[slot.name] = this.newTensor(slot);
-    for (const { name } of outputs) this.fetches[name] = null;
-    for (const { row } of session.rows) this.fetches[row] = null;
+    this.tokens = inputs[0].dims[1]; // of input_ids
+    const slots = { name: NEW_SLOTS, type: /** @type {const} */ ('int64'), dims: [this.tokens] };
+    for (const slot of [...inputs, slots]) this.feeds[slot.name] = this.newTensor(slot);
+    this.fetches = [...outputs.map(({ name }) => name), ...shared.map(({ output }) => rowsOf(output))];
     const bytes = memory.bytes();
-    for (const { input, output, type, dims, offset } of shared) {
+    for (const { input, type, dims, offset } of shared) {
       this.feeds[input] = this.tensor({ name: input, type, dims }, bytes.buffer, bytes.byteOffset + offset);
-      if (!session.rows.length) this.fetches[output] = this.feeds[input];
     }
   }
 
@@ -144,25 +152,30 @@ class NativeBinding {
   }
 
   async run() {
-    const running = this.session.session.run(this.feeds, /** @type {any} */ (this.fetches));
-    this.results = /** @type {Record<string, Tensor>} */ (await refusals('run the decoder', running));
-    for (const { row, present } of this.session.rows) this.keepRows(this.results[row], present);
+    const last = new Int32Array(/** @type {{buffer: ArrayBuffer}} */ (this.own.get('seqlens_k')).buffer)[0];
+    const first = last + 1 - this.tokens; // the slots behind the past
+    this.write(
+      NEW_SLOTS,
+      Array.from({ length: this.tokens }, (_, i) => first + i),
+    );
+    this.results = await refusals('run the decoder', this.session.session.run(this.feeds, this.fetches));
+    for (const shared of this.shared) this.keepRows(this.results[rowsOf(shared.output)], shared, first);
   }
 
-  /** Copy new rows, [1, S, heads * channels], into the slots where the past ends. @param {Tensor} rows @param {string} present */
-  keepRows(rows, present) {
-    const { dims, offset } = /** @type {Shared} */ (this.shared.get(present));
+  /**
+   * Copy new rows, [1, heads, S, channels], into their slots.
+   * @param {Tensor} rows
+   * @param {Shared} shared
+   * @param {number} first
+   */
+  keepRows(rows, { type, dims, offset }, first) {
     const [, heads, slots, channels] = dims;
-    const tokens = rows.dims[1];
-    const last = new Int32Array(/** @type {{buffer: ArrayBuffer}} */ (this.own.get('seqlens_k')).buffer)[0];
+    const rowBytes = channels * BYTES[type];
+    const width = this.tokens * rowBytes;
+    const { buffer, byteOffset } = /** @type {Float32Array} */ (rows.data);
     const bytes = this.memory.bytes();
-    const floats = new Float32Array(bytes.buffer, bytes.byteOffset + offset, heads * slots * channels);
-    const data = /** @type {Float32Array} */ (rows.data);
-    for (let token = 0; token < tokens; token++) {
-      for (let head = 0; head < heads; head++) {
-        const from = (token * heads + head) * channels;
-        floats.set(data.subarray(from, from + channels), (head * slots + last + 1 - tokens + token) * channels);
-      }
+    for (let head = 0; head < heads; head++) {
+      bytes.set(new Uint8Array(buffer, byteOffset + head * width, width), offset + (head * slots + first) * rowBytes);
     }
   }
 
@@ -180,7 +193,9 @@ function newMemory(nbytes) {
     const bytes = new Uint8Array(nbytes); // the system hands it out as it is written to
     return { nbytes, bytes: () => bytes, dispose() {} };
   } catch (error) {
-    throw new PackageError(`a state of ${nbytes.toLocaleString('en')} bytes does not fit into memory (${oneLine(error)})`);
+    throw new PackageError(
+      `a state of ${nbytes.toLocaleString('en')} bytes does not fit into memory (${oneLine(error)})`,
+    );
   }
 }
 

@@ -6,7 +6,8 @@ import { all, field, numberField, numbers, parse, serialize, text, texts } from 
 /** @typedef {import('./protobuf.js').Field} Field */
 
 const MODEL = { graph: 7, metadata: 14 };
-const GRAPH = { node: 1, initializer: 5, output: 12 };
+const GRAPH = { node: 1, initializer: 5, input: 11, output: 12 };
+const VALUE_INFO = { name: 1, type: 2, tensor: 1, elementType: 1 };
 const NODE = { input: 1, output: 2, name: 3, opType: 4, attribute: 5, domain: 7 };
 const ATTRIBUTE = { name: 1, integer: 3, type: 20 };
 const TENSOR = { dims: 1, dataType: 2, name: 8, rawData: 9, externalData: 13, dataLocation: 14 };
@@ -16,6 +17,8 @@ const EXTERNAL = 1;
 
 export const FLOAT32 = 1;
 export const UINT8 = 2;
+export const INT8 = 3;
+export const INT64 = 7;
 export const FLOAT16 = 10;
 
 /**
@@ -51,7 +54,9 @@ export function readModel(bytes, file) {
     };
   } catch (error) {
     if (error instanceof RangeError) {
-      throw new PackageError(`${file} is no ONNX file, or a damaged one (${oneLine(error)}); export the checkpoint again`);
+      throw new PackageError(
+        `${file} is no ONNX file, or a damaged one (${oneLine(error)}); export the checkpoint again`,
+      );
     }
     throw error;
   }
@@ -73,16 +78,29 @@ export function writeModel(model, nodes, initializers) {
 }
 
 /**
- * The file with other outputs, which must be float32 values of the graph; those that `drops` names go.
- * @param {ReturnType<typeof readModel>} model @param {(name: string) => boolean} drops @param {readonly string[]} added
+ * The file with further nodes and inputs, and with other outputs in place of those that `drops` names. Values of the
+ * graph have a name and an element type.
+ * @param {ReturnType<typeof readModel>} model
+ * @param {{drops: (name: string) => boolean, nodes: Uint8Array[], inputs: [string, number][], outputs: [string, number][]}} change
  */
-export function withOutputs(model, drops, added) {
-  const floats = [numberField(1, FLOAT32)]; // TypeProto.Tensor.elem_type
-  const outputs = added.map((name) => field(GRAPH.output, [field(1, name), field(2, [field(1, floats)])]));
-  const kept = model.graph.filter(({ number, value }) =>
-    number !== GRAPH.output || !(value instanceof Uint8Array) || !drops(text(parse(value), 1)));
-  const graph = field(MODEL.graph, [...kept, ...outputs]);
+export function changed(model, { drops, nodes, inputs, outputs }) {
+  const kept = model.graph.filter(
+    ({ number, value }) =>
+      number !== GRAPH.output || !(value instanceof Uint8Array) || !drops(text(parse(value), VALUE_INFO.name)),
+  );
+  const graph = field(MODEL.graph, [
+    ...kept,
+    ...nodes.map((each) => field(GRAPH.node, each)),
+    ...inputs.map(([name, type]) => valueInfo(GRAPH.input, name, type)),
+    ...outputs.map(([name, type]) => valueInfo(GRAPH.output, name, type)),
+  ]);
   return serialize(model.fields.map((each) => (each.number === MODEL.graph ? graph : each)));
+}
+
+/** @param {number} number @param {string} name @param {number} type */
+function valueInfo(number, name, type) {
+  const tensor = field(VALUE_INFO.tensor, [numberField(VALUE_INFO.elementType, type)]);
+  return field(number, [field(VALUE_INFO.name, name), field(VALUE_INFO.type, [tensor])]);
 }
 
 /**
@@ -95,9 +113,13 @@ export function node(opType, inputs, outputs, domain, integers = {}) {
     ...outputs.map((name) => field(NODE.output, name)),
     field(NODE.name, outputs[0]),
     field(NODE.opType, opType),
-    ...Object.entries(integers).map(([name, value]) => field(NODE.attribute, [
-      field(ATTRIBUTE.name, name), numberField(ATTRIBUTE.integer, value), numberField(ATTRIBUTE.type, INTEGER_ATTRIBUTE),
-    ])),
+    ...Object.entries(integers).map(([name, value]) =>
+      field(NODE.attribute, [
+        field(ATTRIBUTE.name, name),
+        numberField(ATTRIBUTE.integer, value),
+        numberField(ATTRIBUTE.type, INTEGER_ATTRIBUTE),
+      ]),
+    ),
     field(NODE.domain, domain),
   ]);
 }
@@ -111,7 +133,8 @@ export function externalFloats(name, dims) {
     numberField(TENSOR.dataType, FLOAT32),
     field(TENSOR.name, name),
     ...Object.entries(entries).map(([key, value]) =>
-      field(TENSOR.externalData, [field(KEY, key), field(VALUE, String(value))])),
+      field(TENSOR.externalData, [field(KEY, key), field(VALUE, String(value))]),
+    ),
     numberField(TENSOR.dataLocation, EXTERNAL),
   ]);
 }
@@ -125,7 +148,8 @@ function entry(bytes) {
 /** @param {Uint8Array} bytes @returns {Node} */
 export function readNode(bytes) {
   const fields = parse(bytes);
-  const integers = all(fields, NODE.attribute).map(parse)
+  const integers = all(fields, NODE.attribute)
+    .map(parse)
     .map((attribute) => [text(attribute, ATTRIBUTE.name), numbers(attribute, ATTRIBUTE.integer)[0]]);
   return {
     opType: text(fields, NODE.opType),
@@ -145,9 +169,14 @@ function readInitializer(bytes) {
     dims: numbers(fields, TENSOR.dims),
     dataType: numbers(fields, TENSOR.dataType)[0],
     rawData: all(fields, TENSOR.rawData)[0] ?? null,
-    external: external.location === undefined ? null : {
-      location: external.location, offset: Number(external.offset ?? 0), length: Number(external.length ?? 0),
-    },
+    external:
+      external.location === undefined
+        ? null
+        : {
+            location: external.location,
+            offset: Number(external.offset ?? 0),
+            length: Number(external.length ?? 0),
+          },
     bytes,
   };
 }

@@ -8,7 +8,11 @@ import { OptionError, PackageError, shown } from './errors.js';
 /** @typedef {string | ArrayLike<number>} Prompt */
 
 export class PromptReader {
-  /** @param {import('./tokenizer.js').Tokenizer | null} tokenizer @param {number} vocabSize @param {string} modelName */
+  /**
+   * @param {import('./tokenizer.js').Tokenizer | null} tokenizer
+   * @param {number} vocabSize
+   * @param {string} modelName
+   */
   constructor(tokenizer, vocabSize, modelName) {
     this.given = tokenizer;
     this.vocabSize = vocabSize;
@@ -20,12 +24,17 @@ export class PromptReader {
   /** The model's tokenizer; PackageError when it has none. */
   get tokenizer() {
     if (this.given === null) {
-      throw new PackageError(`the model ${shown(this.modelName)} has no tokenizer.json; give token ids and read tokenIds`);
+      throw new PackageError(
+        `the model ${shown(this.modelName)} has no tokenizer.json; give token ids and read tokenIds`,
+      );
     }
     return this.given;
   }
 
-  /** A template with the tokenizer: the folder's default, one of its names, or the text of a template. @param {string} [chatTemplate] */
+  /**
+   * A template with the tokenizer: the folder's default, one of its names, or the text of a template.
+   * @param {string} [chatTemplate]
+   */
   chatPrompt(chatTemplate) {
     const source = this.templateSource(chatTemplate);
     let prompt = this.chatPrompts.get(source);
@@ -36,7 +45,11 @@ export class PromptReader {
     return prompt;
   }
 
-  /** The token that `state` has not been fed of its stream, then the prompt. @param {Prompt} prompt @param {State} [state] */
+  /**
+   * The token that `state` has not been fed of its stream, then the prompt.
+   * @param {Prompt} prompt
+   * @param {State} [state]
+   */
   nextIds(prompt, state) {
     const unfed = state?.unfedToken == null ? [] : [state.unfedToken];
     const position = state?.position ?? 0;
@@ -44,8 +57,8 @@ export class PromptReader {
     if (isEmpty && unfed.length) return unfed;
     if (isEmpty && position) {
       throw new OptionError(
-        `the prompt is empty, and all ${position} tokens of the state are fed; give the token after them, or prefill all `
-        + 'tokens but the last',
+        `the prompt is empty, and all ${position} tokens of the state are fed; give the token after them, or prefill all ` +
+          'tokens but the last',
       );
     }
     if (typeof prompt !== 'string') return [...unfed, ...this.checkedIds(prompt)];
@@ -81,13 +94,18 @@ export class PromptReader {
     if (!Array.isArray(tokenIds) && !ArrayBuffer.isView(tokenIds)) {
       throw new OptionError(`the prompt is ${shown(tokenIds)}; it must be text or a list of token ids`);
     }
-    const ids = Array.from(/** @type {ArrayLike<unknown>} */ (tokenIds), (id) => (typeof id === 'bigint' ? Number(id) : id));
+    const ids = Array.from(/** @type {ArrayLike<unknown>} */ (tokenIds), (id) =>
+      typeof id === 'bigint' ? Number(id) : id,
+    );
     if (!ids.length) throw new OptionError('the prompt is empty; give at least one token id');
     ids.forEach((id, index) => {
       if (id !== null && typeof id === 'object') {
-        throw new OptionError('the prompt is a list of objects or lists; give messages to chat, and several prompts one after the other');
+        throw new OptionError(
+          'the prompt is a list of objects or lists; give messages to chat, and several prompts one after the other',
+        );
       }
-      if (!Number.isInteger(id)) throw new OptionError(`token ${index} of the prompt is ${shown(id)}; it must be a whole number`);
+      if (!Number.isInteger(id))
+        throw new OptionError(`token ${index} of the prompt is ${shown(id)}; it must be a whole number`);
       if (Number(id) < 0 || Number(id) >= this.vocabSize) {
         throw new OptionError(`token ${index} of the prompt is ${id}; it must be from 0 to ${this.vocabSize - 1}`);
       }
@@ -95,14 +113,17 @@ export class PromptReader {
     return /** @type {number[]} */ (ids);
   }
 
-  /** Tokens as the tokenizer cuts a text; PackageError for one that the model does not have. @param {number[]} tokenIds */
+  /**
+   * Tokens as the tokenizer cuts a text; PackageError for one that the model does not have.
+   * @param {number[]} tokenIds
+   */
   checkedTokens(tokenIds) {
     if (!tokenIds.length) throw new OptionError('the prompt makes no token; give other text');
     const unknown = tokenIds.find((id) => id >= this.vocabSize);
     if (unknown === undefined) return tokenIds;
     throw new PackageError(
-      `the tokenizer of ${shown(this.modelName)} gives token ${unknown}, but the model has ${this.vocabSize} tokens; export `
-      + 'the model again with its own tokenizer',
+      `the tokenizer of ${shown(this.modelName)} gives token ${unknown}, but the model has ${this.vocabSize} tokens; export ` +
+        'the model again with its own tokenizer',
     );
   }
 
@@ -111,9 +132,13 @@ export class PromptReader {
     const templates = this.tokenizer.chatTemplates;
     const names = [...templates.keys()].sort();
     if (chatTemplate !== undefined && chatTemplate !== null) {
-      const source = templates.get(chatTemplate) ?? (typeof chatTemplate === 'string' && chatTemplate.includes('{') ? chatTemplate : null);
+      const source =
+        templates.get(chatTemplate) ??
+        (typeof chatTemplate === 'string' && chatTemplate.includes('{') ? chatTemplate : null);
       if (source !== null) return source;
-      throw new OptionError(`chatTemplate is ${shown(chatTemplate)}; it must be the text of a Jinja template, or one of the names ${shown(names)}`);
+      throw new OptionError(
+        `chatTemplate is ${shown(chatTemplate)}; it must be the text of a Jinja template, or one of the names ${shown(names)}`,
+      );
     }
     const source = templates.get('default');
     if (source !== undefined) return source;

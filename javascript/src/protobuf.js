@@ -21,7 +21,8 @@ export function parse(bytes) {
     const [number, wire] = [Math.floor(key / 8), key % 8];
     if (wire === VARINT) fields.push({ number, wire, value: readVarint(reader) });
     else if (wire === BYTES) fields.push({ number, wire, value: take(reader, Number(readVarint(reader))) });
-    else if (wire === FIXED_64 || wire === FIXED_32) fields.push({ number, wire, value: take(reader, wire === FIXED_64 ? 8 : 4) });
+    else if (wire === FIXED_64 || wire === FIXED_32)
+      fields.push({ number, wire, value: take(reader, wire === FIXED_64 ? 8 : 4) });
     else throw new RangeError(`wire type ${wire}`);
   }
   return fields;
@@ -68,13 +69,15 @@ export function text(fields, number) {
 
 /** @param {readonly Field[]} fields @param {number} number @returns {number[]} packed or not */
 export function numbers(fields, number) {
-  return fields.filter((each) => each.number === number).flatMap(({ value }) => {
-    if (typeof value === 'bigint') return [Number(value)];
-    const reader = { bytes: value, at: 0 };
-    const found = [];
-    while (reader.at < value.length) found.push(Number(readVarint(reader)));
-    return found;
-  });
+  return fields
+    .filter((each) => each.number === number)
+    .flatMap(({ value }) => {
+      if (typeof value === 'bigint') return [Number(value)];
+      const reader = { bytes: value, at: 0 };
+      const found = [];
+      while (reader.at < value.length) found.push(Number(readVarint(reader)));
+      return found;
+    });
 }
 
 /** @param {{bytes: Uint8Array, at: number}} reader */

@@ -11,7 +11,9 @@ const SIZES = { F32: 4, I64: 8, I8: 1, U8: 1 };
 /** @param {Readonly<Record<string, Tensor>>} tensors @param {Record<string, string>} metadata */
 export function writeSafetensors(tensors, metadata) {
   // the widest numbers first, so that each lies at a multiple of its size
-  const names = Object.keys(tensors).sort((a, b) => SIZES[tensors[b].dtype] - SIZES[tensors[a].dtype] || (a < b ? -1 : 1));
+  const names = Object.keys(tensors).sort(
+    (a, b) => SIZES[tensors[b].dtype] - SIZES[tensors[a].dtype] || (a < b ? -1 : 1),
+  );
   /** @type {Record<string, object>} */
   const header = { __metadata__: metadata };
   let at = 0;
@@ -33,13 +35,16 @@ export function readSafetensors(bytes) {
   const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
   const start = LENGTH_BYTES + length;
   if (start > bytes.length) throw new RangeError('the file ends early');
-  const { __metadata__: metadata, ...entries } = JSON.parse(new TextDecoder().decode(bytes.subarray(LENGTH_BYTES, start)));
+  const { __metadata__: metadata, ...entries } = JSON.parse(
+    new TextDecoder().decode(bytes.subarray(LENGTH_BYTES, start)),
+  );
   /** @type {Record<string, Tensor>} */
   const tensors = {};
   for (const [name, { dtype, shape, data_offsets: offsets }] of Object.entries(entries)) {
     const [from, to] = offsets;
     const size = shape.reduce((/** @type {number} */ a, /** @type {number} */ b) => a * b, SIZES[dtype]);
-    if (!(from >= 0 && to - from === size && start + to <= bytes.length)) throw new RangeError(`the tensor ${name} lies outside`);
+    if (!(from >= 0 && to - from === size && start + to <= bytes.length))
+      throw new RangeError(`the tensor ${name} lies outside`);
     tensors[name] = { dtype, shape, bytes: bytes.slice(start + from, start + to) };
   }
   return { tensors, metadata: /** @type {Record<string, string>} */ (metadata ?? {}) };

@@ -24,7 +24,8 @@ const TEMPLATES = 'additional_chat_templates';
 const REPORT_FILE = 'export_report.json';
 
 /** @param {string} what */
-const missing = (what) => new PackageError(`${what} is missing; give a folder that doge-export wrote, or export the model again`);
+const missing = (what) =>
+  new PackageError(`${what} is missing; give a folder that doge-export wrote, or export the model again`);
 
 /** A folder on disk. @implements {Source} */
 export class FolderSource {
@@ -41,7 +42,12 @@ export class FolderSource {
 
   /** @param {string} folder a path, or a file: URL */
   static async at(folder) {
-    const [fs, path, url] = await Promise.all([import('node:fs/promises'), import('node:path'), import('node:url')]);
+    const [fs, path, url] = await Promise.all([
+      // which bundlers leave alone
+      import(/* webpackIgnore: true */ /* @vite-ignore */ 'node:fs/promises'),
+      import(/* webpackIgnore: true */ /* @vite-ignore */ 'node:path'),
+      import(/* webpackIgnore: true */ /* @vite-ignore */ 'node:url'),
+    ]);
     const source = new FolderSource(folder.startsWith('file:') ? url.fileURLToPath(folder) : folder, { fs, path });
     if (!(await fs.stat(source.folder).catch(() => null))?.isDirectory()) {
       throw new PackageError(`there is no folder ${JSON.stringify(source.folder)}; give one that doge-export wrote`);
@@ -141,17 +147,25 @@ export class WebSource {
   /** The report lists the files of a folder, which the web does not. */
   async templates() {
     const report = await this.text(REPORT_FILE);
-    const files = Object.keys(report === null ? {} : parseJson(report, REPORT_FILE).files ?? {});
-    return files.filter((file) => file.startsWith(`${TEMPLATES}/`) && file.endsWith('.jinja'))
-      .map((file) => file.slice(TEMPLATES.length + 1)).sort();
+    const files = Object.keys(report === null ? {} : (parseJson(report, REPORT_FILE).files ?? {}));
+    return files
+      .filter((file) => file.startsWith(`${TEMPLATES}/`) && file.endsWith('.jinja'))
+      .map((file) => file.slice(TEMPLATES.length + 1))
+      .sort();
   }
 
   async data() {
     const bytes = await this.bytes(DATA_FILE);
-    return { size: bytes.length, page: async (/** @type {number} */ from, /** @type {number} */ to) => bytes.subarray(from, to) };
+    return {
+      size: bytes.length,
+      page: async (/** @type {number} */ from, /** @type {number} */ to) => bytes.subarray(from, to),
+    };
   }
 
-  /** Small files are asked for anew and the cache serves offline; the data file comes from the cache. @param {string} file */
+  /**
+   * Small files are asked for anew and the cache serves offline; the data file comes from the cache.
+   * @param {string} file
+   */
   async read(file) {
     const url = new URL(file, this.url).href;
     const cache = this.cacheName === null ? null : await globalThis.caches.open(this.cacheName);
@@ -173,11 +187,19 @@ export class WebSource {
       await cache?.put(url, new Response(null, { status: 404 })); // offline, too, it is known to be missing
       return null;
     }
-    if (!response.ok) throw new PackageError(`${url} cannot be loaded: the server answers ${response.status} ${response.statusText}`);
+    if (!response.ok)
+      throw new PackageError(`${url} cannot be loaded: the server answers ${response.status} ${response.statusText}`);
     const bytes = await this.received(response, file, url);
     // only a whole file, and only now, so nothing is half-cached
-    await cache?.put(url, new Response(/** @type {BlobPart} */ (bytes), { headers: { 'Content-Length': String(bytes.length) } }))
-      .catch(() => this.onProgress({ file: `${file} (too large to be kept for offline use)`, loaded: bytes.length, total: bytes.length }));
+    await cache
+      ?.put(url, new Response(/** @type {BlobPart} */ (bytes), { headers: { 'Content-Length': String(bytes.length) } }))
+      .catch(() =>
+        this.onProgress({
+          file: `${file} (too large to be kept for offline use)`,
+          loaded: bytes.length,
+          total: bytes.length,
+        }),
+      );
     return bytes;
   }
 
@@ -214,7 +236,9 @@ export class WebSource {
   /** @param {string} url @param {unknown} error */
   failure(url, error) {
     if (this.signal?.aborted) return this.signal.reason;
-    return new PackageError(`${url} cannot be loaded (${oneLine(error)}); look at the address and the connection, and try again`);
+    return new PackageError(
+      `${url} cannot be loaded (${oneLine(error)}); look at the address and the connection, and try again`,
+    );
   }
 }
 
@@ -238,7 +262,12 @@ function asText(bytes, file) {
   }
 }
 
-/** The JSON object in a text; PackageError for anything else. @param {string} text @param {string} file @returns {Record<string, any>} */
+/**
+ * The JSON object in a text; PackageError for anything else.
+ * @param {string} text
+ * @param {string} file
+ * @returns {Record<string, any>}
+ */
 export function parseJson(text, file) {
   let value;
   try {

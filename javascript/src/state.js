@@ -72,7 +72,11 @@ export class State {
   copy() {
     this.checkFree();
     const used = Math.min(this.position, this.description.keepWindowSize);
-    const other = new State(this.backend, this.description, new Cache(this.backend, this.description, this.cache.heads, used));
+    const other = new State(
+      this.backend,
+      this.description,
+      new Cache(this.backend, this.description, this.cache.heads, used),
+    );
     other.cache.copyFrom(this.cache, used);
     if (this.precedence) other.precedence = this.precedence.slice();
     other.window = this.window?.copy() ?? null;
@@ -91,8 +95,8 @@ export class State {
     }
     if (position < this.position && this.overflowed) {
       throw new RewindError(
-        `cannot go back to position ${position}: the window of ${this.description.keepWindowSize} tokens has `
-        + 'overflowed; return to a copy() of the state',
+        `cannot go back to position ${position}: the window of ${this.description.keepWindowSize} tokens has ` +
+          'overflowed; return to a copy() of the state',
       );
     }
     this.unfed = { position, token: null };
@@ -132,7 +136,9 @@ export class State {
     if (file.keyPositions) state.fillWindow(file.keyPositions);
     state.position = file.position;
     state.unfed = { position: file.position, token: file.unfedToken };
-    file.seenTokens.forEach((id, i) => { state.seen.first[id] = file.firstPositions[i]; });
+    file.seenTokens.forEach((id, i) => {
+      state.seen.first[id] = file.firstPositions[i];
+    });
     state.metadata = file.metadata;
     return state;
   }
@@ -174,7 +180,10 @@ export class State {
   fillWindow(positions) {
     const { description: d } = this;
     this.window = new FullWindow(
-      this.precedenceOf(0, d.keepWindowSize), positions, d.numLayers * d.numRecurrentHeads, d.keepSinks,
+      this.precedenceOf(0, d.keepWindowSize),
+      positions,
+      d.numLayers * d.numRecurrentHeads,
+      d.keepSinks,
     );
     return this.window;
   }
@@ -245,5 +254,6 @@ function slotsOf(rows, width, count, first = 0) {
 
 /** The inverse. @param {Float32Array} columns @param {number} count @param {Float32Array} rows @param {number} width */
 function spread(columns, count, rows, width) {
-  for (let row = 0; row < rows.length / width; row++) rows.set(columns.subarray(row * count, (row + 1) * count), row * width);
+  for (let row = 0; row < rows.length / width; row++)
+    rows.set(columns.subarray(row * count, (row + 1) * count), row * width);
 }

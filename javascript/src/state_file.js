@@ -14,7 +14,15 @@ const FORMAT_VERSION = 1;
 const HEADER_KEY = 'doge_export.state';
 const CHECKSUM_KEY = 'doge_export.sha256';
 const POSITION_LIMIT = 2 ** 32;
-const HEADER_FIELDS = ['format_version', 'keep_sinks', 'keep_window_size', 'metadata', 'position', 'unfed_token', 'weights_sha256'];
+const HEADER_FIELDS = [
+  'format_version',
+  'keep_sinks',
+  'keep_window_size',
+  'metadata',
+  'position',
+  'unfed_token',
+  'weights_sha256',
+];
 
 /**
  * The content of a state file. `cache` has the bytes of [layers, 2, heads, slots in use, channels].
@@ -34,7 +42,8 @@ const HEADER_FIELDS = ['format_version', 'keep_sinks', 'keep_window_size', 'meta
 export function writeStateFile(d, content) {
   const { position, metadata, heads } = content;
   for (const [name, value] of Object.entries(metadata)) {
-    if (typeof value !== 'string') throw new StateError(`the state's metadata has ${shown(value)} for ${shown(name)}; it must be a string`);
+    if (typeof value !== 'string')
+      throw new StateError(`the state's metadata has ${shown(value)} for ${shown(name)}; it must be a string`);
   }
   const used = Math.min(position, d.keepWindowSize);
   const header = JSON.stringify({
@@ -48,12 +57,20 @@ export function writeStateFile(d, content) {
   });
   /** @type {Record<string, Tensor>} */
   const tensors = {
-    cache: { dtype: d.cacheType === 'int8' ? 'I8' : 'F32', shape: [d.numLayers, 2, heads, used, d.channels], bytes: content.cache },
+    cache: {
+      dtype: d.cacheType === 'int8' ? 'I8' : 'F32',
+      shape: [d.numLayers, 2, heads, used, d.channels],
+      bytes: content.cache,
+    },
     seen_tokens: int64(content.seenTokens, [content.seenTokens.length]),
     first_positions: int64(content.firstPositions, [content.firstPositions.length]),
   };
   if (content.precedence) {
-    const bytes = new Uint8Array(content.precedence.buffer, content.precedence.byteOffset, content.precedence.byteLength);
+    const bytes = new Uint8Array(
+      content.precedence.buffer,
+      content.precedence.byteOffset,
+      content.precedence.byteLength,
+    );
     tensors.precedence = { dtype: 'F32', shape: [d.numLayers, d.numRecurrentHeads, used], bytes };
   }
   if (content.keyPositions) {
@@ -68,7 +85,8 @@ export function writeStateFile(d, content) {
  * @returns {StateContent}
  */
 export function readStateFile(bytes, d) {
-  if (!(bytes instanceof Uint8Array)) throw new StateError('loadState takes the bytes of a state file as a Uint8Array; give what state.save() returned');
+  if (!(bytes instanceof Uint8Array))
+    throw new StateError('loadState takes the bytes of a state file as a Uint8Array; give what state.save() returned');
   const { tensors, metadata } = asStateFile(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)); // no Buffer
   const header = parsedHeader(metadata[HEADER_KEY], d);
   const packed = isPacked(tensors, d);
@@ -91,7 +109,11 @@ export function readStateFile(bytes, d) {
   return content;
 }
 
-/** SHA-256 of the header text and the tensors in the order of their names. @param {string} header @param {Record<string, Tensor>} tensors */
+/**
+ * SHA-256 of the header text and the tensors in the order of their names.
+ * @param {string} header
+ * @param {Record<string, Tensor>} tensors
+ */
 function checksum(header, tensors) {
   const encoder = new TextEncoder();
   const digest = sha256.create().update(encoder.encode(header));
@@ -112,7 +134,8 @@ function asStateFile(bytes) {
     throw new StateError(`the bytes are no state file or a damaged one: ${oneLine(error)}`);
   }
   for (const key of [HEADER_KEY, CHECKSUM_KEY]) {
-    if (typeof file.metadata[key] !== 'string') throw new StateError(`the bytes are no state file: the header has no entry ${key}`);
+    if (typeof file.metadata[key] !== 'string')
+      throw new StateError(`the bytes are no state file: the header has no entry ${key}`);
   }
   return file;
 }
@@ -126,10 +149,13 @@ function parsedHeader(text, d) {
     throw damaged(`its header is not valid JSON (${oneLine(error)})`);
   }
   if (header?.format_version !== FORMAT_VERSION) {
-    throw new StateError(`the state file has format ${shown(header?.format_version)}, but this version reads ${FORMAT_VERSION} only`);
+    throw new StateError(
+      `the state file has format ${shown(header?.format_version)}, but this version reads ${FORMAT_VERSION} only`,
+    );
   }
   header = { keep_sinks: 0, ...header };
-  if (Object.keys(header).sort().join() !== HEADER_FIELDS.join()) throw damaged(`its header has the fields ${Object.keys(header)}`);
+  if (Object.keys(header).sort().join() !== HEADER_FIELDS.join())
+    throw damaged(`its header has the fields ${Object.keys(header)}`);
   const belongs = [
     [header.weights_sha256, d.weightsSha256, 'has the weights'],
     [header.keep_window_size, d.keepWindowSize, 'has a window of'],
@@ -138,34 +164,47 @@ function parsedHeader(text, d) {
   for (const [theirs, ours, what] of belongs) {
     if (theirs === ours) continue;
     throw new StateError(
-      `the state is of another model: its own ${what} ${String(theirs).slice(0, 12)}, this one ${String(ours).slice(0, 12)}; `
-      + 'load it with the model that made it',
+      `the state is of another model: its own ${what} ${String(theirs).slice(0, 12)}, this one ${String(ours).slice(0, 12)}; ` +
+        'load it with the model that made it',
     );
   }
   const { position, unfed_token: unfed, metadata } = header;
-  if (!Number.isInteger(position) || position < 0 || position >= POSITION_LIMIT) throw damaged(`its position is ${shown(position)}`);
+  if (!Number.isInteger(position) || position < 0 || position >= POSITION_LIMIT)
+    throw damaged(`its position is ${shown(position)}`);
   const isToken = Number.isInteger(unfed) && unfed >= 0 && unfed < d.vocabSize;
   if (unfed !== null && !isToken) throw damaged(`its unfed_token is ${shown(unfed)}`);
-  const isText = metadata && typeof metadata === 'object' && Object.values(metadata).every((value) => typeof value === 'string');
+  const isText =
+    metadata && typeof metadata === 'object' && Object.values(metadata).every((value) => typeof value === 'string');
   if (!isText) throw damaged('its metadata is no dictionary of strings');
   return header;
 }
 
-/** Whether the cache has the rows of bytes that DogeStep writes. @param {Record<string, Tensor>} tensors @param {DecoderDescription} d */
+/**
+ * Whether the cache has the rows of bytes that DogeStep writes.
+ * @param {Record<string, Tensor>} tensors
+ * @param {DecoderDescription} d
+ */
 function isPacked(tensors, d) {
   const { dtype, shape = [] } = tensors.cache ?? {};
   if (dtype !== 'U8') {
     if (d.cacheType === 'int8' || dtype !== 'I8') return false;
-    throw new StateError('the state has a cache of int8 and this model one of float32; load it with the model that made it');
+    throw new StateError(
+      'the state has a cache of int8 and this model one of float32; load it with the model that made it',
+    );
   }
   if (d.cacheType === 'float32' && shape[4] === packedWidth(d)) return true;
   throw new StateError(
-    'the state was saved by the operator DogeStep with a cache in 8 bits, which only that operator can go on with; save '
-    + 'it in Python from a model loaded with operators=False',
+    'the state was saved by the operator DogeStep with a cache in 8 bits, which only that operator can go on with; save ' +
+      'it in Python from a model loaded with operators=False',
   );
 }
 
-/** @param {Record<string, Tensor>} tensors @param {number} position @param {DecoderDescription} d @param {boolean} packed */
+/**
+ * @param {Record<string, Tensor>} tensors
+ * @param {number} position
+ * @param {DecoderDescription} d
+ * @param {boolean} packed
+ */
 function checkLayout(tensors, position, d, packed) {
   const wide = 'key_positions' in tensors;
   if ((position > d.keepWindowSize && !wide) || (position < d.keepWindowSize && wide)) {
@@ -176,7 +215,8 @@ function checkLayout(tensors, position, d, packed) {
   const seen = tensors.seen_tokens?.shape[0] ?? 0;
   /** @type {Record<string, [string, number[]]>} */
   const expected = {
-    cache: packed ? ['U8', [d.numLayers, 2, heads, used, packedWidth(d)]]
+    cache: packed
+      ? ['U8', [d.numLayers, 2, heads, used, packedWidth(d)]]
       : [d.cacheType === 'int8' ? 'I8' : 'F32', [d.numLayers, 2, heads, used, d.channels]],
     first_positions: ['I64', [seen]],
     seen_tokens: ['I64', [seen]],
@@ -184,12 +224,16 @@ function checkLayout(tensors, position, d, packed) {
   if (d.separatePrecedence) expected.precedence = ['F32', [d.numLayers, d.numRecurrentHeads, used]];
   if (wide) expected.key_positions = ['I64', [d.numLayers, d.numRecurrentHeads, d.keepWindowSize]];
   const found = Object.fromEntries(Object.entries(tensors).map(([name, { dtype, shape }]) => [name, [dtype, shape]]));
-  if (inOrder(found) !== inOrder(expected)) throw damaged(`it holds ${inOrder(found)} where this model has ${inOrder(expected)}`);
+  if (inOrder(found) !== inOrder(expected))
+    throw damaged(`it holds ${inOrder(found)} where this model has ${inOrder(expected)}`);
 }
 
 /** Numbers that no stream can have led to. @param {StateContent} content @param {DecoderDescription} d */
 function checkValues(content, d) {
-  const floats = d.cacheType === 'int8' ? new Float32Array(0) : new Float32Array(content.cache.buffer, content.cache.byteOffset, content.cache.byteLength / 4);
+  const floats =
+    d.cacheType === 'int8'
+      ? new Float32Array(0)
+      : new Float32Array(content.cache.buffer, content.cache.byteOffset, content.cache.byteLength / 4);
   const isNumber = (/** @type {number} */ value) => !Number.isNaN(value);
   if (!floats.every(isNumber) || !(content.precedence ?? floats.subarray(0, 0)).every(isNumber)) {
     throw damaged('its cache holds numbers that are none');
@@ -208,7 +252,9 @@ function checkValues(content, d) {
 /** @param {number} limit @param {ArrayLike<number>} values */
 function allDifferentBelow(limit, values) {
   const sorted = Float64Array.from(values).sort();
-  return sorted.every((value, i) => Number.isInteger(value) && value >= 0 && value < limit && (i === 0 || value > sorted[i - 1]));
+  return sorted.every(
+    (value, i) => Number.isInteger(value) && value >= 0 && value < limit && (i === 0 || value > sorted[i - 1]),
+  );
 }
 
 /** Bytes of a row as DogeStep keeps it: the mask's numbers in float32, then float16. @param {DecoderDescription} d */
@@ -216,7 +262,11 @@ function packedWidth(d) {
   return 4 * d.maskChannels + 2 * Math.ceil(d.headDim / 8) * 8;
 }
 
-/** Rows of DogeStep in float32, which holds each of their numbers. @param {Uint8Array} bytes @param {DecoderDescription} d */
+/**
+ * Rows of DogeStep in float32, which holds each of their numbers.
+ * @param {Uint8Array} bytes
+ * @param {DecoderDescription} d
+ */
 function unpackFloat16(bytes, d) {
   const width = packedWidth(d);
   const rows = bytes.length / width;

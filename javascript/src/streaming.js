@@ -18,7 +18,10 @@ import { StopStrings } from './stopping.js';
  * @property {number} decodeTokensPerS the new tokens after the first by the time they took; 0 when there were none
  */
 
-/** Pieces of the text of one generation; the model runs only while a piece is asked for. @implements {AsyncIterable<string>} */
+/**
+ * Pieces of the text of one generation; the model runs only while a piece is asked for.
+ * @implements {AsyncIterable<string>}
+ */
 export class TextStream {
   /**
    * @param {AsyncGenerator<GeneratedToken, void, void>} tokens
@@ -46,7 +49,7 @@ export class TextStream {
   }
 
   /** @returns {AsyncGenerator<string, void, void>} */
-  async* [Symbol.asyncIterator]() {
+  async *[Symbol.asyncIterator]() {
     try {
       for (let piece = await this.next(); piece !== null; piece = await this.next()) yield piece;
     } finally {
@@ -86,7 +89,7 @@ export class TextStream {
 
   /** Run to the end. */
   async readAll() {
-    while (await this.next() !== null);
+    while ((await this.next()) !== null);
     return this.result;
   }
 
@@ -128,7 +131,8 @@ export class TextStream {
     if (this.detokenizer === null) return '';
     let certain = this.detokenizer.push(tokenId);
     const isLast = finishReason !== null;
-    if (isLast || this.stopStrings.completedBy(certain + this.detokenizer.unsettled)) certain += this.detokenizer.finish();
+    if (isLast || this.stopStrings.completedBy(certain + this.detokenizer.unsettled))
+      certain += this.detokenizer.finish();
     const piece = this.stopStrings.push(certain);
     if (this.stopStrings.found) this.finishReason = 'stop';
     else if (isLast) return piece + this.stopStrings.finish();

@@ -7,7 +7,15 @@ import { OptionError, PackageError, oneLine, shown } from './errors.js';
 import { parseJson } from './source.js';
 
 // The names under which transformers hands special tokens to a chat template.
-const SPECIAL_TOKEN_NAMES = ['bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token'];
+const SPECIAL_TOKEN_NAMES = [
+  'bos_token',
+  'eos_token',
+  'unk_token',
+  'sep_token',
+  'pad_token',
+  'cls_token',
+  'mask_token',
+];
 const CLEANS_UP = 'clean_up_tokenization_spaces';
 const FOR_BPE = '_for_bpe_even_though_it_will_corrupt_output'; // the end of a field that asks for cleaning all the same
 
@@ -29,7 +37,9 @@ export class Tokenizer {
     this.byteIds = new Set(bytes.map((text) => this.backend.token_to_id(text)).filter((id) => id !== undefined));
     this.specialTokens = specialTokens(config);
     this.chatTemplates = chatTemplates;
-    this.cleanUpTokenizationSpaces = Boolean(config[CLEANS_UP] && (file.model?.type !== 'BPE' || config[CLEANS_UP + FOR_BPE]));
+    this.cleanUpTokenizationSpaces = Boolean(
+      config[CLEANS_UP] && (file.model?.type !== 'BPE' || config[CLEANS_UP + FOR_BPE]),
+    );
     const vocab = this.backend.get_vocab();
     this.vocabSize = vocab.size;
     this.largestId = [...vocab.values()].reduce((a, b) => Math.max(a, b), -1);
@@ -54,7 +64,11 @@ export class Tokenizer {
     }
   }
 
-  /** Token ids of a text; addSpecialTokens puts those around it that the file asks for. @param {string} text @param {{addSpecialTokens?: boolean}} [options] */
+  /**
+   * Token ids of a text; addSpecialTokens puts those around it that the file asks for.
+   * @param {string} text
+   * @param {{addSpecialTokens?: boolean}} [options]
+   */
   encode(text, { addSpecialTokens = true } = {}) {
     return this.known(this.backend.encode(checkedText(text), { add_special_tokens: addSpecialTokens }).ids);
   }
@@ -65,12 +79,19 @@ export class Tokenizer {
     const { normalizer, pre_tokenizer: preTokenizer, model } = this.backend;
     const normal = normalizer === null ? text : normalizer(text);
     const words = preTokenizer === null ? [normal] : preTokenizer(normal);
-    return this.known(model(words).map((/** @type {string} */ token) => model.tokens_to_ids.get(token) ?? model.unk_token_id));
+    return this.known(
+      model(words).map((/** @type {string} */ token) => model.tokens_to_ids.get(token) ?? model.unk_token_id),
+    );
   }
 
-  /** The text of tokens; an incomplete character becomes U+FFFD. @param {readonly number[]} tokenIds @param {{skipSpecialTokens?: boolean, cleanUp?: boolean}} [options] */
+  /**
+   * The text of tokens; an incomplete character becomes U+FFFD.
+   * @param {readonly number[]} tokenIds
+   * @param {{skipSpecialTokens?: boolean, cleanUp?: boolean}} [options]
+   */
   decode(tokenIds, { skipSpecialTokens = true, cleanUp: cleans = this.cleanUpTokenizationSpaces } = {}) {
-    const shows = (/** @type {number} */ id) => (skipSpecialTokens ? !this.isSilent(id) : this.backend.id_to_token(id) !== undefined);
+    const shows = (/** @type {number} */ id) =>
+      skipSpecialTokens ? !this.isSilent(id) : this.backend.id_to_token(id) !== undefined;
     const ids = tokenIds.filter(shows);
     if (!ids.length) return '';
     const text = this.backend.decode(ids, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
@@ -92,7 +113,10 @@ export class Tokenizer {
     return this.silentIds.has(tokenId) || this.backend.id_to_token(tokenId) === undefined;
   }
 
-  /** Whether the token is a single byte, such as `<0x0A>`, that is decoded together with its neighbours. @param {number} tokenId */
+  /**
+   * Whether the token is a single byte, such as `<0x0A>`, that is decoded together with its neighbours.
+   * @param {number} tokenId
+   */
   isByte(tokenId) {
     return this.byteIds.has(tokenId);
   }
@@ -132,7 +156,8 @@ async function chatTemplates(source, config) {
   const entry = config.chat_template;
   if (templates.size || entry == null) return templates;
   if (typeof entry === 'string') return templates.set('default', entry);
-  const isList = Array.isArray(entry) && entry.every((each) => typeof each?.name === 'string' && typeof each?.template === 'string');
+  const isList =
+    Array.isArray(entry) && entry.every((each) => typeof each?.name === 'string' && typeof each?.template === 'string');
   if (!isList) {
     throw new PackageError(
       'tokenizer_config.json: chat_template must be a string, or a list of objects with a name and a template; export the model again',

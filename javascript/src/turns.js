@@ -13,8 +13,12 @@ export async function breathe() {
 
 /** @returns {Promise<void>} */
 function turn() {
-  if ('setImmediate' in globalThis) return new Promise((resolve) => { setImmediate(resolve); });
-  return new Promise((resolve) => { // a timer would wait for 4 ms
+  if ('setImmediate' in globalThis)
+    return new Promise((resolve) => {
+      setImmediate(resolve);
+    });
+  return new Promise((resolve) => {
+    // a timer would wait for 4 ms
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => {
       port1.close();

@@ -23,7 +23,9 @@ import { FLOAT16, FLOAT32, UINT8, externalFloats, node, readModel, readNode, wri
 export function unpacked(bytes, file, data) {
   const model = readModel(bytes, file);
   const initializers = new Map(model.initializers.map((each) => [each.name, each]));
-  const casts = new Map(model.nodes.filter(({ opType }) => opType === 'Cast').map((cast) => [cast.outputs[0], cast.inputs[0]]));
+  const casts = new Map(
+    model.nodes.filter(({ opType }) => opType === 'Cast').map((cast) => [cast.outputs[0], cast.inputs[0]]),
+  );
   const stored = (/** @type {string} */ name) => initializers.get(name) ?? initializers.get(casts.get(name) ?? '');
   /** @type {Map<string, RangeFile>} */
   const files = new Map();
@@ -72,11 +74,12 @@ function blocksOf(from, stored, file) {
   const { K: columns, N: rows, block_size: blockSize, bits = 4 } = from.integers;
   const [codes, scales, zeroPoints] = [1, 2, 3].map((index) => stored(from.inputs[index] ?? ''));
   const plain = (bits === 4 || bits === 8) && !from.inputs[4] && codes?.dataType === UINT8;
-  const isRead = scales && [FLOAT32, FLOAT16].includes(scales.dataType) && (!from.inputs[3] || zeroPoints?.dataType === UINT8);
+  const isRead =
+    scales && [FLOAT32, FLOAT16].includes(scales.dataType) && (!from.inputs[3] || zeroPoints?.dataType === UINT8);
   if (!plain || !isRead || !codes || !scales) {
     throw new PackageError(
-      `${file} stores the matrix ${from.inputs[1]} in a form that this version cannot unpack; update it, or export the `
-      + 'checkpoint again',
+      `${file} stores the matrix ${from.inputs[1]} in a form that this version cannot unpack; update it, or export the ` +
+        'checkpoint again',
     );
   }
   return { rows, columns, bits, blockSize, codes, scales, zeroPoints: zeroPoints ?? null };

@@ -24,7 +24,8 @@ for (const [name, expected] of Object.entries(vectors.folders)) {
       after(() => model.dispose());
       test('texts are the same token ids', () => textsAgree(model, expected.texts));
       test('chats are the same text and ids', () => chatsAgree(model, expected.chats));
-      test('logits agree', () => logitsAgree(model, expected.answers, rounds ? ROUNDING : name.endsWith('kv-int8') ? INT8_STATE : EXACT));
+      test('logits agree', () =>
+        logitsAgree(model, expected.answers, rounds ? ROUNDING : name.endsWith('kv-int8') ? INT8_STATE : EXACT));
       if (rounds) return;
       test('answers have the same tokens', () => answersAgree(model, expected.answers));
       test('chats have the same answers, turn by turn', () => turnsAgree(model, expected));
@@ -57,7 +58,9 @@ async function logitsAgree(model, answers, most) {
   for (const { prompt, logits } of answers) {
     const row = (await model.logits(prompt))[prompt.length - 1];
     const largest = Math.max(...logits.map(Math.abs));
-    const difference = Math.max(...logits.map((/** @type {number} */ logit, /** @type {number} */ i) => Math.abs(logit - row[i])));
+    const difference = Math.max(
+      ...logits.map((/** @type {number} */ logit, /** @type {number} */ i) => Math.abs(logit - row[i])),
+    );
     assert.ok(difference <= most * largest, `${difference / largest} of the largest logit, ${prompt.length} tokens`);
   }
 }
@@ -92,7 +95,13 @@ async function statesGoOn(model, states) {
     const state = model.loadState(readFileSync(`${work}/${file}`));
     assert.deepEqual([state.position, state.unfedToken, state.metadata.note], [position, unfed, 'café']);
     for (const branch of [state.copy(), model.loadState(state.save())]) {
-      const options = { state: branch, ignoreEos: true, maxNewTokens: tokens.length, temperature: 0, repetitionPenalty: penalty };
+      const options = {
+        state: branch,
+        ignoreEos: true,
+        maxNewTokens: tokens.length,
+        temperature: 0,
+        repetitionPenalty: penalty,
+      };
       assert.deepEqual((await model.generate('', options)).tokenIds, tokens, file);
       branch.dispose();
     }

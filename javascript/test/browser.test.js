@@ -53,7 +53,9 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
   test('loads the model with a thread that the headers allow', async () => {
     await page.goto(`${address}&threads=2`);
     await ready(page);
-    await page.evaluate(async () => { await navigator.serviceWorker.ready; });
+    await page.evaluate(async () => {
+      await navigator.serviceWorker.ready;
+    });
     assert.equal(await textOf(page, '#name'), NAME);
     assert.match(await textOf(page, '#status'), /^2 threads; remembers 2,048 tokens$/);
   });
@@ -102,10 +104,18 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     await other.goto(`${new URL(address).origin}/?model=${broken.address}`);
     await other.waitForSelector('#error:not([hidden])', WAIT);
     assert.match(await textOf(other, '#error'), /model\.onnx_data (cannot be loaded|ended after)/);
-    const kept = await other.evaluate(async () => (await (await caches.open('doge-export')).keys()).map(({ url }) => url));
-    assert.deepEqual(kept.filter((url) => url.startsWith(broken.address) && url.endsWith('_data')), []);
+    const kept = await other.evaluate(async () =>
+      (await (await caches.open('doge-export')).keys()).map(({ url }) => url),
+    );
+    assert.deepEqual(
+      kept.filter((url) => url.startsWith(broken.address) && url.endsWith('_data')),
+      [],
+    );
     await other.goto(`${new URL(address).origin}/?model=nowhere`);
-    await other.waitForFunction(() => document.querySelector('#error')?.textContent?.includes('decoder.onnx is missing'), WAIT);
+    await other.waitForFunction(
+      () => document.querySelector('#error')?.textContent?.includes('decoder.onnx is missing'),
+      WAIT,
+    );
     await other.close();
     broken.close();
   });
@@ -133,8 +143,12 @@ async function answersInNode() {
 
 /** @param {string} folder @returns {Promise<[import('node:child_process').ChildProcess, string]>} */
 async function served(folder) {
-  const server = spawn('python3', [join(ROOT, 'examples/browser/serve.py'), folder, '--port', '0'], { stdio: ['ignore', 'pipe', 'ignore'] });
-  const line = await new Promise((resolve) => { server.stdout?.once('data', (data) => resolve(String(data))); });
+  const server = spawn('python3', [join(ROOT, 'examples/browser/serve.py'), folder, '--port', '0'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  const line = await new Promise((resolve) => {
+    server.stdout?.once('data', (data) => resolve(String(data)));
+  });
   const origin = /http:\S+/.exec(String(line))?.[0] ?? '';
   return [server, `${origin}?model=model/${NAME}`];
 }
@@ -149,7 +163,9 @@ async function brokenServer(folder) {
     if (!String(url).endsWith('_data')) return response.end(bytes);
     response.write(bytes.subarray(0, bytes.length / 2), () => setTimeout(() => response.destroy(), 200));
   });
-  await new Promise((resolve) => { server.listen(0, '127.0.0.1', () => resolve(null)); });
+  await new Promise((resolve) => {
+    server.listen(0, '127.0.0.1', () => resolve(null));
+  });
   const { port } = /** @type {import('node:net').AddressInfo} */ (server.address());
   return { address: `http://127.0.0.1:${port}`, close: () => server.close() };
 }
@@ -159,7 +175,9 @@ async function downloaded(folder) {
   for (let tries = 0; tries < 600; tries++) {
     const [name] = (await readdir(folder)).filter((each) => each.endsWith('.safetensors'));
     if (name) return join(folder, name);
-    await new Promise((resolve) => { setTimeout(resolve, 100); });
+    await new Promise((resolve) => {
+      setTimeout(resolve, 100);
+    });
   }
   throw new Error('nothing was downloaded');
 }
@@ -168,7 +186,13 @@ async function downloaded(folder) {
 const ready = (page) => page.waitForSelector('#send:not([disabled])', WAIT);
 
 /** @param {import('puppeteer-core').Page} page */
-const idle = (page) => page.waitForFunction(() => document.querySelector('#stop')?.hasAttribute('hidden') && !document.querySelector('#send')?.hasAttribute('disabled'), WAIT);
+const idle = (page) =>
+  page.waitForFunction(
+    () =>
+      document.querySelector('#stop')?.hasAttribute('hidden') &&
+      !document.querySelector('#send')?.hasAttribute('disabled'),
+    WAIT,
+  );
 
 /** @param {import('puppeteer-core').Page} page @param {string} text */
 async function type(page, text) {
@@ -181,7 +205,11 @@ async function type(page, text) {
 async function ask(page, text) {
   await type(page, text);
   await idle(page);
-  assert.equal(await page.$eval('#error', (element) => element.hasAttribute('hidden')), true, await textOf(page, '#error'));
+  assert.equal(
+    await page.$eval('#error', (element) => element.hasAttribute('hidden')),
+    true,
+    await textOf(page, '#error'),
+  );
   return (await shownMessages(page)).at(-1) ?? '';
 }
 

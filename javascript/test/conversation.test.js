@@ -8,7 +8,9 @@ import { folderOf, vectors, work } from './vectors.js';
 describe('a conversation', () => {
   /** @type {import('../src/index.js').Model} */
   let model;
-  before(async () => { model = await load(folderOf('doge-20m-10min-int8'), { executionProviders: ['cpu'], threads: 1 }); });
+  before(async () => {
+    model = await load(folderOf('doge-20m-10min-int8'), { executionProviders: ['cpu'], threads: 1 });
+  });
   after(() => model.dispose());
   const options = { maxNewTokens: 20 };
 
@@ -33,9 +35,15 @@ describe('a conversation', () => {
     writeFileSync(`${work}/conversation.safetensors`, bytes);
     const resumed = Conversation.resume(model, bytes);
     assert.deepEqual([resumed.messages, resumed.turns], [conversation.messages, conversation.turns]);
-    const [first, second] = [await conversation.ask('Why?', options).readAll(), await resumed.ask('Why?', options).readAll()];
+    const [first, second] = [
+      await conversation.ask('Why?', options).readAll(),
+      await resumed.ask('Why?', options).readAll(),
+    ];
     assert.deepEqual(first.tokenIds, second.tokenIds);
-    writeFileSync(`${work}/conversation.json`, JSON.stringify({ messages: resumed.messages.slice(0, 4), question: 'Why?', text: first.text }));
+    writeFileSync(
+      `${work}/conversation.json`,
+      JSON.stringify({ messages: resumed.messages.slice(0, 4), question: 'Why?', text: first.text }),
+    );
     for (const each of [conversation, resumed]) each.dispose();
   });
 
@@ -48,7 +56,10 @@ describe('a conversation', () => {
     await assert.rejects(asking.readAll(), { name: 'AbortError' });
     assert.ok(stopped.state.position > stopped.tokens.length);
     await stopped.ask('Why?', options).readAll();
-    assert.deepEqual(stopped.messages.map(({ role }) => role), ['user', 'assistant', 'user', 'assistant']);
+    assert.deepEqual(
+      stopped.messages.map(({ role }) => role),
+      ['user', 'assistant', 'user', 'assistant'],
+    );
     assert.equal(stopped.state.position, stopped.tokens.length - 1);
     assert.ok(!model.tokenizer.decode(stopped.tokens).includes('water water'));
     stopped.dispose();

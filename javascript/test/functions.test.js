@@ -15,7 +15,11 @@ const { cases } = vectors;
 test('a seed draws the numbers that it draws in numpy', () => {
   for (const { seed, numbers } of cases.draws) {
     const generator = new Pcg64(BigInt(seed));
-    assert.deepEqual(numbers.map(() => generator.random()), numbers, seed);
+    assert.deepEqual(
+      numbers.map(() => generator.random()),
+      numbers,
+      seed,
+    );
   }
 });
 
@@ -24,7 +28,10 @@ test('a seed draws the tokens that it draws in Python', () => {
     const generator = new Pcg64(BigInt(seed));
     const kept = candidates(Float32Array.from(logits), withOverrides(DEFAULTS, camelCase(options)));
     assert.equal(kept.ids.length, left, JSON.stringify(options));
-    assert.deepEqual(tokens.map(() => kept.ids[sample(kept.logits, () => generator.random())]), tokens);
+    assert.deepEqual(
+      tokens.map(() => kept.ids[sample(kept.logits, () => generator.random())]),
+      tokens,
+    );
   }
 });
 
@@ -44,7 +51,10 @@ test('options change logits as they do in Python', () => {
 test('stop strings let the same pieces through', () => {
   for (const { stop, pieces, out, rest, found } of cases.stopped) {
     const strings = new StopStrings(stop);
-    assert.deepEqual(pieces.map((/** @type {string} */ piece) => strings.push(piece)), out);
+    assert.deepEqual(
+      pieces.map((/** @type {string} */ piece) => strings.push(piece)),
+      out,
+    );
     assert.deepEqual([strings.finish(), strings.found], [rest, found]);
   }
 });
@@ -52,7 +62,10 @@ test('stop strings let the same pieces through', () => {
 test('texts are cleaned letter by letter as in Python', () => {
   for (const { text, out, rest } of cases.cleaned) {
     const cleaning = new CleanUp();
-    assert.deepEqual([...text].map((letter) => cleaning.push(letter)), out);
+    assert.deepEqual(
+      [...text].map((letter) => cleaning.push(letter)),
+      out,
+    );
     assert.equal(cleaning.finish(), rest);
   }
 });

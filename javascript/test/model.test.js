@@ -16,7 +16,9 @@ for (const provider of /** @type {const} */ (['cpu', 'wasm'])) {
   describe(`doge-tiny by ${provider}`, () => {
     /** @type {import('../src/index.js').Model} */
     let model;
-    before(async () => { model = await load(folderOf(NAME), { executionProviders: [provider], threads: 1 }); });
+    before(async () => {
+      model = await load(folderOf(NAME), { executionProviders: [provider], threads: 1 });
+    });
     after(() => model.dispose());
 
     test('pieces of a stream add up to its text', async () => {
@@ -31,10 +33,18 @@ for (const provider of /** @type {const} */ (['cpu', 'wasm'])) {
     test('a signal ends an answer, and its state goes on', async () => {
       const state = model.newState();
       const controller = new AbortController();
-      const stream = model.stream('Once upon a time', { state, ignoreEos: true, maxNewTokens: 1000, signal: controller.signal });
-      await assert.rejects(async () => {
-        for await (const _ of stream) if (stream.tokenIds.length > 5) controller.abort();
-      }, { name: 'AbortError' });
+      const stream = model.stream('Once upon a time', {
+        state,
+        ignoreEos: true,
+        maxNewTokens: 1000,
+        signal: controller.signal,
+      });
+      await assert.rejects(
+        async () => {
+          for await (const _ of stream) if (stream.tokenIds.length > 5) controller.abort();
+        },
+        { name: 'AbortError' },
+      );
       const whole = await model.generate('Once upon a time', { ignoreEos: true, maxNewTokens: 20 });
       const rest = await model.generate('', { state, ignoreEos: true, maxNewTokens: 20 - stream.tokenIds.length });
       assert.deepEqual([...stream.tokenIds, ...rest.tokenIds], whole.tokenIds);
@@ -43,7 +53,9 @@ for (const provider of /** @type {const} */ (['cpu', 'wasm'])) {
 
     test('a timer can end an answer', async () => {
       const signal = AbortSignal.timeout(100);
-      await assert.rejects(model.generate('One', { ignoreEos: true, maxNewTokens: 1e6, signal }), { name: 'TimeoutError' });
+      await assert.rejects(model.generate('One', { ignoreEos: true, maxNewTokens: 1e6, signal }), {
+        name: 'TimeoutError',
+      });
     });
 
     test('a long stream takes constant memory and time', async () => {
@@ -79,6 +91,30 @@ for (const provider of /** @type {const} */ (['cpu', 'wasm'])) {
       state.dispose();
     });
 
+    test('a state that does not fit into memory is refused', { skip: provider === 'cpu' }, async () => {
+      for (const nbytes of [2 ** 32 - 2 ** 20, 5e9]) {
+        assert.throws(
+          () => model.decoder.backend.allocate(nbytes),
+          (error) => error instanceof PackageError && /too large for the heap/.test(error.message),
+        );
+      }
+      assert.equal((await model.generate('Once', { maxNewTokens: 2, ignoreEos: true })).completionTokens, 2);
+    });
+
+    test('states that nobody disposes of leave the heap', { skip: provider === 'cpu' || !globalThis.gc }, async () => {
+      const sizes = [];
+      for (let i = 0; i < 60; i++) {
+        const state = await model.prefill('Once upon a time');
+        await model.generate(' there', { state, maxNewTokens: 2 });
+        globalThis.gc?.();
+        await new Promise((resolve) => {
+          setTimeout(resolve, 2);
+        });
+        sizes.push(model.decoder.backend.allocate(1).bytes().buffer.byteLength);
+      }
+      assert.equal(sizes[59], sizes[20]);
+    });
+
     test('stop strings end an answer', async () => {
       const whole = await model.generate('Once upon a time', { maxNewTokens: 40, ignoreEos: true });
       const stop = whole.text.slice(10, 14);
@@ -89,23 +125,38 @@ for (const provider of /** @type {const} */ (['cpu', 'wasm'])) {
     test('wrong prompts and options end in one sentence', async () => {
       /** @type {[any, any, RegExp][]} */
       const wrong = [
-        ['', {}, /the prompt is empty/], [[], {}, /the prompt is empty/], [[1e6], {}, /from 0 to/], [[1.5], {}, /whole number/],
-        [null, {}, /the prompt is null/], ['a\ud800', {}, /half a character/], [[{ role: 'user' }], {}, /give messages to chat/],
-        ['a', { temperature: -1 }, /temperature is -1; it must be/], ['a', { topK: true }, /topK is true/],
-        ['a', { topp: 1 }, /no option "topp"/], ['a', { stop: [''] }, /none of them empty/], ['a', { seed: -1 }, /seed is -1/],
-        ['a', { maxNewTokens: 0 }, /at least 1/], ['a', { state: {} }, /state is/], ['a', { forcedEosTokenId: [1e6] }, /from 0 to/],
+        ['', {}, /the prompt is empty/],
+        [[], {}, /the prompt is empty/],
+        [[1e6], {}, /from 0 to/],
+        [[1.5], {}, /whole number/],
+        [null, {}, /the prompt is null/],
+        ['a\ud800', {}, /half a character/],
+        [[{ role: 'user' }], {}, /give messages to chat/],
+        ['a', { temperature: -1 }, /temperature is -1; it must be/],
+        ['a', { topK: true }, /topK is true/],
+        ['a', { topp: 1 }, /no option "topp"/],
+        ['a', { stop: [''] }, /none of them empty/],
+        ['a', { seed: -1 }, /seed is -1/],
+        ['a', { maxNewTokens: 0 }, /at least 1/],
+        ['a', { state: {} }, /state is/],
+        ['a', { forcedEosTokenId: [1e6] }, /from 0 to/],
       ];
-      for (const [prompt, options, message] of wrong) await rejects(model.generate(prompt, options), OptionError, message);
+      for (const [prompt, options, message] of wrong)
+        await rejects(model.generate(prompt, options), OptionError, message);
     });
 
     test('wrong messages end in one sentence', async () => {
       /** @type {[any, RegExp][]} */
       const wrong = [
-        [[], /non-empty list/], ['hello', /non-empty list/], [[{ role: 'user' }], /content is missing/],
-        [[{ role: 'user', content: [{ type: 'image' }] }], /reads only text/], [[{ role: 1, content: 'a' }], /role is 1/],
+        [[], /non-empty list/],
+        ['hello', /non-empty list/],
+        [[{ role: 'user' }], /content is missing/],
+        [[{ role: 'user', content: [{ type: 'image' }] }], /reads only text/],
+        [[{ role: 1, content: 'a' }], /role is 1/],
       ];
       for (const [messages, message] of wrong) await rejects(model.chat(messages), OptionError, message);
-      const chat = (/** @type {string} */ chatTemplate) => model.chat([{ role: 'user', content: 'a' }], { chatTemplate });
+      const chat = (/** @type {string} */ chatTemplate) =>
+        model.chat([{ role: 'user', content: 'a' }], { chatTemplate });
       await rejects(chat('nosuch'), OptionError, /chatTemplate is "nosuch"/);
       await rejects(chat('{% for %}'), DogeError, /not valid Jinja/);
       await rejects(chat("{{ raise_exception('no roles') }}"), OptionError, /does not accept these messages: no roles/);
@@ -116,7 +167,10 @@ for (const provider of /** @type {const} */ (['cpu', 'wasm'])) {
       const bytes = state.save();
       const damaged = bytes.slice();
       damaged[bytes.length - 1] ^= 1;
-      assert.throws(() => model.loadState(damaged), (error) => error instanceof StateError && /checksum|impossible/.test(error.message));
+      assert.throws(
+        () => model.loadState(damaged),
+        (error) => error instanceof StateError && /checksum|impossible/.test(error.message),
+      );
       assert.throws(() => model.loadState(bytes.subarray(0, 100)), /ends early|damaged/);
       assert.throws(() => model.loadState(new Uint8Array(0)), StateError);
       assert.throws(() => model.loadState(/** @type {any} */ ('x')), StateError);
@@ -132,7 +186,9 @@ for (const provider of /** @type {const} */ (['cpu', 'wasm'])) {
 describe('folders that cannot be opened', () => {
   /** @type {string} */
   let work;
-  before(async () => { work = await mkdtemp(join(tmpdir(), 'doge-')); });
+  before(async () => {
+    work = await mkdtemp(join(tmpdir(), 'doge-'));
+  });
   after(() => rm(work, { recursive: true }));
 
   /** A copy of the folder, spoilt. @param {string} name @param {(folder: string) => Promise<unknown>} spoil */
@@ -149,11 +205,24 @@ describe('folders that cannot be opened', () => {
     ['no-data', (folder) => rm(join(folder, 'onnx/model.onnx_data')), /model\.onnx_data is missing/],
     ['short-data', (folder) => writeFile(join(folder, 'onnx/model.onnx_data'), 'x'), /damaged, or of another export/],
     ['no-onnx', (folder) => writeFile(join(folder, 'onnx/decoder.onnx'), 'no protobuf at all'), /no ONNX file/],
-    ['mixed', (folder) => cp(join(folderOf('native'), 'onnx/decoder_recurrent.onnx'), join(folder, 'onnx/decoder_recurrent.onnx')), /of another export/],
-    ['newer', (folder) => edit(join(folder, 'onnx/decoder.onnx'), '"format_version": 6', '"format_version": 8'), /newer than this version/],
+    [
+      'mixed',
+      (folder) =>
+        cp(join(folderOf('native'), 'onnx/decoder_recurrent.onnx'), join(folder, 'onnx/decoder_recurrent.onnx')),
+      /of another export/,
+    ],
+    [
+      'newer',
+      (folder) => edit(join(folder, 'onnx/decoder.onnx'), '"format_version": 6', '"format_version": 8'),
+      /newer than this version/,
+    ],
     ['tokenizer', (folder) => writeFile(join(folder, 'tokenizer.json'), '{"model": {}}'), /is not a tokenizer/],
     ['json', (folder) => writeFile(join(folder, 'generation_config.json'), '[1]'), /must hold a JSON object/],
-    ['setting', (folder) => writeFile(join(folder, 'generation_config.json'), '{"top_p": 7}'), /not allowed: topP is 7/],
+    [
+      'setting',
+      (folder) => writeFile(join(folder, 'generation_config.json'), '{"top_p": 7}'),
+      /not allowed: topP is 7/,
+    ],
   ];
   for (const [name, spoil, message] of ways) {
     test(`${name}: ${message.source}`, async () => {
@@ -165,7 +234,12 @@ describe('folders that cannot be opened', () => {
     await rejects(load(join(work, 'nowhere')), PackageError, /there is no folder/);
     await rejects(load(folderOf(NAME), /** @type {any} */ ({ thread: 1 })), OptionError, /no option "thread"/);
     await rejects(load(folderOf(NAME), { threads: 0 }), OptionError, /threads is 0/);
-    await rejects(load(folderOf(NAME), /** @type {any} */ ({ executionProviders: ['cuda'] })), OptionError, /it must be \["cpu"\]/);
+    await rejects(
+      load(folderOf(NAME), /** @type {any} */ ({ executionProviders: ['cuda'] })),
+      OptionError,
+      /it must be \["cpu"\]/,
+    );
+    await rejects(load('http://[/model'), OptionError, /it must be a URL/);
     await rejects(load('http://127.0.0.1:9/model', { executionProviders: ['wasm'] }), PackageError, /cannot be loaded/);
   });
 
@@ -184,7 +258,12 @@ async function edit(path, from, to) {
   await writeFile(path, Buffer.from(bytes.replace(from, to), 'latin1'));
 }
 
-/** A promise that fails with one sentence. @param {Promise<unknown>} promise @param {Function} kind @param {RegExp} message */
+/**
+ * A promise that fails with one sentence.
+ * @param {Promise<unknown>} promise
+ * @param {Function} kind
+ * @param {RegExp} message
+ */
 async function rejects(promise, kind, message) {
   await assert.rejects(promise, (/** @type {any} */ error) => {
     assert.equal(error instanceof kind, true, error.stack);

@@ -12,6 +12,9 @@ export const folderOf = (name) => `${work}/${name}`;
 
 /** Options as Python names them. @param {Record<string, any>} options */
 export function camelCase(options) {
-  const renamed = Object.entries(options).map(([name, value]) => [name.replace(/_(\w)/g, (_, letter) => letter.toUpperCase()), value]);
+  const renamed = Object.entries(options).map(([name, value]) => [
+    name.replace(/_(\w)/g, (_, letter) => letter.toUpperCase()),
+    value,
+  ]);
   return Object.fromEntries(renamed);
 }

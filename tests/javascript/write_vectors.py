@@ -40,6 +40,7 @@ RANDOM: dict[str, dict[str, Any]] = {
     },  # more heads once the window is full
     "experts": {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 6},
 }
+LLAMAS: dict[str, dict[str, Any]] = {"llama": {}, "llama-attention-rotates": {"hidden_size": 64}}
 PENALTY = 10.0  # of random models, which would repeat one token
 BEYOND = 150  # tokens of a prompt that the window of 128 does not hold
 TEXTS = ("Once upon a time", " leading and trailing ", "caf\u00e9 \U0001f642 na\u00efve\n\n\tx", "<|im_end|> 12 ab", "")
@@ -56,7 +57,7 @@ SAMPLED: GenerationOverrides = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, 
 
 
 def folders(work: Path) -> Iterator[Path]:
-    """A trained model by each recipe, random ones and a lifted Llama with sinks; a window of 128 tokens each."""
+    """A trained model by each recipe, random ones and lifted Llamas with sinks; a window of 128 tokens each."""
     checkpoints = work / "checkpoints"
     checkpoints.mkdir()
     for name, options in RECIPES.items():
@@ -64,9 +65,10 @@ def folders(work: Path) -> Iterator[Path]:
     for name, form in RANDOM.items():
         source = random_checkpoint(checkpoints / name, **form)
         yield export(ExportOptions(str(source), work / name, "fp32", report_tokens=0)).folder
-    llama = tiny_llama(vocab_size=len(byte_vocabulary()), max_position_embeddings=128)
-    source = llama_checkpoint(checkpoints / "llama", llama)
-    yield export(ExportOptions(str(source), work / "llama", "fp32", report_tokens=0)).folder
+    for name, fields in LLAMAS.items():
+        llama = tiny_llama(vocab_size=len(byte_vocabulary()), max_position_embeddings=128, **fields)
+        source = llama_checkpoint(checkpoints / name, llama)
+        yield export(ExportOptions(str(source), work / name, "fp32", report_tokens=0)).folder
     yield Path(shutil.copytree(SHIPPED, work / SHIPPED.name))
 
 
