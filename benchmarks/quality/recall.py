@@ -12,11 +12,13 @@ training has; every pair is asked for once, at any place behind it. A row is a n
     most       the share that as many slots can hold, a pair in each; of n pairs written they hold W / n
 
 `--sliding` and `--whole` name checkpoints that were trained with a sliding window, and without any. An error is the
-standard error over seeds, or over streams where there is one seed.
+standard error over seeds, or over streams where there is one seed. Streams longer than `--torch-up-to` are read by
+the export alone, as PyTorch's mask is [tokens, tokens].
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -44,6 +46,7 @@ WHOLE = 2**31 - 1  # keys: more than any stream has
 @click.option("--pairs", type=options.numbers, default="16,32,48,64", show_default=True, help="Pairs of a stream.")
 @click.option("--tokens", type=options.numbers, default="512,5120", show_default=True, help="Tokens of a stream.")
 @click.option("--streams", type=click.IntRange(2), default=20, show_default=True, help="Streams of a row.")
+@click.option("--torch-up-to", default=1024, show_default=True, help="Tokens; longer streams by the export alone.")
 @click.option("--symbols", type=click.IntRange(1), default=64, show_default=True, help="As in training.")
 @click.option("--seed", type=click.IntRange(0), default=10_000, show_default=True, help="Draws the streams.")
 @click.option(
@@ -58,6 +61,7 @@ def main(
     pairs: tuple[int, ...],
     tokens: tuple[int, ...],
     streams: int,
+    torch_up_to: int,
     symbols: int,
     seed: int,
     weights: str,
@@ -80,7 +84,7 @@ def main(
         for length in tokens:
             for count in pairs:
                 drawn = draw(seed, streams, length, count, Symbols(*[symbols] * 3))
-                rows.append(row(groups, exported, drawn, length, count))
+                rows.append(row(groups if length <= torch_up_to else {}, exported, drawn, length, count))
                 click.echo(rows[-1])
     if plot is not None:
         draw_plot(rows, plot)
@@ -104,11 +108,10 @@ def row(
 ) -> Result:
     """The recall of every way to read the streams, as [mean, standard error]."""
     found: dict[str, list[list[float]]] = {}  # a list of streams' shares for each seed
-    window = 0
+    window = window_of(exported[0])
     for group, folders in groups.items():
         for folder in folders:
             model, ids = loaded(folder)
-            window = model.config.keep_window_size
             for name, reader in torch_readers(model, group):
                 found.setdefault(name, []).append(recalls(reader, drawn, ids))
     for folder in exported:
@@ -117,6 +120,11 @@ def row(
     return {"tokens": tokens, "pairs": pairs, "window": window, "most": float(np.mean(held))} | {
         name: summary(shares) for name, shares in found.items()
     }
+
+
+def window_of(folder: Path) -> int:
+    """The slots of an exported folder."""
+    return int(json.loads((folder / "config.json").read_text())["keep_window_size"])
 
 
 def loaded(folder: Path) -> tuple[DogeForCausalLM, dict[str, int]]:
@@ -191,14 +199,13 @@ def draw_plot(rows: list[Result], path: Path) -> None:
     figure, panels = plt.subplots(
         1, len(lengths), figsize=(4.6 * len(lengths), 4.2), sharey=True, squeeze=False, layout="constrained"
     )
-    names = [name for name, value in rows[0].items() if isinstance(value, list)]
     for axes, length in zip(panels[0], lengths, strict=True):
         chosen = [each for each in rows if each["tokens"] == length]
         counts = [each["pairs"] for each in chosen]
         axes.plot(
             counts, [100 * each["most"] for each in chosen], "k:", label=f"most that {rows[0]['window']} slots hold"
         )
-        for name in names:
+        for name in (name for name, value in chosen[0].items() if isinstance(value, list)):
             values = np.array([each[name] for each in chosen]) * 100
             axes.errorbar(counts, values[:, 0], values[:, 1], label=LABELS[name], marker="o", markersize=4, capsize=2)
         axes.set_title(f"{length:,} tokens")
