@@ -46,6 +46,7 @@ WHOLE = 2**31 - 1  # keys: more than any stream has
 @click.option("--pairs", type=options.numbers, default="16,32,48,64", show_default=True, help="Pairs of a stream.")
 @click.option("--tokens", type=options.numbers, default="512,5120", show_default=True, help="Tokens of a stream.")
 @click.option("--streams", type=click.IntRange(2), default=20, show_default=True, help="Streams of a row.")
+@click.option("--slots", type=click.IntRange(1), help="Narrower windows than trained; by default the model's own.")
 @click.option("--torch-up-to", default=1024, show_default=True, help="Tokens; longer streams by the export alone.")
 @click.option("--symbols", type=click.IntRange(1), default=64, show_default=True, help="As in training.")
 @click.option("--seed", type=click.IntRange(0), default=10_000, show_default=True, help="Draws the streams.")
@@ -61,6 +62,7 @@ def main(
     pairs: tuple[int, ...],
     tokens: tuple[int, ...],
     streams: int,
+    slots: int | None,
     torch_up_to: int,
     symbols: int,
     seed: int,
@@ -79,7 +81,9 @@ def main(
     torch.set_num_threads(1)
     groups = {"model": folders, "trained sliding": sliding, "trained whole": whole}
     with tempfile.TemporaryDirectory() as name:
-        exported = [exported_folder(folder, Path(name) / str(index), weights) for index, folder in enumerate(folders)]
+        exported = [
+            exported_folder(folder, Path(name) / str(index), weights, slots) for index, folder in enumerate(folders)
+        ]
         rows = []
         for length in tokens:
             for count in pairs:
@@ -91,9 +95,9 @@ def main(
     finish({"seeds": len(folders), "streams": streams, "weights": weights, "rows": rows}, out)
 
 
-def exported_folder(checkpoint: Path, out: Path, weights: str) -> Path:
+def exported_folder(checkpoint: Path, out: Path, weights: str, slots: int | None) -> Path:
     """The export of a checkpoint, as `doge-export` makes it."""
-    export(ExportOptions(str(checkpoint), out, weights, report_tokens=0))
+    export(ExportOptions(str(checkpoint), out, weights, keep_window=slots, report_tokens=0))
     return out
 
 
@@ -112,6 +116,7 @@ def row(
     for group, folders in groups.items():
         for folder in folders:
             model, ids = loaded(folder)
+            model.config.keep_window_size = window
             for name, reader in torch_readers(model, group):
                 found.setdefault(name, []).append(recalls(reader, drawn, ids))
     for folder in exported:
@@ -207,7 +212,8 @@ def draw_plot(rows: list[Result], path: Path) -> None:
         )
         for name in (name for name, value in chosen[0].items() if isinstance(value, list)):
             values = np.array([each[name] for each in chosen]) * 100
-            axes.errorbar(counts, values[:, 0], values[:, 1], label=LABELS[name], marker="o", markersize=4, capsize=2)
+            label, color, width = LABELS[name]
+            axes.errorbar(counts, *values.T, label=label, color=color, linewidth=width, marker="o", markersize=4)
         axes.set_title(f"{length:,} tokens")
         axes.set_xlabel("pairs in the stream")
         axes.set_ylim(0, 103)
@@ -218,13 +224,13 @@ def draw_plot(rows: list[Result], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-LABELS = {
-    "whole": "whole context",
-    "slots": "state of slots, PyTorch",
-    "sliding": "mask off: sliding window",
-    "trained sliding": "trained with a sliding window",
-    "trained whole": "trained on the whole context",
-    "onnx": "state of slots, ONNX",
+LABELS = {  # words, colour and width of a line
+    "whole": ("whole context", "tab:gray", 1.5),
+    "slots": ("state of slots, PyTorch", "tab:orange", 5.0),
+    "sliding": ("mask off: sliding window", "tab:red", 1.5),
+    "trained sliding": ("trained with a sliding window", "tab:purple", 1.5),
+    "trained whole": ("trained on the whole context", "black", 1.5),
+    "onnx": ("state of slots, ONNX", "tab:blue", 1.5),
 }
 
 
