@@ -11,12 +11,14 @@ from train.data import DataArguments
 from train.stage import run
 from train.stages.dpo import PreferenceConfig, dpo
 from train.stages.pretrain import NewModelArguments, PretrainConfig, pretrain
+from train.stages.recall import RecallArguments, recall
 from train.stages.sft import FineTuningConfig, sft
 from train.stages.tokenizer import TokenizerArguments, train_tokenizer
 from train.stages.upcycle import UpcycleArguments, upcycle
 
 STAGES: dict[str, tuple[Any, ...]] = {  # the stage, then the types of its arguments
     "tokenizer": (train_tokenizer, TokenizerArguments, DataArguments),
+    "recall": (recall, RecallArguments),
     "pretrain": (pretrain, NewModelArguments, DataArguments, PretrainConfig),
     "upcycle": (upcycle, ModelArguments, UpcycleArguments),
     "sft": (sft, ModelArguments, DataArguments, FineTuningConfig),

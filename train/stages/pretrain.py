@@ -8,6 +8,7 @@ resume_from_checkpoint, with another output_dir and with max_steps = its step + 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -20,9 +21,23 @@ from doge_model.checkpoint import load_tokenizer, locate
 from doge_model.presets import PRESETS
 
 from ..arguments import StageConfig
+from ..copying import begin_with_copies
 from ..data import DataArguments, load_mixture
 from ..stage import make_trainer, run, train
+from ..templates import check_training_template
 from ..trainers import DogeSFTTrainer
+from ..windows import WindowSchedule, blocks, check_windows, hold_recent
+
+DIMENSIONS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "keep_window_size",
+    "keep_sinks",
+)
 
 
 @dataclass
@@ -41,15 +56,38 @@ class NewModelArguments:
     keep_sinks: int | None = field(
         default=None, metadata={"help": "First tokens of a stream whose keys never leave the window."}
     )
+    rope_theta: float | None = field(
+        default=None, metadata={"help": "Base of the rotation; it is then the same at all positions."}
+    )
+    initial_a: float = field(default=0.0, metadata={"help": "A of the mask at first; at 0 dt_proj has no gradient."})
+    recent_layers: int = field(
+        default=0, metadata={"help": "First layers that keep the most recent keys: their A stays 0."}
+    )
+    begin_with_copies: bool = field(
+        default=False, metadata={"help": "Begin with attention that finds equal tokens and copies them."}
+    )
 
 
 @dataclass
 class PretrainConfig(StageConfig, SFTConfig):
-    """SFTConfig with the packing of pre-training: documents are cut and joined into whole rows of max_length."""
+    """SFTConfig with the packing of pre-training: documents are cut and joined into whole rows of max_length.
+
+    With assistant_only_loss, records are conversations, and their answers alone are learned.
+    """
 
     packing: bool = field(default=True, metadata={"help": "Join documents into rows of max_length."})
     packing_strategy: str = field(
         default="wrapped", metadata={"help": "The way: documents are cut anywhere, and no token is lost."}
+    )
+    window_steps: list[int] = field(
+        default_factory=list,
+        metadata={"help": "Two steps: windows go from max_length to keep_window_size between them."},
+    )
+    recent_window_from: int = field(
+        default=4, metadata={"help": "With window_steps, the window at first of recent_layers, which widens."}
+    )
+    wider_steps: float = field(
+        default=0.5, metadata={"help": "With window_steps, share of steps that see a wider window, drawn anew."}
     )
 
 
@@ -61,13 +99,17 @@ def pretrain(arguments: NewModelArguments, data: DataArguments, config: Pretrain
         DataError: a record does not fit, or a source is missing.
     """
     set_seed(config.seed)
-    tokenizer = load_tokenizer(locate(arguments.tokenizer_name_or_path, None, None, local_files_only=False))
+    name = arguments.tokenizer_name_or_path
+    tokenizer = load_tokenizer(locate(name, None, None, local_files_only=False))
     if tokenizer is None:
-        raise OptionError(
-            f"{arguments.tokenizer_name_or_path} has no tokenizer; make one with python -m train.tokenizer"
-        )
+        raise OptionError(f"{name} has no tokenizer; make one with python -m train.tokenizer")
+    template = None
+    if config.assistant_only_loss:
+        template = check_training_template(tokenizer, name, config.chat_template_path, assistant_only_loss=True)
+        config.chat_template_path = None if template is not None else config.chat_template_path
     model = build_model(arguments, tokenizer)
-    train_dataset, eval_dataset = load_mixture(data, "text", config.seed)
+    kind = "conversation" if config.assistant_only_loss else "text"
+    train_dataset, eval_dataset = load_mixture(data, kind, config.seed)
     trainer = make_trainer(
         DogeSFTTrainer,
         model=model,
@@ -76,6 +118,11 @@ def pretrain(arguments: NewModelArguments, data: DataArguments, config: Pretrain
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
     )
+    trainer.saved_template = template
+    if config.window_steps:
+        recent, wider = config.recent_window_from, config.wider_steps
+        steps = check_windows(config.window_steps, recent, wider, model)
+        trainer.add_callback(WindowSchedule(model, steps, config.max_length, recent, wider))
     train(trainer)
 
 
@@ -84,14 +131,28 @@ def build_model(arguments: NewModelArguments, tokenizer: PreTrainedTokenizerBase
     config = new_config(arguments, len(tokenizer))
     config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     config.pad_token_id = tokenizer.pad_token_id
-    return DogeForCausalLM(config)
+    model = DogeForCausalLM(config)
+    if arguments.begin_with_copies:
+        begin_with_copies(model)
+    for layer in blocks(model):
+        layer.self_attn.A.data.fill_(arguments.initial_a)
+    hold_recent(model, arguments.recent_layers)
+    return model
 
 
 def new_config(arguments: NewModelArguments, vocab_size: int) -> DogeConfig:
-    """The preset with the dimensions that were given."""
+    """The preset with the dimensions that were given.
+
+    Raises:
+        OptionError: rope_theta is no base.
+    """
     given = {name: value for name, value in asdict(arguments).items() if value is not None}
-    own = {"head_dim": None, "num_mask_heads": None, "vocab_size": vocab_size}
-    own |= {name: value for name, value in given.items() if name not in ("preset", "tokenizer_name_or_path")}
+    own: dict[str, object] = {"head_dim": None, "num_mask_heads": None, "vocab_size": vocab_size}
+    own |= {name: given[name] for name in DIMENSIONS if name in given}
+    if arguments.rope_theta is not None:
+        if not 1 < arguments.rope_theta < math.inf:
+            raise OptionError(f"rope_theta is {arguments.rope_theta}; it must be above 1 and finite")
+        own["rope_parameters"] = {"rope_type": "default", "rope_theta": arguments.rope_theta}
     return DogeConfig(**(preset_config(arguments.preset).to_dict() | own))
 
 
