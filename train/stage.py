@@ -79,7 +79,8 @@ def load_model(arguments: ModelArguments) -> tuple[DogeForCausalLM, PreTrainedTo
     checkpoint = load_checkpoint(path, revision=named, dtype=DTYPES[arguments.dtype])
     if checkpoint.tokenizer is None:
         raise OptionError(f"{path} has no tokenizer; give it the one that the model was trained with")
-    checkpoint.model.set_attn_implementation(arguments.attn_implementation)
+    # set_attn_implementation knows models on transformers' AttentionInterface alone, and only warns of others
+    checkpoint.model.config._attn_implementation = arguments.attn_implementation
     return checkpoint.model, checkpoint.tokenizer
 
 

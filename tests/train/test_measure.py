@@ -14,6 +14,7 @@ from doge_model import load_checkpoint
 from tests.helpers.training import ALICE, conversations, make_tokenizer, preferences, run_pretrain, write_jsonl
 from train.arguments import ModelArguments
 from train.data import DataArguments, Source
+from train.stage import load_model
 from train.stages.measure import MeasureArguments, check_windows, encode, measure
 
 pytestmark = pytest.mark.slow
@@ -59,6 +60,13 @@ def test_a_window_that_the_sinks_would_fill_is_refused() -> None:
         OptionError, match=r"keep_window_sizes are \[9, 4\]; each must be at least 5, above the model's"
     ):
         check_windows([9, 4], keep_sinks=4)
+
+
+@pytest.mark.parametrize("name", ["eager", "sdpa"])
+def test_the_attention_that_was_asked_for_computes(model: Path, name: str) -> None:
+    loaded, _ = load_model(ModelArguments(str(model), attn_implementation=name))
+    weights = loaded(torch.tensor([[1, 2]]), output_attentions=True).attentions
+    assert bool(weights) == (name == "eager")  # the fused kernel returns none
 
 
 def test_the_mask_of_a_new_model_is_one_everywhere(model: Path, tmp_path: Path) -> None:
