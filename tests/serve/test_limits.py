@@ -81,6 +81,18 @@ def test_a_request_ends_when_its_time_is_over(stream: bool, model: Model) -> Non
     assert response.status_code == (200 if stream else 408)
 
 
+def test_reading_a_request_counts_as_its_time(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(text: str) -> list[int]:
+        time.sleep(1)
+        return [0]
+
+    monkeypatch.setattr(model.tokenizer, "encode", encode)
+    with served({NAME: model}, Limits(max_streams=2, max_seconds=0.3)) as address:
+        response = httpx.post(f"{address}/v1/completions", json=SHORT)
+        assert response.status_code == 408 and response.elapsed.total_seconds() < 0.9
+        assert running(address)["running"] == 0
+
+
 def chunks() -> Iterator[bytes]:
     for _ in range(100):
         yield b" " * 1000
