@@ -12,7 +12,7 @@ from .asked import Asked
 from .chats import check_length
 from .engine import Engine, Piece
 from .errors import bad_request
-from .fields import check_fields, for_each_answer, options_of
+from .fields import check_fields, for_each_answer, options_of, tokens_asked
 from .limits import Limits
 from .responses import Completion, FinishReason, TextChoice, TextLogprobs
 from .schemas import CompletionRequest
@@ -92,14 +92,15 @@ class AskedCompletion(Asked):
 def asked_completion(body: CompletionRequest, engine: Engine, limits: Limits) -> AskedCompletion:
     """Read a request. Raises ApiError or OptionError for a field that is wrong."""
     check_fields(body)
-    if body.max_tokens == 0 and not body.echo:
+    asked_tokens = tokens_asked(body)
+    if asked_tokens == 0 and not body.echo:
         raise bad_request("max_tokens is 0; it must be at least 1, unless echo is true", "max_tokens")
     model, prompts = engine.model, prompts_of(body)
     token_ids = [model.tokenizer.encode(one) if isinstance(one, str) else one for one in prompts]
     for ids in token_ids:
         check_ids(ids, model.decoder.vocab_size)
         check_length(ids, limits, "prompt")
-    most = DEFAULT_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
+    most = DEFAULT_TOKENS if asked_tokens is None else max(1, asked_tokens)
     count, options = body.n or 1, options_of(body, model, most, body.logprobs)
     each: list[GenerationOptions] = for_each_answer(options, count * len(prompts))
     job = engine.prepared([ids for ids in token_ids for _ in range(count)], each, model.defaults.eos_token_ids)
@@ -113,7 +114,7 @@ def asked_completion(body: CompletionRequest, engine: Engine, limits: Limits) ->
         "cmpl",
         bool(body.stream_options and body.stream_options.include_usage),
         echo=[text_of(one, model.tokenizer) for one in prompts] if body.echo else None,
-        only_prompt=body.max_tokens == 0,
+        only_prompt=asked_tokens == 0,
     )
 
 
