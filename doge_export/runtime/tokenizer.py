@@ -137,6 +137,12 @@ class Tokenizer:
         return b"" if token is None else bytes_of_token(token, self._decoder_kinds)
 
     @property
+    def shows_space_at_start(self) -> bool:
+        """Whether the text of a token that begins with a space, at the start, begins with it too."""
+        ids = self.encode_inside(" a")
+        return not ids or self.decode(ids, clean_up_tokenization_spaces=False).startswith(" ")
+
+    @property
     def vocab_size(self) -> int:
         """Number of tokens, added ones included."""
         size: int = self._backend.get_vocab_size(with_added_tokens=True)

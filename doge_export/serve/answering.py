@@ -28,7 +28,7 @@ Body = TypeVar("Body", bound=Sampling)
 
 
 class ReadRequest(Protocol):
-    """A request that was read; see `asked.Asked`."""
+    """A request that was read; see `asked.Underway`."""
 
     def completion(self) -> BaseModel:
         """The whole response, all answers being there."""
@@ -95,7 +95,8 @@ class Answering:
             raise out_of_time(self._limits) from error
         except ClientGoneError:
             return Response(status_code=HTTPStatus.REQUEST_TIMEOUT)  # which nobody reads
-        return Response(asked.completion().model_dump_json(), media_type="application/json")
+        content = await asyncio.to_thread(lambda: asked.completion().model_dump_json())  # megabytes with an echo
+        return Response(content, media_type="application/json")
 
     @staticmethod
     def _now() -> float:

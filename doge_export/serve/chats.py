@@ -8,7 +8,7 @@ from typing import Any
 
 from ..runtime.model import Model
 from ..runtime.streaming import AnswerText
-from .asked import Asked
+from .asked import Underway
 from .calls import check_tools, read_calls, template_messages
 from .engine import Engine, Piece
 from .errors import bad_request
@@ -31,7 +31,7 @@ from .tokens import chat_logprobs
 DEFAULT_TOKENS = 512  # of an answer, as in doge-chat, where neither the request nor the folder says
 
 
-class AskedChat(Asked):
+class AskedChat(Underway):
     """A chat under way.
 
     Attributes:
