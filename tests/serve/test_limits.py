@@ -140,6 +140,38 @@ def test_only_the_key_opens_the_door(model: Model) -> None:
         assert httpx.post(f"{address}/v1/completions", json=SHORT).status_code == 401
 
 
+@pytest.mark.parametrize("second", [b"", b"GET /health HTTP/1.1\r\nX: "])
+def test_a_second_request_on_a_connection_has_as_little_time(
+    second: bytes, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "HEADER_SECONDS", 0.4)
+    with served({NAME: model}) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=0.1) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            ends, start = time.monotonic() + 5, time.monotonic()
+            while time.monotonic() < ends:  # a byte of the second one now and then
+                try:
+                    if not connection.recv(10_000):
+                        break
+                    connection.sendall(second)
+                except TimeoutError:
+                    connection.sendall(b"a" if second else b"")
+                except ConnectionError:
+                    break
+    assert 0.3 < time.monotonic() - start < 2
+
+
+def test_an_answer_may_take_longer_than_the_header_of_its_request(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "HEADER_SECONDS", 0.3)
+    with served({NAME: model}) as address, httpx.Client() as client:
+        for _ in range(2):
+            answer = client.post(f"{address}/v1/completions", json=LONG | {"max_tokens": 60})
+            assert answer.status_code == 200 and answer.elapsed.total_seconds() > 0.4
+
+
 @pytest.mark.parametrize(
     "header",
     [
