@@ -93,6 +93,8 @@ def main(
         from ..serve.start import served_app
     if api_key is not None and not api_key.strip():
         raise OptionError("the API key is empty; give one, or leave --api-key and DOGE_SERVE_API_KEY out")
+    if api_key is not None and api_key != api_key.strip():
+        raise OptionError("the API key begins or ends with a space, which no header keeps; give it without")
     limits = Limits(max_streams, max_queue, max_seconds, max_prompt_tokens=max_prompt_tokens)
     bound = bound_socket(host, port)  # before models are loaded, which takes longer
     with noted_warnings():

@@ -17,6 +17,7 @@ from .token_bytes import bytes_of_token, decoder_kinds, has_token_bytes
 
 # The names under which transformers hands special tokens to a chat template.
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+LONG_TEXT = 10_000  # characters, which take some 10 ms
 SPACES = ("\u2581", "\u0120")  # as SentencePiece and GPT-2 write a space
 FOR_BPE = "_for_bpe_even_though_it_will_corrupt_output"  # the end of a field that asks for cleaning all the same
 
@@ -77,7 +78,11 @@ class Tokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; `add_special_tokens` puts those around it that the tokenizer's file asks for."""
-        ids: list[int] = self._backend.encode(checked_text(text), add_special_tokens=add_special_tokens).ids
+        if len(checked_text(text)) > LONG_TEXT:
+            # a batch of one has the same ids; only for batches does the library let Python's other threads run
+            ids: list[int] = self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0].ids
+        else:
+            ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def encode_as_text(self, text: str) -> list[int]:
@@ -130,6 +135,12 @@ class Tokenizer:
         """
         token = self._backend.id_to_token(token_id)
         return b"" if token is None else bytes_of_token(token, self._decoder_kinds)
+
+    @property
+    def shows_space_at_start(self) -> bool:
+        """Whether the text of a token that begins with a space, at the start, begins with it too."""
+        ids = self.encode_inside(" a")
+        return not ids or self.decode(ids, clean_up_tokenization_spaces=False).startswith(" ")
 
     @property
     def vocab_size(self) -> int:

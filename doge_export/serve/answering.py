@@ -28,7 +28,7 @@ Body = TypeVar("Body", bound=Sampling)
 
 
 class ReadRequest(Protocol):
-    """A request that was read; see `asked.Asked`."""
+    """A request that was read; see `asked.Underway`."""
 
     def completion(self) -> BaseModel:
         """The whole response, all answers being there."""
@@ -63,7 +63,7 @@ class Answering:
         held = engine.places.take(count, param)
         streams = False
         try:
-            asked = await asyncio.to_thread(self._read, read, body, engine)
+            asked = await self._read_in_time(read, body, engine, time_ends)
             if body.stream:
                 streams = True
                 return EventStream(asked, held, time_ends, self._limits)
@@ -71,6 +71,15 @@ class Answering:
         finally:
             if not streams:
                 held.give_back()
+
+    async def _read_in_time(
+        self, read: Callable[[Body, Engine, Limits], ReadRequest], body: Body, engine: Engine, time_ends: float
+    ) -> ReadRequest:
+        try:
+            async with asyncio.timeout_at(time_ends):
+                return await asyncio.to_thread(self._read, read, body, engine)
+        except TimeoutError as error:
+            raise out_of_time(self._limits) from error
 
     def _read(self, read: Callable[[Body, Engine, Limits], ReadRequest], body: Body, engine: Engine) -> ReadRequest:
         try:
@@ -86,7 +95,8 @@ class Answering:
             raise out_of_time(self._limits) from error
         except ClientGoneError:
             return Response(status_code=HTTPStatus.REQUEST_TIMEOUT)  # which nobody reads
-        return Response(asked.completion().model_dump_json(), media_type="application/json")
+        content = await asyncio.to_thread(lambda: asked.completion().model_dump_json())  # megabytes with an echo
+        return Response(content, media_type="application/json")
 
     @staticmethod
     def _now() -> float:

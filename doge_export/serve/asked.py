@@ -15,7 +15,7 @@ from .responses import PromptDetails, Usage
 
 
 @dataclass
-class Asked:
+class Underway:
     """A request under way.
 
     engine, job: who answers, and its prompts. per_prompt: answers of each.
@@ -48,11 +48,16 @@ class Asked:
             async for _ in pieces:
                 pass
 
+    @property
+    def new_tokens(self) -> int:
+        """The tokens of all answers so far."""
+        return sum(answer.count for answer in self.job.answers)
+
     def usage(self) -> Usage:
         """The tokens so far."""
         prompts = self.job.requests[:: self.per_prompt]
         prompt = sum(len(request.prompt_ids) for request in prompts)
-        new = sum(answer.count for answer in self.job.answers)
+        new = self.new_tokens
         found = sum(request.tokens_found for request in prompts)
         return Usage(
             prompt_tokens=prompt,

@@ -8,11 +8,11 @@ from typing import Any
 
 from ..runtime.model import Model
 from ..runtime.streaming import AnswerText
-from .asked import Asked
+from .asked import Underway
 from .calls import check_tools, read_calls, template_messages
 from .engine import Engine, Piece
 from .errors import bad_request
-from .fields import check_fields, for_each_answer, options_of
+from .fields import check_fields, for_each_answer, options_of, tokens_asked
 from .limits import Limits
 from .responses import (
     AnsweredCall,
@@ -31,7 +31,7 @@ from .tokens import chat_logprobs
 DEFAULT_TOKENS = 512  # of an answer, as in doge-chat, where neither the request nor the folder says
 
 
-class AskedChat(Asked):
+class AskedChat(Underway):
     """A chat under way.
 
     Attributes:
@@ -129,14 +129,11 @@ def check_chat_fields(body: ChatRequest) -> None:
     check_fields(body)
     if body.top_logprobs is not None and not body.logprobs:
         raise bad_request("top_logprobs goes with logprobs: true; give that too", "top_logprobs")
-    both = body.max_tokens, body.max_completion_tokens
-    if None not in both and both[0] != both[1]:
-        raise bad_request("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
 
 
 def most_tokens(body: ChatRequest, model: Model) -> int:
     """The longest answer: the request's, else the folder's, else that of doge-chat."""
-    given = body.max_completion_tokens or body.max_tokens
+    given = tokens_asked(body)
     if given is not None:
         return given
     stated = "max_new_tokens" in model.defaults.stated

@@ -7,18 +7,27 @@ from typing import Any
 
 from ..runtime.generation_options import GenerationOptions, GenerationOverrides
 from ..runtime.model import Model
+from ..runtime.option_rules import SMALLEST_TEMPERATURE
 from .errors import bad_request
-from .schemas import JsonBySchema, JsonObject, ResponseFormat, Sampling
+from .schemas import ChatRequest, CompletionRequest, JsonBySchema, JsonObject, ResponseFormat, Sampling
 from .unknown_fields import refuse_unknown
 
 SEEDS = 2**64  # a negative seed counts from the end of these
 
 
-def check_fields(body: Sampling) -> None:
+def check_fields(body: ChatRequest | CompletionRequest) -> None:
     """ApiError for fields that are unknown, or that do not go together."""
     refuse_unknown(body.model_extra or {}, type(body).model_fields)
     if body.stream_options is not None and not body.stream:
         raise bad_request("stream_options goes with stream: true; leave it out", "stream_options")
+    both = body.max_tokens, body.max_completion_tokens
+    if None not in both and both[0] != both[1]:
+        raise bad_request("max_tokens and max_completion_tokens differ; give one of them", "max_tokens")
+
+
+def tokens_asked(body: ChatRequest | CompletionRequest) -> int | None:
+    """The longest answer that a request asks for; None where it says nothing."""
+    return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
 
 def options_of(body: Sampling, model: Model, max_new_tokens: int, logprobs: int | None) -> GenerationOptions:
@@ -67,7 +76,7 @@ def form_of(wanted: ResponseFormat | None) -> dict[str, Any] | None:
 
 def near_zero_is_greedy(temperature: float) -> float:
     """The temperature; below the smallest one that can be divided by, sampling is greedy in all but name."""
-    return temperature if temperature >= 1e-6 else 0.0
+    return temperature if temperature >= SMALLEST_TEMPERATURE else 0.0
 
 
 def for_each_answer(options: GenerationOptions, count: int) -> list[GenerationOptions]:

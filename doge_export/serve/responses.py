@@ -25,7 +25,7 @@ class Usage(BaseModel):
 
 
 class BestToken(BaseModel):
-    """A token and its log-probability; bytes is null where it holds a part of a character only."""
+    """A token and its log-probability; bytes is null for part of a character of a tokenizer without bytes."""
 
     token: str
     logprob: float

@@ -96,6 +96,7 @@ class CompletionRequest(Sampling):
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MOST_PROMPTS)]
     )
     max_tokens: int | None = Field(None, ge=0, le=MOST_TOKENS, description="0 only with echo.")
+    max_completion_tokens: int | None = Field(None, ge=0, le=MOST_TOKENS, description="The same as max_tokens.")
     logprobs: int | None = Field(None, ge=0, le=MOST_BEST)
     echo: bool | None = None
 

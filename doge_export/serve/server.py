@@ -24,16 +24,49 @@ SWITCH_SECONDS = 0.0005
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1; a client that sends no request in time is left."""
+    """HTTP/1.1; a client that sends no request in time, be it the first or a later one, is left."""
+
+    _leaving: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait."""
         super().connection_made(transport)
-        self.loop.call_later(HEADER_SECONDS, self._leave_if_silent)
+        self._wait_or_not()
 
-    def _leave_if_silent(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; those that complete a request's header end the wait."""
+        super().data_received(data)
+        self._wait_or_not()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, unless it is there already."""
+        super().on_response_complete()
+        self._wait_or_not()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        super().connection_lost(exc)
+        self._end_wait()
+
+    def _wait_or_not(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._end_wait()
+        elif self._leaving is None and not self.transport.is_closing():
+            self._leaving = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _end_wait(self) -> None:
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+
+
+class PromptServer(uvicorn.Server):
+    """A server that any second signal ends at once; uvicorn's own does so for SIGINT alone."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        self.force_exit = self.should_exit
+        super().handle_exit(sig, frame)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -90,7 +123,7 @@ def server_of(app: ASGIApp, limits: Limits) -> uvicorn.Server:
         timeout_graceful_shutdown=int(limits.max_seconds) + 5,
         timeout_keep_alive=30,
     )
-    return uvicorn.Server(config)
+    return PromptServer(config)
 
 
 def serve(app: ASGIApp, bound: socket.socket, limits: Limits) -> None:

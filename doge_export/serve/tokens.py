@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 
 from ..runtime.detokenizer import REPLACEMENT_CHARACTER
@@ -25,48 +26,47 @@ def chat_logprobs(tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer) -> Chat
 
 
 def best_token(token_id: int, logprob: float, tokenizer: Tokenizer) -> BestToken:
-    """A token as text, and as bytes where it holds whole characters."""
-    text = text_of(token_id, tokenizer)
-    whole = REPLACEMENT_CHARACTER not in text
-    return BestToken(token=text, logprob=max(logprob, LOWEST), bytes=list(text.encode()) if whole else None)
+    """A token as text and as bytes."""
+    content = bytes_alone(token_id, tokenizer)
+    known = None if content is None else list(content)
+    return BestToken(token=name_of(token_id, tokenizer), logprob=max(logprob, LOWEST), bytes=known)
 
 
-def text_logprobs(tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer, offset: int) -> TextLogprobs:
-    """Those of a text's tokens. offset: characters that stand before it."""
-    texts, offsets = [text_of(token.token_id, tokenizer) for token in tokens], []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
+def text_logprobs(tokens: Sequence[TokenLogprobs], tokenizer: Tokenizer, places: TextPlaces) -> TextLogprobs:
+    """Those of a text's tokens, behind those that `places` has taken."""
     return TextLogprobs(
-        tokens=texts,
+        tokens=[name_of(token.token_id, tokenizer) for token in tokens],
         token_logprobs=[max(token.logprob, LOWEST) for token in tokens],
         top_logprobs=[likeliest(token, tokenizer) for token in tokens],
-        text_offset=offsets,
+        text_offset=[places.take(token.token_id) for token in tokens],
     )
 
 
 def likeliest(token: TokenLogprobs, tokenizer: Tokenizer) -> dict[str, float]:
-    """The likeliest tokens by their text, the token itself included; of equal texts the likeliest counts."""
+    """The likeliest tokens by their names, the token itself included; of equal names the likeliest counts."""
     named: dict[str, float] = {}
     for token_id, logprob in (*token.best, (token.token_id, token.logprob)):
-        named.setdefault(text_of(token_id, tokenizer), max(logprob, LOWEST))
+        named.setdefault(name_of(token_id, tokenizer), max(logprob, LOWEST))
     return named
 
 
-def behind_prompt(prompt_ids: Sequence[int], prompt: TextLogprobs, tokenizer: Tokenizer) -> TextLogprobs:
-    """The log-probabilities of a prompt's tokens with its first one, which has none."""
-    first = text_of(prompt_ids[0], tokenizer)
-    return TextLogprobs(
-        tokens=[first, *prompt.tokens],
-        token_logprobs=[None, *prompt.token_logprobs],
-        top_logprobs=[None, *prompt.top_logprobs],
-        text_offset=[0, *(len(first) + offset for offset in prompt.text_offset)],
+def prompt_logprobs(
+    prompt_ids: Sequence[int], known: Sequence[TokenLogprobs], tokenizer: Tokenizer, text: str
+) -> TextLogprobs:
+    """The log-probabilities of a prompt's tokens, of which the first has none. text: the prompt as it is echoed."""
+    places = TextPlaces(tokenizer, prompt=text)
+    first = TextLogprobs(
+        tokens=[name_of(prompt_ids[0], tokenizer)],
+        token_logprobs=[None],
+        top_logprobs=[None],
+        text_offset=[places.take(prompt_ids[0])],
     )
+    return joined(first, text_logprobs(known, tokenizer, places))
 
 
 def joined(first: TextLogprobs, second: TextLogprobs) -> TextLogprobs:
     """Those of a text and of the one behind it."""
-    return TextLogprobs(
+    return TextLogprobs.model_construct(  # a check would copy every dictionary, for each answer to one prompt
         tokens=first.tokens + second.tokens,
         token_logprobs=first.token_logprobs + second.token_logprobs,
         top_logprobs=first.top_logprobs + second.top_logprobs,
@@ -74,6 +74,61 @@ def joined(first: TextLogprobs, second: TextLogprobs) -> TextLogprobs:
     )
 
 
-def text_of(token_id: int, tokenizer: Tokenizer) -> str:
-    """A token by itself."""
-    return tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+def bytes_alone(token_id: int, tokenizer: Tokenizer) -> bytes | None:
+    """The bytes of a token; None where it is a part of a character and the tokenizer knows no bytes."""
+    if tokenizer.has_token_bytes:
+        return tokenizer.token_bytes(token_id)
+    text = tokenizer.decode([token_id], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return None if REPLACEMENT_CHARACTER in text else text.encode()
+
+
+def name_of(token_id: int, tokenizer: Tokenizer) -> str:
+    """A token by itself; one that is no whole characters is named by its bytes, as by OpenAI: bytes:\\xe6."""
+    content = bytes_alone(token_id, tokenizer)
+    if content is None:
+        return REPLACEMENT_CHARACTER
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+
+
+class TextPlaces:
+    """Where in a text its tokens begin, in whole characters. A token that the text does not show has no length."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: str | None = None, start: int = 0, keeps_space: bool = True
+    ) -> None:
+        """prompt: the text, where it is known; else that of an answer, which stands behind `start` characters.
+
+        keeps_space: whether an answer shows a space at its start. SentencePiece's tokenizers leave it out.
+        """
+        self._tokenizer, self._prompt, self._at = tokenizer, prompt, start
+        self._drops_space = not keeps_space
+        self._is_first = True
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def take(self, token_id: int) -> int:
+        """The place of the next token."""
+        place = self._at
+        shown = self._characters.decode(self._shown(token_id))
+        self._at += len(shown)
+        if self._prompt is not None:
+            self._at = min(self._at, len(self._prompt))
+        return place
+
+    def _shown(self, token_id: int) -> bytes:
+        """The bytes that the token adds to the text."""
+        content = bytes_alone(token_id, self._tokenizer) or b""
+        if self._tokenizer.is_silent(token_id):
+            is_there = self._prompt is not None and self._prompt.startswith(content.decode(), self._at)
+            return content if is_there else b""
+        return self._at_start(content)
+
+    def _at_start(self, content: bytes) -> bytes:
+        """The bytes without the space that the tokenizer puts before a text, or that it leaves out there."""
+        is_first, self._is_first = self._is_first, False
+        if not is_first or not content.startswith(b" "):
+            return content
+        drops = self._drops_space if self._prompt is None else not self._prompt.startswith(" ", self._at)
+        return content[1:] if drops else content

@@ -64,14 +64,15 @@ def test_a_termination_signal_finishes_what_runs_and_refuses_what_comes() -> Non
         assert process.stderr is not None and process.stderr.read() == ""
 
 
-def test_two_signals_end_it_at_once() -> None:
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_two_signals_end_it_at_once(second: signal.Signals) -> None:
     with doge_serve() as (process, address), ThreadPoolExecutor(1) as pool:
         pool.submit(httpx.post, f"{address}/v1/completions", json=body(max_tokens=100_000), timeout=60)
         wait_until(lambda: 'streams_running{model="doge-20m-10min-int8"} 1.0' in httpx.get(f"{address}/metrics").text)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.send_signal(second)
+        process.wait(10)
 
 
 def test_a_second_one_on_the_port_gets_a_sentence() -> None:
@@ -96,6 +97,14 @@ def test_the_key_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch) -
         assert httpx.get(f"{address}/v1/models").status_code == 401
         headers = {"Authorization": "Bearer secret"}
         assert json.loads(httpx.get(f"{address}/v1/models", headers=headers).text)["data"][0]["id"] == NAME
+
+
+@pytest.mark.parametrize("key", [" secret", "secret ", "secret\n"])
+def test_a_key_with_spaces_at_its_ends_is_refused(key: str) -> None:
+    call = [sys.executable, "-m", "doge_export.commands.serve", str(FOLDER), "--port", "0", "--api-key", key]
+    told = subprocess.run(call, capture_output=True, text=True, check=False, timeout=60)
+    assert told.returncode == 2 and told.stderr.count("\n") == 1
+    assert "the API key begins or ends with a space" in told.stderr
 
 
 def test_two_folders_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
-from doge_export.serve.errors import BRANCH
+from doge_export.runtime.generation_options import GenerationOverrides
+from doge_export.serve.errors import BRANCH, ApiError
+from doge_export.serve.schemas import ChatRequest, CompletionRequest, Sampling
+from doge_export.serve.unknown_fields import refuse_unknown
 from tests.helpers.serving import NAME, bigram_model, served
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -48,14 +51,32 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (CHAT | {"stream_options": {"include_usage": True}}, "stream_options", "goes with stream: true"),
     (CHAT | {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "template writes no tools"),
     (CHAT | {"tool_choice": "auto"}, "tool_choice", "needs tools"),
-    (CHAT | {"best_of": 3}, "best_of", "not supported and would change the answer"),
+    (CHAT | {"best_of": 3}, "best_of", "not supported here and would change the answer"),
     (CHAT | {"temprature": 0.3}, "temprature", "'temperature' may be meant"),
     (TEXT | {"prompt": ""}, "prompt", "at least 1 character"),
     (TEXT | {"prompt": []}, "prompt", "at least 1 item"),
     (TEXT | {"prompt": [1, 259]}, "prompt", "holds token 259; the model has those up to 258"),
     (TEXT | {"prompt": ["a"] * 73}, "prompt", "asks for 73 answers"),
     (TEXT | {"max_tokens": 0}, "max_tokens", "must be at least 1, unless echo is true"),
+    (TEXT | {"max_completion_tokens": 0}, "max_tokens", "max_completion_tokens differ"),
     (TEXT | {"suffix": "end"}, "suffix", "not supported"),
+    (TEXT | {"max_new_tokens": 5}, "max_new_tokens", "give max_tokens in its place"),
+    (TEXT | {"tools": [{}]}, "tools", "not supported here"),
+    (TEXT | {"top_logprobs": 3}, "top_logprobs", "give logprobs in its place"),
+    (CHAT | {"prompt": "a"}, "prompt", "not supported here"),
+    (CHAT | {"parallel_tool_calls": False}, "parallel_tool_calls", "not supported here"),
+    (CHAT | {"stop_sequences": ["a"]}, "stop_sequences", "give stop in its place"),
+]
+OF_OTHERS = [
+    "min_new_tokens",
+    "max_length",
+    "regex",
+    "grammar",
+    "top_n_sigma",
+    "tfs_z",
+    "repeat_last_n",
+    "n_probs",
+    "suppress_tokens",
 ]
 
 
@@ -71,6 +92,21 @@ def test_the_field_that_is_wrong_is_named(body: dict[str, Any], param: str, word
     assert response.status_code == (404 if param == "model" and "model" in body else 400)
     assert words in error["message"] and "\n" not in error["message"]
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
+
+
+@pytest.mark.parametrize("schema", [ChatRequest, CompletionRequest])
+def test_no_option_of_the_library_and_no_field_of_the_other_path_is_ignored(schema: type[Sampling]) -> None:
+    names = {*GenerationOverrides.__annotations__, *ChatRequest.model_fields, *CompletionRequest.model_fields}
+    for name in {*names, *OF_OTHERS} - {*schema.model_fields, "prompt_lookup_num_tokens"}:
+        with pytest.raises(ApiError, match=f"{name} is not supported here"):
+            refuse_unknown({name: 5}, schema.model_fields)
+
+
+def test_a_completion_knows_both_names_of_its_length(address: str) -> None:
+    body = {name: value for name, value in TEXT.items() if name != "max_tokens"}
+    for length in (1, 3):
+        answer = post(address, body | {"max_completion_tokens": length}).json()
+        assert answer["usage"]["completion_tokens"] == length and answer["choices"][0]["finish_reason"] == "length"
 
 
 NEUTRAL: list[dict[str, Any]] = [
@@ -125,7 +161,5 @@ def test_a_model_without_template_answers_completions_only() -> None:
 
 
 def test_no_field_has_the_name_of_a_branch_of_a_union() -> None:
-    from doge_export.serve.schemas import ChatRequest, CompletionRequest
-
     names = [*ChatRequest.model_fields, *CompletionRequest.model_fields]
     assert not [name for name in names if BRANCH.fullmatch(name)]

@@ -81,6 +81,18 @@ def test_a_request_ends_when_its_time_is_over(stream: bool, model: Model) -> Non
     assert response.status_code == (200 if stream else 408)
 
 
+def test_reading_a_request_counts_as_its_time(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(text: str) -> list[int]:
+        time.sleep(1)
+        return [0]
+
+    monkeypatch.setattr(model.tokenizer, "encode", encode)
+    with served({NAME: model}, Limits(max_streams=2, max_seconds=0.3)) as address:
+        response = httpx.post(f"{address}/v1/completions", json=SHORT)
+        assert response.status_code == 408 and response.elapsed.total_seconds() < 0.9
+        assert running(address)["running"] == 0
+
+
 def chunks() -> Iterator[bytes]:
     for _ in range(100):
         yield b" " * 1000
@@ -126,6 +138,38 @@ def test_only_the_key_opens_the_door(model: Model) -> None:
         assert httpx.get(f"{address}/v1/models", headers={"Authorization": "Bearer secret"}).status_code == 200
         assert httpx.get(address, auth=("anybody", "secret")).status_code == 200
         assert httpx.post(f"{address}/v1/completions", json=SHORT).status_code == 401
+
+
+@pytest.mark.parametrize("second", [b"", b"GET /health HTTP/1.1\r\nX: "])
+def test_a_second_request_on_a_connection_has_as_little_time(
+    second: bytes, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "HEADER_SECONDS", 0.4)
+    with served({NAME: model}) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=0.1) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            ends, start = time.monotonic() + 5, time.monotonic()
+            while time.monotonic() < ends:  # a byte of the second one now and then
+                try:
+                    if not connection.recv(10_000):
+                        break
+                    connection.sendall(second)
+                except TimeoutError:
+                    connection.sendall(b"a" if second else b"")
+                except ConnectionError:
+                    break
+    assert 0.3 < time.monotonic() - start < 2
+
+
+def test_an_answer_may_take_longer_than_the_header_of_its_request(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "HEADER_SECONDS", 0.3)
+    with served({NAME: model}) as address, httpx.Client() as client:
+        for _ in range(2):
+            answer = client.post(f"{address}/v1/completions", json=LONG | {"max_tokens": 60})
+            assert answer.status_code == 200 and answer.elapsed.total_seconds() > 0.4
 
 
 @pytest.mark.parametrize(
