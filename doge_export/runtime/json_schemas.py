@@ -79,9 +79,9 @@ def _misses_a_bound(schema: dict[str, Any]) -> bool:
 
 
 def _bound(schema: dict[str, Any], exclusive: str, inclusive: str) -> float | None:
-    """An exclusive bound; draft 4 writes it as true beside the number."""
+    """An exclusive bound; draft 4 writes it as true beside the number. A whole one stays an int, of any size."""
     bound = schema.get(inclusive) if schema.get(exclusive) is True else schema.get(exclusive)
-    return float(bound) if _is_number(bound) else None
+    return bound if _is_number(bound) else None
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -192,6 +192,8 @@ BAD: Any = [
     ({"json_schema": {"exclusiveMinimum": 0, "maximum": 0.5}}, "shorter than 1 with a whole exclusive bound"),
     ({"json_schema": {"items": {"minimum": -0.5, "exclusiveMaximum": 0}}}, "shorter than 1"),
     ({"json_schema": {"minimum": 1, "exclusiveMinimum": True, "maximum": 1.5}}, "shorter than 1"),
+    ({"json_schema": {"type": "number", "exclusiveMinimum": 10**400, "maximum": 10**400 + 1}}, "number out of range"),
+    ({"json_schema": {"minimum": 10**400, "exclusiveMinimum": True, "maximum": 2 * 10**400}}, "number out of range"),
     ({"json_schema": {"type": "number", "multipleOf": 0.01}}, "multipleOf of 0.01, which binary numbers cannot hold"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
     ({"regex": "a\ud800"}, "regex holds .*half a character"),
