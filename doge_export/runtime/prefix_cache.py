@@ -72,13 +72,14 @@ class PrefixCache:
         tokens = np.asarray(token_ids[:held], np.int64)
         if not held or any(self._usable(prefix, tokens) == held for prefix in self._prefixes):
             return
-        copy = state.copy(position=held)
-        self._drop([prefix for prefix in self._prefixes if self._covers(tokens, copy, prefix)])
-        if copy.nbytes_now <= self._max_bytes:
-            self._prefixes.append(Prefix(tokens, copy, copy.nbytes_now))
-            self.nbytes += copy.nbytes_now
-        while self.nbytes > self._max_bytes:
+        nbytes = state.nbytes_at(held)
+        if nbytes > self._max_bytes:
+            return
+        self._drop([prefix for prefix in self._prefixes if self._covers(tokens, state, prefix)])
+        while self.nbytes + nbytes > self._max_bytes:
             self._drop(self._prefixes[:1])
+        self._prefixes.append(Prefix(tokens, state.copy(position=held), nbytes))
+        self.nbytes += nbytes
 
     def _usable(self, prefix: Prefix, tokens: NDArray[np.int64]) -> int:
         """The number of tokens of a sequence that a kept state can begin with."""
