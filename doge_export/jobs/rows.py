@@ -73,7 +73,7 @@ def answered_in_order(
     first: number of the first row. seeds_differ: whether row i draws by the seed + i.
     """
     waiting: dict[int, Row | RowError] = {}
-    done: dict[int, GenerationResult | OptionError] = {}
+    done: dict[int, GenerationResult | OptionError] = {}  # at most each_answer.MOST_AHEAD, however long one takes
 
     def questions() -> Iterator[tuple[Any, GenerationOptions] | OptionError]:
         for number, row in enumerate(rows):
