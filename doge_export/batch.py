@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from .errors import OptionError
 from .jobs.rows import QUESTION_COLUMNS, TEXT_COLUMN, Row, answer_columns, answered_in_order, check_columns
+from .runtime.batch_options import check_taken_together
 from .runtime.generation_options import GenerationOptions, GenerationOverrides
 from .runtime.model import Model, load
 
@@ -64,7 +65,7 @@ class Generator:
         """
         self.folder, self.threads, self.operators = str(folder), threads, operators
         self.text_column, self.overrides = text_column, overrides
-        GenerationOptions().with_overrides(overrides)  # so that a wrong name or value fails here, not in a worker
+        check_taken_together(GenerationOptions().with_overrides(overrides))  # so that it fails here, not in a worker
 
     def __repr__(self) -> str:
         given = "".join(f", {name}={value!r}" for name, value in self.overrides.items())

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import OptionError
-from ..jobs.job import Job
+from ..jobs.job import FileJob
 from ..jobs.rows import TEXT_COLUMN
 from ..jobs.sources import STANDARD
 from ..runtime.model import load
@@ -66,7 +66,7 @@ def main(
         overrides["stop"] = stop
     if prompts == STANDARD and stdin_is_terminal():
         raise OptionError("PROMPTS is missing; give a file of JSON lines or a Parquet file")
-    job = Job(prompts, output, text_column)
+    job = FileJob(prompts, output, text_column)
     folder = found_or_made(folder)
     with noted_warnings(), terminated_like_interrupted():
         model = load(folder, threads=threads, revision=revision)

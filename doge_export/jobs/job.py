@@ -18,15 +18,15 @@ from typing import Any
 from ..errors import OptionError
 from ..runtime.generation_options import GenerationOptions
 from ..runtime.model import Model
-from .rows import TEXT_COLUMN, Row, RowError, answer_columns, answered_in_order, check_columns
+from .rows import TEXT_COLUMN, Row, RowError, answer_columns, answered_in_order, check_columns, row_beside_answer
 from .sinks import LineFile, json_line, table_of, write_parquet
-from .sources import STANDARD, count_rows, digest, is_parquet, read_rows
+from .sources import STANDARD, column_names, count_rows, digest, is_parquet, read_rows
 
 OnRow = Callable[[int, int | None, str | None], None]  # is told of rows done, of how many, and of a row's error
 
 
 @dataclass(frozen=True)
-class Job:
+class FileJob:
     """A source of prompts, and the place of their answers; either may be `-`, standard input and output.
 
     text_column: the name under which answers stand.
@@ -45,9 +45,10 @@ class Job:
         model.check_options(options)
         if self.source != STANDARD and not self.source.is_file():
             raise OptionError(f"{self.source} is no file; give one of JSON lines or a Parquet file, or - for stdin")
+        check_columns(column_names(self.source) if is_parquet(self.source) else (), self.text_column)
         total = count_rows(self.source)
         if self.output == STANDARD:
-            for row in self._answers(model, options, read_rows(self.source), 0, total, on_row):
+            for row in self._answers(model, options, self._rows(), 0, total, on_row):
                 sys.stdout.buffer.write(json_line(row))
                 sys.stdout.buffer.flush()
             return
@@ -56,7 +57,7 @@ class Job:
 
     def _fill(self, model: Model, options: GenerationOptions, total: int | None, on_row: OnRow) -> None:
         to_parquet = is_parquet(self.output)
-        rows: Iterable[Row | RowError] = read_rows(self.source)
+        rows: Iterable[Row | RowError] = self._rows()
         kept: list[Row | RowError] = []
         if to_parquet and not is_parquet(self.source):
             rows = kept = list(rows)
@@ -84,20 +85,24 @@ class Job:
         """The rows from number `first` on, from 0, each with the columns of its answer."""
         done = first
         on_row(done, total, None)
-        for row, outcome in answered_in_order(model, self._checked(rows), options, first):
+        for row, outcome in answered_in_order(model, rows, options, first):
             done += 1
-            columns = {} if isinstance(row, RowError) else row
+            columns = row.columns if isinstance(row, RowError) else row
             added = answer_columns(outcome, self.text_column)
             if added["error"]:
                 added["error"] = f"row {done}: {added['error']}"
             yield {**columns, **added}
             on_row(done, total, added["error"] or None)
 
-    def _checked(self, rows: Iterable[Row | RowError]) -> Iterator[Row | RowError]:
-        for row in rows:
-            if not isinstance(row, RowError):
+    def _rows(self) -> Iterator[Row | RowError]:
+        """All rows of the source; OptionError where the first has a column that answers would overwrite."""
+        for number, row in enumerate(read_rows(self.source)):
+            if isinstance(row, RowError):
+                yield row
+                continue
+            if number == 0:  # the others are likely to have it too
                 check_columns(list(row), self.text_column)
-            yield row
+            yield row_beside_answer(row, self.text_column)
 
     @property
     def _added(self) -> tuple[str, ...]:

@@ -22,12 +22,26 @@ FURTHER_COLUMNS = ("finish_reason", "error")  # beside the answer's text, in thi
 
 
 class RowError(OptionError):
-    """A row that is none, such as a line that is no JSON."""
+    """A row that gets no answer, such as a line that is no JSON.
+
+    Attributes:
+        columns: of the row, those that its answer can stand beside.
+    """
+
+    def __init__(self, message: str, columns: Row | None = None) -> None:
+        """columns: none by default."""
+        super().__init__(message)
+        self.columns: Row = columns or {}
 
 
 def question_of(row: Mapping[str, Any]) -> Any:
     """The prompt or the messages of a row, as Python's own types; OptionError where it has none, or both."""
-    given = {name: plain(row.get(name)) for name in QUESTION_COLUMNS}
+    try:
+        given = {name: plain(row.get(name)) for name in QUESTION_COLUMNS}
+    except RecursionError as error:
+        raise OptionError(
+            "its prompt or its messages are nested too deeply; give text, token ids or messages"
+        ) from error
     questions = [value for value in given.values() if value is not None]
     if len(questions) != 1:
         fault = "both prompt and messages" if questions else "neither prompt nor messages"
@@ -59,7 +73,7 @@ def answered_in_order(
     first: number of the first row. seeds_differ: whether row i draws by the seed + i.
     """
     waiting: dict[int, Row | RowError] = {}
-    done: dict[int, GenerationResult | OptionError] = {}
+    done: dict[int, GenerationResult | OptionError] = {}  # at most each_answer.MOST_AHEAD, however long one takes
 
     def questions() -> Iterator[tuple[Any, GenerationOptions] | OptionError]:
         for number, row in enumerate(rows):
@@ -100,5 +114,22 @@ def check_columns(columns: Sequence[str], text_column: str) -> None:
         raise OptionError(f"the text column is {text_column!r}, the name of another column; give it a name of its own")
     for name in (text_column, *FURTHER_COLUMNS):
         if name in columns:
-            remedy = "name another as the text column" if name == text_column else "rename it"
-            raise OptionError(f"the rows have a column {name!r} already, which the answers would overwrite; {remedy}")
+            raise OptionError(
+                f"the rows have a column {name!r} already, which the answers would overwrite; "
+                f"{_remedy(name, text_column)}"
+            )
+
+
+def row_beside_answer(row: Row, text_column: str) -> Row | RowError:
+    """The row; where its answer would overwrite a column of it, the error that keeps the other columns."""
+    taken = [name for name in (text_column, *FURTHER_COLUMNS) if name in row]
+    if not taken:
+        return row
+    return RowError(
+        f"it has a column {taken[0]!r}, which its answer overwrites; {_remedy(taken[0], text_column)}",
+        {name: value for name, value in row.items() if name not in taken},
+    )
+
+
+def _remedy(taken: str, text_column: str) -> str:
+    return "name another as the text column" if taken == text_column else "rename it"

@@ -8,7 +8,7 @@ import decimal
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -102,16 +102,13 @@ def write_parquet(source: Path, rows: list[Row | RowError], answers: Path, outpu
 def table_of(rows: Iterable[Row | RowError], output: Path) -> Any:
     """Rows as pyarrow's Table, those that are none as empty ones; OptionError where their columns have no one type."""
     pyarrow = pyarrow_for(output)
-    whole = list(_rows_or_empty(rows))
+    whole = [row.columns if isinstance(row, RowError) else row for row in rows]
     names = list(dict.fromkeys(name for row in whole for name in row))
+    if not names:  # a table without columns forgets its rows, unless it had a column before
+        return pyarrow.table({"none": pyarrow.nulls(len(whole))}).select([])
     try:
         return pyarrow.table({name: pyarrow.array([row.get(name) for row in whole]) for name in names})
     except pyarrow.ArrowException as error:
         raise OptionError(
             f"the rows do not fit into a Parquet file ({error}); give an --output that is .jsonl"
         ) from error
-
-
-def _rows_or_empty(rows: Iterable[Row | RowError]) -> Iterator[Row]:
-    for row in rows:
-        yield {} if isinstance(row, RowError) else row

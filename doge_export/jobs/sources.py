@@ -17,6 +17,7 @@ from .rows import Row, RowError
 
 STANDARD = Path("-")  # standard input or output
 ROWS_AT_A_TIME = 256  # of a Parquet file that is answered
+DEEPEST = 100  # lists and objects of a row, one in another; far deeper ones overflow the stack of whoever walks them
 
 
 def is_parquet(path: Path) -> bool:
@@ -51,11 +52,25 @@ def opened(path: Path) -> Iterator[BufferedReader]:
 
 def parquet_batches(path: Path, rows: int = ROWS_AT_A_TIME) -> Iterator[Any]:
     """A Parquet file's rows, so many at a time, as pyarrow's RecordBatch; OptionError where it cannot be read."""
+    with _opened_parquet(path) as file:
+        yield from file.iter_batches(batch_size=rows)
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a Parquet file; OptionError where it cannot be read."""
+    with _opened_parquet(path) as file:
+        return list(file.schema_arrow.names)
+
+
+@contextmanager
+def _opened_parquet(path: Path) -> Iterator[Any]:
+    """A Parquet file as pyarrow's ParquetFile; OptionError where it cannot be read."""
     pyarrow = pyarrow_for(path)
     from pyarrow import parquet  # noqa: PLC0415 - of an extra
 
     try:
-        yield from parquet.ParquetFile(path).iter_batches(batch_size=rows)
+        with parquet.ParquetFile(path) as file:
+            yield file
     except (OSError, pyarrow.ArrowException) as error:
         raise OptionError(f"{path} is no Parquet file that can be read ({error}); give another file") from error
 
@@ -72,7 +87,8 @@ def count_rows(path: Path) -> int | None:
     if path == STANDARD:
         return None
     if is_parquet(path):
-        return sum(int(batch.num_rows) for batch in parquet_batches(path))
+        with _opened_parquet(path) as file:
+            return int(file.metadata.num_rows)
     with opened(path) as file:
         return sum(1 for line in file if line.strip())
 
@@ -98,4 +114,15 @@ def _row_of_line(line: bytes, number: int) -> Row | RowError:
         return RowError(f"line {number} is no JSON ({error})")
     if not isinstance(row, dict):
         return RowError(f"line {number} is a JSON {type(row).__name__}; it must be an object")
+    if line.count(b"[") + line.count(b"{") > DEEPEST and depth(row) > DEEPEST:
+        return RowError(f"line {number} has lists and objects {depth(row)} deep; give at most {DEEPEST}")
     return row
+
+
+def depth(value: Any) -> int:
+    """How many lists and objects stand one in another; 0 for any other value. It takes no recursion."""
+    count, level = 0, [value]
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        count += 1
+        level = [part for item in level for part in (item.values() if isinstance(item, dict) else item)]
+    return count

@@ -32,6 +32,11 @@ def _options_of_prompt(options: GenerationOptions, index: int, overrides: Genera
     if options.seed is not None:
         options = replace(options, seed=options.seed + index)
     options = options.with_overrides(overrides)
-    if options.prompt_lookup_num_tokens:
-        raise OptionError("a list of prompts takes no prompt_lookup_num_tokens; give one prompt, or set it to 0")
+    check_taken_together(options)
     return options
+
+
+def check_taken_together(options: GenerationOptions) -> None:
+    """Raise for options that only one prompt by itself takes."""
+    if options.prompt_lookup_num_tokens:
+        raise OptionError("several prompts take no prompt_lookup_num_tokens; give one prompt, or set it to 0")

@@ -39,8 +39,12 @@ class ChatPrompt:
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         """The template's text, special tokens of messages and tools marked in it. OptionError as the template's."""
-        marked = self._mark(list(tools)) if tools else None
-        return self.template.render(self._mark(check_messages(messages)), add_generation_prompt, marked)
+        plain = check_messages(messages)
+        try:
+            marked = self._mark(list(tools)) if tools else None
+            return self.template.render(self._mark(plain), add_generation_prompt, marked)
+        except RecursionError as error:
+            raise OptionError("messages or tools are nested too deeply; give them with fewer levels") from error
 
     def render_after(self, messages: Sequence[Message], in_answer: bool) -> str:
         """The template's text for messages behind an answer, from that answer's end on if `in_answer`, else after it.

@@ -1,9 +1,10 @@
 """JSON schemas as an option: read from Python or JSON, and refused where an answer could miss them.
 
-llguidance follows all that a schema says, or refuses it, but for three points that are refused here. It does not keep
+llguidance follows all that a schema says, or refuses it, but for four points that are refused here. It does not keep
 the keys apart that `properties` does not name, and a key that comes twice counts once for `minProperties`. It takes 0
 where `exclusiveMinimum` is 0 and `maximum` 0.5, and so with any whole bound and a range shorter than 1. And it reads
-`multipleOf` in decimal digits, where validators divide binary numbers: most of them refuse 1.13 for 0.01.
+`multipleOf` in decimal digits, where validators divide binary numbers: most of them refuse 1.13 for 0.01. It rounds
+numbers beyond 2**53 to a binary one: the constant 2**53 + 1 would be answered by 2**53.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ..errors import OptionError
 
 SUBSCHEMAS = ("items", "additionalItems", "additionalProperties")
 LISTS_OF_SUBSCHEMAS = ("anyOf", "allOf", "oneOf", "prefixItems", "items")
+MOST_EXACT = 2**53
+EXACT_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "const", "enum")
 NAMED_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 
 
@@ -54,6 +57,12 @@ def _check(name: str, schema: dict[str, Any]) -> None:
         raise OptionError(
             f"{name} has minProperties of {least}; it must be at most 1, or the number of required properties"
         )
+    for key in EXACT_KEYS:
+        if any(abs(number) > MOST_EXACT for number in _numbers(schema.get(key))):
+            raise OptionError(
+                f"{name} has a number beyond 2**53 in {key}, which would not be kept exactly; give one from -2**53 to "
+                "2**53, or leave it out"
+            )
     step = schema.get("multipleOf", 1)
     if _is_number(step) and Decimal(repr(step)) != Decimal(step):
         raise OptionError(
@@ -81,7 +90,18 @@ def _misses_a_bound(schema: dict[str, Any]) -> bool:
 def _bound(schema: dict[str, Any], exclusive: str, inclusive: str) -> float | None:
     """An exclusive bound; draft 4 writes it as true beside the number."""
     bound = schema.get(inclusive) if schema.get(exclusive) is True else schema.get(exclusive)
-    return float(bound) if _is_number(bound) else None
+    return bound if _is_number(bound) else None
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """The numbers in plain data."""
+    left = [value]
+    while left:
+        part = left.pop()
+        if _is_number(part):
+            yield part
+        elif isinstance(part, list | dict):
+            left += part.values() if isinstance(part, dict) else part
 
 
 def _is_number(value: object) -> TypeGuard[float]:

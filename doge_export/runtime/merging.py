@@ -101,7 +101,10 @@ class StreamMerger:
                 deliver(event)
 
     def _take_in(self, generation: BatchGeneration, readers: dict[BatchRequest, Deliver]) -> bool:
-        """Let the requests that have come join, and forget those that were closed; False when nothing is left to do."""
+        """Let the requests that have come join, and forget those that were closed; False when nothing is left to do.
+
+        Closed streams stay in the generation until its next step, which keeps their states for prompts to come.
+        """
         for request in [request for request in readers if request.cancelled]:
             del readers[request]
         with self._lock:
@@ -109,9 +112,10 @@ class StreamMerger:
                 generation.add(request)
                 readers[request] = deliver
             self._arriving = []
-            if not readers:
-                self._worker = None
-            return bool(readers)
+            if readers or generation.busy:
+                return True
+            self._worker = None
+            return False
 
     def _fail(self, readers: dict[BatchRequest, Deliver], failure: Exception) -> None:
         with self._lock:

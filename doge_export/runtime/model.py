@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError
 from .answers import Answers, Asked, Ends
-from .batch_options import options_of_prompts
+from .batch_options import check_taken_together, options_of_prompts
 from .batch_stream import BatchStream
 from .call_keywords import OneConversation, OnePrompt, OptionsPerPrompt, SeveralConversations, SeveralPrompts
 from .decoder import Decoder
@@ -240,12 +240,14 @@ class Model:
         """Answer any number of prompts and conversations together, each with options of its own.
 
         Yields the number of a prompt, from 0, and its result as soon as that is there; for one that cannot be answered,
-        the error. An error in place of a prompt is handed on. Prompts are taken as places in the batch become free.
+        the error. An error in place of a prompt is handed on. Prompts are taken as places in the batch become free,
+        at most 1024 from the first unfinished one on.
         """
         return self.answers.each(map(self._asked, prompts))
 
     def check_options(self, options: GenerationOptions) -> None:
-        """OptionError for options with which this model answers no prompt, such as a form that cannot be followed."""
+        """OptionError for options with which `answer_each` answers no prompt, such as a form that cannot be had."""
+        check_taken_together(options)
         self.answers.check_options(options)
 
     def _asked(self, item: tuple[Prompt | Messages, GenerationOptions] | OptionError) -> Asked | OptionError:
@@ -253,8 +255,7 @@ class Model:
             return item
         prompt, options = item
         try:
-            if options.prompt_lookup_num_tokens:
-                raise OptionError("many prompts take no prompt_lookup_num_tokens; set it to 0")
+            check_taken_together(options)
             if not are_messages(prompt):
                 return Asked(self._reader.next_ids(cast(Prompt, prompt)), options, self.defaults.eos_token_ids)
             template = self._reader.chat_prompt()

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from .generation import TokenDecoder
 from .state import State
 
+Tokens = Sequence[int] | NDArray[np.int64]
 
-def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+
+def shared_length(first: Tokens, second: Tokens) -> int:
     """The number of tokens that two sequences have in common from their start on."""
     length = min(len(first), len(second))
     differing = np.flatnonzero(np.asarray(first[:length]) != np.asarray(second[:length]))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .cache import MAX_CHUNK
 from .generation import TokenDecoder
+from .prefix import shared_length
 from .state import State
 
 # tokens that a state may have alone and still give way to another: feeding them again is cheap, keeping both is not
@@ -71,17 +72,18 @@ class PrefixCache:
         tokens = np.asarray(token_ids[:held], np.int64)
         if not held or any(self._usable(prefix, tokens) == held for prefix in self._prefixes):
             return
-        copy = state.copy(position=held)
-        self._drop([prefix for prefix in self._prefixes if self._covers(tokens, copy, prefix)])
-        if copy.nbytes_now <= self._max_bytes:
-            self._prefixes.append(Prefix(tokens, copy, copy.nbytes_now))
-            self.nbytes += copy.nbytes_now
-        while self.nbytes > self._max_bytes:
+        nbytes = state.nbytes_at(held)
+        if nbytes > self._max_bytes:
+            return
+        self._drop([prefix for prefix in self._prefixes if self._covers(tokens, state, prefix)])
+        while self.nbytes + nbytes > self._max_bytes:
             self._drop(self._prefixes[:1])
+        self._prefixes.append(Prefix(tokens, state.copy(position=held), nbytes))
+        self.nbytes += nbytes
 
     def _usable(self, prefix: Prefix, tokens: NDArray[np.int64]) -> int:
         """The number of tokens of a sequence that a kept state can begin with."""
-        length = shared(prefix.tokens, tokens)
+        length = shared_length(prefix.tokens, tokens)
         if length < len(prefix.tokens) and prefix.state.overflowed:
             return 0
         return length if self._decoder.cuts_freely else length // MAX_CHUNK * MAX_CHUNK
@@ -90,16 +92,9 @@ class PrefixCache:
         """Whether a state of these tokens can take another's place: all of its tokens are here, but for a short end."""
         length = len(other.tokens)
         lost = min(MOST_LOST, length // 8) if self._decoder.cuts_freely and not other.state.overflowed else 0
-        return not state.overflowed and length - shared(tokens, other.tokens) <= lost
+        return not state.overflowed and length - shared_length(tokens, other.tokens) <= lost
 
     def _drop(self, prefixes: Sequence[Prefix]) -> None:
         gone = set(map(id, prefixes))
         self._prefixes = [prefix for prefix in self._prefixes if id(prefix) not in gone]
         self.nbytes -= sum(prefix.nbytes for prefix in prefixes)
-
-
-def shared(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
-    """The number of tokens with which both sequences begin."""
-    length = min(len(first), len(second))
-    differing = np.flatnonzero(first[:length] != second[:length])
-    return int(differing[0]) if len(differing) else length

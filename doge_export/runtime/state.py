@@ -122,8 +122,12 @@ class State:
     @property
     def nbytes_now(self) -> int:
         """Bytes that the tokens so far have taken, in whole pages of memory; never less."""
+        return self.nbytes_at(self.position)
+
+    def nbytes_at(self, position: int) -> int:
+        """The same of a copy that holds so many tokens."""
         rows = self._memory[0].rows
-        used = min(self.position, self.description.keep_window_size) * rows.shape[-1] * rows.itemsize
+        used = min(position, self.description.keep_window_size) * rows.shape[-1] * rows.itemsize
         pages = math.prod(rows.shape[:3]) * (used // mmap.PAGESIZE + 2)  # a run of rows may begin amid a page
         order = self.nbytes - self._memory[0].nbytes - self._seen.first.nbytes if self.overflowed else 0
         precedence = 0 if self.precedence is None else self.precedence.nbytes

@@ -77,6 +77,14 @@ def test_messages_of_numpy_and_arrow_are_read(generator: Generator) -> None:
         assert generator({"messages": given})["text"] == [expected, expected]
 
 
+def test_a_prompt_nested_too_deeply_is_an_error_row(generator: Generator, alone: dict[str, Any]) -> None:
+    prompt: list[Any] = []
+    for _ in range(600):
+        prompt = [prompt]
+    found = generator({"prompt": [prompt, "The sun"]})
+    assert "nested too deeply" in found["error"][0] and found["text"] == ["", alone["text"][0]]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
@@ -94,6 +102,8 @@ def test_options_and_folders_that_are_not_allowed_are_one_sentence(tmp_path: Pat
     options: Any = {"temperatur": 1}
     with pytest.raises(OptionError, match="there is no option 'temperatur'"):
         Generator(CHECKPOINT, **options)
+    with pytest.raises(OptionError, match="several prompts take no prompt_lookup_num_tokens"):
+        Generator(CHECKPOINT, prompt_lookup_num_tokens=4)
     with pytest.raises(PackageError):
         Generator(tmp_path)({"prompt": ["a"]})
 

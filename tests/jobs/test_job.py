@@ -14,7 +14,8 @@ from pyarrow import parquet
 
 from doge_export.errors import OptionError, PackageError
 from doge_export.jobs import job as job_module
-from doge_export.jobs.job import Job
+from doge_export.jobs.job import FileJob
+from doge_export.jobs.sources import count_rows
 from doge_export.runtime.model import Model
 from tests.helpers.fakes import BigramDecoder, byte_level_tokenizer, defaults_for, random_table
 from tests.helpers.schemas import is_valid
@@ -37,7 +38,7 @@ def nobody(done: int, total: int | None, error: str | None) -> None:
 
 def run(source: Path, output: Path, on_row: Any = nobody, text_column: str = "text", **options: Any) -> None:
     model = random_model()
-    Job(source, output, text_column).run(model, model.options(**{"max_new_tokens": 8} | options), on_row)
+    FileJob(source, output, text_column).run(model, model.options(**{"max_new_tokens": 8} | options), on_row)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -75,6 +76,14 @@ BAD: list[tuple[bytes, str]] = [
     (b'{"prompt": "\\ud800"}', "row 2: the text holds .*half a character"),
     (b'{"messages": "hi"}', "row 2: messages is no list of messages"),
     (b'{"messages": [{"role": "user"}]}', "row 2: "),
+    (b'{"prompt": %s}' % (b"[" * 600 + b"]" * 600), "row 2: line 2 has lists and objects 601 deep; give at most 100"),
+    (
+        b'{"prompt": "a", "x": %s}' % (b'{"a":' * 700 + b"1" + b"}" * 700),
+        "row 2: line 2 has lists and objects 701 deep",
+    ),
+    (b'{"prompt": %s}' % (b"[" * 9999 + b"]" * 9999), "row 2: line 2 is no JSON"),
+    (b'{"prompt": "a", "error": "x"}', "row 2: it has a column 'error', which its answer overwrites; rename it"),
+    (b'{"prompt": "a", "text": 1}', "row 2: it has a column 'text', .*; name another as the text column"),
 ]
 
 
@@ -92,6 +101,41 @@ def test_a_bad_row_is_named_and_left_and_the_others_are_answered(tmp_path: Path,
     )
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_row_whose_column_would_be_overwritten_keeps_its_others_and_the_run_goes_on(
+    tmp_path: Path, suffix: str
+) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"prompt {number}", "id": number} for number in range(40)]
+    rows[30] |= {"error": "x", "text": "y"}
+    source, output = write_rows(tmp_path / "in.jsonl", rows), tmp_path / f"out{suffix}"
+    with pytest.raises(Killed):
+        run(source, output, on_row=killed_after(30, 40))
+    run(source, output)  # it goes on at the very row
+    found = read_rows(output) if suffix == ".jsonl" else parquet.read_table(output).to_pylist()
+    assert [row["id"] for row in found] == list(range(40)) and found[30]["prompt"] == "prompt 30"
+    assert [row["finish_reason"] == "error" for row in found] == [number == 30 for number in range(40)]
+    assert list(found[30]) == ["prompt", "id", "text", "finish_reason", "error"] and found[30]["text"] == ""
+
+
+def test_a_parquet_file_of_answers_to_lines_without_any_row_has_as_many_rows(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("nojson\nneither\n")
+    run(tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    found = parquet.read_table(tmp_path / "out.parquet")
+    assert found.column_names == ["text", "finish_reason", "error"] and found["text"].to_pylist() == ["", ""]
+    assert [error[:18] for error in found["error"].to_pylist()] == ["row 1: line 1 is n", "row 2: line 2 is n"]
+
+
+def test_rows_of_a_parquet_file_are_counted_and_their_columns_refused_before_any_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet.write_table(pa.table({"prompt": ["a"] * 9}), tmp_path / "in.parquet")
+    parquet.write_table(pa.table({"prompt": [], "error": []}), tmp_path / "taken.parquet")
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", None)
+    assert count_rows(tmp_path / "in.parquet") == 9
+    with pytest.raises(OptionError, match="have a column 'error' already"):
+        run(tmp_path / "taken.parquet", tmp_path / "out.parquet")
+
+
 def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text('{"prompt": "a"}\n\n   \n{"prompt": "b"}', encoding="utf-8-sig")
     run(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
@@ -102,9 +146,9 @@ class Killed(BaseException):
     """A kill, as near as a test in the same process comes."""
 
 
-def killed_after(rows: int) -> Any:
+def killed_after(rows: int, of: int = len(ROWS)) -> Any:
     def on_row(done: int, total: int | None, error: str | None) -> None:
-        assert total == len(ROWS)
+        assert total == of
         if done == rows:
             raise Killed
 
@@ -189,15 +233,11 @@ def test_answers_take_a_form(tmp_path: Path) -> None:
         ('{"prompt": "a", "text": "b"}', {}, "have a column 'text' already, .*name another as the text column"),
         ('{"prompt": "a", "error": 1}', {}, "have a column 'error' already"),
         ('{"prompt": "a"}', {"regex": "("}, "regex cannot be followed"),
-        ('{"prompt": "a"}', {"prompt_lookup_num_tokens": 3}, None),
+        ('{"prompt": "a"}', {"prompt_lookup_num_tokens": 3}, "several prompts take no prompt_lookup_num_tokens"),
     ],
 )
-def test_a_fault_of_the_whole_run_is_one_sentence(tmp_path: Path, text: str, options: Any, message: str | None) -> None:
+def test_a_fault_of_the_whole_run_is_one_sentence(tmp_path: Path, text: str, options: Any, message: str) -> None:
     (tmp_path / "in.jsonl").write_text(text)
-    if message is None:
-        run(tmp_path / "in.jsonl", tmp_path / "out.jsonl", **options)
-        assert "take no prompt_lookup" in read_rows(tmp_path / "out.jsonl")[0]["error"]
-        return
     with pytest.raises(OptionError, match=message):
         run(tmp_path / "in.jsonl", tmp_path / "out.jsonl", **options)
     run(write_rows(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl")  # nothing was done
@@ -221,4 +261,4 @@ def test_a_model_without_template_ends_at_messages(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", ROWS[30:31])
     model = Model(BigramDecoder(random_table(259)), byte_level_tokenizer(chat_template=None))
     with pytest.raises(PackageError, match="no chat template"):
-        Job(source, tmp_path / "out.jsonl").run(model, model.options(), nobody)
+        FileJob(source, tmp_path / "out.jsonl").run(model, model.options(), nobody)

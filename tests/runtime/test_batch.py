@@ -76,7 +76,7 @@ def test_a_list_of_prompts_refuses_what_belongs_to_one(tmp_path: Path) -> None:
     model = Model(exported(tiny_model(), tmp_path))
     with pytest.raises(OptionError, match="takes no state"):
         model.generate(prompts(), state=model.new_state())  # type: ignore[arg-type]  # the mistake
-    with pytest.raises(OptionError, match="takes no prompt_lookup_num_tokens"):
+    with pytest.raises(OptionError, match="several prompts take no prompt_lookup_num_tokens"):
         model.generate(prompts(), prompt_lookup_num_tokens=3)
     with pytest.raises(OptionError, match="prompt is empty"):
         model.generate([[1, 2], []])

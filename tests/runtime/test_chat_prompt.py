@@ -202,6 +202,20 @@ def test_a_template_sees_only_plain_data() -> None:
         ids_of([endless])
 
 
+def test_messages_and_tools_nested_at_any_depth_are_rendered_or_refused_in_one_sentence() -> None:
+    prompt, plain, refused, value = prompt_of(), {"role": "user", "content": "Hi"}, set(), list[Any]()
+    for depth in range(1, 1200):
+        value = [value]
+        if depth % 20:
+            continue
+        for message, tools in (({**plain, "more": value}, None), (plain, [{"type": "function", "more": value}])):
+            try:
+                prompt.render([message], tools=tools)
+            except OptionError as error:
+                refused.add(str(error).partition(";")[0])
+    assert "messages or tools are nested too deeply" in refused
+
+
 # Ends of a turn
 
 

@@ -192,6 +192,11 @@ BAD: Any = [
     ({"json_schema": {"exclusiveMinimum": 0, "maximum": 0.5}}, "shorter than 1 with a whole exclusive bound"),
     ({"json_schema": {"items": {"minimum": -0.5, "exclusiveMaximum": 0}}}, "shorter than 1"),
     ({"json_schema": {"minimum": 1, "exclusiveMinimum": True, "maximum": 1.5}}, "shorter than 1"),
+    ({"json_schema": {"type": "number", "exclusiveMinimum": 10**400, "maximum": 10**400 + 1}}, "beyond 2\\*\\*53"),
+    ({"json_schema": {"minimum": 10**400, "exclusiveMinimum": True, "maximum": 2 * 10**400}}, "beyond 2\\*\\*53"),
+    ({"json_schema": {"const": [{"a": 2**53 + 1}]}}, r"beyond 2\*\*53 in const, .* give one from -2\*\*53 to 2\*\*53"),
+    ({"json_schema": {"items": {"enum": [1, -1e25]}}}, r"beyond 2\*\*53 in enum"),
+    ({"json_schema": {"type": "string", "minLength": 10**400}}, "number out of range"),
     ({"json_schema": {"type": "number", "multipleOf": 0.01}}, "multipleOf of 0.01, which binary numbers cannot hold"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
     ({"regex": "a\ud800"}, "regex holds .*half a character"),
@@ -222,6 +227,8 @@ def test_numbers_keep_their_bounds() -> None:
         {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
         {"exclusiveMinimum": 0.1, "maximum": 0.2},
         {"multipleOf": 0.25},
+        {"type": "integer", "exclusiveMinimum": 2**53 - 3, "maximum": 2**53},
+        {"enum": [2**53, -(2**53)]},
     ):
         schema = {"type": "number", **bounds}
         answers = [model.generate("a", json_schema=schema, temperature=1.5, seed=seed).text for seed in range(20)]

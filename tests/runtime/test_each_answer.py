@@ -9,7 +9,7 @@ import pytest
 
 from doge_export.errors import OptionError, PackageError
 from doge_export.runtime.batch_generation import MAX_ROWS
-from doge_export.runtime.each_answer import AHEAD
+from doge_export.runtime.each_answer import AHEAD, MOST_AHEAD
 from doge_export.runtime.model import Model
 from doge_export.runtime.streaming import GenerationResult
 from tests.helpers.fakes import BigramDecoder, byte_level_tokenizer, defaults_for, random_table
@@ -46,6 +46,21 @@ def test_prompts_are_taken_as_places_become_free() -> None:
     next(answers)
     assert len(taken) <= 2 * MAX_ROWS + AHEAD
     assert len(list(answers)) == 199
+
+
+def test_no_prompt_runs_far_ahead_of_a_long_one() -> None:
+    model, taken = random_model(), list[int]()
+    short, failed = model.options(max_new_tokens=1), OptionError("no row")
+
+    def prompts() -> Iterator[Any]:
+        yield "a", model.options(max_new_tokens=400, ignore_eos=True)
+        for number in range(1, 3 * MOST_AHEAD):
+            taken.append(number)
+            yield failed if number % 2 else ("b", short)
+
+    done = [number for number, _ in model.answer_each(prompts())]
+    assert sorted(done) == list(range(3 * MOST_AHEAD)) and len(taken) == 3 * MOST_AHEAD - 1
+    assert max(done[: done.index(0)]) == MOST_AHEAD - 1
 
 
 def test_a_prompt_without_answer_ends_alone() -> None:

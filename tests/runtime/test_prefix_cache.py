@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from doge_export.errors import OptionError
 from doge_export.runtime.cache import MAX_CHUNK
 from doge_export.runtime.model import Model
 from doge_export.runtime.prefix_cache import PrefixCache
-from tests.helpers.fakes import BigramDecoder, random_table
+from doge_export.runtime.state import State
+from tests.helpers.fakes import BigramDecoder, byte_level_tokenizer, random_table
 from tests.helpers.models import FORMS, exported, feed, random_ids, tiny_model
 
 
@@ -20,6 +23,12 @@ def kept(decoder: BigramDecoder, cache: PrefixCache, tokens: list[int]) -> None:
     state = decoder.new_state()
     decoder.forward(state, np.array(tokens))
     cache.keep(tokens, state, fed_as_prompt=True)
+
+
+def wait_until_idle() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "doge-batch":
+            thread.join(timeout=60)
 
 
 def test_a_prompt_begins_with_the_longest_known_beginning_but_not_its_last_token() -> None:
@@ -78,6 +87,53 @@ def test_a_state_too_large_for_the_cache_is_not_kept() -> None:
     cache = PrefixCache(decoder, 10)
     kept(decoder, cache, [1, 2])
     assert (len(cache), cache.nbytes) == (0, 0)
+
+
+def test_a_state_too_large_for_the_cache_leaves_what_is_kept() -> None:
+    decoder = BigramDecoder(random_table(97), keep_window_size=4 * mmap.PAGESIZE)
+    small, large = random_ids(64).tolist(), random_ids(3 * mmap.PAGESIZE).tolist()
+    kept(decoder, measured := PrefixCache(decoder, 10**9), small)
+    cache = PrefixCache(decoder, measured.nbytes + 1)
+    kept(decoder, cache, small)
+    kept(decoder, cache, [*small, *large])
+    assert (len(cache), cache.nbytes) == (1, measured.nbytes)
+    assert cache.begin([*small, 1]).position == 64
+
+
+def test_room_is_made_before_a_state_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = BigramDecoder(random_table(97))
+    kept(decoder, measured := PrefixCache(decoder, 10**9), [1])
+    cache, copy, seen = PrefixCache(decoder, 2 * measured.nbytes), State.copy, list[int]()
+
+    def noting(state: State, **keywords: Any) -> State:
+        seen.append(cache.nbytes)
+        return copy(state, **keywords)
+
+    monkeypatch.setattr(State, "copy", noting)
+    for token in range(4):
+        kept(decoder, cache, [token])
+    assert seen == [0, measured.nbytes, measured.nbytes, measured.nbytes]
+
+
+@pytest.mark.parametrize("position", [1, 40, 64, 3000])
+def test_bytes_of_a_copy_are_known_before_it_is_made(position: int) -> None:
+    decoder = BigramDecoder(random_table(97), keep_window_size=4096)
+    state = decoder.new_state()
+    decoder.forward(state, random_ids(3000))
+    assert state.nbytes_at(position) == state.copy(position=position).nbytes_now
+
+
+@pytest.mark.parametrize("ending", ["close", "stop"])
+def test_the_last_stream_is_kept_though_it_is_closed_or_ended_by_a_stop_string(ending: str) -> None:
+    decoder = BigramDecoder(np.eye(259, k=1, dtype=np.float32), keep_window_size=10**5)  # writes the alphabet
+    model = Model(decoder, byte_level_tokenizer(), max_streams=2, cache_mb=100)
+    stop = "m" if ending == "stop" else ()
+    with model.stream("ab", stop=stop, max_new_tokens=9 * 10**4, ignore_eos=True) as stream:
+        assert "".join(piece for piece, _ in zip(stream, range(10), strict=False)).startswith("cdefghijkl")
+    wait_until_idle()
+    prefixes = model.answers.merger.prefixes
+    known = model.tokenizer.encode("abcdefghijk")
+    assert prefixes is not None and prefixes.begin([*known, 0]).position == len(known)
 
 
 def test_where_cuts_matter_a_state_goes_back_to_full_chunks_of_its_prompt() -> None:

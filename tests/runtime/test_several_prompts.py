@@ -69,7 +69,7 @@ def test_options_per_prompt_take_the_place_of_those_of_the_call(model: Model) ->
         ({"seed": 1}, "it must be a list of dictionaries"),
         ([{}, {}, None], r"options_per_prompt\[2\] is None; it must be a dictionary"),
         ([{}, {"topp": 1}, {}], "there is no option 'topp'"),
-        ([{}, {"prompt_lookup_num_tokens": 1}, {}], "takes no prompt_lookup_num_tokens"),
+        ([{}, {"prompt_lookup_num_tokens": 1}, {}], "several prompts take no prompt_lookup_num_tokens"),
     ],
 )
 def test_options_per_prompt_that_do_not_fit_are_refused(model: Model, own: Any, message: str) -> None:
