@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -50,18 +51,24 @@ class AskedCompletion(Underway):
         begun: set[int] = set()
         async with self.pieces() as pieces:
             async for piece in pieces:
-                choice = self._piece(piece, is_first=piece.number not in begun)
+                is_first = piece.number not in begun
                 begun.add(piece.number)
-                if choice.text or choice.finish_reason is not None or choice.logprobs is not None:
-                    yield self._event([choice])
+                # the log-probabilities of a prompt are megabytes, for which nobody else should wait
+                apart = is_first and self.echo is not None
+                event = await asyncio.to_thread(self._piece, piece, True) if apart else self._piece(piece, is_first)
+                if event is not None:
+                    yield event
         if self.include_usage:
             yield self._event([], with_usage=True)
 
-    def _piece(self, piece: Piece, is_first: bool) -> TextChoice:
+    def _piece(self, piece: Piece, is_first: bool) -> str | None:
+        """The event of a piece, None where it brings nothing."""
         index, text = piece.number, "" if self.only_prompt else piece.text
         text = self._echo(index) + text if is_first else text
-        logprobs = self._logprobs(index, is_first)
-        return TextChoice(index=index, text=text, logprobs=logprobs, finish_reason=self._reason(index))
+        logprobs, reason = self._logprobs(index, is_first), self._reason(index)
+        if not text and reason is None and logprobs is None:
+            return None
+        return self._event([TextChoice(index=index, text=text, logprobs=logprobs, finish_reason=reason)])
 
     def _event(self, choices: list[TextChoice], with_usage: bool = False) -> str:
         chunk = Completion(**self.head, choices=choices, usage=self.usage() if with_usage else None).model_dump()

@@ -54,7 +54,7 @@ def prompt_logprobs(
     prompt_ids: Sequence[int], known: Sequence[TokenLogprobs], tokenizer: Tokenizer, text: str
 ) -> TextLogprobs:
     """The log-probabilities of a prompt's tokens, of which the first has none. text: the prompt as it is echoed."""
-    places = TextPlaces(tokenizer, prompt=text)
+    places = TextPlaces(tokenizer, text, keeps_space=tokenizer.shows_space_at_start)
     first = TextLogprobs(
         tokens=[name_of(prompt_ids[0], tokenizer)],
         token_logprobs=[None],
@@ -101,10 +101,10 @@ class TextPlaces:
     ) -> None:
         """prompt: the text, where it is known; else that of an answer, which stands behind `start` characters.
 
-        keeps_space: whether an answer shows a space at its start. SentencePiece's tokenizers leave it out.
+        keeps_space: whether the text shows a space at its start. SentencePiece's tokenizers leave one out.
         """
         self._tokenizer, self._prompt, self._at = tokenizer, prompt, start
-        self._drops_space = not keeps_space
+        self._drops_space, self._start = not keeps_space, start
         self._is_first = True
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -120,15 +120,17 @@ class TextPlaces:
     def _shown(self, token_id: int) -> bytes:
         """The bytes that the token adds to the text."""
         content = bytes_alone(token_id, self._tokenizer) or b""
-        if self._tokenizer.is_silent(token_id):
-            is_there = self._prompt is not None and self._prompt.startswith(content.decode(), self._at)
-            return content if is_there else b""
-        return self._at_start(content)
+        if not self._tokenizer.is_silent(token_id):
+            return self._at_start(content)
+        if self._prompt is None or not self._prompt.startswith(content.decode(errors="replace"), self._at):
+            return b""
+        self._is_first = True
+        return content
 
     def _at_start(self, content: bytes) -> bytes:
-        """The bytes without the space that the tokenizer puts before a text, or that it leaves out there."""
+        """The bytes without a space that stands before a text, or behind a special token, in the tokens alone."""
         is_first, self._is_first = self._is_first, False
         if not is_first or not content.startswith(b" "):
             return content
-        drops = self._drops_space if self._prompt is None else not self._prompt.startswith(" ", self._at)
-        return content[1:] if drops else content
+        is_bare = self._prompt is not None and not self._prompt.startswith(" ", self._at)
+        return content[1:] if is_bare or (self._drops_space and self._at == self._start) else content

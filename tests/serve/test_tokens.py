@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 import pytest
 
@@ -55,6 +57,12 @@ def test_special_tokens_have_a_length_only_where_the_text_shows_them() -> None:
     assert places_of(BYTES, ids, "<|im_end|>ab<|im_end|>") == [0, 10, 11, 12, 22]
 
 
+@pytest.mark.parametrize("text", [" hello", "  hello", "<s>hello", "a<s>b</s>"])
+def test_pieces_that_begin_with_a_space_stand_where_the_text_has_one(text: str) -> None:
+    places = places_of(PIECES, PIECES.encode(text), text)
+    assert places[-1] == len(text) and sorted(places) == places
+
+
 def test_the_first_token_of_a_prompt_has_no_log_probability() -> None:
     ids = PIECES.encode("hello world")
     told = prompt_logprobs(ids, [TokenLogprobs(one, -1.0, ()) for one in ids[1:]], PIECES, "hello world")
@@ -70,6 +78,16 @@ def test_an_echo_for_no_token_tells_none(address: str) -> None:
         assert (choice["text"], choice["finish_reason"]) == ("é!", "length")
         assert choice["logprobs"]["tokens"] == ["bytes:\\xc3", "bytes:\\xa9", "!"]
         assert choice["logprobs"]["text_offset"] == [0, 0, 1]
+
+
+def test_a_stream_tells_the_places_of_the_whole_answer(address: str) -> None:
+    body = {"model": NAME, "prompt": "Hé", "max_tokens": 9, "echo": True, "logprobs": 1, "ignore_eos": True}
+    whole = httpx.post(f"{address}/v1/completions", json=body).json()["choices"][0]
+    lines = httpx.post(f"{address}/v1/completions", json=body | {"stream": True}).text.split("\n\n")[:-2]
+    pieces = [json.loads(line.removeprefix("data: "))["choices"][0] for line in lines]
+    for name in ("tokens", "text_offset", "token_logprobs"):
+        assert [told for piece in pieces for told in piece["logprobs"][name]] == whole["logprobs"][name]
+    assert "".join(piece["text"] for piece in pieces) == whole["text"]
 
 
 def test_all_answers_to_a_prompt_have_its_log_probabilities(address: str) -> None:
