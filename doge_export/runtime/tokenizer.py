@@ -72,9 +72,8 @@ class Tokenizer:
         )
 
     def __len__(self) -> int:
-        """Number of different tokens, added ones included."""
-        size: int = self._backend.get_vocab_size(with_added_tokens=True)
-        return size
+        """As `vocab_size`."""
+        return self.vocab_size
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; `add_special_tokens` puts those around it that the tokenizer's file asks for."""
