@@ -33,6 +33,11 @@ PROCESSING: tuple[dict[str, Any], ...] = (
     {"repetition_penalty": 1.3},
     {"forced_eos_token_id": [1, 2], "max_new_tokens": 3},
 )
+# what JavaScript has no option for (docs/javascript.md), and the seed, which is null there too
+NOT_COMPARED = {
+    *("seed", "prompt_lookup_num_tokens", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty"),
+    *("json_schema", "regex", "grammar"),
+}
 CONFIGS: tuple[dict[str, Any], ...] = (
     {},
     {"do_sample": True},
@@ -107,11 +112,8 @@ def cleaned() -> Iterator[dict[str, Any]]:
 def settings() -> Iterator[dict[str, Any]]:
     """The options that files of settings stand for."""
     for config in CONFIGS:
-        options = {
-            name: value for name, value in vars(options_from_generation_config(config)).items() if name != "seed"
-        }
-        options.pop("prompt_lookup_num_tokens")
-        yield {"config": config, "options": options}
+        options = vars(options_from_generation_config(config))
+        yield {"config": config, "options": {name: options[name] for name in options if name not in NOT_COMPARED}}
 
 
 def evicted() -> Iterator[dict[str, Any]]:
