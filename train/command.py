@@ -6,7 +6,9 @@ The stage checks all of it again, with everything else.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +22,20 @@ from .paths import check_data_file, check_no_run, is_data_file
 
 
 def run_stage(stage: str) -> None:
-    """Check the paths of the command line, then run the stage."""
+    """Check the paths of the command line, then run the stage. Ctrl-C and a full disk end in one sentence too."""
     try:
         check_paths(given_options(sys.argv[1:]))
+        main = vars(importlib.import_module(f"train.stages.{stage}"))["main"]
+        main()
     except DogeError as error:
         fail(error)
-    main = vars(importlib.import_module(f"train.stages.{stage}"))["main"]
-    main()
+    except KeyboardInterrupt:
+        print(f"\n{stage} was stopped before its end.", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        fail(DogeError(f"{error.filename or 'a file of output_dir'} cannot be written: {error.strerror}"))
 
 
 def fail(error: DogeError) -> None:

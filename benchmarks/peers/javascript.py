@@ -118,9 +118,8 @@ def llama_fields(size: str) -> dict[str, Any]:
     """Of a LlamaConfig with a size's dimensions."""
     if size == DEMO:
         return {**DEMO_FIELDS, "tie_word_embeddings": True}
-    config = preset_config(size)
-    names = (*DEMO_FIELDS, "head_dim", "tie_word_embeddings")
-    return {name: vars(config).get(name, getattr(config, name)) for name in names}
+    fields = preset_config(size).to_dict()
+    return {name: fields[name] for name in (*DEMO_FIELDS, "head_dim", "tie_word_embeddings")}
 
 
 def compare(chosen: Sequence[Contender], threads: int, rounds: int) -> list[Result]:

@@ -6,6 +6,7 @@ answers of as many of the source's first rows. Those of a Parquet file stand in 
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,8 +20,8 @@ from ..errors import OptionError
 from ..runtime.generation_options import GenerationOptions
 from ..runtime.model import Model
 from .rows import TEXT_COLUMN, Row, RowError, answer_columns, answered_in_order, check_columns, row_beside_answer
-from .sinks import LineFile, json_line, table_of, write_parquet
-from .sources import STANDARD, column_names, count_rows, digest, is_parquet, read_rows
+from .sinks import LineFile, faults_named, json_line, table_of, write_parquet
+from .sources import STANDARD, check_format, column_names, count_rows, digest, is_parquet, read_rows
 
 OnRow = Callable[[int, int | None, str | None], None]  # is told of rows done, of how many, and of a row's error
 
@@ -43,6 +44,8 @@ class FileJob:
         The same where the output is there already, or was begun by another call.
         """
         model.check_options(options)
+        for path in (self.source, self.output):
+            check_format(path)
         if self.source != STANDARD and not self.source.is_file():
             raise OptionError(f"{self.source} is no file; give one of JSON lines or a Parquet file, or - for stdin")
         check_columns(column_names(self.source) if is_parquet(self.source) else (), self.text_column)
@@ -71,7 +74,8 @@ class FileJob:
         finally:
             lines.close()
         if to_parquet:
-            write_parquet(self.source, kept, self._part, self.output, self.text_column)
+            with faults_named(self.output):
+                write_parquet(self.source, kept, self._part, self.output, self.text_column)
 
     def _answers(
         self,
@@ -158,7 +162,8 @@ class FileJob:
                 self._part.unlink(missing_ok=True)
                 mark.unlink()
         except OSError as error:
-            if error.filename is None or Path(error.filename).parent != mark.parent:
+            is_full = error.errno == errno.ENOSPC  # another output has no more room, and this one goes on later
+            if is_full or error.filename is None or Path(error.filename).parent != mark.parent:
                 raise
             fault = f"{error.filename} cannot be written ({error.strerror})"
             raise OptionError(f"{fault}; give another --output") from error

@@ -8,7 +8,8 @@ import decimal
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -39,25 +40,36 @@ def _as_json(value: Any) -> Any:
     raise OptionError(f"a column holds a {type(value).__name__}, which JSON has not; give an --output that is .parquet")
 
 
+@contextmanager
+def faults_named(path: Path) -> Iterator[None]:
+    """Within the block, a fault of writing names this file; that of a write or flush has no name of its own."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
 class LineFile:
     """A file of JSON lines that outlives a kill: each line is with the operating system before the next is made."""
 
     def __init__(self, path: Path) -> None:
         """Open or make the file; a last line without end, which a kill left, is removed."""
+        self._path = path
         self._file: IO[bytes] = path.open("a+b")
         self.lines = self._count_whole_lines()
 
     def add(self, row: Row) -> None:
         """Write a line."""
-        self._file.write(json_line(row))
-        self._file.flush()
+        with faults_named(self._path):
+            self._file.write(json_line(row))
+            self._file.flush()
         self.lines += 1
 
     def close(self) -> None:
         """Close the file, when it is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with faults_named(self._path), self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def _count_whole_lines(self) -> int:
         count = end = 0
@@ -76,13 +88,25 @@ def write_parquet(source: Path, rows: list[Row | RowError], answers: Path, outpu
     """
     pyarrow_for(output)
     import pyarrow as pa  # noqa: PLC0415 - of an extra
-    from pyarrow import parquet  # noqa: PLC0415 - of an extra
 
     batches = (
         parquet_batches(source, ROWS_OF_A_GROUP) if is_parquet(source) else iter(table_of(rows, output).to_batches())
     )
     columns = [(name, pa.string()) for name in (text_column, *FURTHER_COLUMNS)]
     unfinished = output.with_name(f"{output.name}.tmp")
+    try:
+        _write_table(batches, answers, unfinished, columns, source)
+        os.replace(unfinished, output)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_table(
+    batches: Iterable[Any], answers: Path, unfinished: Path, columns: list[tuple[str, Any]], source: Path
+) -> None:
+    import pyarrow as pa  # noqa: PLC0415 - of an extra
+    from pyarrow import parquet  # noqa: PLC0415 - of an extra
+
     writer = None
     with answers.open("rb") as lines:
         for batch in batches:
@@ -96,7 +120,6 @@ def write_parquet(source: Path, rows: list[Row | RowError], answers: Path, outpu
         schema = parquet.read_schema(source) if is_parquet(source) else pa.schema([])
         writer = parquet.ParquetWriter(unfinished, pa.schema([*schema, *(pa.field(*column) for column in columns)]))
     writer.close()
-    os.replace(unfinished, output)
 
 
 def table_of(rows: Iterable[Row | RowError], output: Path) -> Any:

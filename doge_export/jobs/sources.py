@@ -16,8 +16,15 @@ from ..extras import needs_extra
 from .rows import Row, RowError
 
 STANDARD = Path("-")  # standard input or output
+OTHER_FORMATS = (".csv", ".tsv", ".xlsx", ".arrow", ".feather")
 ROWS_AT_A_TIME = 256  # of a Parquet file that is answered
 DEEPEST = 100  # lists and objects of a row, one in another; far deeper ones overflow the stack of whoever walks them
+
+
+def check_format(path: Path) -> None:
+    """OptionError for a name that promises another format than JSON lines or Parquet."""
+    if path.suffix.lower() in OTHER_FORMATS:
+        raise OptionError(f"{path} is named as another format; give JSON lines (.jsonl) or a Parquet file (.parquet)")
 
 
 def is_parquet(path: Path) -> bool:

@@ -99,7 +99,8 @@ class Constraints:
                 "json_schema, regex and grammar need a tokenizer of byte-level or SentencePiece kind; leave them out "
                 "with this model"
             )
-        self._tokenizer = llguidance.LLTokenizer(_Vocabulary(tokenizer, vocab_size))  # type: ignore[arg-type]
+        vocabulary = _Vocabulary(tokenizer, vocab_size)
+        self._tokenizer = llguidance.LLTokenizer(vocabulary)  # type: ignore[arg-type]  # takes what has its methods
         self._vocab_size = vocab_size
         self._matcher = lru_cache(maxsize=KEPT_FORMS)(self._compiled)
 

@@ -28,7 +28,7 @@ class PatientProtocol(H11Protocol):
 
     _leaving: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin to wait."""
         super().connection_made(transport)
         self._wait_or_not()

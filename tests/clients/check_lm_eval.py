@@ -1,4 +1,4 @@
-"""lm_eval's clients get doge-eval's answers and scores: python tests/clients/check_lm_eval.py ADDRESS WORK
+"""lm_eval's clients get doge-eval's answers and scores: python -m tests.clients.check_lm_eval ADDRESS WORK
 
 `local-completions` asks all kinds of requests, `local-chat-completions` those for texts. The exit code is 1 where one
 differs.
@@ -7,7 +7,6 @@ differs.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,9 @@ from typing import Any
 import lm_eval
 from lm_eval.tasks import TaskManager
 
+from tests.helpers.harness_answers import same
+
 NATS = 1e-3  # JSON has all digits; the server computes prompts in other company
-
-
-def same(found: Any, expected: Any) -> bool:
-    """Whether two answers are the same, numbers within NATS."""
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(same, found, expected))
-    if isinstance(expected, float) and not isinstance(expected, bool):
-        return math.isclose(found, expected, rel_tol=0, abs_tol=NATS)
-    return bool(found == expected)
 
 
 def evaluate(kind: str, arguments: dict[str, Any], tasks: list[str], work: Path, **more: Any) -> dict[str, Any]:
@@ -47,7 +39,7 @@ def main(address: str, work: Path) -> int:
     for task, answers in expected["samples"].items():
         samples = sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
         plain = json.loads(json.dumps([sample["filtered_resps"] for sample in samples]))
-        if not same(plain, answers):
+        if not same(plain, answers, NATS):
             print(f"{task}: found {plain}, expected {answers}")
             differing += 1
     arguments |= {"base_url": f"{address}/v1/chat/completions"}

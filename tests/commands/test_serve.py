@@ -72,7 +72,7 @@ def test_two_signals_end_it_at_once(second: signal.Signals) -> None:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         process.send_signal(second)
-        process.wait(10)
+        assert process.wait(10) == 0
 
 
 def test_a_second_one_on_the_port_gets_a_sentence() -> None:

@@ -67,7 +67,7 @@ def samples() -> Iterator[dict[str, Any]]:
         for count in (5, 300, 4000):
             logits = some_logits(count, 3.0, seed=10 * index + count)
             rng = np.random.default_rng(index)
-            settings = GenerationDefaults().options.with_overrides(options)  # type: ignore[arg-type]
+            settings = GenerationDefaults().options.with_overrides(options)  # type: ignore[arg-type]  # from JSON
             ids, kept = candidates(logits, settings)
             tokens = [int(ids[sample(kept, rng)]) for _ in range(40)]
             yield {"logits": logits.tolist(), "options": options, "seed": index, "left": len(ids), "tokens": tokens}
@@ -86,7 +86,7 @@ def processed() -> Iterator[dict[str, Any]]:
     tokens = [1, 2, 5, 6, 7, 1, 2]
     for index, options in enumerate(PROCESSING):
         logits = some_logits(12, 3.0, seed=index)
-        settings = GenerationDefaults().options.with_overrides(options)  # type: ignore[arg-type]
+        settings = GenerationDefaults().options.with_overrides(options)  # type: ignore[arg-type]  # from JSON
         processors, rows = LogitsProcessors(settings, [2, 7], tokens[:2]), []
         for token in tokens[2:]:
             rows.append([x if math.isfinite(x) else None for x in processors(logits, Seen()).tolist()])

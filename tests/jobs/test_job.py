@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import json
 import re
 from pathlib import Path
@@ -262,3 +263,28 @@ def test_a_model_without_template_ends_at_messages(tmp_path: Path) -> None:
     model = Model(BigramDecoder(random_table(259)), byte_level_tokenizer(chat_template=None))
     with pytest.raises(PackageError, match="no chat template"):
         FileJob(source, tmp_path / "out.jsonl").run(model, model.options(), nobody)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_a_full_disk_names_its_file_and_the_run_goes_on_later(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(row: Any) -> bytes:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source, output = write_rows(tmp_path / "in.jsonl", ROWS[:30]), tmp_path / name
+    with monkeypatch.context() as patched, pytest.raises(OSError, match=f"No space left on device.*{name}"):
+        patched.setattr("doge_export.jobs.sinks.json_line", full)
+        run(source, output)
+    run(source, output)
+    found = read_rows(output) if name.endswith("jsonl") else parquet.read_table(output).to_pylist()
+    assert len(found) == 30 and not output.with_name(f"{name}.job").exists()
+
+
+def test_a_file_named_as_another_format_is_refused(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", ROWS)
+    with pytest.raises(OptionError, match=r"out\.csv is named as another format; give JSON lines"):
+        run(source, tmp_path / "out.csv")
+    with pytest.raises(OptionError, match=r"in\.tsv is named as another format"):
+        run(source.rename(tmp_path / "in.tsv"), tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tsv"]

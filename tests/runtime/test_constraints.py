@@ -218,7 +218,7 @@ def test_a_form_that_cannot_be_followed_is_one_sentence(options: Any, message: s
 
 def test_a_key_minproperties_among_data_is_no_keyword() -> None:
     schema = {"properties": {"minProperties": {"const": {"minProperties": 9}}}, "required": ["minProperties"]}
-    assert json.loads(GenerationOptions(json_schema=schema).json_schema or "") == schema  # type: ignore[arg-type]
+    assert json.loads(GenerationOptions(json_schema=schema).json_schema or "") == schema  # type: ignore[arg-type]  # checked text
 
 
 def test_numbers_keep_their_bounds() -> None:

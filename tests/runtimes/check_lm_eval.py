@@ -15,6 +15,8 @@ from typing import Any
 import lm_eval
 from lm_eval.tasks import TaskManager
 
+from tests.helpers.harness_answers import same
+
 WORK = Path(sys.argv[1])
 NATS = 2e-4  # two ways of adding up float32 logarithms; the logits are the same
 
@@ -33,15 +35,6 @@ def evaluate(name: str, tasks: list[str]) -> dict[str, Any]:
     return found
 
 
-def same(found: Any, expected: Any) -> bool:
-    """Whether two answers are the same, numbers within NATS."""
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(same, found, expected))
-    if isinstance(expected, float) and not isinstance(expected, bool):
-        return math.isclose(found, expected, rel_tol=0, abs_tol=NATS)
-    return bool(found == expected)
-
-
 def check(name: str, expected: dict[str, Any]) -> list[str]:
     """The tasks in which a folder's answers or scores differ."""
     found = evaluate(name, list(expected["samples"]))
@@ -50,7 +43,7 @@ def check(name: str, expected: dict[str, Any]) -> list[str]:
         samples = sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
         plain = json.loads(json.dumps([sample["filtered_resps"] for sample in samples]))
         scores = {metric: value for metric, value in found["results"][task].items() if isinstance(value, float)}
-        differs = not same(plain, answers) or any(
+        differs = not same(plain, answers, NATS) or any(
             not math.isclose(value, expected["scores"][task][metric], rel_tol=1e-4) for metric, value in scores.items()
         )
         if differs:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from doge_model import load_checkpoint
 from tests.helpers.training import QUIET, run_stage
+from train.command import run_stage as run_command
 from train.recall_streams import RecallStream, Symbols, draw_stream, most_kept
 from train.stages.measure import keep_window_size, without_mask
 from train.windows import blocks, window_at
@@ -184,3 +185,30 @@ def test_a_small_model_learns_to_recall_from_few_slots(tmp_path: Path) -> None:
             recent = recalled()
     assert learned > 0.9
     assert recent < 0.5
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "recall was stopped before its end."),
+        (OSError(28, "No space left on device"), 1, "Error: a file of output_dir cannot be written: No space left"),
+    ],
+)
+def test_streams_that_are_not_all_written_leave_no_file_and_one_sentence(
+    fault: BaseException,
+    code: int,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(stream: RecallStream) -> None:
+        raise fault
+
+    monkeypatch.setattr("train.stages.recall.as_messages", stopped)
+    monkeypatch.setattr("sys.argv", ["recall", "--output_dir", str(tmp_path)])
+    with pytest.raises(SystemExit) as stop:
+        run_command("recall")
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == code and error.startswith(sentence) and "\n" not in error
+    assert not list(tmp_path.glob("streams*"))

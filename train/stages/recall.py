@@ -63,14 +63,19 @@ def recall(arguments: RecallArguments) -> Path:
     """Write the streams and their tokenizer into output_dir; return the file of streams."""
     rng, symbols = np.random.default_rng(arguments.seed), Symbols(*[arguments.symbols] * 3)
     folder = Path(arguments.output_dir)
+    path, unfinished = folder / STREAMS_FILE, folder / f"{STREAMS_FILE}.partial"
     recall_tokenizer(symbols, arguments.tokens).save_pretrained(folder)
-    with (folder / STREAMS_FILE).open("w", encoding="utf-8") as file:
-        for _ in range(arguments.streams):
-            pairs = int(rng.integers(arguments.least_pairs, arguments.most_pairs + 1))
-            stream = draw_stream(rng, arguments.tokens, pairs, arguments.near, symbols)
-            file.write(json.dumps({"messages": as_messages(stream)}) + "\n")
-    print(f"{arguments.streams} streams of {arguments.tokens} tokens are in {folder / STREAMS_FILE}")
-    return folder / STREAMS_FILE
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            for _ in range(arguments.streams):
+                pairs = int(rng.integers(arguments.least_pairs, arguments.most_pairs + 1))
+                stream = draw_stream(rng, arguments.tokens, pairs, arguments.near, symbols)
+                file.write(json.dumps({"messages": as_messages(stream)}) + "\n")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    print(f"{arguments.streams} streams of {arguments.tokens} tokens are in {path}")
+    return path
 
 
 def as_messages(stream: RecallStream) -> list[dict[str, str]]:
