@@ -60,13 +60,21 @@ class Bonus:
 @click.command()
 @click.argument("calibration", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("held_out", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--window", default=512, show_default=True, help="Keys that are kept.")
-@click.option("--tokens", default=4096, show_default=True, help="Of a stream.")
-@click.option("--streams", default=4, show_default=True, help="Of the calibration text; half of them choose the scale.")
+@click.option("--window", type=click.IntRange(8), default=512, show_default=True, help="Keys that are kept.")
+@click.option("--tokens", type=click.IntRange(4 * FAR, 8192), default=4096, show_default=True, help="Of a stream.")
+@click.option(
+    "--streams",
+    type=click.IntRange(2),
+    default=4,
+    show_default=True,
+    help="Of the calibration text; half of them choose the scale.",
+)
 @options.json_file
 @torch.inference_mode()
 def main(calibration: Path, held_out: Path, window: int, tokens: int, streams: int, out: Path | None) -> None:
     """Fit bonuses to the text CALIBRATION (UTF-8, or .xz), and read HELD_OUT with and without them."""
+    if window >= tokens:
+        raise click.UsageError(f"--window is {window}; it must be below the {tokens} tokens of a stream")
     announce()
     checkpoint = load_checkpoint(DEMO)
     model, narrow = checkpoint.model, Window(window, checkpoint.model.config.keep_sinks)

@@ -11,9 +11,10 @@ training has; every pair is asked for once, at any place behind it. A row is a n
     onnx       the exported decoder, from a state of so many slots
     most       the share that as many slots can hold, a pair in each; of n pairs written they hold W / n
 
-`--sliding` and `--whole` name checkpoints that were trained with a sliding window, and without any. An error is the
-standard error over seeds, or over streams where there is one seed. Streams longer than `--torch-up-to` are read by
-the export alone, as PyTorch's mask is [tokens, tokens].
+`--sliding` and `--whole` name checkpoints that were trained with a sliding window, and without any. Each seed reads
+streams of its own. An error is the standard error over seeds, so it has the luck of both draws in it. Where there is
+one seed, it is over streams. Streams longer than `--torch-up-to` are read by the export alone, as PyTorch's mask is
+[tokens, tokens].
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -38,11 +40,13 @@ from train.recall_streams import RecallStream, Symbols, draw_stream, most_kept
 from train.stages.measure import keep_window_size, without_mask
 
 Reader = Callable[[NDArray[np.int64]], NDArray[np.float32]]  # token ids [T] -> logits [T, vocab]
+Streams = Callable[[int], list[RecallStream]]  # those that the checkpoint of this number reads
 WHOLE = 2**31 - 1  # keys: more than any stream has
+CHECKPOINT = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folders", nargs=-1, required=True, type=CHECKPOINT)
 @click.option("--pairs", type=options.numbers, default="16,32,48,64", show_default=True, help="Pairs of a stream.")
 @click.option("--tokens", type=options.numbers, default="512,5120", show_default=True, help="Tokens of a stream.")
 @click.option("--streams", type=click.IntRange(2), default=20, show_default=True, help="Streams of a row.")
@@ -53,8 +57,8 @@ WHOLE = 2**31 - 1  # keys: more than any stream has
 @click.option(
     "--weights", type=click.Choice(("fp32", "int8")), default="int8", show_default=True, help="Of the export."
 )
-@click.option("--sliding", multiple=True, type=click.Path(path_type=Path, exists=True), help="Trained so; one a seed.")
-@click.option("--whole", multiple=True, type=click.Path(path_type=Path, exists=True), help="Trained so; one a seed.")
+@click.option("--sliding", multiple=True, type=CHECKPOINT, help="Trained so; one a seed.")
+@click.option("--whole", multiple=True, type=CHECKPOINT, help="Trained so; one a seed.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a PNG: recall by pairs, for each length.")
 @options.json_file
 def main(
@@ -74,9 +78,11 @@ def main(
 ) -> None:
     """Measure recall of checkpoints in FOLDERS, in PyTorch and exported."""
     announce()
-    if max(pairs) > symbols or min(tokens) < 1 + 5 * max(pairs):
+    most = min(symbols, (min(tokens) - 1) // 5)
+    if not all(1 <= count <= most for count in pairs):
         raise click.UsageError(
-            f"--pairs go up to {max(pairs)}; they must be at most --symbols, {symbols}, and 5 tokens of a stream each"
+            f"--pairs are {', '.join(map(str, pairs))}; each must be from 1 to {most}, for {symbols} symbols and "
+            f"streams of {min(tokens)} tokens"
         )
     torch.set_num_threads(1)
     groups = {"model": folders, "trained sliding": sliding, "trained whole": whole}
@@ -87,7 +93,7 @@ def main(
         rows = []
         for length in tokens:
             for count in pairs:
-                drawn = draw(seed, streams, length, count, Symbols(*[symbols] * 3))
+                drawn = partial(draw, seed, streams, length, count, Symbols(*[symbols] * 3))
                 rows.append(row(groups if length <= torch_up_to else {}, exported, drawn, length, count))
                 click.echo(rows[-1])
     if plot is not None:
@@ -101,27 +107,25 @@ def exported_folder(checkpoint: Path, out: Path, weights: str, slots: int | None
     return out
 
 
-def draw(seed: int, streams: int, tokens: int, pairs: int, symbols: Symbols) -> list[RecallStream]:
-    """Streams whose pairs are asked for at any place."""
-    rng = np.random.default_rng((seed, tokens, pairs))
+def draw(seed: int, streams: int, tokens: int, pairs: int, symbols: Symbols, number: int) -> list[RecallStream]:
+    """Streams for the checkpoint of this number, whose pairs are asked for at any place."""
+    rng = np.random.default_rng((seed, tokens, pairs, number))
     return [draw_stream(rng, tokens, pairs, 0.0, symbols) for _ in range(streams)]
 
 
-def row(
-    groups: dict[str, tuple[Path, ...]], exported: list[Path], drawn: list[RecallStream], tokens: int, pairs: int
-) -> Result:
+def row(groups: dict[str, tuple[Path, ...]], exported: list[Path], drawn: Streams, tokens: int, pairs: int) -> Result:
     """The recall of every way to read the streams, as [mean, standard error]."""
     found: dict[str, list[list[float]]] = {}  # a list of streams' shares for each seed
     window = window_of(exported[0])
     for group, folders in groups.items():
-        for folder in folders:
+        for number, folder in enumerate(folders):
             model, ids = loaded(folder)
             model.config.keep_window_size = window
             for name, reader in torch_readers(model, group):
-                found.setdefault(name, []).append(recalls(reader, drawn, ids))
-    for folder in exported:
-        found.setdefault("onnx", []).append(recalls(onnx_reader(folder), drawn, vocabulary(folder)))
-    held = [most_kept(stream, window) / pairs for stream in drawn]
+                found.setdefault(name, []).append(recalls(reader, drawn(number), ids))
+    for number, folder in enumerate(exported):
+        found.setdefault("onnx", []).append(recalls(onnx_reader(folder), drawn(number), vocabulary(folder)))
+    held = [most_kept(stream, window) / pairs for number in range(len(exported)) for stream in drawn(number)]
     return {"tokens": tokens, "pairs": pairs, "window": window, "most": float(np.mean(held))} | {
         name: summary(shares) for name, shares in found.items()
     }
@@ -182,6 +186,9 @@ def onnx_reader(folder: Path) -> Reader:
 
 def recalls(reader: Reader, drawn: Sequence[RecallStream], ids: dict[str, int]) -> list[float]:
     """The share of right first choices among the answers of each stream."""
+    unknown = {word for stream in drawn for word in stream.words} - set(ids)
+    if unknown:
+        raise click.UsageError(f"the checkpoint does not know {min(unknown)}; give --symbols as in its training")
     shares = []
     for stream in drawn:
         tokens, places = np.array([ids[word] for word in stream.words]), np.array(stream.answers)
