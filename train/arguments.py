@@ -87,6 +87,8 @@ def hold_batch(config: Any) -> None:
     """
     if config.batch_tokens is None:
         return
+    if config.max_length is None:
+        raise OptionError("max_length is null; give a number of tokens, as batch_tokens counts whole sequences")
     sequences, rest = divmod(config.batch_tokens, config.max_length)
     if rest or not sequences:
         raise OptionError(

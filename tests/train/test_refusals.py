@@ -56,6 +56,7 @@ def test_two_names_of_one_option_must_not_differ(
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a negative batch": ({"batch_tokens": -256}, "batch_tokens is -256; it must be at least 1"),
     "no batch": ({"batch_tokens": 0}, "batch_tokens is 0"),
+    "a batch of rows of any length": ({"max_length": None}, "max_length is null; give a number of tokens"),
     "evaluation on nothing": ({"eval_strategy": "steps"}, "eval"),
     "no epochs": ({"max_steps": -1, "num_train_epochs": 0}, "num_train_epochs is 0"),
     "no sequences": ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0; it must be at least 1"),

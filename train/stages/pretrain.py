@@ -83,11 +83,11 @@ class PretrainConfig(StageConfig, SFTConfig):
         default_factory=list,
         metadata={"help": "Two steps: windows go from max_length to keep_window_size between them."},
     )
-    recent_window_from: int = field(
-        default=4, metadata={"help": "With window_steps, the window at first of recent_layers, which widens."}
+    recent_window_from: int | None = field(
+        default=None, metadata={"help": "With window_steps, the window at first of recent_layers, which widens; or 4."}
     )
-    wider_steps: float = field(
-        default=0.5, metadata={"help": "With window_steps, share of steps that see a wider window, drawn anew."}
+    wider_steps: float | None = field(
+        default=None, metadata={"help": "With window_steps, share of steps with a wider window, drawn anew; or 0.5."}
     )
 
 
@@ -119,11 +119,29 @@ def pretrain(arguments: NewModelArguments, data: DataArguments, config: Pretrain
         processing_class=tokenizer,
     )
     trainer.saved_template = template
-    if config.window_steps:
-        recent, wider = config.recent_window_from, config.wider_steps
-        steps = check_windows(config.window_steps, recent, wider, model)
-        trainer.add_callback(WindowSchedule(model, steps, config.max_length, recent, wider))
+    schedule = window_schedule(config, model)
+    if schedule is not None:
+        trainer.add_callback(schedule)
     train(trainer)
+
+
+def window_schedule(config: PretrainConfig, model: DogeForCausalLM) -> WindowSchedule | None:
+    """The schedule of windows that was asked for.
+
+    Raises:
+        OptionError: its options do not fit, or they are given without window_steps.
+    """
+    if not config.window_steps:
+        for name in ("recent_window_from", "wider_steps"):
+            if vars(config)[name] is not None:
+                raise OptionError(f"{name} is {vars(config)[name]}, and window_steps are missing; give both or neither")
+        return None
+    if config.max_length is None:
+        raise OptionError("max_length is null; give a number of tokens, as window_steps begin with a window of so many")
+    recent = 4 if config.recent_window_from is None else config.recent_window_from
+    wider = 0.5 if config.wider_steps is None else config.wider_steps
+    steps = check_windows(config.window_steps, recent, wider, model)
+    return WindowSchedule(model, steps, config.max_length, recent, wider)
 
 
 def build_model(arguments: NewModelArguments, tokenizer: PreTrainedTokenizerBase) -> DogeForCausalLM:
