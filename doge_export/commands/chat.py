@@ -47,6 +47,7 @@ from .sampling import sampling_options, sampling_overrides
     metavar="N",
     help="Guess up to N tokens (at most 7) where the answer copies.",
 )
+@click.option("--assistant", metavar="FOLDER", help="A smaller model of the same tokenizer that guesses tokens.")
 @click.option("--logprobs", type=int, metavar="N", help="With --json: log-probabilities, of the N best tokens too.")
 @sampling_options
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
@@ -58,6 +59,7 @@ def main(
     prompt: str | None,
     system: str | None,
     resume: Path | None,
+    assistant: str | None,
     threads: int | None,
     revision: str | None,
     verbose: bool,
@@ -78,7 +80,7 @@ def main(
     if not stdin_is_terminal():
         prompt = piped_prompt(prompt)
     with noted_warnings():
-        model = load(folder, threads=threads, revision=revision)
+        model = load(folder, threads=threads, revision=revision, assistant=assistant)
         if verbose:
             note(f"Computed by {model.decoder.kernels}.")
         converse(model, overrides, prompt, system, resume, as_json)

@@ -6,6 +6,7 @@ A `Decoder` holds the graphs and can be shared; a `State` is one stream of token
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,8 @@ class Decoder:
         """
         check_threads(threads)
         check_folder(folder)
-        self.threads = threads or default_threads((folder / DATA_FILE).stat().st_size)
+        self.nbytes = (folder / DATA_FILE).stat().st_size
+        self.threads = threads or default_threads(self.nbytes)
         self.graphs: Graphs = open_graphs(folder, self.threads, operators)
         self.description = self.graphs.description
         self.vocab_size = self.description.vocab_size
@@ -57,6 +59,11 @@ class Decoder:
     def cuts_freely(self) -> bool:
         """Whether logits are the same bit by bit wherever a prompt is cut into chunks."""
         return self.graphs.cuts_freely
+
+    @property
+    def check_costs(self) -> Sequence[float]:
+        """Time of `check_draft` of so many tokens, by their number, in that of one step; 1 for one token."""
+        return self.graphs.check_costs
 
     def new_state(self) -> State:
         """An empty stream. Memory is taken from the system as the stream fills its window."""
