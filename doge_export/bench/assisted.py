@@ -79,8 +79,10 @@ def time_assisted(
 
 def answer_pairs(alone: Model, assisted: Model, new_tokens: int) -> Iterator[tuple[GenerationResult, GenerationResult]]:
     """The answers to each question, by turns without and with the assistant; their tokens are the same."""
-    for prompt in PROMPTS:
-        plain, quick = (answer(model, prompt, new_tokens) for model in (alone, assisted))
+    for number, prompt in enumerate(PROMPTS):
+        models = (alone, assisted) if number % 2 else (assisted, alone)
+        answers = {model is assisted: answer(model, prompt, new_tokens) for model in models}
+        plain, quick = answers[False], answers[True]
         if plain.token_ids != quick.token_ids:
             raise AssertionError(f"the assistant changed the answer to {prompt!r}")
         yield plain, quick

@@ -24,15 +24,15 @@ from .sampling import Logits
 from .state import State
 from .token_history import TokenHistory
 
-FIRST_SHARE = 0.7  # of right guesses, assumed before there were any
+FIRST_SHARE = 0.8  # of right guesses, assumed before there were any
 CONFIDENCE = 0.4  # the least probability of a guess, as transformers' assistant_confidence_threshold
-LEARNING = 1 / 16  # weight of one checked guess in the share of right ones
-UNSURE = 1 / 64  # the same of a step of the assistant whose token is too improbable to be checked
+LEARNING = 1 / 64  # weight of one checked guess in the share of right ones
+UNSURE = 1 / 256  # the same of a step of the assistant whose token is too improbable to be checked
 FORGETTING = 1 / 512  # of the way back to FIRST_SHARE, by each step without guesses: now and then one is tried
 
 
 class Costs(NamedTuple):
-    """What guessing costs, in single steps of the large model.
+    """The costs of guessing, in single steps of the large model.
 
     check: of a check of so many tokens, by their number; check[1] is a single step, 1.
     guess: of a step of the assistant.
@@ -63,11 +63,16 @@ class SeededDraws:
 
 
 class Assistant:
-    """A model that guesses for another, with a stream beside each of the other's states."""
+    """A model that guesses for another, with a stream beside each of the other's states.
+
+    Attributes:
+        share: estimate of the share of guesses that are right, learned over all answers.
+    """
 
     def __init__(self, decoder: TokenDecoder, costs: Costs, confidence: float = CONFIDENCE) -> None:
         """confidence: the least probability of a token that is worth a check."""
         self.decoder, self.costs, self.confidence = decoder, costs, confidence
+        self.share = FIRST_SHARE
         self._streams: weakref.WeakKeyDictionary[State, SharedPrefix] = weakref.WeakKeyDictionary()
 
     @classmethod
@@ -84,18 +89,13 @@ class Assistant:
 
 
 class AssistantGuesses:
-    """The guesses for one answer; see `drafts.Guesser`.
-
-    Attributes:
-        share: estimate of the share of guesses that are right.
-    """
+    """The guesses for one answer; see `drafts.Guesser`."""
 
     def __init__(self, assistant: Assistant, options: GenerationOptions, vocab_size: int) -> None:
         """vocab_size: of the large model. options: those of the answer, with a seed where it is sampled."""
         self._assistant, self._options, self._vocab_size = assistant, options, vocab_size
         self._draws = None if options.seed is None else SeededDraws(options.seed)
         self._first_token: int | None = None  # position of the answer's first token
-        self.share = FIRST_SHARE
 
     def extend(self, token_ids: Sequence[int], room: int) -> None:
         """The state itself knows its tokens."""
@@ -104,19 +104,22 @@ class AssistantGuesses:
         """The tokens that the assistant would choose, as far as it is sure of them."""
         if self._first_token is None:
             self._first_token = state.position
-        wanted = best_number(self.share, self._assistant.costs, self._room(state, room))
-        if not wanted or state.history is None:
-            self.share += (FIRST_SHARE - self.share) * FORGETTING
+        assistant, room = self._assistant, self._room(state, room)
+        if not room or state.history is None:
+            return []
+        wanted = best_number(assistant.share, assistant.costs, room)
+        if not wanted:
+            assistant.share += (FIRST_SHARE - assistant.share) * FORGETTING
             return []
         guesses = self._draft(state.history, state, token_id, wanted)
         if not guesses:
-            self.share -= self.share * UNSURE
+            assistant.share -= assistant.share * UNSURE
         return guesses
 
     def judge(self, right: int, drafted: int) -> None:
         """Learn from the right guesses, and from the first wrong one; those behind it say nothing."""
         for correct in [1.0] * right + [0.0] * (right < drafted):
-            self.share += (correct - self.share) * LEARNING
+            self._assistant.share += (correct - self._assistant.share) * LEARNING
 
     def _room(self, state: State, room: int) -> int:
         """Guesses that fit the assistant's window too, which could not be taken back beyond it."""

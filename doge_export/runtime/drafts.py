@@ -68,7 +68,7 @@ class CheckedGuesses:
         return logits
 
     def _settle(self) -> None:
-        """Tell the guesser what became of its guesses: those that are left were wrong."""
+        """Tell the guesser the number of its right guesses: those that are left were wrong."""
         if self._guesser is not None:
             self._guesser.judge(self._drafted - len(self._checked), self._drafted)
         self._guesser, self._checked, self._rows = None, [], []

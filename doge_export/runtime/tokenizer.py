@@ -180,8 +180,8 @@ def check_same_tokens(folder: object, tokenizer: Tokenizer | None, other: object
     if mine != others:
         differing = min(mine.items() ^ others.items(), key=lambda pair: (pair[1], pair[0]))
         raise OptionError(
-            f"the assistant {other} has another tokenizer than {folder}: of {len(others)} and {len(mine)} tokens, "
-            f"{differing[0]!r} is not in both as {differing[1]}; give an assistant with the same tokenizer"
+            f"{other} has another tokenizer than {folder}: {differing[0]!r} is not token {differing[1]} of both; give "
+            "an assistant with the same tokenizer"
         )
 
 

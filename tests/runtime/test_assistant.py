@@ -141,7 +141,7 @@ def test_right_guesses_become_more_and_wrong_ones_end() -> None:
         result = model.generate([1], max_new_tokens=2000)
         rates.append((result.drafted_tokens, result.accepted_tokens))
     assert rates[0][0] - 7 <= rates[0][1] > 1700  # all but a step for each 8 tokens
-    assert rates[1][0] < 100
+    assert rates[1][0] < 500  # of 14,000 that 2,000 steps could have had
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_the_number_of_guesses_is_that_with_most_tokens_for_their_cost(share: fl
 
 def test_the_share_of_right_guesses_is_learned_up_to_the_first_wrong_one() -> None:
     decoder = BigramDecoder(random_table(5))
-    guesses = AssistantGuesses(Assistant(decoder, FREE, confidence=0), GenerationOptions(), 5)
-    guesses.judge(right=1, drafted=4)
-    right = FIRST_SHARE + (1 - FIRST_SHARE) / 16
-    assert guesses.share == pytest.approx(right - right / 16)
+    assistant = Assistant(decoder, FREE)
+    AssistantGuesses(assistant, GenerationOptions(), 5).judge(right=1, drafted=4)
+    right = FIRST_SHARE + (1 - FIRST_SHARE) / 64
+    assert assistant.share == pytest.approx(right - right / 64)
 
 
 def test_the_probability_of_a_token_is_that_of_softmax() -> None:
@@ -176,7 +176,7 @@ def test_an_assistant_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
         backend = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1}, []))
         backend.add_special_tokens([tokenizers.AddedToken(text, special=True) for text in special])
         backend.save(str(tmp_path / name / "tokenizer.json"))
-    with pytest.raises(OptionError, match=r"another tokenizer than .*one: of .* give an assistant with the same"):
+    with pytest.raises(OptionError, match=r"another tokenizer than .*one: .* is not token 4 of both; give an"):
         doge_export.load(tmp_path / "one", assistant=tmp_path / "two")
     with pytest.raises(OptionError, match="leave max_streams or the assistant out"):
         doge_export.load(tmp_path / "one", assistant=tmp_path / "one", max_streams=2)
