@@ -56,6 +56,7 @@ class ExportOptions:
         report_tokens: tokens of text on which the report compares the export with PyTorch; 0 leaves that out.
         push_to_hub: a hub id, "owner/name", of the repository that the folder is pushed to; a missing one is made.
         private: make that repository a private one.
+        adapter: the folder or hub id of a PEFT adapter, which is merged into the model before anything else.
     """
 
     model: str
@@ -76,6 +77,7 @@ class ExportOptions:
     report_tokens: int = 4096
     push_to_hub: str | None = None
     private: bool = False
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -104,6 +106,8 @@ class ExportOptions:
         names = model_names(self.model)
         if self.revision:
             names.append(in_name(self.revision))
+        if self.adapter:
+            names += model_names(self.adapter)
         flags = {"kv-int8": self.kv_int8, "kv-float32": self.kv_float32}
         parts = [*names, self.weights, *(name for name, is_set in flags.items() if is_set)]
         differences = {

@@ -46,7 +46,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         progress(f"asking the hub about {options.push_to_hub}")
         check_rights(options.push_to_hub, options.private)
     progress("reading the checkpoint")
-    checkpoint = load_checkpoint(options.model, revision=options.revision)
+    checkpoint = load_checkpoint(options.model, revision=options.revision, adapter=options.adapter)
     check_tokenizer(checkpoint)
     # made now, as nothing but the attempt tells whether the user may
     hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
