@@ -75,6 +75,12 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     multiple=True,
     help="Merge this PEFT adapter, a folder or hub id, into MODEL; an adapter as MODEL is merged into its own base.",
 )
+@click.option(
+    "--adapters",
+    metavar="NAME=DIR",
+    multiple=True,
+    help="Keep this PEFT adapter beside the base, for calls with adapter=NAME; give the option once for each.",
+)
 @click.option("--kv-int8", is_flag=True, help="Keys and values of the state in 8 bits: half of float16.")
 @click.option("--kv-float32", is_flag=True, help="Keys and values in float32 by DogeStep, where it would take float16.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
@@ -112,7 +118,14 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="FOLDER",
     help="Export nothing; compare the files of an exported FOLDER with the hashes in its report.",
 )
-def main(model: str | None, wide: str | None, adapter: tuple[str, ...], check: Path | None, **given: Any) -> None:
+def main(
+    model: str | None,
+    wide: str | None,
+    adapter: tuple[str, ...],
+    adapters: tuple[str, ...],
+    check: Path | None,
+    **given: Any,
+) -> None:
     """Export MODEL to the folder OUT, by default named after the model and the options, in the current folder.
 
     MODEL is a checkpoint folder (safetensors; Doge or Llama architecture), a .gguf file, or a hub id such as
@@ -129,7 +142,12 @@ def main(model: str | None, wide: str | None, adapter: tuple[str, ...], check: P
     flags = {name: given.pop(name) for name in RECIPE_FLAGS}
     roles = None if wide is None else tuple(role.strip() for role in wide.split(","))
     options = ExportOptions(
-        model=model, weights=chosen_recipe(flags), wide=roles, adapter=only_adapter(adapter), **given
+        model=model,
+        weights=chosen_recipe(flags),
+        wide=roles,
+        adapter=only_adapter(adapter),
+        adapters=named_adapters(adapters),
+        **given,
     )
     report = export_with_status(options)
     for label, value in report_rows(report).items():
@@ -181,6 +199,23 @@ def only_adapter(given: tuple[str, ...]) -> str | None:
     return given[0] if given else None
 
 
+def named_adapters(given: tuple[str, ...]) -> dict[str, str] | None:
+    """The adapters to keep beside the base, by name.
+
+    Raises:
+        OptionError: a word is no NAME=DIR, or a name is given twice.
+    """
+    named: dict[str, str] = {}
+    for word in given:
+        name, equals, source = word.partition("=")
+        if not equals or not source:
+            raise OptionError(f"adapters is {word!r}; it must be NAME=DIR, as in --adapters legal=runs/legal")
+        if name in named:
+            raise OptionError(f"adapters names {name!r} twice; give each adapter a name of its own")
+        named[name] = source
+    return named or None
+
+
 def export_with_status(options: ExportOptions) -> ExportReport:
     """Export, with the step at hand on stderr."""
     console = Console(stderr=True)
@@ -207,6 +242,7 @@ def report_rows(report: ExportReport) -> dict[str, str]:
     }
     if report.options.adapter is not None:
         rows["adapter"] = f"{report.options.adapter}, merged in float32"
+    rows |= {f"adapter {each.name}": each.summary for each in report.adapters}
     rows |= verification_rows(report.verification)
     if report.quality is None:
         worst = report.verification.worst

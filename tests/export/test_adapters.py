@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from doge_export.commands.export import main
 from doge_export.export import ExportOptions
 from doge_export.runtime.decoder import Decoder
-from tests.helpers.adapters import IDS, llama_base, logits, lora_config, save_random_adapter
+from tests.helpers.adapters import IDS, doge_of, llama_base, logits, lora_config, save_random_adapter
 from tests.helpers.models import feed, relative_difference
 
 QUICK = ["--fp32", "--report-tokens", "0"]
@@ -59,6 +59,38 @@ def test_a_missing_adapter_is_one_sentence(adapter: Any) -> None:
     done = run("base", "--adapter", "nowhere")
     assert done.exit_code == 1
     assert done.output.splitlines()[-1].startswith("Error: there is no nowhere; give a folder")
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("legal", "adapters is 'legal'; it must be NAME=DIR, as in --adapters legal=runs/legal"),
+        ("legal=", "adapters is 'legal='; it must be NAME=DIR"),
+        ("a/b=legal", "the adapter's name is 'a/b'; it must be letters"),
+    ],
+)
+def test_a_word_that_names_no_adapter_is_refused(word: str, sentence: str, adapter: Any) -> None:
+    done = run("base", "--adapters", word)
+    assert done.exit_code == 2
+    assert sentence in done.output
+
+
+def test_a_name_is_given_once(adapter: Any) -> None:
+    done = run("base", "--adapters", "a=legal", "--adapters", "a=legal")
+    assert done.exit_code == 2
+    assert "adapters names 'a' twice; give each adapter a name of its own" in done.output
+
+
+def test_every_adapter_has_its_quality_and_verification_in_the_report(adapter: Any, tmp_path: Path) -> None:
+    save_random_adapter(doge_of(tmp_path / "base").model, tmp_path / "thin", tmp_path / "base")
+    words = ["base", "out", "--int8", "--report-tokens", "64", "--adapters", "thin=thin"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "adapter thin              rank 4, 0.0" in done.output
+    (report,) = json.loads((tmp_path / "out" / "export_report.json").read_text())["adapters"]
+    assert report["quality"]["tokens"] == 64
+    assert report["verification"]["single_tokens"]["decided_top1"] > 0.9
+    assert CliRunner().invoke(main, ["--check", "out"]).exit_code == 0
 
 
 def test_the_folder_is_named_after_base_and_adapter() -> None:

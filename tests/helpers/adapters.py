@@ -33,7 +33,8 @@ def save_random_adapter(model: Any, folder: Path, base: str | Path, config: Any 
         if parameter.requires_grad:
             start = parameter.data if "magnitude" in name or parameter.ndim == 1 else 0
             parameter.data = start + 0.2 * torch.randn(parameter.shape, generator=generator)
-    wrapped.save_pretrained(folder)
+    ours = isinstance(model, DogeForCausalLM)  # PEFT would read the config.json of a Llama by our class
+    wrapped.save_pretrained(folder, save_embedding_layers=False if ours else "auto")
     return wrapped
 
 
