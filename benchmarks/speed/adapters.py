@@ -3,9 +3,9 @@
     doge-export smollm2-135m out --int8 --adapters legal=runs/legal --adapters support=runs/support
     python -m benchmarks.speed.adapters out --threads 1,2 --json results/adapters.json
 
-64 tokens of prompt, then 32 steps, in turns: the standard graphs without adapter, the graphs with places for one but
-none in them, and each adapter. Ratios are medians of the rounds' ratios to the first. The way with our operators has no
-adapters, so it is not among them. A change is timed as the first step of another adapter's stream.
+64 tokens of prompt, then 32 steps. The ways take turns: the standard graphs without adapter, those with empty places
+for one, and each adapter. Ratios are medians of the rounds' ratios to the first. Our operators take no adapter, so they
+are not among the ways. A change is timed as the first step of a new stream.
 """
 
 from __future__ import annotations

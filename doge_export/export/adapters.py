@@ -13,10 +13,10 @@ from doge_model.adapter_updates import REMEDY, LowRank, beside, check_form
 from doge_model.adapters import check_base
 from doge_model.checkpoint import Checkpoint, locate
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, VerificationError
 from ..graph import FoldedDecoder, Update, fold_updates
 from ..measure.adapters import AdapterQuality, AdapterReport, adapter_quality
-from ..measure.verification import verify
+from ..measure.verification import Verification, verify
 from ..options import ExportOptions
 from ..runtime.adapters import ENDING, FOLDER, Adapters, write_adapter
 from ..runtime.decoder import Decoder
@@ -89,6 +89,14 @@ def as_numpy(updates: Mapping[str, LowRank]) -> dict[str, Update]:
     return {name: Update(each.down.numpy(), each.up.numpy()) for name, each in updates.items()}
 
 
+def require(verification: Verification, name: str) -> None:
+    """VerificationError where a limit was missed, with the adapter's name."""
+    try:
+        verification.require()
+    except VerificationError as error:
+        raise VerificationError(f"with the adapter {name} {error}") from error
+
+
 class MeasuredAdapters:
     """Measures adapters against PyTorch: quality against the model's own numbers, faithfulness against the stored."""
 
@@ -117,7 +125,7 @@ class MeasuredAdapters:
             with beside(self._checkpoint, adapter.files) as updates:
                 decoder = self._opened.decoder(adapter.name)
                 verification = verify(self._checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
-                verification.require()
+                require(verification, adapter.name)
                 rank = max(int(np.shape(each.down)[0]) for each in updates.values())
             path = self._folder / FOLDER / f"{adapter.name}{ENDING}"
             quality = self._qualities.get(adapter.name)

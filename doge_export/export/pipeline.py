@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from doge_model.adapter_updates import beside
 from doge_model.checkpoint import Checkpoint, load_checkpoint
 
 from ..graph import KeyValueScales
@@ -30,7 +31,7 @@ from ..runtime.decoder import Decoder
 from ..runtime.standard_graphs import StandardGraphs
 from ..texts.calibration import Calibration, describe_calibration
 from ..texts.token_ids import check_tokenizer
-from .adapters import MeasuredAdapters, read_adapters, write_adapters
+from .adapters import MeasuredAdapters, NamedAdapter, read_adapters, write_adapters
 from .companions import write_companions, write_model_config
 from .decoder_files import base_number, fold_model, write_decoder
 from .folder import atomic_folder
@@ -56,7 +57,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         write_companions(checkpoint, folder)
         narrowed_window = narrowed(checkpoint, options, progress)
         write_model_config(checkpoint.model, folder)
-        scales, kv_calibration = state_scales(checkpoint, options, progress)
+        scales, kv_calibration = state_scales(checkpoint, adapters, options, progress)
         folded = fold_model(checkpoint.model, options.kv_int8)
         base = base_number(folded) if adapters else None
         write_adapters(adapters, checkpoint, folded, folder, base)
@@ -142,15 +143,22 @@ def verify_standard(
 
 
 def state_scales(
-    checkpoint: Checkpoint, options: ExportOptions, progress: Progress
+    checkpoint: Checkpoint, adapters: list[NamedAdapter], options: ExportOptions, progress: Progress
 ) -> tuple[KeyValueScales | None, Calibration | None]:
-    """The scales of a state in 8 bits and the tokens they are made of, if such a state is asked for."""
+    """The scales of a state in 8 bits and the tokens they are made of, if such a state is asked for.
+
+    They have room for the keys and values of every adapter too.
+    """
     if not options.kv_int8:
         return None, None
     progress("measuring keys and values")
     sequences = scale_sequences(checkpoint, options.calibration, options.seed or 0)
     calibration = describe_calibration(options.calibration, np.concatenate(sequences))
-    return measure_scales(checkpoint.model, sequences), calibration
+    scales = measure_scales(checkpoint.model, sequences)
+    for adapter in adapters:
+        with beside(checkpoint, adapter.files):
+            scales = scales.with_room_for(measure_scales(checkpoint.model, sequences))
+    return scales, calibration
 
 
 def write_report(report: ExportReport, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Adapters at run time: graphs whose products have a place for an update, and updates folded as the matrices are.
 
 The update of a matrix is up (down x). The parts of a fused one share the product with `down`, whose rows are those of
-all parts, one below the other. Whatever folding does to the rows of a matrix it does to those of `up`, for both are
-linear: padding, and the mask's rows, which are W_dt after W_v.
+all parts, one below the other. Folding is linear, so it does the same to the rows of a matrix and to those of `up`. It
+pads them, and makes the mask's rows, W_dt after W_v.
 
 An update is a pair of graph inputs whose defaults have rank 0. `docs/decoder.md` names them.
 """

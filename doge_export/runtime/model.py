@@ -101,7 +101,7 @@ class Model:
     one after the other, and each as if alone. `options_per_prompt` has the options of each where they differ, as a list
     of dictionaries. One `seed` gives prompt i the seed + i. A list takes neither state nor prompt lookup.
 
-    All three take an `adapter`, the name of one of the folder's or of `add_adapter`; a list of prompts takes a list of
+    All three take an `adapter` by its name, one of the folder's or of `add_adapter`. A list of prompts takes a list of
     names too, None for the base. A state that an adapter has made goes on with it, and with no other.
 
     All three, and `prefill`, continue a `state` when one is given, else a new one. A state is one stream of tokens, and

@@ -86,6 +86,14 @@ def test_a_base_of_fewer_bits_is_verified_with_every_adapter(weights: str, world
         assert relative_difference(logits(world.torch[name]), model.logits(IDS, adapter=name)) < 0.05
 
 
+def test_a_state_in_8_bits_has_room_for_the_keys_of_every_adapter(world: World, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"weights": "fp32", "kv_int8": True, "report_tokens": 0, "threads": 1}
+    adapters = {"legal": str(world.folder / "legal")}
+    export(ExportOptions(str(world.folder / "base"), tmp_path / "out", adapters=adapters, **options))
+    model = doge_export.load(tmp_path / "out", threads=1)
+    assert relative_difference(logits(world.torch["legal"]), model.logits(IDS, adapter="legal")) < 0.05
+
+
 def test_swapped_adapters_answer_as_each_alone(world: World) -> None:
     model, names = world.model, ["legal", None, "support", "legal"]
     assert model.adapters == ["legal", "support"]
