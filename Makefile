@@ -1,12 +1,12 @@
 # make demo: export the demo model and let it answer. make test: every test; make test-quick: those that take seconds.
-# make runtime, hub, structured, parquet, serve, export, train, eval, optimum, bench: an environment with that extra.
+# make runtime, hub, structured, parquet, serve, export, train, eval, adapters, optimum, bench: an environment with that extra.
 # make dist: wheels and an sdist in dist/
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-quick test-operators test-runtimes test-engines test-clients test-javascript test-arm lint dist runtime hub structured parquet serve export train eval optimum bench clean
+.PHONY: demo test test-quick test-operators test-runtimes test-engines test-clients test-javascript test-arm lint dist runtime hub structured parquet serve export train eval adapters optimum bench clean
 
 demo: $(VENV)/.export
 	test -e smollm2-135m-int8 || $(BIN)/doge-export smollm2-135m --int8
@@ -55,7 +55,7 @@ hub structured parquet serve: $(VENV)/.python
 
 export: $(VENV)/.export
 
-train eval: $(VENV)/.export
+train eval adapters: $(VENV)/.export
 	$(PIP) -e '.[$@]'
 
 # in .venv-optimum, for it wants another transformers

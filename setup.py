@@ -50,6 +50,7 @@ TRAIN = [
     "accelerate>=1.10",
     "tensorboard>=2.18",
 ]
+ADAPTERS = ["peft>=0.21,<1", "accelerate>=1.10"]  # with the extra export or train
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
 BENCH = EXPORT
 SERVE = [*STRUCTURED, "fastapi>=0.115", "uvicorn>=0.34", "prometheus_client>=0.21", "pydantic>=2.10"]
@@ -64,6 +65,7 @@ CLIENTS = ["openai>=2", "httpx>=0.28"]  # whom the tests let ask the server
 DEV = [
     *BENCH,
     *TRAIN,
+    *ADAPTERS,
     *EVAL,
     *STRUCTURED,
     *SERVE,
@@ -142,6 +144,7 @@ setup(
         "parquet": PARQUET,
         "export": EXPORT,
         "train": TRAIN,
+        "adapters": ADAPTERS,
         "eval": EVAL,
         "bench": BENCH,
         "serve": SERVE,

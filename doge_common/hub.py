@@ -18,7 +18,7 @@ from huggingface_hub.utils import httpx
 from .errors import CheckpointError, one_line
 
 # The files of a checkpoint, without pickles and code.
-FILES = ["config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
+FILES = ["config.json", "adapter_config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json"]
 FILES += ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "*.jinja"]
 # Tokenizers of other kinds, which are refused by name.
 FILES += ["tokenizer.model", "vocab.json", "vocab.txt"]

@@ -12,6 +12,7 @@ PACKAGES = {
     "structured": {"llguidance"},
     "serve": {"fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client"},
     "parquet": {"pyarrow"},
+    "adapters": {"peft"},
     "eval": {"torch", "transformers", "gguf", "lm_eval", "datasets", "langdetect", "immutabledict", "nltk"},
 }
 TRANSFORMERS = 5  # the major version of both; an environment of the extra `optimum` has 4.57

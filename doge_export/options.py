@@ -13,6 +13,7 @@ from .errors import OptionError
 from .names import DEMO, in_name, model_names
 from .places import check_model, check_target
 from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLES
+from .runtime.adapter_names import check_name
 from .runtime.threads import check_threads
 from .texts.calibration_source import check_calibration
 
@@ -56,6 +57,8 @@ class ExportOptions:
         report_tokens: tokens of text on which the report compares the export with PyTorch; 0 leaves that out.
         push_to_hub: a hub id, "owner/name", of the repository that the folder is pushed to; a missing one is made.
         private: make that repository a private one.
+        adapter: the folder or hub id of a PEFT adapter, which is merged into the model before anything else.
+        adapters: those that stay beside it, by the names that calls will use: their folders or hub ids.
     """
 
     model: str
@@ -76,6 +79,8 @@ class ExportOptions:
     report_tokens: int = 4096
     push_to_hub: str | None = None
     private: bool = False
+    adapter: str | None = None
+    adapters: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -104,6 +109,10 @@ class ExportOptions:
         names = model_names(self.model)
         if self.revision:
             names.append(in_name(self.revision))
+        if self.adapter:
+            names += model_names(self.adapter)
+        if self.adapters:
+            names.append("adapters")
         flags = {"kv-int8": self.kv_int8, "kv-float32": self.kv_float32}
         parts = [*names, self.weights, *(name for name, is_set in flags.items() if is_set)]
         differences = {
@@ -135,6 +144,8 @@ class ExportOptions:
             raise OptionError(f"push_to_hub is {self.push_to_hub!r}; it must be a hub id (owner/name)")
         if self.calibration is not None:
             check_calibration(self.calibration)
+        for name in self.adapters or {}:
+            check_name(name)
 
     def _check_combinations(self) -> None:
         recipe = RECIPES[self.weights]

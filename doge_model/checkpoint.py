@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,8 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from doge_common.errors import CheckpointError, OptionError, one_line
 from doge_common.hub import download
-from doge_common.hub_id import is_hub_id
+from doge_common.hub_id import is_hub_id, is_on_hub
 
+from .adapter_files import AdapterFiles, is_adapter_folder, read_adapter
+from .adapters import base_of, check_base, merge
 from .configuration import DogeConfig
 from .forms import doge_config, recognise, to_native, unknown_form
 from .generation_settings import gguf_generation_config, load_generation_config
@@ -90,6 +92,7 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    adapter: str | Path | None = None,
 ) -> Checkpoint:
     """Load a Doge of any published form, or any Llama-architecture model lifted into one.
 
@@ -97,11 +100,13 @@ def load_checkpoint(
     transformers 4 would use the embedding, transformers 5 the matrix; only the author knows the right one.
 
     Args:
-        source: a folder with safetensors, a .gguf file, a hub id such as SmallDoge/Doge-20M, or smollm2-135m.
+        source: a folder with safetensors, a .gguf file, a hub id such as SmallDoge/Doge-20M, or smollm2-135m. An
+            adapter's folder means its base with the adapter merged into it (`adapters`).
         revision: the branch, tag or commit of a hub repository.
         dtype: the dtype of the model's parameters.
         cache_dir: the cache of huggingface_hub; None is its own default.
         local_files_only: whether to take a hub repository from the cache without asking the hub.
+        adapter: the folder or hub id of a PEFT adapter to merge into it.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it does not fit; the sentence names the tensor or the field.
@@ -109,9 +114,51 @@ def load_checkpoint(
     """
     if not dtype.is_floating_point:
         raise OptionError(f"dtype is {dtype}; it must be a floating-point type such as torch.float32 or torch.bfloat16")
-    path = locate(source, revision, None if cache_dir is None else Path(cache_dir), local_files_only)
+    finder = Finder(None if cache_dir is None else Path(cache_dir), local_files_only)
     with quiet_transformers():
-        return (load_folder if path.is_dir() else load_gguf)(path, str(source), dtype)
+        if adapter is None:
+            return load_found(finder.locate(source, revision), str(source), dtype, finder)
+        files = read_adapter(finder.locate(adapter, None))
+        check_base(files, str(source))
+        base = load_found(finder.locate(source, revision), str(source), torch.float32, finder)
+        return with_adapter(base, files, dtype)
+
+
+@dataclass(frozen=True)
+class Finder:
+    """How files of the hub are found; see `load_checkpoint`."""
+
+    cache_dir: Path | None
+    local_files_only: bool
+    adapters: frozenset[Path] = frozenset()  # those on whose base one is being loaded
+
+    def locate(self, source: str | Path, revision: str | None) -> Path:
+        """See `locate`."""
+        return locate(source, revision, self.cache_dir, self.local_files_only)
+
+
+def load_found(path: Path, source: str, dtype: torch.dtype, finder: Finder) -> Checkpoint:
+    """Load a folder or a file; of an adapter its base, which may be an adapter too, with the adapter merged into it."""
+    if not path.is_dir():
+        return load_gguf(path, source, dtype)
+    if not is_adapter_folder(path):
+        return load_folder(path, source, dtype)
+    if path.resolve() in finder.adapters:
+        raise CheckpointError(
+            f"{path} is an adapter whose base is itself; give its base: doge-export BASE --adapter DIR"
+        )
+    files = read_adapter(path)
+    name = base_of(files)
+    inner = replace(finder, adapters=finder.adapters | {path.resolve()})
+    base = load_found(inner.locate(name, files.revision if is_on_hub(name) else None), source, torch.float32, inner)
+    return with_adapter(base, files, dtype)
+
+
+def with_adapter(base: Checkpoint, files: AdapterFiles, dtype: torch.dtype) -> Checkpoint:
+    """The base with an adapter merged into it, and with the adapter's tokenizer where it has one."""
+    merged = merge(base, files)
+    merged.model.to(dtype)
+    return replace(merged, tokenizer=load_tokenizer(files.folder) or base.tokenizer)
 
 
 @contextmanager

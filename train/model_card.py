@@ -23,6 +23,7 @@ from doge_model.licence import licence_of
 from doge_model.saving import llama_lacks
 from doge_model.tensors import read_json
 
+from .adapter_files import ADAPTER_CONFIG
 from .data import Source
 from .paths import is_data_file
 
@@ -86,29 +87,33 @@ def write_model_card(folder: Path, recipe: Recipe, model: DogeForCausalLM, state
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
     )
-    model_type, options = read_json(folder / "config.json")["model_type"], recipe.options
-    named = dict(model.named_parameters())
+    adapter = read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).is_file() else None
+    model_type, options = "" if adapter else read_json(folder / "config.json")["model_type"], recipe.options
+    named = {name: parameter for name, parameter in model.named_parameters() if not adapter or parameter.requires_grad}
     left_out = set(llama_lacks(named)) if model_type == "llama" else set()
+    count = sum(named[name].numel() for name in named if name not in left_out)
     text = environment.get_template("model_card.md.jinja").render(
-        front_matter=front_matter(recipe).to_yaml(),
+        front_matter=front_matter(recipe, adapter is not None).to_yaml(),
         name=f"{folder.parent.name}, {folder.name}" if folder.name.startswith("checkpoint-") else folder.name,
         stage=recipe.stage,
         literal=json.dumps(str(folder), ensure_ascii=False),
         argument=shlex.quote(str(folder)),
-        kind="Llama" if model_type == "llama" else "Doge",
+        kind="LoRA adapter" if adapter else "Llama" if model_type == "llama" else "Doge",
+        adapter=adapter,
         model_type=model_type,
-        parameters=f"{sum(named[name].numel() for name in named if name not in left_out) / 1e6:.1f} million",
+        parameters=f"{count:,}" if adapter else f"{count / 1e6:.1f} million",
         base=options.get("model_name_or_path"),
+        base_literal=json.dumps(adapter["base_model_name_or_path"] if adapter else "", ensure_ascii=False),
         sources=[Source(**source) for source in options.get("datasets", [])],
         recipe=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
         figures={} if state is None else figures(state),
-        versions=", ".join(f"{name} {version(name)}" for name in MADE_WITH),
+        versions=", ".join(f"{name} {version(name)}" for name in (*MADE_WITH, *(["peft"] if adapter else []))),
         device=device_name(model.device),
     )
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
-def front_matter(recipe: Recipe) -> ModelCardData:
+def front_matter(recipe: Recipe, is_adapter: bool) -> ModelCardData:
     """The fields that the hub reads, as far as they are known."""
     base, sources = recipe.options.get("model_name_or_path"), recipe.options.get("datasets", [])
     paths = [source["path"] for source in sources]
@@ -116,9 +121,9 @@ def front_matter(recipe: Recipe) -> ModelCardData:
         base_model=base if base and is_on_hub(base) else None,
         datasets=[path for path in paths if not is_data_file(path) and is_on_hub(path)] or None,
         **(licence_of(base, recipe.options.get("model_revision")) if base else {}),
-        library_name="transformers",
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-generation",
-        tags=["doge", recipe.stage],
+        tags=["doge", recipe.stage, *(["lora"] if is_adapter else [])],
     )
 
 

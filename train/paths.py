@@ -10,7 +10,7 @@ from .errors import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.xz", ".jsonl.gz", ".txt", ".txt.xz", ".txt.gz", ".parquet")
 # The files by which a folder shows that a stage has written to it.
-WRITTEN = ("trainer_state.json", "config.json", "tokenizer.json")
+WRITTEN = ("trainer_state.json", "config.json", "adapter_config.json", "tokenizer.json")
 
 
 def is_data_file(path: str) -> bool:

@@ -25,6 +25,7 @@ from doge_common.errors import CheckpointError, DogeError, OptionError, one_line
 from doge_model import DogeForCausalLM, load_checkpoint
 from doge_model.tensors import SafetensorsFolder
 
+from .adapter_files import ADAPTER_CONFIG, ADAPTER_TENSORS, is_adapter, is_whole, with_dtype
 from .arguments import DTYPES, ModelArguments, check_choices, check_folder, check_least
 from .command import fail, given_options
 from .model_card import recipe_of
@@ -195,6 +196,13 @@ def incomplete(checkpoint: Path, sharded: bool = False) -> str | None:
     states = list(checkpoint.glob("rng_state*.pth"))
     if not states or not all(map(zipfile.is_zipfile, states)):
         return "rng_state.pth is missing or damaged"
+    return incomplete_weights(checkpoint)
+
+
+def incomplete_weights(checkpoint: Path) -> str | None:
+    """The fault of a checkpoint's weights, or of its adapter; None if there is none."""
+    if (checkpoint / ADAPTER_CONFIG).is_file():
+        return None if is_whole(checkpoint / ADAPTER_TENSORS) else f"{ADAPTER_TENSORS} is missing or damaged"
     try:
         SafetensorsFolder(checkpoint)
     except CheckpointError:
@@ -208,4 +216,7 @@ def save(trainer: Trainer) -> None:
     trainer.save_model(folder)
     trainer.save_state()
     if dtype != "float32" and trainer.is_world_process_zero():  # from the file, as the weights in memory may be shards
-        load_checkpoint(folder, dtype=DTYPES[dtype]).model.save_pretrained(folder)
+        if is_adapter(trainer.accelerator.unwrap_model(trainer.model)):
+            with_dtype(Path(folder) / ADAPTER_TENSORS, DTYPES[dtype])
+        else:
+            load_checkpoint(folder, dtype=DTYPES[dtype]).model.save_pretrained(folder)

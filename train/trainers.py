@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import nn
 from torch.utils.data import RandomSampler, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 from trl import DPOTrainer, SFTTrainer
 
 from doge_common.errors import OptionError
@@ -20,6 +21,7 @@ from doge_model.llama import FILLS
 from doge_model.routing import expert_load, load_balancing_loss
 from doge_model.saving import is_llama, llama_lacks
 
+from .adapter_files import is_adapter, save_adapter
 from .errors import DataError
 from .model_card import write_model_card
 from .progress import show_one_bar
@@ -89,6 +91,7 @@ class DogeTraining(Trainer):
             # A mask of zeros has no gradient but rounding, which the optimizer would scale up to whole steps.
             for name in llama_lacks(dict(model.named_parameters())):
                 model.get_parameter(name).requires_grad_(False)
+        self.base_vocabulary = config.vocab_size
         super().__init__(model=model, args=args, **kwargs)
         config.router_aux_loss_coef = coefficient
         self.router_log = RouterLog(model) if config.is_moe and coefficient else None
@@ -123,11 +126,18 @@ class DogeTraining(Trainer):
         training_template = self.processing_class.chat_template
         if self.saved_template is not None:
             self.processing_class.chat_template = self.saved_template
-        super()._save(output_dir, state_dict)
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        model = self.accelerator.unwrap_model(self.model)
+        if not is_adapter(model):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            grown = model.config.vocab_size != self.base_vocabulary
+            save_adapter(model, folder, state_dict, grown)
+            self.processing_class.save_pretrained(folder)
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)
         self.processing_class.chat_template = training_template
         if self.args.should_save and self.args.recipe is not None:
-            folder = Path(self.args.output_dir if output_dir is None else output_dir)
-            write_model_card(folder, self.args.recipe, self.accelerator.unwrap_model(self.model), self.state)
+            write_model_card(folder, self.args.recipe, model, self.state)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write none of TRL's; `_save` has written one."""

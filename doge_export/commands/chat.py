@@ -52,6 +52,7 @@ from .sampling import sampling_options, sampling_overrides
 @sampling_options
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
+@click.option("--adapter", metavar="NAME", help="Answer with this adapter of the folder.")
 @click.option("--verbose", is_flag=True, help="Say first who computes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per answer on standard output, nothing else.")
 def main(
@@ -63,6 +64,7 @@ def main(
     threads: int | None,
     revision: str | None,
     verbose: bool,
+    adapter: str | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -81,6 +83,7 @@ def main(
         prompt = piped_prompt(prompt)
     with noted_warnings():
         model = load(folder, threads=threads, revision=revision, assistant=assistant)
+        model = model if adapter is None else model.with_adapter(adapter)
         if verbose:
             note(f"Computed by {model.decoder.kernels}.")
         converse(model, overrides, prompt, system, resume, as_json)

@@ -5,6 +5,7 @@ doge-export SmallDoge/Doge-20M-Instruct doge-20m --fp32
 doge-export smollm2-135m --int4 --calibration my-text.txt
 doge-export ./my-checkpoint --overwrite
 doge-export smollm2-135m --push-to-hub owner/name
+doge-export smollm2-135m --adapter runs/legal
 doge-export --check smollm2-135m-int8
 """
 
@@ -68,6 +69,18 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     help=f"With --int4: number of tokens used of that text. [default: {CALIBRATION_TOKENS}]",
 )
 @click.option("--seed", type=int, metavar="N", help="Seed of the draw of pieces of that text. [default: 0]")
+@click.option(
+    "--adapter",
+    metavar="DIR",
+    multiple=True,
+    help="Merge this PEFT adapter, a folder or hub id, into MODEL; an adapter as MODEL is merged into its own base.",
+)
+@click.option(
+    "--adapters",
+    metavar="NAME=DIR",
+    multiple=True,
+    help="Keep this PEFT adapter beside the base, for calls with adapter=NAME; give the option once for each.",
+)
 @click.option("--kv-int8", is_flag=True, help="Keys and values of the state in 8 bits: half of float16.")
 @click.option("--kv-float32", is_flag=True, help="Keys and values in float32 by DogeStep, where it would take float16.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
@@ -105,7 +118,14 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     metavar="FOLDER",
     help="Export nothing; compare the files of an exported FOLDER with the hashes in its report.",
 )
-def main(model: str | None, wide: str | None, check: Path | None, **given: Any) -> None:
+def main(
+    model: str | None,
+    wide: str | None,
+    adapter: tuple[str, ...],
+    adapters: tuple[str, ...],
+    check: Path | None,
+    **given: Any,
+) -> None:
     """Export MODEL to the folder OUT, by default named after the model and the options, in the current folder.
 
     MODEL is a checkpoint folder (safetensors; Doge or Llama architecture), a .gguf file, or a hub id such as
@@ -121,7 +141,14 @@ def main(model: str | None, wide: str | None, check: Path | None, **given: Any) 
         raise OptionError("MODEL is missing; give a checkpoint folder, a .gguf file, a hub id or smollm2-135m")
     flags = {name: given.pop(name) for name in RECIPE_FLAGS}
     roles = None if wide is None else tuple(role.strip() for role in wide.split(","))
-    options = ExportOptions(model=model, weights=chosen_recipe(flags), wide=roles, **given)
+    options = ExportOptions(
+        model=model,
+        weights=chosen_recipe(flags),
+        wide=roles,
+        adapter=only_adapter(adapter),
+        adapters=named_adapters(adapters),
+        **given,
+    )
     report = export_with_status(options)
     for label, value in report_rows(report).items():
         click.echo(f"{label:<26}{value}")
@@ -158,6 +185,37 @@ def chosen_recipe(flags: Mapping[str, bool]) -> str:
     return chosen[0] if chosen else DEFAULT
 
 
+def only_adapter(given: tuple[str, ...]) -> str | None:
+    """The adapter to merge.
+
+    Raises:
+        OptionError: there are several.
+    """
+    if len(given) > 1:
+        raise OptionError(
+            f"adapter is given {len(given)} times; it must be given once: one that was trained on another has that as "
+            "its base"
+        )
+    return given[0] if given else None
+
+
+def named_adapters(given: tuple[str, ...]) -> dict[str, str] | None:
+    """The adapters to keep beside the base, by name.
+
+    Raises:
+        OptionError: a word is no NAME=DIR, or a name is given twice.
+    """
+    named: dict[str, str] = {}
+    for word in given:
+        name, equals, source = word.partition("=")
+        if not equals or not source:
+            raise OptionError(f"adapters is {word!r}; it must be NAME=DIR, as in --adapters legal=runs/legal")
+        if name in named:
+            raise OptionError(f"adapters names {name!r} twice; give each adapter a name of its own")
+        named[name] = source
+    return named or None
+
+
 def export_with_status(options: ExportOptions) -> ExportReport:
     """Export, with the step at hand on stderr."""
     console = Console(stderr=True)
@@ -182,6 +240,9 @@ def report_rows(report: ExportReport) -> dict[str, str]:
         + (f", {len(storage.wide)} parts of layers in 8 bits" if storage.calibration else ""),
         "parameters": f"{report.parameters / 1e6:.1f} M ({report.form})",
     }
+    if report.options.adapter is not None:
+        rows["adapter"] = f"{report.options.adapter}, merged in float32"
+    rows |= {f"adapter {each.name}": each.summary for each in report.adapters}
     rows |= verification_rows(report.verification)
     if report.quality is None:
         worst = report.verification.worst

@@ -7,12 +7,16 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 from doge_model import DogeForCausalLM
 
 from ..graph import (
+    AdaptedWeights,
     ConstantPool,
     Dimensions,
     Draft,
+    DraftWeights,
     FoldedDecoder,
     KeyValueScales,
     Plain,
@@ -24,7 +28,9 @@ from ..graph import (
     build_decoder,
     fold,
 )
+from ..graph.builder import GraphBuilder
 from ..graph.step import StepCache, build_step, can_step
+from ..runtime.adapters import ADAPTED_FILES, BASE_KEY
 from ..runtime.description import (
     DATA_FILE,
     DECODER_FILE,
@@ -62,24 +68,54 @@ def fold_model(model: DogeForCausalLM, kv_int8: bool = False) -> FoldedDecoder:
 
 
 def write_decoder(
-    folded: FoldedDecoder, plan: Plan, folder: Path, scales: KeyValueScales | None = None, kv_float16: bool = False
+    folded: FoldedDecoder,
+    plan: Plan,
+    folder: Path,
+    scales: KeyValueScales | None = None,
+    kv_float16: bool = False,
+    base: int | None = None,
 ) -> None:
     """Write the decoder files into `folder`/onnx, that of DogeStep where the operator computes this decoder.
 
     plan: the stored parts of every matrix. scales: of a state in 8 bits; None keeps it in float32, and in float16 by
-    DogeStep where kv_float16 says so.
+    DogeStep where kv_float16 says so. base: the number by which adapters' files know the model; with it there are
+    graphs for them too.
     """
     pool = ConstantPool()
     graphs = {name: build_decoder(variant, folded, plan, pool, scales) for name, variant in VARIANTS.items()}
     cache = step_cache(folded.dimensions, scales, kv_float16)
     if can_step(folded, plan):
         graphs[STEP_FILE] = build_step(folded, plan, pool, cache)
+    if base is not None:
+        graphs |= adapted_graphs(folded, plan, pool, scales)
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
     pool.write(data)
     metadata = describe(folded, data, scales).to_metadata() | {SAMPLE_KEY: json.dumps(sample_of(data))}
     for name, graph in graphs.items():
-        graph.write(folder / name, metadata | ({STEP_KEY: cache.cache_type} if name == STEP_FILE else {}))
+        extra = {STEP_KEY: cache.cache_type} if name == STEP_FILE else {}
+        if name in ADAPTED_FILES.values():
+            extra = {BASE_KEY: json.dumps({"base": base})}
+        graph.write(folder / name, metadata | extra)
+
+
+def adapted_graphs(
+    folded: FoldedDecoder, plan: Plan, pool: ConstantPool, scales: KeyValueScales | None
+) -> dict[str, GraphBuilder]:
+    """The graphs once more, with places for an adapter; their weights are the same."""
+    kinds: dict[str, type[AdaptedWeights]] = {DRAFT_FILE: DraftWeights}
+    return {
+        ADAPTED_FILES[name]: build_decoder(variant, folded, plan, pool, scales, kinds.get(name, AdaptedWeights))
+        for name, variant in VARIANTS.items()
+    }
+
+
+def base_number(folded: FoldedDecoder) -> int:
+    """A number of 31 bits that a base and the files of its adapters share: of its sizes and its float32 matrices."""
+    digest = hashlib.sha256(repr(dataclasses.replace(folded.dimensions, keep_window_size=0, kv_int8=False)).encode())
+    for matrix in folded.matrices.values():
+        digest.update(np.ascontiguousarray(matrix.weight).data)
+    return int.from_bytes(digest.digest()[:4], "little") & 0x7FFFFFFF
 
 
 def step_cache(d: Dimensions, scales: KeyValueScales | None = None, kv_float16: bool = False) -> StepCache:

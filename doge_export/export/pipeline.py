@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from doge_model.adapter_updates import beside
 from doge_model.checkpoint import Checkpoint, load_checkpoint
 
 from ..graph import KeyValueScales
@@ -30,8 +31,9 @@ from ..runtime.decoder import Decoder
 from ..runtime.standard_graphs import StandardGraphs
 from ..texts.calibration import Calibration, describe_calibration
 from ..texts.token_ids import check_tokenizer
+from .adapters import MeasuredAdapters, NamedAdapter, read_adapters, write_adapters
 from .companions import write_companions, write_model_config
-from .decoder_files import fold_model, write_decoder
+from .decoder_files import base_number, fold_model, write_decoder
 from .folder import atomic_folder
 from .genai_config import write_genai_config
 from .integrity import file_hashes, file_sizes
@@ -46,21 +48,25 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
         progress(f"asking the hub about {options.push_to_hub}")
         check_rights(options.push_to_hub, options.private)
     progress("reading the checkpoint")
-    checkpoint = load_checkpoint(options.model, revision=options.revision)
+    checkpoint = load_checkpoint(options.model, revision=options.revision, adapter=options.adapter)
     check_tokenizer(checkpoint)
+    adapters = read_adapters(options)
     # made now, as nothing but the attempt tells whether the user may
     hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
     with atomic_folder(options.folder, options.overwrite) as folder:
         write_companions(checkpoint, folder)
         narrowed_window = narrowed(checkpoint, options, progress)
         write_model_config(checkpoint.model, folder)
-        scales, kv_calibration = state_scales(checkpoint, options, progress)
+        scales, kv_calibration = state_scales(checkpoint, adapters, options, progress)
         folded = fold_model(checkpoint.model, options.kv_int8)
+        base = base_number(folded) if adapters else None
+        write_adapters(adapters, checkpoint, folded, folder, base)
         plan, storage = make_plan(checkpoint, options, folded, progress)
         progress(f"building the decoder with {options.weights} weights")
-        write_decoder(folded, plan, folder, scales, options.kv_float16)
+        write_decoder(folded, plan, folder, scales, options.kv_float16, base)
         write_genai_config(folder, folded.dimensions, checkpoint.generation_config)
         decoder = Decoder(folder, options.threads)
+        measured = MeasuredAdapters(adapters, checkpoint, decoder, folder)
         quality, speed = None, None
         examples: tuple[ExampleAnswer, ...] = ()
         if options.report_tokens:
@@ -70,6 +76,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
             examples = example_answers(checkpoint, decoder, folder)
             progress("measuring the speed")
             speed = measure_speed(decoder)
+            measured.measure(options.report_tokens, progress)
         progress("comparing it with PyTorch")
         # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
         give_stored_numbers(checkpoint.model, folded, plan)
@@ -90,6 +97,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
             examples=examples,
             files=file_sizes(folder),
             sha256=file_hashes(folder),
+            adapters=measured.verified(options, progress),
             hub_url=hub_url,
         )
         write_report(report, folder)
@@ -135,15 +143,22 @@ def verify_standard(
 
 
 def state_scales(
-    checkpoint: Checkpoint, options: ExportOptions, progress: Progress
+    checkpoint: Checkpoint, adapters: list[NamedAdapter], options: ExportOptions, progress: Progress
 ) -> tuple[KeyValueScales | None, Calibration | None]:
-    """The scales of a state in 8 bits and the tokens they are made of, if such a state is asked for."""
+    """The scales of a state in 8 bits and the tokens they are made of, if such a state is asked for.
+
+    They have room for the keys and values of every adapter too.
+    """
     if not options.kv_int8:
         return None, None
     progress("measuring keys and values")
     sequences = scale_sequences(checkpoint, options.calibration, options.seed or 0)
     calibration = describe_calibration(options.calibration, np.concatenate(sequences))
-    return measure_scales(checkpoint.model, sequences), calibration
+    scales = measure_scales(checkpoint.model, sequences)
+    for adapter in adapters:
+        with beside(checkpoint, adapter.files):
+            scales = scales.with_room_for(measure_scales(checkpoint.model, sequences))
+    return scales, calibration
 
 
 def write_report(report: ExportReport, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The decoder's ONNX graphs, built by hand: fold a model once, plan its numbers, build each variant from them."""
 
+from .adapters import AdaptedWeights, DraftWeights, Update, fold_updates
 from .builder import ConstantPool
 from .decoder import build_decoder
 from .dimensions import Dimensions
@@ -10,9 +11,11 @@ from .rotary import RotarySpec
 from .variants import Draft, Plain, Portable, Recurrent, Variant
 
 __all__ = [
+    "AdaptedWeights",
     "ConstantPool",
     "Dimensions",
     "Draft",
+    "DraftWeights",
     "FoldedDecoder",
     "KeyValueScales",
     "Matrix",
@@ -22,8 +25,10 @@ __all__ = [
     "Portable",
     "Recurrent",
     "RotarySpec",
+    "Update",
     "Variant",
     "build_decoder",
     "fold",
+    "fold_updates",
     "unfold",
 ]

@@ -21,14 +21,19 @@ from .variants import Variant
 
 
 def build_decoder(
-    variant: Variant, folded: FoldedDecoder, plan: Plan, pool: ConstantPool, scales: KeyValueScales | None = None
+    variant: Variant,
+    folded: FoldedDecoder,
+    plan: Plan,
+    pool: ConstantPool,
+    scales: KeyValueScales | None = None,
+    weights_type: type[Weights] = Weights,
 ) -> GraphBuilder:
     """Build one graph; `docs/decoder.md` describes inputs, outputs and state.
 
     plan: the stored parts of every matrix. pool: the constants that the graphs of one decoder share. scales: of the
-    cache, where the dimensions keep it in 8 bits.
+    cache, where the dimensions keep it in 8 bits. weights_type: `AdaptedWeights` leaves places for an adapter.
     """
-    graph, d, weights = GraphBuilder(pool), folded.dimensions, Weights(folded, plan)
+    graph, d, weights = GraphBuilder(pool), folded.dimensions, weights_type(folded, plan)
     variant.declare(graph, d)
     if scales is not None:
         declare_scales(graph, d, variant.cache_heads(d), scales)

@@ -29,6 +29,11 @@ class KeyValueScales:
     values: NDArray[np.float32]
     dt: NDArray[np.float32]
 
+    def with_room_for(self, other: KeyValueScales) -> KeyValueScales:
+        """The larger of both scales everywhere."""
+        parts = [(vars(self)[name], vars(other)[name]) for name in ("keys", "values", "dt")]
+        return KeyValueScales(*(np.maximum(*pair) for pair in parts))
+
     def tobytes(self) -> bytes:
         """The bytes that tell these scales from others."""
         return self.keys.tobytes() + self.values.tobytes() + self.dt.tobytes()

@@ -26,13 +26,14 @@ def render_card(report: ExportReport, window: int) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True
     )
+    adapter = report.options.adapter
     return environment.get_template("model_card.md.jinja").render(
         front_matter=front_matter(report).to_yaml(),
         report=report,
         name=report.name,
         place=report.options.push_to_hub or report.name,
         on_hub=report.options.push_to_hub is not None,
-        source=name_of(report.model),
+        source=name_of(report.model) + (f" with the adapter {name_of(adapter)}" if adapter else ""),
         stored=report.weights + (", a state of 8 bits" if report.kv_int8 else ""),
         megabytes=sum(report.files.values()) / 1e6,
         window=window,

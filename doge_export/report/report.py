@@ -12,6 +12,7 @@ from ..options import ExportOptions
 from ..places import named
 
 if TYPE_CHECKING:  # their modules import torch
+    from ..measure.adapters import AdapterReport
     from ..measure.examples import ExampleAnswer
     from ..measure.quality import Quality
     from ..measure.speed import Speed
@@ -40,6 +41,7 @@ class ExportReport:
         examples: answers of both to a few prompts; none without a quality or a tokenizer.
         files: bytes by file name, without the reports.
         sha256: hashes of the same files.
+        adapters: of `--adapters`, each with its agreement with PyTorch and PEFT.
         hub_url: page of the repository that the folder is pushed to; None without push_to_hub.
     """
 
@@ -56,6 +58,7 @@ class ExportReport:
     examples: tuple[ExampleAnswer, ...]
     files: dict[str, int]
     sha256: dict[str, str]
+    adapters: tuple[AdapterReport, ...] = ()
     hub_url: str | None = None
 
     @property

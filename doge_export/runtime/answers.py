@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..errors import OptionError
 from .assistant import Assistant, AssistantGuesses
-from .batch_generation import BatchRequest, generate_events
+from .batch_generation import BatchRequest, Event, generate_events
 from .batch_stream import BatchStream
 from .constraints import Constraint, Constraints
 from .drafts import CheckedGuesses, Guesser
@@ -112,8 +112,11 @@ class Answers:
     ) -> BatchStream:
         """Answer several prompts, with options for each, on new streams."""
         requests, answers = self.prepared(prompts, options, ends)
-        events = self._merger.events(requests) if self._merger else generate_events(self._decoder, requests)
-        return BatchStream(events, requests, answers)
+        return BatchStream(self.events(requests), requests, answers)
+
+    def events(self, requests: Sequence[BatchRequest]) -> Iterator[Event]:
+        """The events of requests that are answered together."""
+        return self._merger.events(requests) if self._merger else generate_events(self._decoder, requests)
 
     def prepared(
         self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends
@@ -202,3 +205,29 @@ class Answers:
             return ends
         named = (self._tokenizer.special_id(text) for text in options.stop)
         return ends.union(token_id for token_id in named if token_id is not None)
+
+
+def begin_by_each(
+    by: Sequence[Answers], prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends
+) -> BatchStream:
+    """Answer several prompts, each by its own adapter: those of one take their steps together, the groups in turn."""
+    requests, texts, groups = [], [], dict[int, list[BatchRequest]]()
+    for answers, prompt, own in zip(by, prompts, options, strict=True):
+        (request,), (text,) = answers.prepared([prompt], [own], ends)
+        requests.append(request)
+        texts.append(text)
+        groups.setdefault(id(answers), []).append(request)
+    makers = {id(answers): answers for answers in by}
+    return BatchStream(in_turn([makers[key].events(group) for key, group in groups.items()]), requests, texts)
+
+
+def in_turn(sources: list[Iterator[Event]]) -> Iterator[Event]:
+    """The events of several sources, one of each at a time."""
+    ended = object()
+    while sources:
+        for source in list(sources):
+            event = next(source, ended)
+            if isinstance(event, Event):
+                yield event
+            else:
+                sources.remove(source)

@@ -14,12 +14,14 @@ class OnePrompt(GenerationOverrides, total=False):
     """Of `generate` and `stream`; see `Model`."""
 
     state: State | None
+    adapter: str | None
 
 
 class SeveralPrompts(GenerationOverrides, total=False):
     """Of `generate` and `stream` with a list of prompts."""
 
     options_per_prompt: OptionsPerPrompt | None
+    adapter: str | Sequence[str | None] | None
 
 
 class OneConversation(OnePrompt, total=False):

@@ -5,6 +5,7 @@ A `Decoder` holds the graphs and can be shared; a `State` is one stream of token
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,12 @@ class Decoder:
         self.description = self.graphs.description
         self.vocab_size = self.description.vocab_size
         self.keep_window_size = self.description.keep_window_size
+
+    def computed_by(self, graphs: Graphs) -> Decoder:
+        """The same decoder by other graphs, such as those with an adapter."""
+        other = copy.copy(self)
+        other.graphs, other.description = graphs, graphs.description
+        return other
 
     @property
     def kernels(self) -> str:
@@ -99,6 +106,9 @@ class Decoder:
                 f"the state has a cache of type {theirs.cache_type}, but this way to compute keeps {ours.cache_type}; "
                 f"{remedy}"
             )
+        if theirs != ours and theirs.adapter != ours.adapter:
+            made = f"with the adapter {theirs.adapter!r}" if theirs.adapter else "without an adapter"
+            raise StateError(f"the state was made {made}, and goes on in no other way; give it to its own")
         if theirs != ours:
             raise StateError("the state belongs to another model; use it with the model that it was made with")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class DecoderDescription:
         cache_type: of the numbers in the cache, float32 or int8; the file of a float32 cache does not mention it.
             DogeStep also has packed_float16 and packed_int8, rows of bytes (`packed_rows`).
         keep_sinks: first tokens of a stream whose keys never leave the window; a file without any does not mention it.
+        adapter: the name of the adapter that computes with it, whose numbers weights_sha256 knows too; in no file.
     """
 
     format_version: int
@@ -63,6 +64,7 @@ class DecoderDescription:
     weights_sha256: str
     cache_type: str = "float32"
     keep_sinks: int = 0
+    adapter: str = field(default="", compare=False)
 
     @property
     def separate_precedence(self) -> bool:
@@ -97,6 +99,7 @@ class DecoderDescription:
     def to_metadata(self) -> dict[str, str]:
         """The metadata entry of a decoder file."""
         values = dataclasses.asdict(self)
+        del values["adapter"]
         if self.cache_type == "float32":
             del values["cache_type"]
         if self.keep_sinks == 0:
@@ -116,7 +119,7 @@ class DecoderDescription:
             values = {"cache_type": "float32", "keep_sinks": 0} | json.loads(metadata[METADATA_KEY])
         except (TypeError, ValueError) as error:
             raise PackageError(f"{path} has damaged metadata ({error}); export the checkpoint again") from error
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {each.name for each in dataclasses.fields(cls)} - {"adapter"}
         version = format_version(str(values["cache_type"]), values["keep_sinks"])
         written = values.get("format_version")
         newest = max(FORMAT_VERSIONS.values()) + (SINKS_FORMAT if values["keep_sinks"] else 0)

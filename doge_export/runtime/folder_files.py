@@ -33,7 +33,17 @@ from .sessions import check_files
 GRAPHS = (DECODER_FILE, RECURRENT_FILE, DRAFT_FILE)
 TOKENIZER_FILE = "tokenizer.json"
 # every file that the runtime reads, as patterns
-FILES = [*GRAPHS, STEP_FILE, DATA_FILE, REPORT_FILE, "config.json", "generation_config.json", TOKENIZER_FILE]
+FILES = [
+    *GRAPHS,
+    STEP_FILE,
+    "onnx/decoder*_adapters.onnx",
+    "adapters/*.onnx_adapter",
+    DATA_FILE,
+    REPORT_FILE,
+    "config.json",
+    "generation_config.json",
+    TOKENIZER_FILE,
+]
 FILES += [
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -13,6 +13,7 @@ Nothing here needs torch or transformers.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import OptionError
-from .answers import Answers, Asked, Ends
+from .adapters import Adapters
+from .answers import Answers, Asked, Ends, begin_by_each
 from .assistant import Assistant
 from .batch_options import check_taken_together, options_of_prompts
 from .batch_stream import BatchStream
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .chat_template import ChatTemplate, Message
 
 Messages = Sequence["Message"]
+AdapterOfPrompts = str | Sequence[str | None] | None
 
 
 def load(
@@ -88,6 +91,7 @@ def load(
         helper = Assistant.beside(decoder, Decoder(helper_path, threads=decoder.threads, operators=operators))
     return Model(
         decoder,
+        adapters=Adapters(path, decoder),
         tokenizer=tokenizer,
         defaults=GenerationDefaults.from_folder(path),
         name=os.fsencode(Path(folder).name or path.resolve().name).decode(
@@ -109,6 +113,9 @@ class Model:
     one after the other, and each as if alone. `options_per_prompt` has the options of each where they differ, as a list
     of dictionaries. One `seed` gives prompt i the seed + i. A list takes neither state nor prompt lookup.
 
+    All three take an `adapter` by its name, one of the folder's or of `add_adapter`. A list of prompts takes a list of
+    names too, None for the base. A state that an adapter has made goes on with it, and with no other.
+
     All three, and `prefill`, continue a `state` when one is given, else a new one. A state is one stream of tokens, and
     the call advances it in place, so a prompt holds only new text. The last token of an answer is fed with the next
     prompt; until then it is the state's `unfed_token`. A state is never too long, and the repetition penalty knows all
@@ -128,9 +135,12 @@ class Model:
         max_streams: int | None = None,
         cache_mb: float = 0,
         assistant: Assistant | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self.decoder = decoder
         self.assistant = assistant
+        self._adapters, self._adapted = adapters, dict[str, Model]()
+        self._merging = (max_streams, cache_mb)
         self.defaults = defaults or GenerationDefaults()
         self.name = name
         self._tokenizer = tokenizer
@@ -154,6 +164,7 @@ class Model:
         prompt: Prompt | Prompts,
         *,
         state: State | None = None,
+        adapter: AdapterOfPrompts = None,
         options_per_prompt: OptionsPerPrompt | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationResult | list[GenerationResult]:
@@ -168,8 +179,8 @@ class Model:
             PackageError: text is asked of a folder without tokenizer.
         """
         options = self.options(**overrides)
-        with self._claim(state):
-            return self._stream(prompt, options, state, options_per_prompt).read_all()
+        with self._claim(state, adapter):
+            return self._stream(prompt, options, state, options_per_prompt, adapter).read_all()
 
     @overload
     def stream(self, prompt: Prompt, **keywords: Unpack[OnePrompt]) -> TextStream: ...
@@ -182,6 +193,7 @@ class Model:
         prompt: Prompt | Prompts,
         *,
         state: State | None = None,
+        adapter: AdapterOfPrompts = None,
         options_per_prompt: OptionsPerPrompt | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> TextStream | BatchStream:
@@ -192,8 +204,8 @@ class Model:
         """
         options = self.options(**overrides)
         self.require_tokenizer()
-        with self._claim(state):
-            return self._stream(prompt, options, state, options_per_prompt)
+        with self._claim(state, adapter):
+            return self._stream(prompt, options, state, options_per_prompt, adapter)
 
     @overload
     def chat(
@@ -219,6 +231,7 @@ class Model:
         *,
         stream: bool = False,
         state: State | None = None,
+        adapter: AdapterOfPrompts = None,
         chat_template: str | None = None,
         options_per_prompt: OptionsPerPrompt | None = None,
         **overrides: Unpack[GenerationOverrides],
@@ -239,13 +252,15 @@ class Model:
         options = self.options(**overrides)
         prompt = self._reader.chat_prompt(chat_template)
         ends = self._ends_of(prompt)
-        with self._claim(state):
+        with self._claim(state, adapter):
             if is_list_of_conversations(messages):
                 many = [self._reader.message_ids(one, prompt, ends) for one in messages]
-                answer: TextStream | BatchStream = self._together(many, options, state, options_per_prompt, ends)
+                answer: TextStream | BatchStream = self._together(
+                    many, options, state, options_per_prompt, ends, adapter
+                )
             else:
                 ids = self._reader.message_ids(cast("Sequence[Message]", messages), prompt, ends, state)
-                answer = self._alone(ids, options, state, options_per_prompt, ends)
+                answer = self._alone(ids, options, state, options_per_prompt, ends, adapter)
             return answer if stream else answer.read_all()
 
     def answer_each(
@@ -285,6 +300,7 @@ class Model:
         *,
         state: State | None = None,
         logprobs: int = 0,
+        adapter: str | None = None,
     ) -> list[Score]:
         """How likely each of several continuations of `prompt` is; their shared beginning is computed once.
 
@@ -295,40 +311,88 @@ class Model:
         Raises the errors of `generate`.
         """
         best = self.options(logprobs=logprobs).logprobs or 0
-        with self._claim(state):
-            own = self.new_state() if state is None else state.copy()
+        decoder = self._of(state, adapter).decoder
+        with self._claim(state, adapter):
+            own = decoder.new_state() if state is None else state.copy()
         pairs = self._reader.continuations(prompt, continuations, state)
-        return score(self.decoder, own, pairs, best)
+        return score(decoder, own, pairs, best)
 
-    def new_state(self) -> State:
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that calls may take."""
+        return [] if self._adapters is None else self._adapters.names
+
+    def add_adapter(self, name: str, path: str | Path) -> None:
+        """Let calls take the adapter in an .onnx_adapter file of this base, under a name of its own.
+
+        Raises OptionError where the name is taken or not allowed, and PackageError where the file does not fit.
+        """
+        self._need_adapters(name).add(name, Path(path))
+
+    def with_adapter(self, name: str) -> Model:
+        """The model that computes with an adapter; it shares base and tokenizer with this one.
+
+        Raises OptionError where there is none of that name, and PackageError where its file does not fit.
+        """
+        adapters = self._need_adapters(name)
+        if name not in self._adapted:
+            max_streams, cache_mb = self._merging
+            adapted = copy.copy(self)
+            adapted.decoder = adapters.decoder(name)
+            adapted.answers = Answers(
+                adapted.decoder, self._tokenizer, self._reader, max_streams, cache_mb, self.assistant
+            )
+            self._adapted.setdefault(name, adapted)
+        return self._adapted[name]
+
+    def _need_adapters(self, name: str) -> Adapters:
+        if self._adapters is None:
+            raise OptionError(f"adapter is {name!r}, but this model was loaded without a folder; use doge_export.load")
+        return self._adapters
+
+    def _of(self, state: State | None, adapter: object) -> Model:
+        """The model that computes a call: with the adapter given, else the state's, else this one."""
+        if isinstance(adapter, list | tuple):
+            raise OptionError(f"adapter is {adapter!r}; it must be one name, as there is one prompt")
+        if adapter is not None:
+            return self.with_adapter(cast(str, adapter))
+        made_by = state.description.adapter if isinstance(state, State) else ""
+        return self.with_adapter(made_by) if made_by and made_by in self.adapters else self
+
+    def new_state(self, adapter: str | None = None) -> State:
         """An empty stream."""
-        state = self.decoder.new_state()
+        state = self._of(None, adapter).decoder.new_state()
         if self.assistant is not None:
             state.history = TokenHistory()
         return state
 
-    def prefill(self, prompt: Prompt, state: State | None = None) -> State:
+    def prefill(self, prompt: Prompt, state: State | None = None, adapter: str | None = None) -> State:
         """Feed `prompt` to `state`, or to a new one, without an answer; returns that state.
 
         The next prompt needs a token of its own. Raises the errors of `generate`.
         """
-        with self._claim(state):
+        decoder = self._of(state, adapter).decoder
+        with self._claim(state, adapter):
             token_ids = self._reader.next_ids(prompt, state)
-            state = self.new_state() if state is None else state
-            self.decoder.forward(state, np.asarray(token_ids, dtype=np.int64))
+            state = self.new_state(adapter) if state is None else state
+            decoder.forward(state, np.asarray(token_ids, dtype=np.int64))
             return state
 
-    def load_state(self, path: str | Path) -> State:
+    def load_state(self, path: str | Path, adapter: str | None = None) -> State:
         """The state that `state.save(path)` wrote; it goes on exactly as the saved one.
 
-        Raises StateError when the file is missing, damaged, of another format version, or from another model.
+        adapter: with which it was made. Raises StateError when the file is missing, damaged, of another format version,
+        or from another model or adapter.
         """
-        return self.decoder.load_state(path)
+        return self._of(None, adapter).decoder.load_state(path)
 
-    def logits(self, token_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def logits(
+        self, token_ids: Sequence[int] | NDArray[np.integer[Any]], adapter: str | None = None
+    ) -> NDArray[np.float32]:
         """Logits after every token of a sequence from its start: int [len] to float32 [len, vocab]."""
         ids = np.asarray(self._reader.checked_ids(token_ids), dtype=np.int64)
-        return self.decoder.forward(self.decoder.new_state(), ids, logits_to_keep="all").copy()
+        decoder = self._of(None, adapter).decoder
+        return decoder.forward(decoder.new_state(), ids, logits_to_keep="all").copy()
 
     def count_tokens(self, prompt: Prompt | Sequence[Message], chat_template: str | None = None) -> int:
         """Number of tokens that `generate` feeds for a text, or `chat` for messages, at the beginning of a stream."""
@@ -394,7 +458,7 @@ class Model:
         on_prompt: called after each chunk of a long prompt with the tokens fed so far and their number in all.
         """
         ends = self.defaults.eos_token_ids if ends is None else ends
-        return self.answers.continue_state(state, token_ids, options, ends, past_ids, on_prompt)
+        return self._of(state, None).answers.continue_state(state, token_ids, options, ends, past_ids, on_prompt)
 
     def _stream(
         self,
@@ -402,24 +466,32 @@ class Model:
         options: GenerationOptions,
         state: State | None,
         options_per_prompt: OptionsPerPrompt | None,
+        adapter: AdapterOfPrompts,
     ) -> TextStream | BatchStream:
         ends = self.defaults.eos_token_ids
         if is_list_of_prompts(prompt):
             many = [self._reader.next_ids(one) for one in prompt]
-            return self._together(many, options, state, options_per_prompt, ends)
+            return self._together(many, options, state, options_per_prompt, ends, adapter)
         ids = self._reader.next_ids(cast(Prompt, prompt), state)
-        return self._alone(ids, options, state, options_per_prompt, ends)
+        return self._alone(ids, options, state, options_per_prompt, ends, adapter)
 
     def _alone(
-        self, token_ids: list[int], options: GenerationOptions, state: State | None, per_prompt: object, ends: Ends
+        self,
+        token_ids: list[int],
+        options: GenerationOptions,
+        state: State | None,
+        per_prompt: object,
+        ends: Ends,
+        adapter: AdapterOfPrompts,
     ) -> TextStream:
         if per_prompt is not None:
             raise OptionError(
                 "options_per_prompt belongs to a list of prompts; give one prompt's options by their names"
             )
+        answers = self._of(state, adapter).answers
         if state is None:
-            return self.answers.begin(token_ids, options, ends)
-        return self.answers.continue_state(state, token_ids, options, ends)
+            return answers.begin(token_ids, options, ends)
+        return answers.continue_state(state, token_ids, options, ends)
 
     def _together(
         self,
@@ -428,10 +500,17 @@ class Model:
         state: State | None,
         per_prompt: OptionsPerPrompt | None,
         ends: Ends,
+        adapter: AdapterOfPrompts,
     ) -> BatchStream:
         if state is not None:
             raise OptionError("a list of prompts takes no state; give one prompt, or leave the state out")
-        return self.answers.begin_together(prompts, options_of_prompts(options, len(prompts), per_prompt), ends)
+        own = options_of_prompts(options, len(prompts), per_prompt)
+        if not isinstance(adapter, list | tuple):
+            return self._of(None, adapter).answers.begin_together(prompts, own, ends)
+        if len(adapter) != len(prompts):
+            raise OptionError(f"adapter has {len(adapter)} names; it must have one for each of {len(prompts)} prompts")
+        answers = [self._of(None, name).answers for name in adapter]
+        return begin_by_each(answers, prompts, own, ends)
 
     def _ends_of(self, prompt: ChatPrompt | None) -> Ends:
         """Tokens that end an answer to messages that a template has written."""
@@ -439,9 +518,9 @@ class Model:
         ends = (self.tokenizer.special_id(eos_text), None if prompt is None else prompt.turn_end)
         return self.defaults.eos_token_ids.union(token_id for token_id in ends if token_id is not None)
 
-    def _claim(self, state: State | None) -> AbstractContextManager[None]:
-        """The claim of a given state, which must be one of this model."""
+    def _claim(self, state: State | None, adapter: object = None) -> AbstractContextManager[None]:
+        """The claim of a given state, which must be one of this model and of the adapter, if one is given."""
         if state is None:
             return nullcontext()
-        self.decoder.check_state(state)
+        self._of(state, adapter).decoder.check_state(state)
         return state.claim

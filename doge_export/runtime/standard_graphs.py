@@ -28,6 +28,27 @@ from .steps import BatchStep, BoundSteps, DraftStep, PlainStep, RecurrentStep, b
 CHECK_COSTS = (0.0, 1.0, *[2.4] * (DRAFT_TOKENS - 1))
 
 
+class Sessions:
+    """The sessions of an exported folder's graphs, each opened when it is first needed."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self._folder, self._threads = folder, threads
+        self._open: dict[str, ort.InferenceSession] = {}
+        self._opening = threading.Lock()
+
+    def get(self, file: str) -> Any:
+        """The session of a graph.
+
+        Raises:
+            PackageError: of `open_session`.
+        """
+        if file not in self._open:
+            with self._opening:
+                if file not in self._open:
+                    self._open[file] = open_session(self._folder / file, self._threads)
+        return self._open[file]
+
+
 class StandardGraphs:
     """See `Graphs`."""
 
@@ -35,16 +56,16 @@ class StandardGraphs:
     cuts_freely = False  # a product of few rows is rounded otherwise than that of many
     check_costs: Sequence[float] = CHECK_COSTS
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, sessions: Sessions | None = None) -> None:
         """Open the plain graph of an exported folder.
+
+        sessions: of its graphs with an adapter in them; by default those without.
 
         Raises:
             PackageError: onnxruntime refuses, or the folder is not one of ours.
         """
-        self._folder, self._threads = folder, threads
-        self._plain = open_session(folder / DECODER_FILE, threads)
-        self._later: dict[str, ort.InferenceSession] = {}  # opened when first needed
-        self._opening = threading.Lock()
+        self._sessions = sessions or Sessions(folder, threads)
+        self._plain = self._sessions.get(DECODER_FILE)
         self._bound: weakref.WeakKeyDictionary[State, BoundSteps] = weakref.WeakKeyDictionary()
         self.drafts = Exactness("prompt lookup and assistants are off")
         self.batches = Exactness("the rows of a batch are computed one by one")
@@ -57,7 +78,7 @@ class StandardGraphs:
             state.full_window()  # before binding: it may give the state a new cache
             steps = self._steps_of(state)
             if steps.recurrent is None:
-                steps.recurrent = RecurrentStep(self._session(RECURRENT_FILE), state)
+                steps.recurrent = RecurrentStep(self._sessions.get(RECURRENT_FILE), state)
             return steps.recurrent(state, token_id)
         steps = self._steps_of(state)
         if steps.plain is None:
@@ -69,7 +90,7 @@ class StandardGraphs:
         session, cached, candidates = self._plain, state.position, None
         evicting: dict[str, NDArray[Any]] = {}
         if state.position >= self.description.keep_window_size:
-            session, cached = self._session(RECURRENT_FILE), self.description.keep_window_size
+            session, cached = self._sessions.get(RECURRENT_FILE), self.description.keep_window_size
             candidates = state.full_window().candidates(len(token_ids))
             evicting = {"eviction_slots": candidates.slots, "eviction_precedence": candidates.keys.precedence}
         inputs = step_inputs(state, len(token_ids), cached) | evicting
@@ -86,7 +107,7 @@ class StandardGraphs:
         """Write the rows of int64 [n] tokens: float32 [n, vocab]."""
         steps = self._steps_of(state)
         if steps.draft is None:
-            steps.draft = DraftStep(self._session(DRAFT_FILE), state)
+            steps.draft = DraftStep(self._sessions.get(DRAFT_FILE), state)
         return steps.draft(state, token_ids)
 
     def batch(self, states: Sequence[State], memory: Rows) -> BatchForward:
@@ -99,11 +120,3 @@ class StandardGraphs:
         if steps is None or steps.rows is not state.cache:
             steps = self._bound[state] = BoundSteps(state.cache)
         return steps
-
-    def _session(self, file: str) -> ort.InferenceSession:
-        """The session of a graph that not every stream needs, opened by the first that does."""
-        if file not in self._later:
-            with self._opening:
-                if file not in self._later:
-                    self._later[file] = open_session(self._folder / file, self._threads)
-        return self._later[file]

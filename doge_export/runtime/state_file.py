@@ -39,7 +39,7 @@ READABLE = {
     "packed_int8": ("packed_int8",),
 }
 HEADER_FIELDS = {"format_version", "weights_sha256", "keep_window_size", "keep_sinks", "position", "unfed_token"}
-HEADER_FIELDS |= {"metadata"}
+HEADER_FIELDS |= {"metadata", "adapter"}
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -86,6 +86,8 @@ class StateFile:
         }
         if description.keep_sinks:  # without any, files are as they have always been
             header["keep_sinks"] = description.keep_sinks
+        if description.adapter:
+            header["adapter"] = description.adapter
         tensors: Tensors = {"cache": self.cache, "seen_tokens": self.seen_tokens}
         tensors["first_positions"] = self.first_positions
         if self.precedence is not None:
@@ -203,9 +205,15 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
     if not isinstance(header, dict) or header.get("format_version") != FORMAT_VERSION:
         version = header.get("format_version") if isinstance(header, dict) else None
         raise StateError(f"{path} has state format {version!r}, but this version reads {FORMAT_VERSION} only")
-    header = dict[str, Any](keep_sinks=0) | header
+    header = dict[str, Any](keep_sinks=0, adapter="") | header
     if set(header) != HEADER_FIELDS:
         raise StateError(f"{path} is damaged: its header has the fields {sorted(header)}")
+    if header["adapter"] != description.adapter:
+        made, ours = (
+            f"with the adapter {name!r}" if name else "without an adapter"
+            for name in (header["adapter"], description.adapter)
+        )
+        raise StateError(f"{path} is a state made {made}, but is to be read {ours}; load it as it was made")
     theirs, ours = header["weights_sha256"], description.weights_sha256
     if theirs != ours:
         raise StateError(

@@ -110,9 +110,9 @@ def byte_vocabulary() -> list[str]:
     return [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet()), "\u0120a", "12", "ab"]
 
 
-def byte_level_llama() -> LlamaForCausalLM:
+def byte_level_llama(**overrides: Any) -> LlamaForCausalLM:
     """A Llama for the tokens of `byte_vocabulary`."""
-    return tiny_llama(vocab_size=len(byte_vocabulary()))
+    return tiny_llama(vocab_size=len(byte_vocabulary()), **overrides)
 
 
 def permute(values: np.ndarray, heads: int) -> np.ndarray:

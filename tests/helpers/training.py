@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from train.adapters import AdapterArguments
 from train.arguments import ModelArguments
 from train.data import DataArguments
 from train.stage import run
@@ -21,8 +22,8 @@ STAGES: dict[str, tuple[Any, ...]] = {  # the stage, then the types of its argum
     "recall": (recall, RecallArguments),
     "pretrain": (pretrain, NewModelArguments, DataArguments, PretrainConfig),
     "upcycle": (upcycle, ModelArguments, UpcycleArguments),
-    "sft": (sft, ModelArguments, DataArguments, FineTuningConfig),
-    "dpo": (dpo, ModelArguments, DataArguments, PreferenceConfig),
+    "sft": (sft, AdapterArguments, DataArguments, FineTuningConfig),
+    "dpo": (dpo, AdapterArguments, DataArguments, PreferenceConfig),
 }
 ALICE = Path(__file__).parents[2] / "doge_export" / "texts" / "alice.txt"
 TINY = {

@@ -13,7 +13,8 @@ from trl import DPOConfig
 
 from doge_common.errors import OptionError
 
-from ..arguments import ModelArguments, StageConfig
+from ..adapters import AdapterArguments, adapter_config
+from ..arguments import StageConfig
 from ..data import DataArguments, load_mixture
 from ..stage import load_model, make_trainer, run, train
 from ..templates import check_template
@@ -30,8 +31,10 @@ class PreferenceConfig(StageConfig, DPOConfig):
             raise OptionError(f"beta is {self.beta}; it must be above 0, as below it rejected answers are preferred")
 
 
-def dpo(arguments: ModelArguments, data: DataArguments, config: PreferenceConfig) -> None:
-    """Train a checkpoint on preferences and save it in output_dir.
+def dpo(arguments: AdapterArguments, data: DataArguments, config: PreferenceConfig) -> None:
+    """Train a checkpoint, or an adapter on it, with preferences; the result lies in output_dir.
+
+    The reference of an adapter is the base with the adapter off.
 
     Raises:
         CheckpointError: the checkpoint is missing or does not fit.
@@ -41,20 +44,23 @@ def dpo(arguments: ModelArguments, data: DataArguments, config: PreferenceConfig
     set_seed(config.seed)
     model, tokenizer = load_model(arguments)
     check_template(tokenizer, arguments.model_name_or_path)
-    reference, _ = load_model(arguments)  # TRL would load transformers' own Doge by its name
+    reference = None
+    if not (arguments.use_peft or config.precompute_ref_log_probs):
+        reference, _ = load_model(arguments)  # TRL would load transformers' own Doge by its name
     train_dataset, eval_dataset = load_mixture(data, "preference", config.seed)
     trainer = make_trainer(
         DogeDPOTrainer,
         model=model,
-        ref_model=None if config.precompute_ref_log_probs else reference,
+        ref_model=reference,
         args=config,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
+        peft_config=adapter_config(arguments, model, config.keep_llama),
     )
     train(trainer)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command line of the stage."""
-    run(dpo, ModelArguments, DataArguments, PreferenceConfig, args=args)
+    run(dpo, AdapterArguments, DataArguments, PreferenceConfig, args=args)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from transformers import set_seed
 from trl import SFTConfig
 
-from ..arguments import ModelArguments, StageConfig
+from ..adapters import AdapterArguments, adapter_config
+from ..arguments import StageConfig
 from ..data import DataArguments, load_mixture
 from ..stage import load_model, make_trainer, run, train
 from ..templates import check_training_template
@@ -25,8 +26,8 @@ class FineTuningConfig(StageConfig, SFTConfig):
     assistant_only_loss: bool = field(default=True, metadata={"help": "Learn the answers, not the questions."})
 
 
-def sft(arguments: ModelArguments, data: DataArguments, config: FineTuningConfig) -> None:
-    """Fine-tune a checkpoint on conversations and save it in output_dir.
+def sft(arguments: AdapterArguments, data: DataArguments, config: FineTuningConfig) -> None:
+    """Fine-tune a checkpoint, or train an adapter on it, with conversations; the result lies in output_dir.
 
     Raises:
         CheckpointError: the checkpoint is missing or does not fit.
@@ -47,6 +48,7 @@ def sft(arguments: ModelArguments, data: DataArguments, config: FineTuningConfig
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
+        peft_config=adapter_config(arguments, model, config.keep_llama),
     )
     trainer.saved_template = template
     train(trainer)
@@ -54,4 +56,4 @@ def sft(arguments: ModelArguments, data: DataArguments, config: FineTuningConfig
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command line of the stage."""
-    run(sft, ModelArguments, DataArguments, FineTuningConfig, args=args)
+    run(sft, AdapterArguments, DataArguments, FineTuningConfig, args=args)

@@ -1,0 +1,78 @@
+"""How much decoding speed does an adapter cost, and how long does it take to change it?
+
+    doge-export smollm2-135m out --int8 --adapters legal=runs/legal --adapters support=runs/support
+    python -m benchmarks.speed.adapters out --threads 1,2 --json results/adapters.json
+
+64 tokens of prompt, then 32 steps. The ways take turns: the standard graphs without adapter, those with empty places
+for one, and each adapter. Ratios are medians of the rounds' ratios to the first. Our operators take no adapter, so they
+are not among the ways. A change is timed as the first step of a new stream.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.common import options
+from benchmarks.common.decoders import random_ids
+from benchmarks.common.results import announce, finish
+from benchmarks.common.timing import in_turns, median
+from doge_export.measure.greedy import new_stream
+from doge_export.measure.speed import time_greedy
+from doge_export.runtime.adapters import AdaptedSessions, Adapters
+from doge_export.runtime.decoder import Decoder
+from doge_export.runtime.standard_graphs import Sessions, StandardGraphs
+
+PROMPT, STEPS = 64, 32  # tokens
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, path_type=Path))
+@options.thread_counts
+@options.rounds(15)
+@options.json_file
+def main(folder: Path, thread_counts: tuple[int, ...], rounds: int, out: Path | None) -> None:
+    """Compare decoding with the adapters of an exported FOLDER."""
+    announce()
+    rows = [row for threads in thread_counts for row in compare(folder, threads, rounds)]
+    finish({"rounds": rounds, "rows": rows}, out)
+
+
+def compare(folder: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """A row for each way."""
+    base = Decoder(folder, threads, operators=False)
+    adapters = Adapters(folder, base)
+    empty = StandardGraphs(folder, threads, AdaptedSessions(Sessions(folder, threads), {}))
+    ways = {"base": base, "empty places": base.computed_by(empty)}
+    ways |= {name: adapters.decoder(name) for name in adapters.names}
+    for decoder in ways.values():
+        speed_of(decoder)
+    speeds, rows = in_turns([partial(speed_of, decoder) for decoder in ways.values()], rounds), []
+    for i, (name, decoder) in enumerate(ways.items()):
+        ratio, change = median(speeds[:, i] / speeds[:, 0]), milliseconds_to_change(decoder)
+        rows.append({"way": name, "threads": threads, "tokens_per_s": median(speeds[:, i]), "ratio": ratio})
+        rows[-1]["change_ms"] = change
+        click.echo(f"{threads} thread(s) {name:16} {median(speeds[:, i]):8.1f} tokens/s ({ratio:.3f}), {change:.1f} ms")
+    return rows
+
+
+def speed_of(decoder: Decoder) -> float:
+    """Tokens per second of steps behind a prompt."""
+    prompt = random_ids(decoder.vocab_size, PROMPT)
+    return time_greedy(partial(new_stream, decoder), prompt, STEPS).decode_tokens_per_s
+
+
+def milliseconds_to_change(decoder: Decoder) -> float:
+    """Of a new stream's first step, binding included."""
+    start = time.perf_counter()
+    decoder.forward(decoder.new_state(), np.array([1]))
+    return 1e3 * (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
