@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from doge_common.errors import CheckpointError, DogeError, OptionError, one_line
-from doge_model import DogeForCausalLM, load_checkpoint
+from doge_model import DogeForCausalLM, load_checkpoint, load_classifier
+from doge_model.checkpoint import is_classifier
 from doge_model.tensors import SafetensorsFolder
 
 from .arguments import DTYPES, ModelArguments, check_choices, check_folder, check_least
@@ -208,4 +209,5 @@ def save(trainer: Trainer) -> None:
     trainer.save_model(folder)
     trainer.save_state()
     if dtype != "float32" and trainer.is_world_process_zero():  # from the file, as the weights in memory may be shards
-        load_checkpoint(folder, dtype=DTYPES[dtype]).model.save_pretrained(folder)
+        load = load_classifier if is_classifier(folder) else load_checkpoint
+        load(folder, dtype=DTYPES[dtype]).model.save_pretrained(folder)

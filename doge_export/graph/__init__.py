@@ -1,6 +1,7 @@
 """The decoder's ONNX graphs, built by hand: fold a model once, plan its numbers, build each variant from them."""
 
 from .builder import ConstantPool
+from .classifier import build_classifier, evicts
 from .decoder import build_decoder
 from .dimensions import Dimensions
 from .folding import FoldedDecoder, Matrix, fold, unfold
@@ -23,7 +24,9 @@ __all__ = [
     "Recurrent",
     "RotarySpec",
     "Variant",
+    "build_classifier",
     "build_decoder",
+    "evicts",
     "fold",
     "unfold",
 ]
