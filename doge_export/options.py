@@ -15,6 +15,7 @@ from .places import check_model, check_target
 from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLES
 from .runtime.threads import check_threads
 from .texts.calibration_source import check_calibration
+from .texts.labelled import check_texts
 
 MIN_REPORT_TOKENS = 16
 
@@ -56,6 +57,8 @@ class ExportOptions:
         report_tokens: tokens of text on which the report compares the export with PyTorch; 0 leaves that out.
         push_to_hub: a hub id, "owner/name", of the repository that the folder is pushed to; a missing one is made.
         private: make that repository a private one.
+        texts: a file of texts on which a classifier is compared with PyTorch: .txt, a text a line, or .jsonl with
+            `text` and, for the accuracy, `label`; None takes pieces of the built-in text.
     """
 
     model: str
@@ -76,6 +79,7 @@ class ExportOptions:
     report_tokens: int = 4096
     push_to_hub: str | None = None
     private: bool = False
+    texts: str | None = None
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -135,9 +139,13 @@ class ExportOptions:
             raise OptionError(f"push_to_hub is {self.push_to_hub!r}; it must be a hub id (owner/name)")
         if self.calibration is not None:
             check_calibration(self.calibration)
+        if self.texts is not None:
+            check_texts(self.texts)
 
     def _check_combinations(self) -> None:
         recipe = RECIPES[self.weights]
+        if self.texts is not None and not self.report_tokens:
+            raise OptionError("texts goes with a report, which report_tokens 0 leaves out; leave out one of them")
         if self.private and self.push_to_hub is None:
             raise OptionError("private goes with push_to_hub; leave it out, or give a repository to push to")
         if recipe.rounding != "calibrated":

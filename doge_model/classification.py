@@ -109,4 +109,6 @@ class DogeForSequenceClassification(DogeWithHead):
         return (places * (input_ids != pad)).argmax(dim=-1)
 
 
+AnyDoge = DogeForCausalLM | DogeForSequenceClassification
+
 AutoModelForSequenceClassification.register(DogeConfig, DogeForSequenceClassification, exist_ok=True)

@@ -18,7 +18,8 @@ from huggingface_hub import ModelCardData
 from transformers import TrainerState
 
 from doge_common.hub_id import is_on_hub
-from doge_model import DogeForCausalLM, DogeForSequenceClassification
+from doge_model import DogeForCausalLM
+from doge_model.classification import AnyDoge
 from doge_model.licence import licence_of
 from doge_model.saving import llama_lacks
 from doge_model.tensors import read_json
@@ -78,12 +79,7 @@ def plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def write_model_card(
-    folder: Path,
-    recipe: Recipe,
-    model: DogeForCausalLM | DogeForSequenceClassification,
-    state: TrainerState | None = None,
-) -> None:
+def write_model_card(folder: Path, recipe: Recipe, model: AnyDoge, state: TrainerState | None = None) -> None:
     """Write the card of a checkpoint into its folder, where the model has been saved.
 
     Args:

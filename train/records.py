@@ -71,10 +71,11 @@ def as_labelled(record: Any) -> dict[str, Any]:
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"text is {_shown(text)}; it must be a string that is not empty, or messages of a user")
     labels = label if isinstance(label, list) else [label]
-    if labels and all(isinstance(each, float) for each in labels):
-        if not all(math.isfinite(each) for each in labels):
+    numbers = [each for each in labels if isinstance(each, float)]
+    if numbers and len(numbers) == len(labels):
+        if not all(map(math.isfinite, numbers)):
             raise DataError(f"label is {_shown(label)}; it must be finite")
-        return {"text": text, "labels": [repr(each) for each in labels], "shape": NUMBERS}
+        return {"text": text, "labels": [repr(each) for each in numbers], "shape": NUMBERS}
     names = [str(each).lower() if isinstance(each, bool) else str(each) for each in labels]
     if not all(isinstance(each, str | int) and name.strip() for each, name in zip(labels, names, strict=True)):
         raise DataError(f"label is {_shown(label)}; it must be a name, a list of names, or a number")

@@ -15,7 +15,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from trl import DPOTrainer, RewardTrainer, SFTTrainer
 
 from doge_common.errors import OptionError
-from doge_model import DogeForCausalLM, DogeForSequenceClassification
+from doge_model import DogeForCausalLM
+from doge_model.classification import AnyDoge
 from doge_model.llama import FILLS
 from doge_model.routing import expert_load, load_balancing_loss
 from doge_model.saving import is_llama, llama_lacks
@@ -24,9 +25,6 @@ from .errors import DataError
 from .model_card import write_model_card
 from .progress import show_one_bar
 from .templates import Template
-
-
-AnyDoge = DogeForCausalLM | DogeForSequenceClassification
 
 
 class RouterLog:

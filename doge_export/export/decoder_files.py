@@ -7,7 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from doge_model import DogeForCausalLM
+from doge_model.classification import AnyDoge
 
 from ..graph import (
     ConstantPool,
@@ -49,7 +49,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def fold_model(model: DogeForCausalLM, kv_int8: bool = False) -> FoldedDecoder:
+def fold_model(model: AnyDoge, kv_int8: bool = False) -> FoldedDecoder:
     """Fold a PyTorch model for its graphs; kv_int8 keeps keys and values of the state in 8 bits."""
     tensors = {name: tensor.detach().float().numpy() for name, tensor in model.named_parameters()}
     # where no A differs from zero, dt is the same for all keys, and softmax does not see a constant

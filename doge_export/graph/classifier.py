@@ -129,9 +129,7 @@ def too_long(graph: GraphBuilder, d: Dimensions) -> str:
     return graph.once("Greater", [LONGEST, graph.constant("window", np.array(d.keep_window_size))], "texts.too_long")
 
 
-def whole_attention(
-    graph: GraphBuilder, d: Dimensions, index: int, name: str, by_text: list[str], bias: str
-) -> str:
+def whole_attention(graph: GraphBuilder, d: Dimensions, index: int, name: str, by_text: list[str], bias: str) -> str:
     """GroupQueryAttention of whole texts: [B, S, heads * channels]; bias [B, 1 or heads, S, S], or ""."""
     total = total_length(graph, name)
     inputs = [*by_text, "", "", LAST_KEYS, total, *(["", "", "", bias] if bias else [])]
@@ -156,9 +154,7 @@ def attend_last(graph: GraphBuilder, d: Dimensions, index: int, parts: list[str]
     bias = whole_text_bias(long, d, index, by_text[2])
     whole = whole_attention(long, d, index, f"{name}.attention.long", by_text, bias)
     packed = pack(long, f"{name}.attention.packed", whole, d.num_heads * d.channels)
-    graph.choose(
-        too_long(graph, d), out, (long, last_of_texts(long, f"{out}.long", packed)), (short, f"{out}.short")
-    )
+    graph.choose(too_long(graph, d), out, (long, last_of_texts(long, f"{out}.long", packed)), (short, f"{out}.short"))
     return out
 
 

@@ -95,7 +95,7 @@ def _places(graph: GraphBuilder, flat: str, starts: str) -> None:
 
 
 def _up_to(graph: GraphBuilder, scalar: str, limit: str) -> list[str]:
-    """The inputs of Range for 0, 1, ... below a limit; scalar: the name to give the number of a shape, or "" for none."""
+    """The inputs of Range for 0, 1, ... below a limit; scalar: the name for the number in a shape, or ""."""
     if scalar:
         (limit,) = graph.op("Squeeze", [limit], scalar)
     return [graph.constant("int.0", np.array(0)), limit, graph.constant("int.1", np.array(1))]

@@ -36,7 +36,9 @@ def whole_text_bias(graph: GraphBuilder, d: Dimensions, index: int, value: str) 
     (bias,) = graph.op("Where", [gone, *numbers], f"{name}.bias")
     if d.num_mask_heads in (1, d.num_heads):  # the attention takes one mask for all heads, or one for each
         return bias
-    order = graph.constant("eviction.order_of_heads", np.arange(d.num_mask_heads).repeat(d.num_heads // d.num_mask_heads))
+    order = graph.constant(
+        "eviction.order_of_heads", np.arange(d.num_mask_heads).repeat(d.num_heads // d.num_mask_heads)
+    )
     (bias,) = graph.op("Gather", [bias, order], f"{name}.bias.heads", axis=1)
     return bias
 
