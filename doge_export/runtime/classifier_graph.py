@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ..errors import PackageError
 from .description import DATA_FILE, DECODER_FILE, PORTABLE_FILE
-from .folder_files import check_data, check_report, metadata_entry
-from .sessions import check_files, open_session, refusals
+from .folder_files import REMEDY, check_data, check_report, metadata_entry
+from .sessions import open_session, refusals
 from .threads import check_threads, default_threads
 
 CLASSIFIER_KEY = "doge_export.classifier"
@@ -86,7 +86,8 @@ class ClassifierGraph:
         """
         check_threads(threads)
         path = folder / PORTABLE_FILE
-        check_files(path)
+        if not (folder / DATA_FILE).is_file():
+            raise PackageError(f"{folder / DATA_FILE} is missing; {REMEDY}")
         self.description = ClassifierDescription.from_graph(path)
         check_data(folder, PORTABLE_FILE)
         check_report(folder)

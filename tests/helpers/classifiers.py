@@ -12,8 +12,14 @@ from transformers import DogeConfig, LlamaConfig, PreTrainedModel
 from transformers import DogeForSequenceClassification as TransformersDoge
 from transformers import LlamaForSequenceClassification as TransformersLlama
 
+from doge_export.export.classifier_pipeline import write_classifier
+from doge_export.export.decoder_files import fold_model
+from doge_export.quantization.rounding import simple_plan
+from doge_export.recipes import RECIPES
+from doge_export.runtime.classifier_graph import ClassifierGraph
 from doge_model import DogeForSequenceClassification
 from doge_model.labels import give_labels
+from tests.helpers.checkpoints import save_tokenizer
 from tests.helpers.models import VOCAB_SIZE, randomize, tiny_config
 
 PAD = 2
@@ -71,3 +77,19 @@ def save_classifier(folder: Path, **fields: Any) -> DogeForSequenceClassificatio
     model = tiny_classifier(**fields)
     model.save_pretrained(folder)
     return model
+
+
+def write_classifier_folder(
+    model: DogeForSequenceClassification, folder: Path, weights: str = "fp32"
+) -> ClassifierGraph:
+    """A model's graph, written to a folder and opened."""
+    folded = fold_model(model)
+    write_classifier(folded, simple_plan(folded.matrices, RECIPES[weights]), folder, model.config.pad_token_id)
+    return ClassifierGraph(folder, threads=1)
+
+
+def classifier_checkpoint(folder: Path, **fields: Any) -> DogeForSequenceClassification:
+    """A tiny classifier with a tokenizer, as a checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = len(save_tokenizer(folder))
+    return save_classifier(folder, vocab_size=vocabulary, **fields)
