@@ -57,8 +57,8 @@ class ExportOptions:
         report_tokens: tokens of text on which the report compares the export with PyTorch; 0 leaves that out.
         push_to_hub: a hub id, "owner/name", of the repository that the folder is pushed to; a missing one is made.
         private: make that repository a private one.
-        texts: a file of texts on which a classifier is compared with PyTorch: .txt, a text a line, or .jsonl with
-            `text` and, for the accuracy, `label`; None takes pieces of the built-in text.
+        texts: a file of texts on which a classifier is compared with PyTorch; None takes pieces of the built-in text.
+            It is .txt, a text a line, or .jsonl with `text` and, for the accuracy, `label`.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""What the stages of classifiers share: their labels, their metrics, and the model that they start from."""
+"""The part that stages of classifiers share: labels, metrics, and the model that they start from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def problem_of(records: Dataset, stated: str | None) -> str:
     """The problem type that the labels of all records have, or the stated one if they fit it.
 
     Raises:
-        DataError: the records differ in shape, or do not fit what is stated.
+        DataError: the records differ in shape, or do not fit the stated type.
     """
     shapes = sorted(set(records["shape"]))
     if len(shapes) > 1 and not (stated == REGRESSION and SEVERAL not in shapes):

@@ -45,7 +45,7 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None] = 
 def export_any(
     options: ExportOptions, progress: Callable[[str], None] = lambda step: None
 ) -> ExportReport | ClassifierReport:
-    """Export a checkpoint as what its config.json says that it is; arguments and errors are those of `export`."""
+    """Export a decoder or a classifier, as config.json says; arguments and errors are those of `export`."""
     with needs_extra("export", "exporting", ExportError):
         from doge_model.checkpoint import is_classifier  # noqa: PLC0415 - imports torch, as above
     if is_classifier(options.model, options.revision):

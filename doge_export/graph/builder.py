@@ -92,7 +92,7 @@ class GraphBuilder:
     ) -> None:
         """A value `name` that one of two branches computes: each a builder over the same pool and its float32 result.
 
-        Branches see all values of this graph, and what they compute stays theirs. Their constants become this graph's.
+        Branches see all values of this graph, and it sees none of theirs but the result. It takes their constants over.
         """
         branches = {}
         for branch, (builder, result) in (("then_branch", chosen), ("else_branch", other)):

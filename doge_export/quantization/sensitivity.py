@@ -71,7 +71,7 @@ def rounding_losses(model: AnyDoge, sequences: Tensor, seed: int) -> dict[Rows, 
 
 
 def surprise(model: AnyDoge, hidden: Tensor, generator: torch.Generator) -> Tensor:
-    """The negative log-likelihood of what the model itself draws behind each token: hidden [S, hidden] -> [].
+    """The negative log-likelihood of tokens or labels that the model itself draws: hidden [S, hidden] -> [].
 
     A classifier draws labels, as if a text ended at each of its tokens, and a regression numbers of variance 1.
     """

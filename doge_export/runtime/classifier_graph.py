@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PackageError
-from .description import DATA_FILE, DECODER_FILE, PORTABLE_FILE
+from .description import CLASSIFIER_KEY, DATA_FILE, DECODER_FILE, PORTABLE_FILE
 from .folder_files import REMEDY, check_data, check_report, metadata_entry
 from .sessions import open_session, refusals
 from .threads import check_threads, default_threads
 
-CLASSIFIER_KEY = "doge_export.classifier"
 FORMAT_VERSION = 1  # rises whenever a driver written for the older number would compute something else
 BATCH_TOKENS = 1024  # of one run: more wait for memory, fewer for the start of each operator
 

@@ -14,7 +14,7 @@ from doge_export.runtime.classifier_graph import batches
 from tests.helpers.classifiers import LENGTHS, logits_of, padded, tiny_classifier, token_rows, write_classifier_folder
 from tests.helpers.models import FORMS, relative_difference, without_mask
 
-WINDOWS = {"within": {}, "beyond": {"keep_window_size": 8}}
+WINDOWS: dict[str, dict[str, Any]] = {"within": {}, "beyond": {"keep_window_size": 8}}
 FP32 = 5e-6
 
 

@@ -15,6 +15,10 @@ from doge_export import Model
 from doge_export.errors import OptionError, PackageError
 from doge_export.export import ExportOptions, export_classifier
 from doge_export.runtime.classifier import scores_of
+from doge_export.runtime.decoder import Decoder
+from doge_export.runtime.model import Messages
+from doge_export.serve.limits import Limits
+from doge_export.serve.start import served_app
 from tests.helpers.checkpoints import edit_config, save_doge, save_tokenizer
 from tests.helpers.classifiers import NAMES, classifier_checkpoint
 
@@ -62,12 +66,13 @@ def test_several_labels_have_a_sigmoid_each(tmp_path: Path) -> None:
 
 def test_a_reward_is_the_number_itself_and_reads_conversations(tmp_path: Path) -> None:
     reward = doge_export.load(exported(tmp_path, names=("reward",)), threads=1)
-    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a b"}]
+    messages: Messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a b"}]
     text = reward.chat_prompt.render(messages, add_generation_prompt=False)
     rows = [reward.tokenizer.encode(text, add_special_tokens=False)]
     expected = reward.classifier.graph.logits(rows)[0, 0]
     assert reward.classify(messages).score == pytest.approx(float(expected))
-    assert reward.classify([messages, messages])[1].scores == {"reward": pytest.approx(float(expected))}
+    both: list[Messages] = [messages, messages]
+    assert reward.classify(both)[1].scores == {"reward": pytest.approx(float(expected))}
     assert reward.classify(rows)[0].score == pytest.approx(float(expected))
 
 
@@ -83,6 +88,13 @@ def test_a_classifier_writes_no_text_and_says_so_in_a_sentence(call: str, model:
     arguments |= {"logits": [[5]], "new_state": []}
     with pytest.raises(OptionError, match=r"^out is a classifier, which writes no text; call classify, or run doge-cl"):
         getattr(model, call)(*arguments.get(call, ["a"]))
+
+
+def test_whatever_opens_a_decoder_by_itself_says_so_too(folder: Path) -> None:
+    with pytest.raises(PackageError, match="out is a classifier, which writes no text; run doge-classify with it"):
+        Decoder(folder)
+    with pytest.raises(OptionError, match="out is a classifier, which writes no text"):
+        served_app([folder], Limits())
 
 
 def test_texts_without_a_token_are_named(model: Model) -> None:
@@ -105,9 +117,7 @@ def test_a_decoder_has_no_labels(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").mkdir()
     vocabulary = len(save_tokenizer(tmp_path / "checkpoint"))
     save_doge(tmp_path / "checkpoint", vocab_size=vocabulary)
-    doge_export.export.export(  # type: ignore[attr-defined]  # the package of that name
-        ExportOptions(str(tmp_path / "checkpoint"), tmp_path / "out", "fp32", report_tokens=0)
-    )
+    doge_export.export.export(ExportOptions(str(tmp_path / "checkpoint"), tmp_path / "out", "fp32", report_tokens=0))
     with pytest.raises(OptionError, match="out writes text and has no labels; give the export of a classifier"):
         doge_export.load(tmp_path / "out").classify("a")
 

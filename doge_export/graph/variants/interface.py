@@ -17,7 +17,7 @@ Shape = list[int | str]
 
 
 class TokenRows(Protocol):
-    """What queries, keys and values are made from."""
+    """Tokens with their positions, of which queries, keys and values are made."""
 
     @property
     def token_ids(self) -> str:
