@@ -49,6 +49,7 @@ TRAIN = [
     "datasets>=4.0",
     "accelerate>=1.10",
     "tensorboard>=2.18",
+    "scikit-learn>=1.5",  # accuracy and F1 of classifiers
 ]
 ADAPTERS = ["peft>=0.21,<1", "accelerate>=1.10"]  # with the extra export or train
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
@@ -158,6 +159,7 @@ setup(
             "doge-chat = doge_export.commands.chat:main",
             "doge-generate = doge_export.commands.generate:main",
             "doge-eval = doge_export.commands.eval:main",
+            "doge-classify = doge_export.commands.classify:main",
             "doge-bench = doge_export.commands.bench:main",
             "doge-serve = doge_export.commands.serve:main",
         ]

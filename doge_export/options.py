@@ -16,6 +16,7 @@ from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLE
 from .runtime.adapter_names import check_name
 from .runtime.threads import check_threads
 from .texts.calibration_source import check_calibration
+from .texts.labelled import check_texts
 
 MIN_REPORT_TOKENS = 16
 
@@ -59,6 +60,8 @@ class ExportOptions:
         private: make that repository a private one.
         adapter: the folder or hub id of a PEFT adapter, which is merged into the model before anything else.
         adapters: those that stay beside it, by the names that calls will use: their folders or hub ids.
+        texts: a file of texts on which a classifier is compared with PyTorch; None takes pieces of the built-in text.
+            It is .txt, a text a line, or .jsonl with `text` and, for the accuracy, `label`.
     """
 
     model: str
@@ -81,6 +84,7 @@ class ExportOptions:
     private: bool = False
     adapter: str | None = None
     adapters: dict[str, str] | None = None
+    texts: str | None = None
 
     def __post_init__(self) -> None:
         self._check_values()
@@ -146,9 +150,13 @@ class ExportOptions:
             check_calibration(self.calibration)
         for name in self.adapters or {}:
             check_name(name)
+        if self.texts is not None:
+            check_texts(self.texts)
 
     def _check_combinations(self) -> None:
         recipe = RECIPES[self.weights]
+        if self.texts is not None and not self.report_tokens:
+            raise OptionError("texts goes with a report, which report_tokens 0 leaves out; leave out one of them")
         if self.private and self.push_to_hub is None:
             raise OptionError("private goes with push_to_hub; leave it out, or give a repository to push to")
         if recipe.rounding != "calibrated":

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .cache import KeepWindowCache as KeepWindowCache
     from .checkpoint import Checkpoint as Checkpoint
+    from .checkpoint import ClassifierCheckpoint as ClassifierCheckpoint
     from .checkpoint import load_checkpoint as load_checkpoint
+    from .checkpoint import load_classifier as load_classifier
+    from .classification import DogeForSequenceClassification as DogeForSequenceClassification
     from .configuration import DogeConfig as DogeConfig
     from .modeling import DogeForCausalLM as DogeForCausalLM
     from .modeling import DogeModel as DogeModel
@@ -24,11 +27,14 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "PRESETS": "presets",
     "Checkpoint": "checkpoint",
+    "ClassifierCheckpoint": "checkpoint",
     "DogeConfig": "configuration",
     "DogeForCausalLM": "modeling",
+    "DogeForSequenceClassification": "classification",
     "DogeModel": "modeling",
     "KeepWindowCache": "cache",
     "load_checkpoint": "checkpoint",
+    "load_classifier": "checkpoint",
     "preset_config": "presets",
 }
 __all__ = list(_MODULE_OF)
@@ -54,4 +60,5 @@ if find_spec("torch") and find_spec("transformers"):
             f"doge_model needs transformers 5, and this environment has {_transformers_version}; "
             f"make another environment and {_INSTALL}"
         )
-    from . import modeling as modeling  # its import registers the type
+    from . import classification as classification  # these imports register the type
+    from . import modeling as modeling

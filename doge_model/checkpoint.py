@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast
@@ -23,12 +24,14 @@ from doge_common.hub_id import is_hub_id, is_on_hub
 
 from .adapter_files import AdapterFiles, is_adapter_folder, read_adapter
 from .adapters import base_of, check_base, merge
+from .classification import DogeForSequenceClassification
 from .configuration import DogeConfig
 from .forms import doge_config, recognise, to_native, unknown_form
 from .generation_settings import gguf_generation_config, load_generation_config
 from .gguf import DEMO, GGUF_FILLS, GgufFile, demo_gguf_path, gguf_name
 from .gguf_config import gguf_config
 from .gguf_tokenizer import gguf_tokenizer
+from .labels import give_labels, label_names
 from .llama import FORM as LLAMA
 from .llama import lift, llama_config
 from .modeling import DogeForCausalLM
@@ -54,6 +57,19 @@ class Checkpoint:
     form: str
 
 
+@dataclass(frozen=True)
+class ClassifierCheckpoint:
+    """A classifier or reward model with its tokenizer; the attributes are those of `Checkpoint`."""
+
+    model: DogeForSequenceClassification
+    tokenizer: PreTrainedTokenizerFast | None
+    source: str
+    form: str
+
+
+AnyCheckpoint = Checkpoint | ClassifierCheckpoint
+ModelT = TypeVar("ModelT", DogeForCausalLM, DogeForSequenceClassification)
+
 # The types of transformers, and that of a Doge which transformers computes otherwise (saving.py).
 MODEL_TYPES = ("doge", "llama", DogeConfig.model_type)
 
@@ -73,6 +89,7 @@ DIMENSIONS = {
     ("gate_proj.bias", "up_proj.bias"): "intermediate_size",
     ("router_gate.weight",): "2 * sqrt(num_experts), hidden_size",
     ("router_gate.bias",): "2 * sqrt(num_experts)",
+    ("score.weight",): "labels, hidden_size",
     ("down_embed.weight", "up_embed.weight"): "num_experts, hidden_size",
 }
 
@@ -161,6 +178,45 @@ def with_adapter(base: Checkpoint, files: AdapterFiles, dtype: torch.dtype) -> C
     return replace(merged, tokenizer=load_tokenizer(files.folder) or base.tokenizer)
 
 
+def load_classifier(
+    source: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32
+) -> ClassifierCheckpoint:
+    """Load a classifier or reward model, a folder or hub id of transformers' Doge or Llama; see `load_checkpoint`.
+
+    Raises:
+        CheckpointError: there is none, or it does not fit; its labels must be one for each row of score.weight.
+        OptionError: a revision is given for a local source.
+    """
+    path = locate(source, revision, None, False)
+    if not path.is_dir():
+        raise CheckpointError(f"{source} is a .gguf file, which holds no classifier; give a folder or a hub id")
+    with quiet_transformers():
+        config, native, form, fields = read_folder(path)
+        if "score.weight" not in native:
+            raise CheckpointError(
+                f"{source} is no classifier, as tensor score.weight is missing; train.classify gives it one"
+            )
+        shape = native.shape("score.weight")
+        give_labels(config, label_names(fields, shape[0] if shape else 0), fields.get("problem_type"))
+        model = assemble(config, native, dtype, DogeForSequenceClassification)
+        return ClassifierCheckpoint(model, load_tokenizer(path), str(source), form)
+
+
+def is_classifier(source: str | Path, revision: str | None = None) -> bool:
+    """Whether a checkpoint says that it is a classifier: by `architectures` of its config.json.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    path = locate(source, revision, None, False)
+    if not path.is_dir() or not (path / "config.json").is_file():
+        return False
+    architectures = read_json(path / "config.json").get("architectures")
+    return isinstance(architectures, list) and any(
+        str(name).endswith("ForSequenceClassification") for name in architectures
+    )
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Without transformers' warnings, as their subjects are checked here, and refused where it matters."""
@@ -195,6 +251,16 @@ def locate(source: str | Path, revision: str | None, cache_dir: Path | None, loc
 
 def load_folder(folder: Path, source: str, dtype: torch.dtype) -> Checkpoint:
     """Load a folder with config.json and safetensors."""
+    config, native, form, _ = read_folder(folder)
+    if "score.weight" in native and "lm_head.weight" not in native:
+        raise CheckpointError(f"{source} is a classifier, as it has tensor score.weight; load_classifier reads it")
+    model = assemble(config, native, dtype, DogeForCausalLM)
+    model.generation_config = load_generation_config(folder, config)
+    return Checkpoint(model, load_tokenizer(folder), model.generation_config, source, form)
+
+
+def read_folder(folder: Path) -> tuple[DogeConfig, RenamedTensors, str, dict[str, Any]]:
+    """A folder's configuration, its tensors under native names, its form, and the fields of its config.json."""
     ggufs = sorted(folder.glob("*.gguf"))
     if ggufs and not (folder / "config.json").exists():
         raise CheckpointError(f"{folder} has no config.json; give the file itself: {ggufs[0]}")
@@ -204,29 +270,25 @@ def load_folder(folder: Path, source: str, dtype: torch.dtype) -> Checkpoint:
         allowed = " or ".join(repr(known) for known in MODEL_TYPES)
         raise CheckpointError(f"{folder / 'config.json'}: model_type is {model_type!r}; it must be {allowed}")
     tensors = SafetensorsFolder(folder)
-    if model_type != LLAMA:
-        form = recognise(tensors)
-        native = to_native(tensors, form)
-        config = doge_config(fields, native)
-    else:
-        form, native = LLAMA, lift(tensors)
-        config = llama_config(fields, native)
-    model = assemble(config, native, dtype)
-    model.generation_config = load_generation_config(folder, config)
-    return Checkpoint(model, load_tokenizer(folder), model.generation_config, source, form)
+    if model_type == LLAMA:
+        native = lift(tensors)
+        return llama_config(fields, native), native, LLAMA, fields
+    form = recognise(tensors)
+    native = to_native(tensors, form)
+    return doge_config(fields, native), native, form, fields
 
 
 def load_gguf(path: Path, source: str, dtype: torch.dtype) -> Checkpoint:
     """Load a Llama-architecture GGUF file."""
     file = GgufFile(path)
     native = lift(file, GGUF_FILLS, gguf_name)
-    model = assemble(llama_config(gguf_config(file), native), native, dtype)
+    model = assemble(llama_config(gguf_config(file), native), native, dtype, DogeForCausalLM)
     model.generation_config = gguf_generation_config(file)
     return Checkpoint(model, gguf_tokenizer(file), model.generation_config, source, LLAMA)
 
 
-def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) -> DogeForCausalLM:
-    """Build the model from checked tensors, which are read one after the other.
+def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype, kind: type[ModelT]) -> ModelT:
+    """Build a model of this kind from checked tensors, which are read one after the other.
 
     Raises:
         CheckpointError: a tensor is missing, unexpected, of another shape, or not finite.
@@ -235,7 +297,7 @@ def assemble(config: DogeConfig, tensors: RenamedTensors, dtype: torch.dtype) ->
         tensors = tensors.with_embedding()
     check_sizes(tensors, config)
     with torch.device("meta"):
-        model = DogeForCausalLM(config)
+        model = kind(config)
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     check_names_and_shapes(expected, tensors, config)
     parameters = {}

@@ -368,7 +368,35 @@ class DogeModel(DogePreTrainedModel):
         return cos, sin
 
 
-class DogeForCausalLM(DogePreTrainedModel, GenerationMixin):
+class DogeWithHead(DogePreTrainedModel):
+    """The base class of models with a head, which are saved so that transformers loads them right, or not at all."""
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save as transformers does, in the form of a model that it computes right, or under a type that it refuses.
+
+        Raises:
+            OptionError: push_to_hub is given; the method of that name uploads all files.
+        """
+        if push_to_hub:  # it would upload before config.json has its final type
+            raise OptionError("push_to_hub is True; it must be left out: call model.push_to_hub(repo_id) instead")
+        tensors = dict(self.state_dict() if state_dict is None else state_dict)
+        shared = shared_config(self.config, tensors)
+        if is_llama(self.config, tensors):
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in llama_lacks(tensors)}
+        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=tensors, **kwargs)
+        if is_main_process:  # a kill before this line leaves the type that transformers refuses
+            shared.dtype = self.config.dtype
+            write_config(shared, Path(save_directory))
+
+
+class DogeForCausalLM(DogeWithHead, GenerationMixin):
     """Doge with its output matrix, tied to the embedding when config.tie_word_embeddings."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -418,30 +446,6 @@ class DogeForCausalLM(DogePreTrainedModel, GenerationMixin):
                 loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device)
         recorded = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
         return MoeCausalLMOutputWithPast(loss=loss, aux_loss=aux_loss, logits=logits, **recorded)
-
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        is_main_process: bool = True,
-        state_dict: Mapping[str, Tensor] | None = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Save as transformers does, in the form of a model that it computes right, or under a type that it refuses.
-
-        Raises:
-            OptionError: push_to_hub is given; the method of that name uploads all files.
-        """
-        if push_to_hub:  # it would upload before config.json has its final type
-            raise OptionError("push_to_hub is True; it must be left out: call model.push_to_hub(repo_id) instead")
-        tensors = dict(self.state_dict() if state_dict is None else state_dict)
-        shared = shared_config(self.config, tensors)
-        if is_llama(self.config, tensors):
-            tensors = {name: tensor for name, tensor in tensors.items() if name not in llama_lacks(tensors)}
-        super().save_pretrained(save_directory, is_main_process=is_main_process, state_dict=tensors, **kwargs)
-        if is_main_process:  # a kill before this line leaves the type that transformers refuses
-            shared.dtype = self.config.dtype
-            write_config(shared, Path(save_directory))
 
 
 # exist_ok, as transformers has a class of the same name; it is found by the class, so its own stays as it is

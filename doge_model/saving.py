@@ -19,12 +19,14 @@ from transformers import LlamaConfig, PreTrainedConfig
 from .configuration import DogeConfig
 from .llama import CARRIED, FILLS, llama_sinks
 
+LABELS = ("id2label", "label2id", "problem_type")  # the fields of a classifier
+
 
 def shared_config(config: DogeConfig, tensors: Mapping[str, Tensor]) -> PreTrainedConfig:
     """The configuration to save beside tensors: a LlamaConfig, transformers' DogeConfig, or the given one."""
     if is_llama(config, tensors):
-        return as_llama(config)
-    return as_transformers_doge(config) if runs_in_transformers(config) else config
+        return as_llama(config, head_of(tensors))
+    return as_transformers_doge(config, head_of(tensors)) if runs_in_transformers(config) else config
 
 
 def exported_config(config: DogeConfig, tensors: Mapping[str, Tensor]) -> PreTrainedConfig:
@@ -32,7 +34,13 @@ def exported_config(config: DogeConfig, tensors: Mapping[str, Tensor]) -> PreTra
 
     An export has no weights to load wrong, and optimum reads its config.json through transformers' AutoConfig.
     """
-    return as_llama(config) if is_llama(config, tensors) else as_transformers_doge(config)
+    head = head_of(tensors)
+    return as_llama(config, head) if is_llama(config, tensors) else as_transformers_doge(config, head)
+
+
+def head_of(tensors: Iterable[str]) -> str:
+    """The end of the name of transformers' class with these tensors: of a classifier or of a causal model."""
+    return "ForSequenceClassification" if "score.weight" in tensors else "ForCausalLM"
 
 
 def is_llama(config: DogeConfig, tensors: Mapping[str, Tensor]) -> bool:
@@ -69,19 +77,19 @@ def runs_in_transformers(config: DogeConfig) -> bool:
     return not own and config.keep_window_size >= config.max_position_embeddings
 
 
-def as_llama(config: DogeConfig) -> LlamaConfig:
-    """The fields that a LlamaConfig has too."""
-    fields = vars(config)
-    llama = LlamaConfig(**{name: fields[name] for name in CARRIED if name in fields})
-    llama.architectures, llama.dtype = ["LlamaForCausalLM"], config.dtype
+def as_llama(config: DogeConfig, head: str = "ForCausalLM") -> LlamaConfig:
+    """The fields that a LlamaConfig has too, with the class of this head."""
+    fields, labels = vars(config), LABELS if head == "ForSequenceClassification" else ()
+    llama = LlamaConfig(**{name: fields[name] for name in (*CARRIED, *labels) if name in fields})
+    llama.architectures, llama.dtype = [f"Llama{head}"], config.dtype
     return llama
 
 
-def as_transformers_doge(config: DogeConfig) -> TransformersDogeConfig:
-    """All fields, under the type that transformers knows."""
+def as_transformers_doge(config: DogeConfig, head: str = "ForCausalLM") -> TransformersDogeConfig:
+    """All fields, under the type that transformers knows, with the class of this head."""
     fields = {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
     doge = TransformersDogeConfig(**fields)
-    doge.architectures = ["DogeForCausalLM"]
+    doge.architectures = [f"Doge{head}"]
     return doge
 
 

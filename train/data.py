@@ -27,7 +27,7 @@ from doge_common.errors import OptionError, one_line
 from .errors import DataError
 from .files import Unreadable, read_file
 from .paths import SUFFIXES, check_data_file, is_data_file
-from .records import KINDS
+from .records import KINDS, renamed
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Source:
         eval_share: the share of its records that is held out to evaluate on; by default that of the whole mixture.
         bad_records: "refuse" stops at the first record that does not fit, "leave_out" leaves such records out and
             prints their number.
+        columns: the source's names of fields, by the stage's, where they differ: {"text": "question"}.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Source:
     separator: str = "\n\n"
     eval_share: float | None = None
     bad_records: str = "refuse"
+    columns: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
@@ -66,6 +68,8 @@ class Source:
             _check_share(self.eval_share, f"eval_share of {self.path}")
         if self.bad_records not in ("refuse", "leave_out"):
             raise OptionError(f"bad_records of {self.path} is {self.bad_records!r}; it must be refuse or leave_out")
+        if not all(isinstance(name, str) for name in (self.columns or {}).values()):
+            raise OptionError(f"columns of {self.path} is {self.columns!r}; it must give each field a column's name")
 
 
 @dataclass
@@ -166,10 +170,10 @@ def load_source(source: Source, data_folder: str, kind: str) -> datasets.Dataset
 def _from_file(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
     path = Path(data_folder, source.path)
     check_data_file(path)
-    arguments = {"path": str(path.resolve()), "separator": source.separator, "kind": kind}
+    arguments = {"path": str(path.resolve()), "separator": source.separator, "kind": kind, "columns": source.columns}
     good = bad = 0
     for place, record in read_file(path, source.separator):  # `datasets` would hide a refusal in an error of its own
-        fits = _fits(record, kind, f"{path}, {place}", source.bad_records)
+        fits = _fits(renamed(record, source.columns), kind, f"{path}, {place}", source.bad_records)
         good, bad = good + fits, bad + (not fits)
     if bad:
         _say(f"{source.path}: {bad} records do not fit and are left out")
@@ -180,9 +184,12 @@ def _from_file(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
     return datasets.Dataset.from_generator(_generate, gen_kwargs={**arguments, "version": version})
 
 
-def _generate(path: str, separator: str, kind: str, version: str) -> Iterator[dict[str, Any]]:
+def _generate(
+    path: str, separator: str, kind: str, columns: dict[str, str] | None, version: str
+) -> Iterator[dict[str, Any]]:
     """The records of a checked file; by `version` the cache of `datasets` notices that the file has changed."""
-    for _, record in read_file(Path(path), separator):
+    for _, found in read_file(Path(path), separator):
+        record = renamed(found, columns)
         if _fits(record, kind, path, "leave_out"):
             yield KINDS[kind](record)
 
@@ -214,15 +221,18 @@ def _from_hub(source: Source, data_folder: str, kind: str, streaming: bool) -> A
 
     def fits(record: dict[str, Any], row: int) -> bool:
         place = f"{source.path}, split {source.split}, row {row + 1}"
-        fitting = _fits(record, kind, place, source.bad_records)
+        fitting = _fits(renamed(record, source.columns), kind, place, source.bad_records)
         if streaming and not fitting:
             print(f"{place} does not fit and is left out")
         return fitting
 
+    def shaped(record: dict[str, Any]) -> dict[str, Any]:
+        return KINDS[kind](renamed(record, source.columns))
+
     fitting = loaded.filter(fits, with_indices=True)
     if not streaming and len(fitting) < len(loaded):
         _say(f"{source.path}: {len(loaded) - len(fitting)} records do not fit and are left out")
-    return fitting.map(KINDS[kind], remove_columns=loaded.column_names)
+    return fitting.map(shaped, remove_columns=loaded.column_names)
 
 
 def _streamed(arguments: DataArguments, kind: str, seed: int) -> datasets.IterableDataset:

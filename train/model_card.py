@@ -19,6 +19,7 @@ from transformers import TrainerState
 
 from doge_common.hub_id import is_on_hub
 from doge_model import DogeForCausalLM
+from doge_model.classification import AnyDoge
 from doge_model.licence import licence_of
 from doge_model.saving import llama_lacks
 from doge_model.tensors import read_json
@@ -34,6 +35,10 @@ FIGURES = {  # names of the log -> words of the card; of each the last value
     "loss": "loss of the last logged steps",
     "train_loss": "loss, mean over the steps of this run",
     "eval_loss": "loss on held-out records",
+    "eval_accuracy": "accuracy on held-out records",
+    "eval_accuracy_error": "its standard error",
+    "eval_f1": "macro F1 on held-out records",
+    "eval_rmse": "root mean square error on held-out records",
     "rewards/accuracies": "share of pairs whose chosen answer is preferred, last logged steps",
     "eval_rewards/accuracies": "share of pairs whose chosen answer is preferred, held out",
     "aux_loss": "load-balancing loss",
@@ -75,7 +80,7 @@ def plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def write_model_card(folder: Path, recipe: Recipe, model: DogeForCausalLM, state: TrainerState | None = None) -> None:
+def write_model_card(folder: Path, recipe: Recipe, model: AnyDoge, state: TrainerState | None = None) -> None:
     """Write the card of a checkpoint into its folder, where the model has been saved.
 
     Args:
@@ -90,10 +95,12 @@ def write_model_card(folder: Path, recipe: Recipe, model: DogeForCausalLM, state
     adapter = read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).is_file() else None
     model_type, options = "" if adapter else read_json(folder / "config.json")["model_type"], recipe.options
     named = {name: parameter for name, parameter in model.named_parameters() if not adapter or parameter.requires_grad}
+    labels = [] if adapter or isinstance(model, DogeForCausalLM) else list(model.config.label2id)
     left_out = set(llama_lacks(named)) if model_type == "llama" else set()
     count = sum(named[name].numel() for name in named if name not in left_out)
     text = environment.get_template("model_card.md.jinja").render(
-        front_matter=front_matter(recipe, adapter is not None).to_yaml(),
+        front_matter=front_matter(recipe, adapter is not None, labels).to_yaml(),
+        labels=labels,
         name=f"{folder.parent.name}, {folder.name}" if folder.name.startswith("checkpoint-") else folder.name,
         stage=recipe.stage,
         literal=json.dumps(str(folder), ensure_ascii=False),
@@ -113,7 +120,7 @@ def write_model_card(folder: Path, recipe: Recipe, model: DogeForCausalLM, state
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
-def front_matter(recipe: Recipe, is_adapter: bool) -> ModelCardData:
+def front_matter(recipe: Recipe, is_adapter: bool, labels: list[str]) -> ModelCardData:
     """The fields that the hub reads, as far as they are known."""
     base, sources = recipe.options.get("model_name_or_path"), recipe.options.get("datasets", [])
     paths = [source["path"] for source in sources]
@@ -122,7 +129,7 @@ def front_matter(recipe: Recipe, is_adapter: bool) -> ModelCardData:
         datasets=[path for path in paths if not is_data_file(path) and is_on_hub(path)] or None,
         **(licence_of(base, recipe.options.get("model_revision")) if base else {}),
         library_name="peft" if is_adapter else "transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag="text-classification" if labels else "text-generation",
         tags=["doge", recipe.stage, *(["lora"] if is_adapter else [])],
     )
 

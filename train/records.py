@@ -4,6 +4,8 @@
     text            `text`, or a plain string from text files                    `text`
     conversation    `messages`: a list of role and content, with an answer       `messages`
     preference      `prompt`, `chosen`, `rejected`: strings or messages          the three as messages
+    labelled        `text`: a string or messages, of which the user's count;     `text`, `labels`, `shape`
+                    `label`: a name, a list of names, a number or numbers
 
 Chosen and rejected may also both begin with the prompt. Other fields are not read. A record of another shape is
 refused, never repaired.
@@ -11,6 +13,7 @@ refused, never repaired.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -53,10 +56,44 @@ def as_preference(record: Any) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
+ONE, SEVERAL, NUMBERS = "one label", "several labels", "numbers"  # the shapes of `label`
+
+
+def as_labelled(record: Any) -> dict[str, Any]:
+    """A text with its label: {"text": str, "labels": [str, ...], "shape": one of ONE, SEVERAL, NUMBERS}.
+
+    A whole number or a truth is a name too. Numbers with a point are those of a regression, as text.
+    """
+    fields = _fields(record)
+    text, label = fields.get("text"), fields.get("label")
+    if isinstance(text, list):
+        text = "\n".join(message["content"] for message in as_messages(text, "text") if message["role"] == "user")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"text is {_shown(text)}; it must be a string that is not empty, or messages of a user")
+    labels = label if isinstance(label, list) else [label]
+    numbers = [each for each in labels if isinstance(each, float)]
+    if numbers and len(numbers) == len(labels):
+        if not all(map(math.isfinite, numbers)):
+            raise DataError(f"label is {_shown(label)}; it must be finite")
+        return {"text": text, "labels": [repr(each) for each in numbers], "shape": NUMBERS}
+    names = [str(each).lower() if isinstance(each, bool) else str(each) for each in labels]
+    if not all(isinstance(each, str | int) and name.strip() for each, name in zip(labels, names, strict=True)):
+        raise DataError(f"label is {_shown(label)}; it must be a name, a list of names, or a number")
+    return {"text": text, "labels": names, "shape": SEVERAL if isinstance(label, list) else ONE}
+
+
+def renamed(record: Any, columns: Mapping[str, str] | None) -> Any:
+    """A record whose fields have the stage's names; columns: the record's names by the stage's."""
+    if not columns or not isinstance(record, Mapping):
+        return record
+    return {**record, **{ours: record.get(theirs) for ours, theirs in columns.items()}}
+
+
 KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "text": as_text,
     "conversation": as_conversation,
     "preference": as_preference,
+    "labelled": as_labelled,
 }
 
 

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from doge_common.errors import CheckpointError, DogeError, OptionError, one_line
-from doge_model import DogeForCausalLM, load_checkpoint
+from doge_model import DogeForCausalLM, load_checkpoint, load_classifier
+from doge_model.checkpoint import is_classifier
 from doge_model.tensors import SafetensorsFolder
 
 from .adapter_files import ADAPTER_CONFIG, ADAPTER_TENSORS, is_adapter, is_whole, with_dtype
@@ -219,4 +220,5 @@ def save(trainer: Trainer) -> None:
         if is_adapter(trainer.accelerator.unwrap_model(trainer.model)):
             with_dtype(Path(folder) / ADAPTER_TENSORS, DTYPES[dtype])
         else:
-            load_checkpoint(folder, dtype=DTYPES[dtype]).model.save_pretrained(folder)
+            load = load_classifier if is_classifier(folder) else load_checkpoint
+            load(folder, dtype=DTYPES[dtype]).model.save_pretrained(folder)

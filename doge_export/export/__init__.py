@@ -10,9 +10,10 @@ from collections.abc import Callable
 from ..errors import ExportError
 from ..extras import needs_extra
 from ..options import ExportOptions
+from ..report.classifier_report import ClassifierReport
 from ..report.report import ExportReport
 
-__all__ = ["ExportOptions", "ExportReport", "export"]
+__all__ = ["ClassifierReport", "ExportOptions", "ExportReport", "export", "export_any", "export_classifier"]
 
 
 def export(options: ExportOptions, progress: Callable[[str], None] = lambda step: None) -> ExportReport:
@@ -32,3 +33,21 @@ def export(options: ExportOptions, progress: Callable[[str], None] = lambda step
     with needs_extra("export", "exporting", ExportError):
         from .pipeline import export as run  # noqa: PLC0415 - imports torch, which takes seconds and an extra
     return run(options, progress)
+
+
+def export_classifier(options: ExportOptions, progress: Callable[[str], None] = lambda step: None) -> ClassifierReport:
+    """Export a classifier or reward model; arguments and errors are those of `export`."""
+    with needs_extra("export", "exporting", ExportError):
+        from .classifier_pipeline import export_classifier as run  # noqa: PLC0415 - imports torch, as above
+    return run(options, progress)
+
+
+def export_any(
+    options: ExportOptions, progress: Callable[[str], None] = lambda step: None
+) -> ExportReport | ClassifierReport:
+    """Export a decoder or a classifier, as config.json says; arguments and errors are those of `export`."""
+    with needs_extra("export", "exporting", ExportError):
+        from doge_model.checkpoint import is_classifier  # noqa: PLC0415 - imports torch, as above
+    if is_classifier(options.model, options.revision):
+        return export_classifier(options, progress)
+    return export(options, progress)

@@ -19,14 +19,16 @@ from ..runtime.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-    from doge_model import Checkpoint, DogeForCausalLM
+    from doge_model import Checkpoint
+    from doge_model.checkpoint import AnyCheckpoint
+    from doge_model.classification import AnyDoge
 
 # With these transformers.js finds the files. Its dtype stands for the ending of a file's name, fp32 for none, and a
 # browser's default is another (src/utils/dtypes.js of 4.3.2). It downloads the data file only if it is told to.
 TRANSFORMERS_JS = {"dtype": "fp32", "use_external_data_format": True}
 
 
-def write_model_config(model: DogeForCausalLM, folder: Path) -> None:
+def write_model_config(model: AnyDoge, folder: Path) -> None:
     """Write config.json, with a field for transformers.js that transformers keeps and does not read."""
     write_config(exported_config(model.config, model.state_dict()), folder)
     path = folder / "config.json"
@@ -57,7 +59,7 @@ def write_companions(checkpoint: Checkpoint, folder: Path) -> None:
         warnings.warn(str(each.message).replace(str(folder), checkpoint.source), stacklevel=2)
 
 
-def write_tokenizer(checkpoint: Checkpoint, folder: Path) -> None:
+def write_tokenizer(checkpoint: AnyCheckpoint, folder: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and the chat template.
 
     The template stands in a file of its own, which is read first, and in tokenizer_config.json too. transformers.js

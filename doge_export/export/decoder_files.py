@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from doge_model import DogeForCausalLM
+from doge_model.classification import AnyDoge
 
 from ..graph import (
     AdaptedWeights,
@@ -55,7 +55,7 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def fold_model(model: DogeForCausalLM, kv_int8: bool = False) -> FoldedDecoder:
+def fold_model(model: AnyDoge, kv_int8: bool = False) -> FoldedDecoder:
     """Fold a PyTorch model for its graphs; kv_int8 keeps keys and values of the state in 8 bits."""
     tensors = {name: tensor.detach().float().numpy() for name, tensor in model.named_parameters()}
     # where no A differs from zero, dt is the same for all keys, and softmax does not see a constant

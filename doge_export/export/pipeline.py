@@ -11,6 +11,7 @@ import numpy as np
 from doge_model.adapter_updates import beside
 from doge_model.checkpoint import Checkpoint, load_checkpoint
 
+from ..errors import OptionError
 from ..graph import KeyValueScales
 from ..measure.examples import ExampleAnswer, example_answers
 from ..measure.layer_errors import matrix_errors
@@ -44,6 +45,8 @@ Progress = Callable[[str], None]
 
 def export(options: ExportOptions, progress: Progress = lambda step: None) -> ExportReport:
     """Export a checkpoint; `doge_export.export.export` is this function with its arguments and errors described."""
+    if options.texts is not None:
+        raise OptionError(f"texts goes with classifiers; leave it out, as {options.model} writes text")
     if options.push_to_hub is not None:
         progress(f"asking the hub about {options.push_to_hub}")
         check_rights(options.push_to_hub, options.private)

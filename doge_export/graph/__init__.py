@@ -2,6 +2,7 @@
 
 from .adapters import AdaptedWeights, DraftWeights, Update, fold_updates
 from .builder import ConstantPool
+from .classifier import build_classifier, evicts
 from .decoder import build_decoder
 from .dimensions import Dimensions
 from .folding import FoldedDecoder, Matrix, fold, unfold
@@ -27,7 +28,9 @@ __all__ = [
     "RotarySpec",
     "Update",
     "Variant",
+    "build_classifier",
     "build_decoder",
+    "evicts",
     "fold",
     "fold_updates",
     "unfold",

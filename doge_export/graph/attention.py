@@ -13,7 +13,7 @@ from .dimensions import Dimensions
 from .mask import append_precedence, dt_channels, look_up_logits, pad_logits
 from .mask_numbers import mask_width
 from .matmul import Weights
-from .variants.interface import Variant
+from .variants.interface import TokenRows, Variant
 
 
 def dynamic_mask_attention(
@@ -30,7 +30,7 @@ def dynamic_mask_attention(
 
 
 def query_key_value(
-    graph: GraphBuilder, d: Dimensions, variant: Variant, index: int, projected: str, weights: Weights
+    graph: GraphBuilder, d: Dimensions, variant: TokenRows, index: int, projected: str, weights: Weights
 ) -> list[str]:
     """The fused projection as finished queries, keys and values: float32 [B, S, heads * channels] each."""
     name, is_first = f"layers.{index}.self_attn", d.has_mask and index == 0
@@ -72,7 +72,7 @@ def per_head(graph: GraphBuilder, d: Dimensions, name: str, x: str, width: int) 
 
 
 def finish_heads(
-    graph: GraphBuilder, d: Dimensions, variant: Variant, name: str, x: str, mask_logits: str, weights: Weights
+    graph: GraphBuilder, d: Dimensions, variant: TokenRows, name: str, x: str, mask_logits: str, weights: Weights
 ) -> str:
     """Queries and keys normalised, padded and rotated: [B, S, heads * head_dim] -> [B, S, heads * channels].
 
@@ -108,7 +108,7 @@ def norm_heads(graph: GraphBuilder, d: Dimensions, name: str, x: str, weights: W
 
 
 def append_channels(
-    graph: GraphBuilder, d: Dimensions, variant: Variant, name: str, x: str, mask_logits: str, weights: Weights
+    graph: GraphBuilder, d: Dimensions, variant: TokenRows, name: str, x: str, mask_logits: str, weights: Weights
 ) -> str:
     """Append the extra channels, zeros where there is no mask: [N, heads, head_dim] -> [N, heads, channels]."""
     if d.has_mask:
@@ -120,7 +120,7 @@ def append_channels(
     return wide
 
 
-def rotate(graph: GraphBuilder, d: Dimensions, variant: Variant, name: str, x: str) -> str:
+def rotate(graph: GraphBuilder, d: Dimensions, variant: TokenRows, name: str, x: str) -> str:
     """Rotary embedding of the first head_dim channels of all query and key heads."""
     partial = {"rotary_embedding_dim": d.head_dim} if d.extra_channels else {}
     (y,) = graph.op(

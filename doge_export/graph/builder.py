@@ -62,6 +62,7 @@ class GraphBuilder:
         self.pool = pool
         self._constants: dict[str, None] = {}  # names in use, in order
         self._as_float32: set[str] = set()
+        self._used_in_branches: set[str] = set()
 
     def op(
         self, op_type: str, inputs: Iterable[str], name: str, outputs: int = 1, domain: str = "", **attributes: Any
@@ -79,6 +80,27 @@ class GraphBuilder:
         self.nodes.append(
             helper.make_node(op_type, list(inputs), outputs, name=outputs[0], domain=domain, **attributes)
         )
+
+    def once(self, op_type: str, inputs: Iterable[str], name: str) -> str:
+        """A value called `name`; asked for once more it is the same."""
+        if all(name not in node.output for node in self.nodes):
+            self.op(op_type, inputs, name)
+        return name
+
+    def choose(
+        self, condition: str, name: str, chosen: tuple[GraphBuilder, str], other: tuple[GraphBuilder, str]
+    ) -> None:
+        """A value `name` that one of two branches computes: each a builder over the same pool and its float32 result.
+
+        Branches see all values of this graph, and it sees none of theirs but the result. It takes their constants over.
+        """
+        branches = {}
+        for branch, (builder, result) in (("then_branch", chosen), ("else_branch", other)):
+            info = helper.make_tensor_value_info(result, TensorProto.FLOAT, None)
+            branches[branch] = helper.make_graph(builder.nodes, f"{name}.{branch}", [], [info])
+            self._constants |= builder._constants
+            self._used_in_branches.update(each for node in builder.nodes for each in node.input)
+        self.node("If", [condition], [name], **branches)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Use a constant, by a name that is its own in the whole pool."""
@@ -110,7 +132,7 @@ class GraphBuilder:
 
     def write(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the model file, after the pool's data file beside it."""
-        used = {name for node in self.nodes for name in node.input}  # onnxruntime warns of the others
+        used = {name for node in self.nodes for name in node.input} | self._used_in_branches  # it warns of the others
         initializers = [self.pool.initializer(name) for name in self._constants if name in used]
         graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, initializers)
         domains = {node.domain for node in self.nodes} | {MICROSOFT}

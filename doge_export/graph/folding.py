@@ -63,9 +63,13 @@ class FoldedDecoder:
 
 
 def fold(d: Dimensions, tensors: Tensors, rotary: RotarySpec) -> FoldedDecoder:
-    """Fold a model's float32 tensors, by native name; a tied output matrix is left out of them."""
+    """Fold a model's float32 tensors, by native name; a tied output matrix is left out of them.
+
+    A classifier has `score.weight` in place of an output matrix; that is small, and stays in float32.
+    """
     folded = FoldedDecoder(d, rotary)
-    embedding, tied = tensors["model.embed_tokens.weight"], "lm_head.weight" not in tensors
+    heads = [name for name in ("lm_head.weight", "score.weight") if name in tensors]
+    embedding, tied = tensors["model.embed_tokens.weight"], not heads
     folded.matrices["embed_tokens"] = Matrix(embedding, {"output" if tied else "embedding": len(embedding)})
     for index in range(d.num_layers):
         name, layer = f"layers.{index}", layer_tensors(tensors, index)
@@ -81,7 +85,9 @@ def fold(d: Dimensions, tensors: Tensors, rotary: RotarySpec) -> FoldedDecoder:
         folded.constants[f"{name}.output.norm.weight"] = following
     if d.has_mask:
         fold_first_layer(folded, layer_tensors(tensors, 0), embedding)
-    if not tied:
+    if "score.weight" in tensors:
+        folded.constants["score.weight"] = tensors["score.weight"]
+    if "lm_head.weight" in tensors:
         folded.matrices["lm_head"] = Matrix(tensors["lm_head.weight"], {"output": d.vocab_size})
     return folded
 

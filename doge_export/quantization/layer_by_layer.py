@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from doge_model import DogeForCausalLM
+from doge_model.classification import AnyDoge
 from doge_model.modeling import DogeDecoderLayer
 
 from ..graph import Dimensions, FoldedDecoder, Matrix, Part, Plan, unfold
@@ -62,7 +62,7 @@ SUBLAYERS = (
 
 @torch.inference_mode()
 def calibrated_plan(
-    model: DogeForCausalLM,
+    model: AnyDoge,
     folded: FoldedDecoder,
     wide: set[Rows],
     sequences: Tensor,
@@ -171,7 +171,7 @@ def gptq_parts(storage: str, matrices: Mapping[str, Matrix], moments: Tensor, wi
     )
 
 
-def give_stored_numbers(model: DogeForCausalLM, folded: FoldedDecoder, plan: Plan) -> None:
+def give_stored_numbers(model: AnyDoge, folded: FoldedDecoder, plan: Plan) -> None:
     """Give a PyTorch model the numbers that a plan stores for some of its matrices."""
     for storage, parts in plan.items():
         values = stored_values(parts, folded.matrices[storage].weight.shape[1])

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from doge_model import Checkpoint
-from doge_model.checkpoint import locate
+from doge_model.checkpoint import AnyCheckpoint, locate
 from doge_model.gguf import GgufFile
 
 from ..graph import FoldedDecoder, Plan
@@ -39,7 +38,7 @@ class WeightSummary:
 
 
 def make_plan(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     options: ExportOptions,
     folded: FoldedDecoder,
     progress: Callable[[str], None],
@@ -62,7 +61,7 @@ def make_plan(
 
 
 def calibrated(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     options: ExportOptions,
     folded: FoldedDecoder,
     progress: Callable[[str], None],

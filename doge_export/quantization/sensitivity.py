@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from doge_model import DogeForCausalLM
+from doge_model.classification import AnyDoge
+from doge_model.labels import MULTI_LABEL, REGRESSION
 
 from ..graph import Matrix
 from ..graph.blocks import choose_block_size
@@ -49,7 +51,7 @@ class Rows:
     role: str
 
 
-def rounding_losses(model: DogeForCausalLM, sequences: Tensor, seed: int) -> dict[Rows, float]:
+def rounding_losses(model: AnyDoge, sequences: Tensor, seed: int) -> dict[Rows, float]:
     """Kullback-Leibler divergence, nats per token, that rounding rows to the nearest 4 bits is expected to cost.
 
     sequences: int64 [N, S]. An untied embedding is among the rows. The model is left as it was, without gradients.
@@ -59,18 +61,42 @@ def rounding_losses(model: DogeForCausalLM, sequences: Tensor, seed: int) -> dic
     with without_gradients(model), watched(model, losses):
         for ids in sequences:
             embedded = model.model.embed_tokens(ids[None]).requires_grad_()
-            logits = model.lm_head(model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0])
-            drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
-            F.cross_entropy(logits, drawn, reduction="sum").backward()  # type: ignore[no-untyped-call]  # torch's
-            if not model.config.tie_word_embeddings:
+            hidden = model.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0]
+            surprise(model, hidden, generator).backward()  # type: ignore[no-untyped-call]  # torch's
+            if embedding_is_apart(model):
                 assert embedded.grad is not None
                 change = rounding_error(embedded.detach()[0])
                 losses[Rows("embed_tokens", "embedding")] += half_square(change, embedded.grad[0])
     return {rows: loss / sequences.numel() for rows, loss in losses.items()}
 
 
+def surprise(model: AnyDoge, hidden: Tensor, generator: torch.Generator) -> Tensor:
+    """The negative log-likelihood of tokens or labels that the model itself draws: hidden [S, hidden] -> [].
+
+    A classifier draws labels, as if a text ended at each of its tokens, and a regression numbers of variance 1.
+    """
+    if isinstance(model, DogeForCausalLM):
+        logits: Tensor = model.lm_head(hidden)
+    else:
+        logits, problem = model.score(hidden), model.config.problem_type
+        fixed = logits.detach()
+        if problem == REGRESSION:
+            drawn = fixed + torch.randn(fixed.shape, generator=generator)
+            return F.mse_loss(logits, drawn, reduction="sum") / 2
+        if problem == MULTI_LABEL:
+            drawn = torch.bernoulli(fixed.sigmoid(), generator=generator)
+            return F.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
+    drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+    return F.cross_entropy(logits, drawn, reduction="sum")
+
+
+def embedding_is_apart(model: AnyDoge) -> bool:
+    """Whether the embedding is not the output matrix too."""
+    return not isinstance(model, DogeForCausalLM) or not model.config.tie_word_embeddings
+
+
 @contextmanager
-def without_gradients(model: DogeForCausalLM) -> Iterator[None]:
+def without_gradients(model: AnyDoge) -> Iterator[None]:
     """No parameter gets a gradient within the block; afterwards each asks for one as before."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.requires_grad_(False)
@@ -82,7 +108,7 @@ def without_gradients(model: DogeForCausalLM) -> Iterator[None]:
 
 
 @contextmanager
-def watched(model: DogeForCausalLM, losses: dict[Rows, float]) -> Iterator[None]:
+def watched(model: AnyDoge, losses: dict[Rows, float]) -> Iterator[None]:
     """Within the block, every pass backwards adds to `losses` for each linear map of the layers."""
     with ExitStack() as hooks:
         for index, layer in enumerate(model.model.layers):

@@ -103,9 +103,14 @@ class ExportReport:
     @property
     def versions(self) -> dict[str, str]:
         """The versions of the packages that made the export."""
-        import onnxruntime  # noqa: PLC0415 - these three take seconds to import
-        import torch  # noqa: PLC0415 - the same
-        import transformers  # noqa: PLC0415 - the same
+        return package_versions()
 
-        packages = {"onnxruntime": onnxruntime, "torch": torch, "transformers": transformers}
-        return {"doge-export": __version__} | {name: module.__version__ for name, module in packages.items()}
+
+def package_versions() -> dict[str, str]:
+    """The versions of the packages that an export is made by."""
+    import onnxruntime  # noqa: PLC0415 - these three take seconds to import
+    import torch  # noqa: PLC0415 - the same
+    import transformers  # noqa: PLC0415 - the same
+
+    packages = {"onnxruntime": onnxruntime, "torch": torch, "transformers": transformers}
+    return {"doge-export": __version__} | {name: module.__version__ for name, module in packages.items()}

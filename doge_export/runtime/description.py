@@ -21,6 +21,7 @@ PORTABLE_FILE = "onnx/model.onnx"  # for other runtimes, which look for this nam
 DATA_FILE = "onnx/model.onnx_data"  # the weights of all; other runtimes look for the portable graph's name + "_data"
 DRAFT_TOKENS = 8  # that decoder_draft.onnx takes at once: the token to feed and up to seven guesses
 METADATA_KEY = "doge_export.decoder"
+CLASSIFIER_KEY = "doge_export.classifier"  # of a classifier's graph, which has no METADATA_KEY
 STEP_KEY = "doge_export.step"  # of the graph of DogeStep: its own cache_type
 SAMPLE_KEY = "doge_export.data"  # size and a sample's hash of the data file, for `folder_files.check_data`
 # By the numbers of the cache; rises whenever a driver written for the older number would compute something else.

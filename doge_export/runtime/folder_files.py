@@ -80,11 +80,11 @@ def check_graphs(folder: Path) -> None:
         raise PackageError(f"{names} {are} damaged, or of another export than the other graphs; {REMEDY}")
 
 
-def check_data(folder: Path) -> None:
+def check_data(folder: Path, graph: str = DECODER_FILE) -> None:
     """Refuse a data file that is not the one of the graphs; graphs of earlier exports do not tell."""
-    entry = metadata_entry((folder / DECODER_FILE).read_bytes(), SAMPLE_KEY)
+    entry = metadata_entry((folder / graph).read_bytes(), SAMPLE_KEY)
     if entry and entry != json.dumps(sample_of(folder / DATA_FILE)):
-        raise PackageError(f"{folder / DATA_FILE} is damaged, or of another export than {DECODER_FILE}; {REMEDY}")
+        raise PackageError(f"{folder / DATA_FILE} is damaged, or of another export than {graph}; {REMEDY}")
 
 
 def check_report(folder: Path) -> None:

@@ -11,10 +11,11 @@ from ..errors import CheckpointError, PackageError
 from ..extras import needs_extra
 from ..names import export_meant
 from ..places import REPORT_FILE
-from .description import DECODER_FILE
+from .description import DECODER_FILE, PORTABLE_FILE
 from .folder_files import FILES, report_sizes
 
 FIRST_FILES = (DECODER_FILE, REPORT_FILE, "config.json")  # enough to tell an export from another repository
+CLASSIFIER_FILES = (*FILES, PORTABLE_FILE)  # all that a classifier has
 
 
 def folder_of(source: str | Path, revision: str | None = None, local_files_only: bool = False) -> Path:
@@ -37,9 +38,17 @@ def folder_of(source: str | Path, revision: str | None = None, local_files_only:
             f"there is no folder {str(path)!r}; give one that doge-export wrote, or a hub id (owner/name)"
         )
     first = fetch(str(source), revision, local_files_only, FIRST_FILES)
+    if not (first / DECODER_FILE).is_file() and is_classifier_report(first / REPORT_FILE):
+        return fetch(str(source), first.name, local_files_only, CLASSIFIER_FILES)
     if not (first / DECODER_FILE).is_file():
         raise PackageError(no_export(str(source), first))
     return fetch(str(source), first.name, local_files_only, FILES)  # that very commit, whatever comes meanwhile
+
+
+def is_classifier_report(path: Path) -> bool:
+    """Whether a report lists the files of a classifier."""
+    files = report_sizes(path) if path.is_file() else {}
+    return PORTABLE_FILE in files and DECODER_FILE not in files
 
 
 def is_export(source: str) -> bool:

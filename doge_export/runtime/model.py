@@ -30,6 +30,8 @@ from .assistant import Assistant
 from .batch_options import check_taken_together, options_of_prompts
 from .batch_stream import BatchStream
 from .call_keywords import OneConversation, OnePrompt, OptionsPerPrompt, SeveralConversations, SeveralPrompts
+from .classifier import Classification, Classifier, NoDecoder, fitting_rows
+from .classifier_graph import is_classifier_folder
 from .decoder import Decoder
 from .folder_files import check_tokenizer
 from .generation import OnPrompt, TokenDecoder
@@ -81,6 +83,10 @@ def load(
             another tokenizer.
     """
     path = folder_of(folder, revision, local_files_only)
+    if is_classifier_folder(path):
+        if assistant is not None:
+            raise OptionError(f"{folder} is a classifier, for which nobody can guess tokens; leave the assistant out")
+        return load_classifier(path, threads)
     decoder, tokenizer = Decoder(path, threads=threads, operators=operators), Tokenizer.from_folder(path)
     if tokenizer is not None:
         check_tokenizer(path, tokenizer.vocab_size, decoder.vocab_size)
@@ -101,6 +107,17 @@ def load(
         cache_mb=cache_mb,
         assistant=helper,
     )
+
+
+def load_classifier(path: Path, threads: int | None) -> Model:
+    """The model of an exported classifier, which `load` opens."""
+    classifier, tokenizer = Classifier(path, threads), Tokenizer.from_folder(path)
+    described = classifier.graph.description
+    if tokenizer is not None:
+        check_tokenizer(path, tokenizer.vocab_size, described.vocab_size)
+    name = os.fsencode(path.resolve().name).decode("utf-8", "replace")
+    decoder = NoDecoder(name, described.vocab_size, described.keep_window_size)
+    return Model(decoder, tokenizer=tokenizer, name=name, classifier=classifier)
 
 
 class Model:
@@ -136,11 +153,13 @@ class Model:
         cache_mb: float = 0,
         assistant: Assistant | None = None,
         adapters: Adapters | None = None,
+        classifier: Classifier | None = None,
     ) -> None:
         self.decoder = decoder
         self.assistant = assistant
         self._adapters, self._adapted = adapters, dict[str, Model]()
         self._merging = (max_streams, cache_mb)
+        self._classifier = classifier
         self.defaults = defaults or GenerationDefaults()
         self.name = name
         self._tokenizer = tokenizer
@@ -358,6 +377,47 @@ class Model:
             return self.with_adapter(cast(str, adapter))
         made_by = state.description.adapter if isinstance(state, State) else ""
         return self.with_adapter(made_by) if made_by and made_by in self.adapters else self
+
+    @property
+    def classifier(self) -> Classifier:
+        """The labels of an exported classifier; OptionError for a folder that writes text."""
+        if self._classifier is None:
+            raise OptionError(
+                f"{self.name} writes text and has no labels; give the export of a classifier (train.classify makes one)"
+            )
+        return self._classifier
+
+    @overload
+    def classify(self, texts: str | Messages, *, truncate: bool = False) -> Classification: ...
+
+    @overload
+    def classify(
+        self, texts: list[str] | list[list[int]] | list[Messages], *, truncate: bool = False
+    ) -> list[Classification]: ...
+
+    def classify(
+        self, texts: str | Messages | list[str] | list[list[int]] | list[Messages], *, truncate: bool = False
+    ) -> Classification | list[Classification]:
+        """The labels of a text or a list of them with their scores, or a reward model's numbers.
+
+        A text may be a conversation, as reward models read it, or a list of token ids. truncate: cut texts that are too
+        long, where the model has a longest text, instead of refusing them.
+
+        Raises:
+            OptionError: the folder is no classifier's; or a text has no token, or too many.
+            PackageError: texts are asked of a folder without tokenizer, or messages of one without chat template.
+        """
+        classifier = self.classifier
+        alone = isinstance(texts, str) or are_messages(texts)
+        if not isinstance(texts, str | list | tuple):
+            raise OptionError(f"texts is of type {type(texts).__name__}; it must be a text or a list of texts")
+        rows = fitting_rows([texts] if alone else texts, self.token_row, classifier.graph.description.longest, truncate)
+        found = classifier.classify(rows)
+        return found[0] if alone else found
+
+    def token_row(self, text: str | Messages | Sequence[int]) -> list[int]:
+        """Token ids of a whole text, conversation or row of token ids, as a classifier reads it."""
+        return self._reader.row_ids(text)
 
     def new_state(self, adapter: str | None = None) -> State:
         """An empty stream."""

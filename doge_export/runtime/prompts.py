@@ -126,6 +126,15 @@ class PromptReader:
             return ([unfed] if text.startswith(end) else []) + prompt.encode(text.removeprefix(end))
         return [unfed, *prompt.encode(text)]
 
+    def row_ids(self, text: object) -> list[int]:
+        """Token ids of a whole text, conversation or row of token ids, as a classifier reads it."""
+        if isinstance(text, str):
+            return self.tokenizer.encode(text) if text else []
+        if are_messages(text):
+            prompt = self.chat_prompt()
+            return prompt.encode(prompt.render(text, add_generation_prompt=False))
+        return self.checked_ids(text)
+
     def checked_ids(self, token_ids: object) -> list[int]:
         """Token ids as plain integers; OptionError unless they are a list of some that the model has."""
         if isinstance(token_ids, np.ndarray):

@@ -12,7 +12,7 @@ import onnxruntime as ort
 import onnxruntime.capi.onnxruntime_pybind11_state as ort_errors
 
 from ..errors import PackageError
-from .description import DATA_FILE, PORTABLE_FILE
+from .description import CLASSIFIER_KEY, DATA_FILE, PORTABLE_FILE
 from .huge_pages import huge_pages
 from .processor import this_processor
 from .processor_products import change_for
@@ -102,7 +102,10 @@ def check_files(path: Path) -> None:
     """PackageError where a model file or its data file is missing, or the folder is of an earlier version."""
     if path.is_file() and data_beside(path).is_file():
         return
-    if path.with_name(Path(PORTABLE_FILE).name).is_file() and not any(path.parent.glob("decoder*.onnx")):
+    portable = path.with_name(Path(PORTABLE_FILE).name)
+    if portable.is_file() and not any(path.parent.glob("decoder*.onnx")):
+        if CLASSIFIER_KEY.encode() in portable.read_bytes():
+            raise PackageError(f"{path.parent.parent} is a classifier, which writes no text; run doge-classify with it")
         raise PackageError(f"{path.parent.parent} was exported by an earlier version; export the checkpoint again")
     missing = data_beside(path) if path.is_file() else path
     raise PackageError(f"{missing} is missing; give a folder that doge-export wrote, or export the model again")

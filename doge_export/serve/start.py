@@ -31,6 +31,7 @@ def served_app(
         share = cache_mb / len(named)
         model = load(path, threads=threads, max_streams=limits.max_streams, cache_mb=share)
         model.require_tokenizer()
+        model.new_state()  # a classifier has none, and says so
         engines[name] = Engine(name, model, Places(limits), metrics)
     app = create_app(engines, limits, metrics, key, Page(list(engines), named))
     app.state.models = list(engines)

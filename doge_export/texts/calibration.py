@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from doge_common.errors import one_line
-from doge_model import Checkpoint
+from doge_model.checkpoint import AnyCheckpoint
 
 from ..errors import ExportError, OptionError
 from .calibration_source import DATASET_FILES, is_text_file, read_text_file
@@ -47,7 +47,7 @@ def describe_calibration(source: str | None, ids: NDArray[np.int64]) -> Calibrat
     return Calibration(name, ids.size, hashlib.sha256(ids.tobytes()).hexdigest())
 
 
-def calibration_sequences(checkpoint: Checkpoint, source: str | None, tokens: int, seed: int) -> Tensor:
+def calibration_sequences(checkpoint: AnyCheckpoint, source: str | None, tokens: int, seed: int) -> Tensor:
     """Pieces of a text, drawn without repetition: int64 [N, S] of at most `tokens` tokens.
 
     Args:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
-    from doge_model import Checkpoint
+    from doge_model.checkpoint import AnyCheckpoint
 
 TEXT_FILE = Path(__file__).parent / "alice.txt"
 
 
-def check_tokenizer(checkpoint: Checkpoint) -> None:
+def check_tokenizer(checkpoint: AnyCheckpoint) -> None:
     """Refuse a tokenizer with a token that the model has no embedding for.
 
     Raises:
@@ -33,7 +33,7 @@ def check_tokenizer(checkpoint: Checkpoint) -> None:
         )
 
 
-def long_text(checkpoint: Checkpoint, length: int) -> tuple[str, NDArray[np.int64]]:
+def long_text(checkpoint: AnyCheckpoint, length: int) -> tuple[str, NDArray[np.int64]]:
     """The text that exports are measured on: its name, and at most `length` token ids, int64 [S].
 
     Without a tokenizer they are random tokens.
@@ -43,7 +43,7 @@ def long_text(checkpoint: Checkpoint, length: int) -> tuple[str, NDArray[np.int6
     return TEXT_FILE.name, text_ids(checkpoint, TEXT_FILE.read_text(encoding="utf-8"))[:length]
 
 
-def text_ids(checkpoint: Checkpoint, text: str, add_special_tokens: bool = True) -> NDArray[np.int64]:
+def text_ids(checkpoint: AnyCheckpoint, text: str, add_special_tokens: bool = True) -> NDArray[np.int64]:
     """Token ids of a text, int64 [S]."""
     assert checkpoint.tokenizer is not None
     encoding = checkpoint.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)

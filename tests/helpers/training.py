@@ -10,9 +10,11 @@ from train.adapters import AdapterArguments
 from train.arguments import ModelArguments
 from train.data import DataArguments
 from train.stage import run
+from train.stages.classify import ClassifierConfig, LabelledDataArguments, classify
 from train.stages.dpo import PreferenceConfig, dpo
 from train.stages.pretrain import NewModelArguments, PretrainConfig, pretrain
 from train.stages.recall import RecallArguments, recall
+from train.stages.reward import RewardModelConfig, reward
 from train.stages.sft import FineTuningConfig, sft
 from train.stages.tokenizer import TokenizerArguments, train_tokenizer
 from train.stages.upcycle import UpcycleArguments, upcycle
@@ -24,6 +26,8 @@ STAGES: dict[str, tuple[Any, ...]] = {  # the stage, then the types of its argum
     "upcycle": (upcycle, ModelArguments, UpcycleArguments),
     "sft": (sft, AdapterArguments, DataArguments, FineTuningConfig),
     "dpo": (dpo, AdapterArguments, DataArguments, PreferenceConfig),
+    "classify": (classify, ModelArguments, LabelledDataArguments, ClassifierConfig),
+    "reward": (reward, ModelArguments, DataArguments, RewardModelConfig),
 }
 ALICE = Path(__file__).parents[2] / "doge_export" / "texts" / "alice.txt"
 TINY = {

@@ -16,16 +16,26 @@ SCALES_FROM = 12  # number of GroupQueryAttention's first scale input
 Shape = list[int | str]
 
 
-class Variant(Protocol):
+class TokenRows(Protocol):
+    """Tokens with their positions, of which queries, keys and values are made."""
+
+    @property
+    def token_ids(self) -> str:
+        """The tokens that the graph computes with: int64 [B, S]."""
+
+    def rotary_rows(self, graph: GraphBuilder) -> str:
+        """Rows of the rotary table which belong to the new tokens: int64 [B, S], or [1] with the first of S."""
+
+    def dt(self, graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
+        """dt as the cache keeps it: extra channels float32 [B * S, heads, extra_channels] -> the same shape."""
+
+
+class Variant(TokenRows, Protocol):
     """One way to drive a decoder."""
 
     @property
     def positions_are_slots(self) -> bool:
         """Whether a token's position is its slot in the cache; attention may then rotate by itself."""
-
-    @property
-    def token_ids(self) -> str:
-        """The tokens that the graph computes with: int64 [B, S]."""
 
     def cache_heads(self, d: Dimensions) -> int:
         """Heads of the cache."""
@@ -35,12 +45,6 @@ class Variant(Protocol):
 
     def rotary_positions(self, graph: GraphBuilder, d: Dimensions) -> tuple[str, int | None]:
         """Positions to tabulate, int64 [N], and the number that they stay below; None where nothing bounds them."""
-
-    def rotary_rows(self, graph: GraphBuilder) -> str:
-        """Rows of that table which belong to the new tokens: int64 [B, S], or [1] with the first of S."""
-
-    def dt(self, graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
-        """dt as the cache keeps it: extra channels float32 [B * S, heads, extra_channels] -> the same shape."""
 
     def attend(self, graph: GraphBuilder, d: Dimensions, index: int, query_key_value: list[str]) -> str:
         """Causal attention over the past and the new rows, which it appends to the cache.

@@ -1,0 +1,126 @@
+"""The walk of a classifier's export: load, write, compare, rename into place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from doge_model import ClassifierCheckpoint, load_classifier
+
+from ..errors import OptionError
+from ..graph import ConstantPool, FoldedDecoder, Plan, build_classifier, evicts
+from ..measure.classifier_quality import measure_classifier
+from ..measure.classifier_verification import verify_classifier
+from ..options import ExportOptions
+from ..places import REPORT_FILE
+from ..quantization.layer_by_layer import give_stored_numbers
+from ..quantization.plan import make_plan
+from ..report.classifier_card import write_classifier_card
+from ..report.classifier_report import ClassifierReport
+from ..runtime.classifier_graph import FORMAT_VERSION, ClassifierDescription, ClassifierGraph
+from ..runtime.description import DATA_FILE, PORTABLE_FILE, SAMPLE_KEY
+from ..runtime.folder_files import sample_of
+from ..texts.labelled import evaluation_texts
+from ..texts.token_ids import check_tokenizer
+from .companions import write_model_config, write_tokenizer
+from .decoder_files import fold_model
+from .folder import atomic_folder
+from .integrity import file_hashes, file_sizes
+from .push import check_rights, make_repository, push_folder
+
+OF_DECODERS = ("keep_window", "keep_sinks", "kv_int8", "kv_float32")  # options about a state
+
+
+def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -> ClassifierReport:
+    """Export a classifier or reward model; the errors are those of `doge_export.export.export`."""
+    refuse_state(options)
+    if options.push_to_hub is not None:
+        progress(f"asking the hub about {options.push_to_hub}")
+        check_rights(options.push_to_hub, options.private)
+    progress("reading the checkpoint")
+    checkpoint = load_classifier(options.model, revision=options.revision)
+    check_tokenizer(checkpoint)
+    hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
+    with atomic_folder(options.folder, options.overwrite) as folder:
+        write_files(checkpoint, folder)
+        folded = fold_model(checkpoint.model)
+        plan, storage = make_plan(checkpoint, options, folded, progress)
+        progress(f"building the classifier with {options.weights} weights")
+        write_classifier(folded, plan, folder, checkpoint.model.config.pad_token_id)
+        graph = ClassifierGraph(folder, options.threads)
+        quality = None
+        if options.report_tokens:
+            texts = evaluation_texts(checkpoint, options.texts, graph.description.longest)
+            quality = measure_classifier(checkpoint, graph, texts, progress)
+        progress("comparing it with PyTorch")
+        # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
+        give_stored_numbers(checkpoint.model, folded, plan)
+        verification = verify_classifier(checkpoint, graph, options.weights)
+        verification.require()
+        config = checkpoint.model.config
+        report = ClassifierReport(
+            options=options,
+            form=checkpoint.form,
+            parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+            labels=tuple(config.label2id),
+            problem_type=config.problem_type,
+            longest=graph.description.longest or None,
+            storage=storage,
+            verification=verification,
+            quality=quality,
+            files=file_sizes(folder),
+            sha256=file_hashes(folder),
+            hub_url=hub_url,
+        )
+        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
+        (folder / REPORT_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_classifier_card(report, folder)
+    if options.push_to_hub is not None:
+        progress(f"pushing it to {options.push_to_hub}")
+        push_folder(report.folder, options.push_to_hub)
+    return report
+
+
+def refuse_state(options: ExportOptions) -> None:
+    """Refuse the options that belong to a decoder's state.
+
+    Raises:
+        OptionError: one of them is given.
+    """
+    for name in OF_DECODERS:
+        if vars(options)[name] not in (None, False):
+            raise OptionError(
+                f"{name} goes with decoders, which have a state; leave it out, {options.model} has labels"
+            )
+
+
+def write_files(checkpoint: ClassifierCheckpoint, folder: Path) -> None:
+    """Write config.json and the tokenizer, which needs a token for padding, as other runtimes ask it for batches."""
+    write_model_config(checkpoint.model, folder)
+    tokenizer, pad = checkpoint.tokenizer, checkpoint.model.config.pad_token_id
+    if tokenizer is None:
+        return
+    if pad is not None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    elif tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    write_tokenizer(checkpoint, folder)
+
+
+def write_classifier(folded: FoldedDecoder, plan: Plan, folder: Path, pad_token_id: int | None) -> None:
+    """Write the graph and its data file into `folder`/onnx; plan: the stored parts of every matrix."""
+    pool, d = ConstantPool(), folded.dimensions
+    graph = build_classifier(folded, plan, pool, pad_token_id)
+    data = folder / DATA_FILE
+    data.parent.mkdir(parents=True)
+    pool.write(data)
+    description = ClassifierDescription(
+        format_version=FORMAT_VERSION,
+        vocab_size=d.vocab_size,
+        num_labels=len(folded.constants["score.weight"]),
+        keep_window_size=d.keep_window_size,
+        longest=0 if evicts(d) else d.keep_window_size,
+        pad_token_id=-1 if pad_token_id is None else pad_token_id,
+    )
+    graph.write(folder / PORTABLE_FILE, description.to_metadata() | {SAMPLE_KEY: json.dumps(sample_of(data))})
