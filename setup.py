@@ -49,6 +49,7 @@ TRAIN = [
     "datasets>=4.0",
     "accelerate>=1.10",
     "tensorboard>=2.18",
+    "math-verify>=0.9",  # answers to problems, in train.grpo
 ]
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]
 BENCH = EXPORT

@@ -4,6 +4,7 @@
     text            `text`, or a plain string from text files                    `text`
     conversation    `messages`: a list of role and content, with an answer       `messages`
     preference      `prompt`, `chosen`, `rejected`: strings or messages          the three as messages
+    problem         `problem` or `prompt`, a string or messages; `solution`      `prompt` as messages, `solution`
 
 Chosen and rejected may also both begin with the prompt. Other fields are not read. A record of another shape is
 refused, never repaired.
@@ -53,10 +54,26 @@ def as_preference(record: Any) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
+def as_problem(record: Any) -> dict[str, Any]:
+    """A problem: {"prompt": messages, "solution": the text that has its key}."""
+    from .rewards import read_key  # noqa: PLC0415 - of this kind alone, and math-verify takes a second to import
+
+    fields = _fields(record)
+    name = "problem" if "problem" in fields else "prompt"
+    prompt = as_messages(_wrapped(fields.get(name), "user"), name)
+    if prompt[-1]["role"] == "assistant":
+        raise DataError(f"{name} ends with an answer; it must end with a question")
+    if not isinstance(fields.get("solution"), str):
+        raise DataError(f"solution is {_shown(fields.get('solution'))}; it must be text with the answer's key")
+    read_key(fields["solution"])
+    return {"prompt": prompt, "solution": fields["solution"]}
+
+
 KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "text": as_text,
     "conversation": as_conversation,
     "preference": as_preference,
+    "problem": as_problem,
 }
 
 

@@ -10,6 +10,7 @@ from train.arguments import ModelArguments
 from train.data import DataArguments
 from train.stage import run
 from train.stages.dpo import PreferenceConfig, dpo
+from train.stages.grpo import ReasoningConfig, grpo
 from train.stages.pretrain import NewModelArguments, PretrainConfig, pretrain
 from train.stages.recall import RecallArguments, recall
 from train.stages.sft import FineTuningConfig, sft
@@ -23,6 +24,7 @@ STAGES: dict[str, tuple[Any, ...]] = {  # the stage, then the types of its argum
     "upcycle": (upcycle, ModelArguments, UpcycleArguments),
     "sft": (sft, ModelArguments, DataArguments, FineTuningConfig),
     "dpo": (dpo, ModelArguments, DataArguments, PreferenceConfig),
+    "grpo": (grpo, ModelArguments, DataArguments, ReasoningConfig),
 }
 ALICE = Path(__file__).parents[2] / "doge_export" / "texts" / "alice.txt"
 TINY = {
