@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import Trainer
 from trl import GRPOTrainer
-from trl.trainer.utils import add_fused_lm_head
+from trl.trainer.utils import RepeatSampler, add_fused_lm_head
 
 from doge_model import DogeForCausalLM
 
@@ -67,5 +68,25 @@ class OwnReference(Trainer):
             self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
 
 
+class EpochOrder(RepeatSampler):
+    """TRL's order of prompts, drawn anew for each epoch; TRL's own begins again with the first epoch's on a resume."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of an epoch; accelerate calls it before each."""
+        self.generator.manual_seed(self.seed + epoch)
+
+
 class DogeGRPOTrainer(DogeTraining, PlainLogps, OwnReference, GRPOTrainer):
     """TRL's GRPOTrainer for a Doge."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        """TRL's sampler, with an order for each epoch."""
+        sampler: Any = super()._get_train_sampler(train_dataset)
+        return EpochOrder(
+            sampler.data_source,
+            sampler.mini_repeat_count,
+            sampler.batch_size,
+            sampler.repeat_count,
+            sampler.shuffle,
+            self.args.seed,
+        )

@@ -42,9 +42,19 @@ class Decoder:
         """
         check_threads(threads)
         check_folder(folder)
-        self.threads = threads or default_threads((folder / DATA_FILE).stat().st_size)
-        self.graphs: Graphs = open_graphs(folder, self.threads, operators)
-        self.description = self.graphs.description
+        threads = threads or default_threads((folder / DATA_FILE).stat().st_size)
+        self._take(open_graphs(folder, threads, operators), threads)
+
+    @classmethod
+    def over(cls, graphs: Graphs, threads: int) -> Decoder:
+        """The decoder of graphs that are open."""
+        decoder = cls.__new__(cls)
+        decoder._take(graphs, threads)
+        return decoder
+
+    def _take(self, graphs: Graphs, threads: int) -> None:
+        self.graphs: Graphs = graphs
+        self.threads, self.description = threads, graphs.description
         self.vocab_size = self.description.vocab_size
         self.keep_window_size = self.description.keep_window_size
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from doge_model import load_checkpoint
 from tests.helpers.training import QUIET, logged, make_tokenizer, run_pretrain, run_stage, write_jsonl
 from train.errors import DataError
-from train.grpo_trainer import scored
+from train.grpo_trainer import DogeGRPOTrainer, scored
+from train.onnx_rollouts import OnnxRollouts
 from train.records import as_problem
 
 pytestmark = pytest.mark.slow
@@ -66,8 +68,8 @@ def test_what_is_rewarded_becomes_likelier(dense: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_as_if_it_had_not_ended(dense: Path, tmp_path: Path) -> None:
-    whole = reason(dense, tmp_path / "whole", max_steps=4, save_strategy="steps", save_steps=2)
-    again = reason(dense, tmp_path / "again", max_steps=4, resume_from_checkpoint=whole / "checkpoint-2")
+    whole = reason(dense, tmp_path / "whole", max_steps=10, save_strategy="steps", save_steps=8)  # an epoch has 6
+    again = reason(dense, tmp_path / "again", max_steps=10, resume_from_checkpoint=whole / "checkpoint-8")
     assert logged(again, "reward") == logged(whole, "reward")
     models = [load_checkpoint(folder).model for folder in (whole, again)]
     assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in models), strict=True))
@@ -158,3 +160,60 @@ def test_a_problem_is_text_or_messages() -> None:
     expected = {"prompt": prompt, "solution": "2"}
     assert as_problem({"problem": "1 + 1?", "solution": "2", "other": 1}) == expected
     assert as_problem({"prompt": prompt, "solution": "2"}) == expected
+
+
+def test_completions_of_the_runtime_have_the_log_probabilities_of_the_trainer(dense: Path, tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Watched(OnnxRollouts):
+        def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
+            out = super().__call__(prompts, trainer)
+            ids = [torch.tensor([p + c]) for p, c in zip(out["prompt_ids"], out["completion_ids"], strict=True)]
+            for row, logps in zip(ids, out["logprobs"], strict=True):
+                with torch.no_grad():
+                    theirs, _, _ = trainer._get_per_token_logps_and_entropies(
+                        trainer.model, row, torch.ones_like(row), len(logps)
+                    )
+                seen.append((theirs[0] - torch.tensor(logps)).abs().max().item())
+            return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.onnx_rollouts.OnnxRollouts", Watched)
+        reason(dense, tmp_path / "run", use_onnx_rollouts=True, max_steps=3, temperature=0.7)
+    assert len(seen) == 24
+    assert max(seen) < 1e-4
+
+
+def test_a_run_with_the_runtime_learns_and_goes_on_as_if_it_had_not_ended(dense: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"use_onnx_rollouts": True, "max_steps": 12, "batch_completions": 32}
+    options |= {"learning_rate": 3e-2, "lr_scheduler_type": "constant"}
+    whole = reason(dense, tmp_path / "whole", save_strategy="steps", save_steps=6, **options)
+    again = reason(dense, tmp_path / "again", resume_from_checkpoint=whole / "checkpoint-6", **options)
+    rewards = logged(whole, "reward")
+    assert logged(again, "reward") == rewards
+    assert sum(rewards[-3:]) > 1.5 * sum(rewards[:3])
+
+
+def test_options_that_the_runtime_has_not_are_refused(
+    dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        reason(dense, tmp_path / "run", use_onnx_rollouts=True, generation_kwargs={"num_beams": 2})
+    assert "generation_kwargs has num_beams; it must be left out, or set use_onnx_rollouts" in capsys.readouterr().err
+
+
+def test_log_probabilities_on_a_cpu_are_those_of_trls_own_head(dense: Path, tmp_path: Path) -> None:
+    pairs: list[tuple[Any, Any]] = []
+
+    class Compared(DogeGRPOTrainer):
+        def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+            ours = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            pairs.append((ours, GRPOTrainer._get_per_token_logps_and_entropies(self, *args, **kwargs)))
+            return ours
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.stages.grpo.DogeGRPOTrainer", Compared)
+        reason(dense, tmp_path / "run", max_steps=1, temperature=0.7)
+    for ours, theirs in pairs:
+        assert torch.allclose(ours[0], theirs[0], atol=1e-5)
+        assert torch.allclose(ours[1], theirs[1], atol=1e-4)

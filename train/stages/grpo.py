@@ -41,6 +41,9 @@ class ReasoningConfig(StageConfig, GRPOConfig):
         default_factory=lambda: ["accuracy", "format"],
         metadata={"help": f"Rewards that are added up: {', '.join(REWARDS)}, or module.function of your own."},
     )
+    use_onnx_rollouts: bool = field(
+        default=False, metadata={"help": "Let the runtime of doge_export write the completions: faster on a CPU."}
+    )
 
     def __post_init__(self) -> None:
         if self.batch_tokens is not None:
@@ -100,8 +103,16 @@ def grpo(arguments: ModelArguments, data: DataArguments, config: ReasoningConfig
         train_dataset=short_prompts(train_dataset, tokenizer, config.max_prompt_length),
         eval_dataset=None if eval_dataset is None else short_prompts(eval_dataset, tokenizer, config.max_prompt_length),
         processing_class=tokenizer,
+        rollout_func=rollouts() if config.use_onnx_rollouts else None,
     )
     train(trainer)
+
+
+def rollouts() -> Any:
+    """TRL's rollout_func by the runtime; only a run that asks for it needs onnxruntime."""
+    from ..onnx_rollouts import OnnxRollouts  # noqa: PLC0415 - see above
+
+    return OnnxRollouts()
 
 
 def check_tags(tokenizer: PreTrainedTokenizerBase, rewards: Sequence[str]) -> None:
