@@ -50,6 +50,7 @@ TRAIN = [
     "accelerate>=1.10",
     "tensorboard>=2.18",
     "scikit-learn>=1.5",  # accuracy and F1 of classifiers
+    "math-verify>=0.9",  # answers to problems, in train.grpo
 ]
 ADAPTERS = ["peft>=0.21,<1", "accelerate>=1.10"]  # with the extra export or train
 EVAL = [*EXPORT, "lm_eval[ifeval]>=0.4.13"]

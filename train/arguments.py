@@ -23,6 +23,8 @@ LEAST = {  # the smallest value of numbers that TRL and transformers use uncheck
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,
     "max_records": 1,
+    "max_prompt_length": 1,
+    "max_completion_length": 1,
     "max_new_tokens": 1,
     "model_max_length": 1,
 }

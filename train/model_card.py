@@ -41,6 +41,8 @@ FIGURES = {  # names of the log -> words of the card; of each the last value
     "eval_rmse": "root mean square error on held-out records",
     "rewards/accuracies": "share of pairs whose chosen answer is preferred, last logged steps",
     "eval_rewards/accuracies": "share of pairs whose chosen answer is preferred, held out",
+    "reward": "mean reward of a completion, last logged steps",
+    "eval_reward": "mean reward of a completion, held out",
     "aux_loss": "load-balancing loss",
     "experts_used": "share of experts in use, worst layer",
     "num_tokens": "tokens seen",

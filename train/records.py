@@ -6,6 +6,7 @@
     preference      `prompt`, `chosen`, `rejected`: strings or messages          the three as messages
     labelled        `text`: a string or messages, of which the user's count;     `text`, `labels`, `shape`
                     `label`: a name, a list of names, a number or numbers
+    problem         `problem` or `prompt`, a string or messages; `solution`      `prompt` as messages, `solution`
 
 Chosen and rejected may also both begin with the prompt. Other fields are not read. A record of another shape is
 refused, never repaired.
@@ -89,11 +90,27 @@ def renamed(record: Any, columns: Mapping[str, str] | None) -> Any:
     return {**record, **{ours: record.get(theirs) for ours, theirs in columns.items()}}
 
 
+def as_problem(record: Any) -> dict[str, Any]:
+    """A problem: {"prompt": messages, "solution": the text that has its key}."""
+    from .rewards import read_key  # noqa: PLC0415 - of this kind alone, and math-verify takes a second to import
+
+    fields = _fields(record)
+    name = "problem" if "problem" in fields else "prompt"
+    prompt = as_messages(_wrapped(fields.get(name), "user"), name)
+    if prompt[-1]["role"] == "assistant":
+        raise DataError(f"{name} ends with an answer; it must end with a question")
+    if not isinstance(fields.get("solution"), str):
+        raise DataError(f"solution is {_shown(fields.get('solution'))}; it must be text with the answer's key")
+    read_key(fields["solution"])
+    return {"prompt": prompt, "solution": fields["solution"]}
+
+
 KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "text": as_text,
     "conversation": as_conversation,
     "preference": as_preference,
     "labelled": as_labelled,
+    "problem": as_problem,
 }
 
 

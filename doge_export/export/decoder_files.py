@@ -57,7 +57,7 @@ VARIANTS: dict[str, Variant] = {
 
 def fold_model(model: AnyDoge, kv_int8: bool = False) -> FoldedDecoder:
     """Fold a PyTorch model for its graphs; kv_int8 keeps keys and values of the state in 8 bits."""
-    tensors = {name: tensor.detach().float().numpy() for name, tensor in model.named_parameters()}
+    tensors = {name: tensor.detach().float().cpu().numpy() for name, tensor in model.named_parameters()}
     # where no A differs from zero, dt is the same for all keys, and softmax does not see a constant
     has_mask = any(bool(array.any()) for name, array in tensors.items() if name.endswith(".self_attn.A"))
     rotary = model.model.rotary_emb

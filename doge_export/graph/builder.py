@@ -47,8 +47,12 @@ class ConstantPool:
                     file.write(value.data)
                 self._initializers[name] = _external(name, value, path.name, offsets[memory])
 
+    def promise(self, location: str) -> None:
+        """Write no file: every constant is one that a session is given in memory, whatever lies in a file there."""
+        self._initializers = {name: _external(name, value, location, 0) for name, value in self.arrays.items()}
+
     def initializer(self, name: str) -> TensorProto:
-        """The entry of a constant in a model file, after `write`."""
+        """The entry of a constant in a model file, after `write` or `promise`."""
         return self._initializers[name]
 
 
@@ -132,14 +136,22 @@ class GraphBuilder:
 
     def write(self, path: Path, metadata: dict[str, str]) -> None:
         """Write the model file, after the pool's data file beside it."""
+        path.write_bytes(self.to_bytes(metadata))
+
+    def used_constants(self) -> list[str]:
+        """The names of the constants that a node takes."""
         used = {name for node in self.nodes for name in node.input} | self._used_in_branches  # it warns of the others
-        initializers = [self.pool.initializer(name) for name in self._constants if name in used]
+        return [name for name in self._constants if name in used]
+
+    def to_bytes(self, metadata: dict[str, str]) -> bytes:
+        """The model file."""
+        initializers = [self.pool.initializer(name) for name in self.used_constants()]
         graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, initializers)
         domains = {node.domain for node in self.nodes} | {MICROSOFT}
         opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(name, 1) for name in sorted(domains - {""}))]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="doge-export")
         helper.set_model_props(model, metadata)
-        path.write_bytes(model.SerializeToString())
+        return bytes(model.SerializeToString())
 
 
 def _value_info(name: str, dtype: Any, shape: list[int | str]) -> onnx.ValueInfoProto:

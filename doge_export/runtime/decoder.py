@@ -44,10 +44,20 @@ class Decoder:
         """
         check_threads(threads)
         check_folder(folder)
-        self.nbytes = (folder / DATA_FILE).stat().st_size
-        self.threads = threads or default_threads(self.nbytes)
-        self.graphs: Graphs = open_graphs(folder, self.threads, operators)
-        self.description = self.graphs.description
+        nbytes = (folder / DATA_FILE).stat().st_size
+        threads = threads or default_threads(nbytes)
+        self._take(open_graphs(folder, threads, operators), threads, nbytes)
+
+    @classmethod
+    def over(cls, graphs: Graphs, threads: int, nbytes: int) -> Decoder:
+        """The decoder of graphs that are open, with weights of so many bytes."""
+        decoder = cls.__new__(cls)
+        decoder._take(graphs, threads, nbytes)
+        return decoder
+
+    def _take(self, graphs: Graphs, threads: int, nbytes: int) -> None:
+        self.graphs: Graphs = graphs
+        self.threads, self.nbytes, self.description = threads, nbytes, graphs.description
         self.vocab_size = self.description.vocab_size
         self.keep_window_size = self.description.keep_window_size
 

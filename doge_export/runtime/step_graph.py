@@ -34,6 +34,7 @@ class StepGraph:
 
     cuts_freely = True  # every row is computed as in a step
     check_costs: Sequence[float] = CHECK_COSTS
+    _constants: object = None
 
     def __init__(self, folder: Path, threads: int, library: Path) -> None:
         """Open the graph of an exported folder that has one.
@@ -43,14 +44,30 @@ class StepGraph:
         Raises:
             PackageError: onnxruntime refuses, or the folder is not one of ours.
         """
-        self._session = open_session(folder / STEP_FILE, threads, library)
+        session = open_session(folder / STEP_FILE, threads, library)
+        metadata = metadata_of(session, folder / STEP_FILE)
+        standard = DecoderDescription.from_metadata(metadata, folder / STEP_FILE)
+        self._take(session, library, standard.of_step(metadata, folder / STEP_FILE))
+
+    @classmethod
+    def over(
+        cls, session: ort.InferenceSession, library: Path, description: DecoderDescription, constants: object
+    ) -> StepGraph:
+        """The graph of a session that is open, with the operator's library.
+
+        constants: held as long as the graph, for the session has only their addresses.
+        """
+        graph = cls.__new__(cls)
+        graph._constants = constants
+        graph._take(session, library, description)
+        return graph
+
+    def _take(self, session: ort.InferenceSession, library: Path, description: DecoderDescription) -> None:
+        self._session, self.description = session, description
         self.kernels = f"DogeStep with {kernels_of(library)}"
         # of steps and drafts by their number of tokens, for each state
         self._bound: weakref.WeakKeyDictionary[State, dict[int, BoundTokens]] = weakref.WeakKeyDictionary()
         self.drafts, self.batches = Exactness.by_construction(), Exactness.by_construction()
-        metadata = metadata_of(self._session, folder / STEP_FILE)
-        standard = DecoderDescription.from_metadata(metadata, folder / STEP_FILE)
-        self.description = standard.of_step(metadata, folder / STEP_FILE)
 
     def step(self, state: State, token_id: int) -> Logits:
         """Feed one token: float32 [1, vocab]."""

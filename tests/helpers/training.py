@@ -12,6 +12,7 @@ from train.data import DataArguments
 from train.stage import run
 from train.stages.classify import ClassifierConfig, LabelledDataArguments, classify
 from train.stages.dpo import PreferenceConfig, dpo
+from train.stages.grpo import ReasoningConfig, grpo
 from train.stages.pretrain import NewModelArguments, PretrainConfig, pretrain
 from train.stages.recall import RecallArguments, recall
 from train.stages.reward import RewardModelConfig, reward
@@ -28,6 +29,7 @@ STAGES: dict[str, tuple[Any, ...]] = {  # the stage, then the types of its argum
     "dpo": (dpo, AdapterArguments, DataArguments, PreferenceConfig),
     "classify": (classify, ModelArguments, LabelledDataArguments, ClassifierConfig),
     "reward": (reward, ModelArguments, DataArguments, RewardModelConfig),
+    "grpo": (grpo, ModelArguments, DataArguments, ReasoningConfig),
 }
 ALICE = Path(__file__).parents[2] / "doge_export" / "texts" / "alice.txt"
 TINY = {

@@ -1,4 +1,4 @@
-"""Figures of a trained checkpoint: held-out perplexity, preferences, the spread of its dynamic mask, and samples.
+"""Figures of a trained checkpoint: held-out perplexity, preferences, right answers, the spread of its mask, samples.
 
     python -m train.measure --model_name_or_path runs/doge-tiny/sft --datasets data/stories.txt --kind text \\
         --keep_window_sizes 64 256 --prompts "Once upon a time"
@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from doge_common.errors import OptionError
 from doge_model import DogeForCausalLM
 
+from ..answers import right_answers
 from ..arguments import ModelArguments
 from ..data import DataArguments, load_mixture
 from ..records import KINDS
@@ -41,7 +42,9 @@ class MeasureArguments:
         default_factory=list, metadata={"help": "Further windows to measure perplexity with."}
     )
     prompts: list[str] = field(default_factory=list, metadata={"help": "Texts to go on with, or questions to answer."})
-    max_new_tokens: int = field(default=100, metadata={"help": "Number of tokens of a sample."})
+    max_new_tokens: int = field(
+        default=100, metadata={"help": "Number of tokens of a sample, or of the answer to a problem."}
+    )
     seed: int = field(
         default=233, metadata={"help": "Draws the records that are held out and measured, and the samples."}
     )
@@ -61,7 +64,9 @@ def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArgu
     """
     model, tokenizer = load_model(arguments)
     check_windows(options.keep_window_sizes, model.config.keep_sinks)
-    if options.kind != "text":
+    if options.kind == "problem":
+        check_template(tokenizer, arguments.model_name_or_path)
+    elif options.kind != "text":
         mark_answers(tokenizer, arguments.model_name_or_path)
     train, held_out = load_mixture(data, options.kind, options.seed)
     records = train if held_out is None else held_out.shuffle(seed=options.seed)
@@ -69,6 +74,8 @@ def measure(arguments: ModelArguments, data: DataArguments, options: MeasureArgu
     result: dict[str, Any] = {"model": arguments.model_name_or_path, "records": len(records)}
     if options.kind == "preference":
         result |= preferences(model, tokenizer, records, options.max_length)
+    elif options.kind == "problem":
+        result |= right_answers(model, tokenizer, records, options.max_new_tokens)
     else:
         result |= perplexity(model, tokenizer, records, options.max_length)
         result["perplexity_without_mask"] = perplexity_without_mask(model, tokenizer, records, options.max_length)

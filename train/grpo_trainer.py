@@ -1,0 +1,92 @@
+"""TRL's GRPOTrainer for a Doge: with its own reference model, and the model's own output matrix on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import Trainer
+from trl import GRPOTrainer
+from trl.trainer.utils import RepeatSampler, add_fused_lm_head
+
+from doge_model import DogeForCausalLM
+
+from .trainers import DogeTraining
+
+
+class PlainLogps(Trainer):
+    """On a CPU, takes log-probabilities from the model's own logits of the completions.
+
+    TRL's fused output matrix would score the prompts too there, by chunks that are slow on a CPU (docs/training.md).
+    """
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **others: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-probabilities [B, logits_to_keep] of the last tokens, and entropies, which have no gradient."""
+        if self.accelerator.device.type != "cpu" or self._entropy_bonus_enabled:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
+            )
+        parts = []
+        for ids, mask in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
+            with self.accelerator.autocast():
+                rows = model(ids, attention_mask=mask, logits_to_keep=logits_to_keep + 1, use_cache=False).logits
+            parts.append(scored(rows[:, :-1].float() / self.temperature, ids[:, -logits_to_keep:], compute_entropy))
+        logps, entropies = (torch.cat(each) for each in zip(*parts, strict=True))
+        return logps, entropies if compute_entropy else None, None
+
+
+def scored(logits: Tensor, ids: Tensor, wants_entropy: bool) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of tokens [B, T] by logits [B, T, vocab], and the entropy at each, 0 where it is not wanted."""
+    logps = logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(dim=-1)
+    if not wants_entropy:
+        return logps, torch.zeros_like(logps)
+    with torch.no_grad():
+        all_logps = logits.log_softmax(dim=-1)
+        return logps, -(all_logps.exp() * all_logps).sum(dim=-1)
+
+
+class OwnReference(Trainer):
+    """Keeps the given reference model where beta asks for one; TRL would load transformers' own Doge by its name."""
+
+    def __init__(self, reference: DogeForCausalLM | None, args: Any, **kwargs: Any) -> None:
+        beta, args.beta = args.beta, 0.0
+        super().__init__(args=args, **kwargs)
+        self.beta = args.beta = beta
+        if reference is not None:
+            add_fused_lm_head(reference, self.temperature, args.cast_lm_head_to_fp32)
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+
+
+class EpochOrder(RepeatSampler):
+    """TRL's order of prompts, drawn anew for each epoch; TRL's own begins again with the first epoch's on a resume."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of an epoch; accelerate calls it before each."""
+        self.generator.manual_seed(self.seed + epoch)
+
+
+class DogeGRPOTrainer(DogeTraining, PlainLogps, OwnReference, GRPOTrainer):
+    """TRL's GRPOTrainer for a Doge."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        """TRL's sampler, with an order for each epoch."""
+        sampler: Any = super()._get_train_sampler(train_dataset)
+        return EpochOrder(
+            sampler.data_source,
+            sampler.mini_repeat_count,
+            sampler.batch_size,
+            sampler.repeat_count,
+            sampler.shuffle,
+            self.args.seed,
+        )
