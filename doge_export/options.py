@@ -18,7 +18,7 @@ from .texts.calibration_source import check_calibration
 
 MIN_REPORT_TOKENS = 16
 BUILT_IN_TEXT = "built-in"  # of calibrate_window: the text that comes along
-RECENT = 64  # keys that recent tokens need beside sinks, before others are worth a slot
+RECENT = 32  # tokens for which every key stays, whatever it says: nobody has asked for it yet
 
 # option: its least value, its largest, and both in words
 RANGES = {
@@ -188,10 +188,10 @@ def check_least_window(keep_window: int, keep_sinks: int) -> None:
     Raises:
         OptionError: it has none.
     """
-    if keep_window < RECENT + keep_sinks:
+    if keep_window < 2 * RECENT + keep_sinks:
         raise OptionError(
-            f"keep_window is {keep_window}; with calibrate_window it must be at least {RECENT + keep_sinks}, as recent "
-            f"keys need {RECENT} beside {keep_sinks} sinks"
+            f"keep_window is {keep_window}; with calibrate_window it must be at least {2 * RECENT + keep_sinks}, as "
+            f"recent keys need {2 * RECENT} beside {keep_sinks} sinks"
         )
 
 

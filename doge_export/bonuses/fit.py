@@ -1,6 +1,6 @@
 """Bonuses of every layer, one layer after the other: guessed from the harm, scaled, refined, and the best chosen.
 
-Recent keys are safe: bonuses that would push a key out within RECENT tokens are made smaller until none does.
+Recent keys are safe: where a key would leave within RECENT tokens, all bonuses are lowered until none does.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # windows a standard deviation
 STRIDE = 40  # every so many queries tell the error of an output
 TINY_A = 2.0**-40  # dt is 1 to rounding then, so the logits inside the window stay as they are
 
-SMALLER = (1.0, 0.8, 0.6, 0.4, 0.2, 0.0)  # shares of bonuses, until recent keys are safe
+LOWER = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)  # windows, until recent keys are safe
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class FittedBonuses:
-    """How far outputs of layers are from those of the whole context: squared error, relative, mean over the layers.
+    """Squared errors of attention in the narrow window, relative to the residual that it joins, mean over the layers.
 
     Attributes:
         with_sinks: without bonuses.
@@ -62,10 +62,9 @@ def fit_bonuses(model: DogeForCausalLM, streams: Sequence[Tensor], window: Windo
         texts = []
         for each in hidden:
             rotary = model.model.rotary_emb(positions[:, : each.shape[1]])
-            texts.append(Heads.of(attention, layer.input_layernorm(each), rotary))
+            texts.append(Heads.of(layer, each, rotary))
         best = fit_layer(attention, texts[:fitting], texts[fitting:], window, generator)
-        best = with_recent_keys(best, texts, window)
-        none = best.scaled(best.offset, torch.zeros_like(best.offset))
+        none = Linear(torch.zeros_like(best.weight), torch.zeros_like(best.offset))
         errors.append([output_error(attention, texts[fitting:], each, window) for each in (none, best)])
         stays.append(least_stay(best, texts, window))
         hidden = [layer(each, model.model.rotary_emb(positions[:, : each.shape[1]])) for each in hidden]
@@ -97,17 +96,23 @@ def fit_layer(
     scaled = choose(attention, others, candidates, window)
     with torch.enable_grad():
         refined = refine(attention, texts, scaled, window, generator)
-    return choose(attention, others, [none, scaled, refined], window)
+    safe = [with_recent_keys(each, (*texts, *others), window) for each in (scaled, refined)]
+    return choose(attention, others, [none, *safe], window)
 
 
 def with_recent_keys(bonuses: Linear, texts: Sequence[Heads], window: Window) -> Linear:
-    """The bonuses, of each head no larger than lets every key of the texts stay for RECENT tokens."""
-    share = torch.zeros_like(bonuses.offset)
-    for smaller in SMALLER[::-1]:
-        tried = torch.full_like(share, smaller)
-        safe = least_stay(bonuses.scaled(torch.zeros_like(share), tried), texts, window) >= RECENT
-        share = tried.where(safe, share)
-    return bonuses.scaled(torch.zeros_like(share), share)
+    """The bonuses, those of each head lowered until every key of the texts stays for RECENT tokens.
+
+    Keys whose bonus comes to 0 go by age, and those above keep their lead.
+    """
+    unsafe = torch.ones_like(bonuses.offset, dtype=torch.bool)
+    found = Linear(torch.zeros_like(bonuses.weight), torch.zeros_like(bonuses.offset))
+    for windows in LOWER:
+        tried = Linear(bonuses.weight, bonuses.offset - windows * window.size)
+        safe = unsafe & (least_stay(tried, texts, window) >= RECENT)
+        found = Linear(tried.weight.where(safe[:, None], found.weight), tried.offset.where(safe, found.offset))
+        unsafe &= ~safe
+    return found
 
 
 def least_stay(bonuses: Linear, texts: Sequence[Heads], window: Window) -> Tensor:
@@ -130,7 +135,7 @@ def choose(attention: DogeAttention, texts: Sequence[Heads], candidates: Sequenc
         for number, candidate in enumerate(candidates):
             narrowed = written(attention, text.outputs(weights * kept(candidate.of(features), asked, window, text)))
             by_group = (narrowed - whole).view(len(text.key), text.times, len(asked), -1).sum(1)
-            errors[number] += by_group.square().sum((1, 2))
+            errors[number] += (by_group.square().sum(-1) / text.size[asked].square()).sum(-1)
     picks = errors.argmin(0).tolist()
     rows = [(candidates[pick].weight[group], candidates[pick].offset[group]) for group, pick in enumerate(picks)]
     return Linear(*(torch.stack(part) for part in zip(*rows, strict=True)))
@@ -148,17 +153,16 @@ def evictions(z: Tensor, window: Window) -> Tensor:
 
 
 def output_error(attention: DogeAttention, texts: Sequence[Heads], bonuses: Linear, window: Window) -> float:
-    """How far the layer's output is from that of the whole context, relative to its square."""
-    change = total = 0.0
+    """The squared distance of the output from that of the whole context, relative to the residual, on average."""
+    changes = []
     for text in texts:
         asked = torch.arange(window.size, text.length, STRIDE)
         weights = text.weights(asked)
         whole = written(attention, text.outputs(weights)).sum(0)
         seen = kept(bonuses.of(text.features()), asked, window, text)
         narrowed = written(attention, text.outputs(weights * seen)).sum(0)
-        change += float((narrowed - whole).square().sum())
-        total += float(whole.square().sum())
-    return change / total
+        changes.append((narrowed - whole).square().sum(-1) / text.size[asked].square())
+    return float(torch.cat(changes).mean())
 
 
 def give_bonuses(attention: DogeAttention, bonuses: Linear) -> None:

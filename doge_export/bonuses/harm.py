@@ -35,7 +35,7 @@ class Linear:
 def log_harm(attention: DogeAttention, heads: Heads, far: int) -> Tensor:
     """The logarithm of the harm that a key's loss does to a query at least `far` tokens later, on average: [G, T].
 
-    It is attention x distance between the key's value and the head's output, both behind o_proj.
+    It is attention x distance between the key's value and the head's output, both behind o_proj, / the residual's size.
     """
     asked = torch.arange(far, heads.length, STRIDE)
     weights = heads.weights(asked)
@@ -49,7 +49,7 @@ def log_harm(attention: DogeAttention, heads: Heads, far: int) -> Tensor:
         _, factor = torch.linalg.qr(o_proj)
         group = head // heads.times
         distance = torch.cdist(outputs[head] @ factor.T, heads.value[group] @ factor.T)
-        harm[group] += (own * distance * is_far).sum(0)
+        harm[group] += (own * distance * is_far / heads.size[asked, None]).sum(0)
     logarithm: Tensor = (harm / is_far.sum(0).clamp(min=1) + LEAST).log()
     return logarithm
 

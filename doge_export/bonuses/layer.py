@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from doge_model.modeling import DogeAttention
+from doge_model.modeling import DogeAttention, DogeDecoderLayer
 from doge_model.rotary import apply_rotary
 
 
@@ -23,17 +23,23 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Heads:
-    """A layer's heads over one text: query [H, T, D] and key [G, T, D], both rotated, and value [G, T, D]."""
+    """A layer's heads over one text.
+
+    query [H, T, D] and key [G, T, D], both rotated, value [G, T, D]; size [T] of the residual that the output joins. An
+    error counts as a share of it, for the norm behind it divides by it.
+    """
 
     query: Tensor
     key: Tensor
     value: Tensor
+    size: Tensor
 
     @classmethod
-    def of(cls, attention: DogeAttention, normed: Tensor, rotary: tuple[Tensor, Tensor]) -> Heads:
-        """normed [1, T, hidden] is the layer's input behind its norm."""
-        query, key, value = attention.project(normed)
-        return cls(apply_rotary(query, *rotary)[0], apply_rotary(key, *rotary)[0], value[0])
+    def of(cls, layer: DogeDecoderLayer, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> Heads:
+        """hidden [1, T, hidden] is the layer's input."""
+        query, key, value = layer.self_attn.project(layer.input_layernorm(hidden))
+        size = hidden[0].norm(dim=-1)
+        return cls(apply_rotary(query, *rotary)[0], apply_rotary(key, *rotary)[0], value[0], size)
 
     @property
     def length(self) -> int:

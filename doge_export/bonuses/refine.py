@@ -43,7 +43,8 @@ def refine(
             target = written(attention, text.outputs(weights)).sum(0)
         kept = gradually_kept(window.size * weight @ x.T, asked, window, width)
         narrowed = text.outputs(weights * kept.repeat_interleave(text.times, 0))
-        error = (written(attention, narrowed).sum(0) - target).square().sum() / target.square().sum()
+        change = (written(attention, narrowed).sum(0) - target).square().sum(-1)
+        error = (change / text.size[asked].square()).mean().log()  # Adam then sees layers of all sizes alike
         optimizer.zero_grad()
         error.backward()  # type: ignore[no-untyped-call]  # torch has no types for it
         optimizer.step()

@@ -75,7 +75,7 @@ def calibrate_window(
 
 
 def streams_of(checkpoint: Checkpoint, source: str, length: int) -> list[NDArray[np.int64]]:
-    """Consecutive pieces of a text from its beginning, int64 [length] each, two at least.
+    """Pieces of a text, int64 [length] each, two at least, from all over it: its parts may have little in common.
 
     Raises:
         ExportError: the checkpoint has no tokenizer.
@@ -89,10 +89,11 @@ def streams_of(checkpoint: Checkpoint, source: str, length: int) -> list[NDArray
     count = max(2, TOKENS // length)
     built_in = source == BUILT_IN_TEXT
     text = BUILT_IN.read_text(encoding="utf-8") if built_in else read_text(source, count * length * CHARACTERS)
-    ids = text_ids(checkpoint, text[: count * length * CHARACTERS], add_special_tokens=False)
+    ids = text_ids(checkpoint, text, add_special_tokens=False)
     if len(ids) < 2 * length:
         raise OptionError(
             f"calibration text {BUILT_IN.name if built_in else source} has {len(ids)} tokens; with calibrate_window it "
             f"must have at least {2 * length}"
         )
-    return list(ids[: len(ids) // length * length].reshape(-1, length)[:count])
+    pieces = ids[: len(ids) // length * length].reshape(-1, length)
+    return list(pieces[np.linspace(0, len(pieces) - 1, min(count, len(pieces))).astype(int)])

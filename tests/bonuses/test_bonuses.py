@@ -37,9 +37,8 @@ def heads_of(model: DogeForCausalLM, length: int = 300, seed: int = 0) -> tuple[
     ids, layer = torch.from_numpy(random_ids(length, seed))[None], model.model.layers[0]
     assert isinstance(layer, DogeDecoderLayer)
     with torch.inference_mode():
-        hidden = layer.input_layernorm(model.model.embed_tokens(ids))
         rotary = model.model.rotary_emb(torch.arange(length)[None])
-        return attentions(model)[0], Heads.of(attentions(model)[0], hidden, rotary)
+        return layer.self_attn, Heads.of(layer, model.model.embed_tokens(ids), rotary)
 
 
 @given(bonus=st.lists(st.integers(0, 9), min_size=1, max_size=20), size=st.integers(2, 10), sinks=st.integers(0, 4))
@@ -80,7 +79,7 @@ def test_harm_is_largest_for_a_key_that_later_queries_attend_to() -> None:
     value = heads.value.clone()
     value[:, 50] += 5
     with torch.inference_mode():
-        harm = log_harm(attention, Heads(heads.query, key, value), far=40)
+        harm = log_harm(attention, Heads(heads.query, key, value, heads.size), far=40)
     assert (harm[:, 50] > harm[:, 5:200].median(1).values).all()
 
 
@@ -158,7 +157,7 @@ def test_a_mask_of_its_own_a_wide_window_and_no_tokenizer_are_refused(tmp_path: 
     talking = load_checkpoint(save_talking_checkpoint(tmp_path / "llama"))
     half = talking.model.config.keep_window_size // 2
     cases.append((talking, half + 1, f"with calibrate_window it must be at most {half}, half of the checkpoint's"))
-    cases.append((talking, RECENT + 3, f"must be at least {RECENT + 4}, as recent keys need {RECENT} beside 4 sinks"))
+    cases.append((talking, 67, "must be at least 68, as recent keys need 64 beside 4 sinks"))
     for checkpoint, window, message in cases:
         with pytest.raises(OptionError, match=message):
             calibrate_window(checkpoint, BUILT_IN_TEXT, window, 4, lambda step: None)
