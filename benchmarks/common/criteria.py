@@ -1,4 +1,4 @@
-"""Published criteria by which a window evicts keys, in PyTorch, for a Llama: what a learned window is compared with.
+"""Published criteria by which a window evicts keys, in PyTorch: a Llama's learned window is compared with them.
 
 - recency: the oldest key leaves (StreamingLLM where the first keys stay, arXiv:2309.17453).
 - accumulated attention: the key leaves that all queries together attended to least; the most recent half of the window
@@ -45,6 +45,11 @@ class CriterionLayer(KeepWindowLayer):
         self.tokens_seen += key_states.shape[2]
         keys, values = DynamicLayer.update(self, key_states, value_states)
         return keys, values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row so many times."""
+        super().batch_repeat_interleave(repeats)
+        self.scores = None if self.scores is None else self.scores.repeat_interleave(repeats, dim=0)
 
     def evict(self, weights: Tensor) -> None:
         """weights: attention of the chunk's queries, float32 [B, H, T, K]."""

@@ -94,24 +94,28 @@ def nats(model: DogeForCausalLM, ids: Tensor, way: str, learned: Window) -> NDAr
 def read(model: DogeForCausalLM, ids: Tensor, way: str, learned: Window) -> Iterator[tuple[int, Tensor]]:
     """Feed int64 [B, S] tokens; the first position of every chunk, and its logits."""
     with window_set(model, window_of(way, learned)):
-        cache = cache_of(model, way, learned)
-        if isinstance(cache, criteria.CriterionCache):
-            yield from criteria.read(model, ids, cache)
-            return
-        for start in range(0, ids.shape[1], CHUNK):
-            with torch.inference_mode():
-                logits = model(ids[:, start : start + CHUNK], past_key_values=cache).logits
-            yield start, logits
+        yield from feed(model, ids, cache_of(model, way, learned))
+
+
+def feed(model: DogeForCausalLM, ids: Tensor, cache: KeepWindowCache) -> Iterator[tuple[int, Tensor]]:
+    """The same with a cache, while the model has the window of it."""
+    if isinstance(cache, criteria.CriterionCache):
+        yield from criteria.read(model, ids, cache)
+        return
+    for start in range(0, ids.shape[1], CHUNK):
+        with torch.inference_mode():
+            logits = model(ids[:, start : start + CHUNK], past_key_values=cache).logits
+        yield start, logits
 
 
 def window_of(way: str, learned: Window) -> Window:
-    """The window that a way needs; only the learned one counts bonuses."""
-    if way == LEARNED:
+    """The window that a way needs, the learned one with its bonuses; WHOLE is for the caller to give."""
+    if way in (LEARNED, WHOLE):
         return learned
     return Window(learned.keep_window_size, 0 if way == NONE else learned.keep_sinks)
 
 
-def cache_of(model: DogeForCausalLM, way: str, learned: Window) -> KeepWindowCache | criteria.CriterionCache:
+def cache_of(model: DogeForCausalLM, way: str, learned: Window) -> KeepWindowCache:
     """A cache for a way, made while the model has the window of it."""
     if way in criteria.CRITERIA:
         return criteria.CriterionCache(model.config, way, window_of(way, learned))

@@ -17,8 +17,8 @@ from ..texts.token_ids import text_ids
 from .fit import FittedBonuses, Progress, fit_bonuses
 from .layer import Window
 
-STREAM = 4096  # tokens
-TOKENS = 16_384  # of the text
+STREAM = 3072  # tokens
+TOKENS = 12_288  # of the text
 MOST = 4096  # tokens of a bonus
 
 
