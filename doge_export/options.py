@@ -19,6 +19,8 @@ from .texts.calibration_source import check_calibration
 from .texts.labelled import check_texts
 
 MIN_REPORT_TOKENS = 16
+BUILT_IN_TEXT = "built-in"  # of calibrate_window: the text that comes along
+RECENT = 32  # tokens for which every key stays, whatever it says: nobody has asked for it yet
 
 # option: its least value, its largest, and both in words
 RANGES = {
@@ -47,6 +49,7 @@ class ExportOptions:
         keep_window: narrow the window to so many tokens; None keeps the checkpoint's keep_window_size.
         keep_sinks: first tokens of a stream whose keys never leave the window; None keeps the checkpoint's number. A
             Llama has four, a Doge as many as its config.json says.
+        calibrate_window: the text by which a narrowed window learns the keys to keep, as `calibration`, or "built-in".
         overwrite: replace `out` if it is an earlier export.
         threads: of onnxruntime while the export is verified; None takes the runtime's default.
         bits: mean bits of a layer's weight in int4, scales included; None means DEFAULT_BITS.
@@ -70,6 +73,7 @@ class ExportOptions:
     revision: str | None = None
     keep_window: int | None = None
     keep_sinks: int | None = None
+    calibrate_window: str | None = None
     overwrite: bool = False
     threads: int | None = None
     kv_int8: bool = False
@@ -122,6 +126,7 @@ class ExportOptions:
         differences = {
             "window": self.keep_window,
             "sinks": self.keep_sinks,
+            "learned": None if self.calibrate_window is None else in_name(Path(self.calibrate_window).stem),
             "bits": self.bits,
             "wide": "-".join(self.wide or ()) or None,
             "by": in_name(Path(self.calibration or "").stem) or None,
@@ -146,12 +151,14 @@ class ExportOptions:
             )
         if self.push_to_hub is not None and not is_hub_id(self.push_to_hub):
             raise OptionError(f"push_to_hub is {self.push_to_hub!r}; it must be a hub id (owner/name)")
-        if self.calibration is not None:
-            check_calibration(self.calibration)
         for name in self.adapters or {}:
             check_name(name)
         if self.texts is not None:
             check_texts(self.texts)
+        texts = [self.calibration, None if self.calibrate_window == BUILT_IN_TEXT else self.calibrate_window]
+        for text in texts:
+            if text is not None:
+                check_calibration(text)
 
     def _check_combinations(self) -> None:
         recipe = RECIPES[self.weights]
@@ -170,6 +177,10 @@ class ExportOptions:
             raise OptionError(f"kv_float32 goes with int8, int4 and keep-grid; leave it out with {self.weights}")
         if self.keep_window is not None and self.keep_sinks is not None:
             check_sinks(self.keep_sinks, self.keep_window)
+        if self.calibrate_window is not None:
+            if self.keep_window is None:
+                raise OptionError("calibrate_window goes with keep_window; give the tokens to keep, or leave it out")
+            check_least_window(self.keep_window, self.keep_sinks or 0)
         if self.bits is not None and self.wide is not None:
             raise OptionError("bits and wide exclude each other; give bits to have rows chosen, or wide to name them")
         if recipe.rounding == "kept" and self.model != DEMO and not self.model.lower().endswith(".gguf"):
@@ -187,6 +198,19 @@ def check_sinks(keep_sinks: int, window: int) -> None:
     if keep_sinks >= window:
         raise OptionError(
             f"keep_sinks is {keep_sinks}; it must be below the window of {window} tokens, so that others find room"
+        )
+
+
+def check_least_window(keep_window: int, keep_sinks: int) -> None:
+    """Refuse a window that has no room for more than the recent keys and the sinks.
+
+    Raises:
+        OptionError: it has none.
+    """
+    if keep_window < 2 * RECENT + keep_sinks:
+        raise OptionError(
+            f"keep_window is {keep_window}; with calibrate_window it must be at least {2 * RECENT + keep_sinks}, as "
+            f"recent keys need {2 * RECENT} beside {keep_sinks} sinks"
         )
 
 

@@ -18,33 +18,37 @@ from transformers.cache_utils import Cache, DynamicLayer
 from doge_common.errors import OptionError
 
 from .configuration import DogeConfig
-from .mask import tie_classes, with_sinks
+from .mask import numbers_of_key, split_numbers, tie_classes, with_sinks
 
 
 class KeepWindowLayer(DynamicLayer):
     """The kept keys of one layer, in the order of their tokens.
 
-    keys [B, M, K, D + 2] hold the rotated key, then dt and precedence; values [B, M, K, D]; K is at most
+    keys [B, M, K, D + N] hold the rotated key, then its `numbers_of_key`; values [B, M, K, D]; K is at most
     keep_window_size. Mask heads keep different keys, so each has its own copies, also of a key that they share.
     """
 
     is_croppable = False  # evicted keys cannot come back
 
-    def __init__(self, keep_window_size: int, keep_sinks: int, head_dim: int) -> None:
+    def __init__(self, keep_window_size: int, keep_sinks: int, head_dim: int, keep_bonus: int = 0) -> None:
         super().__init__()
         self.keep_window_size, self.keep_sinks, self.head_dim = keep_window_size, keep_sinks, head_dim
+        self.keep_bonus = keep_bonus
         self.tokens_seen = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add keys [B, G, T, D + 2 M / G] and values [B, G, T, D]; returns kept and new ones [B, M, K + T, ...].
+        """Add keys [B, G, T, D + N M / G] and values [B, G, T, D]; returns kept and new ones [B, M, K + T, ...].
 
         The attention of this step gets all of them, and masks those that are evicted for each of its queries.
         """
-        key_states, value_states = per_mask_head(key_states, value_states, self.head_dim)
+        key_states, value_states = per_mask_head(
+            key_states, value_states, self.head_dim, numbers_of_key(self.keep_bonus)
+        )
         self.tokens_seen += key_states.shape[2]
         keys, values = super().update(key_states, value_states)
         if keys.shape[2] > self.keep_window_size:
-            precedence = with_sinks(keys[..., -1], self.keep_sinks)
+            _, precedence = split_numbers(keys[..., self.head_dim :], self.keep_bonus)
+            precedence = with_sinks(precedence, self.keep_sinks)
             order = tie_classes(precedence).argsort(dim=-1, stable=True)  # of equals the most recent comes last
             kept = order[..., -self.keep_window_size :].sort(dim=-1).values
             self.keys, self.values = (
@@ -82,16 +86,16 @@ class KeepWindowLayer(DynamicLayer):
         self.tokens_seen = 0
 
 
-def per_mask_head(key: Tensor, value: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+def per_mask_head(key: Tensor, value: Tensor, head_dim: int, numbers: int) -> tuple[Tensor, Tensor]:
     """Copy each kv head's keys and values for every mask head of its group, which has its own dt and precedence.
 
-    key [B, G, T, D + 2 M / G] -> [B, M, T, D + 2], value [B, G, T, D] -> [B, M, T, D].
+    key [B, G, T, D + numbers * M / G] -> [B, M, T, D + numbers], value [B, G, T, D] -> [B, M, T, D].
     """
     rotated, states = key.split((head_dim, key.shape[-1] - head_dim), dim=-1)
-    heads = states.shape[-1] // 2
+    heads = states.shape[-1] // numbers
     if heads == 1:
         return key, value
-    own = [part.transpose(2, 3).flatten(1, 2)[..., None] for part in states.chunk(2, dim=-1)]
+    own = [part.transpose(2, 3).flatten(1, 2)[..., None] for part in states.chunk(numbers, dim=-1)]
     return torch.cat((rotated.repeat_interleave(heads, dim=1), *own), dim=-1), value.repeat_interleave(heads, dim=1)
 
 
@@ -101,21 +105,21 @@ class KeepWindowCache(Cache):
     def __init__(self, config: DogeConfig) -> None:
         head_dim = config.head_dim
         assert head_dim is not None
-        window, sinks = config.keep_window_size, config.keep_sinks
-        layers = [KeepWindowLayer(window, sinks, head_dim) for _ in range(config.num_hidden_layers)]
+        window, sinks, bonus = config.keep_window_size, config.keep_sinks, config.keep_bonus
+        layers = [KeepWindowLayer(window, sinks, head_dim, bonus) for _ in range(config.num_hidden_layers)]
         super().__init__(layers=layers)
-        self.keep_window_size, self.keep_sinks = window, sinks
+        self.keep_window_size, self.keep_sinks, self.keep_bonus = window, sinks, bonus
 
     def check(self, config: DogeConfig) -> None:
-        """Refuse a model of another window, or of other numbers of sinks or layers, than the cache is for.
+        """Refuse a model of another window, other sinks, bonuses or layers than the cache is for.
 
         Raises:
             OptionError: the cache is for another model.
         """
-        made = self.keep_window_size, self.keep_sinks, len(self.layers)
-        needed = config.keep_window_size, config.keep_sinks, config.num_hidden_layers
+        made = self.keep_window_size, self.keep_sinks, self.keep_bonus, len(self.layers)
+        needed = config.keep_window_size, config.keep_sinks, config.keep_bonus, config.num_hidden_layers
         if made != needed:
             raise OptionError(
-                f"the cache has a window of {made[0]} tokens, {made[1]} sinks and {made[2]} layers; it must have "
-                f"{needed[0]}, {needed[1]} and {needed[2]}, as KeepWindowCache(model.config) has"
+                f"the cache has a window of {made[0]}, {made[1]} sinks, keep_bonus {made[2]} and {made[3]} layers; it "
+                f"must have {needed[0]}, {needed[1]}, {needed[2]} and {needed[3]}, as of KeepWindowCache(model.config)"
             )

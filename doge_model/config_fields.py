@@ -22,7 +22,7 @@ MAYBE_OBJECT = ("an object or null", dict, NoneType)
 NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 KIND_OF: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys((*NEEDED, "max_position_embeddings", "keep_window_size"), WHOLE),
-    **dict.fromkeys(("num_experts", "num_experts_per_tok", "keep_sinks"), WHOLE),
+    **dict.fromkeys(("num_experts", "num_experts_per_tok", "keep_sinks", "keep_bonus"), WHOLE),
     **dict.fromkeys(("num_key_value_heads", "num_mask_heads", "head_dim", "sliding_window"), MAYBE_WHOLE),
     **dict.fromkeys(("bos_token_id", "pad_token_id", "original_max_position_embeddings"), MAYBE_WHOLE),
     **dict.fromkeys(("rms_norm_eps", "initializer_range", "hidden_dropout", "router_aux_loss_coef"), NUMBER),

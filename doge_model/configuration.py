@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 
 from doge_common.errors import CheckpointError
 
+MOST_BONUS = 2**20  # beside a window of 2^23 tokens, float32 counts ages exactly
 ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
@@ -24,6 +25,8 @@ class DogeConfig(TransformersDogeConfig):
         head_dim: channels per head; None means hidden_size // num_attention_heads.
         router_bias: whether the router gate of the experts has a bias, as in some checkpoints of spring 2025.
         keep_sinks: the first tokens of a stream whose keys never leave the window; 0 for none.
+        keep_bonus: the most tokens by which a key counts as younger than it is, as `mask.kept_until` says; its dt_proj
+            has a bias. 0: the keys with the largest dt are kept, whatever their age.
     """
 
     # A type that transformers does not know. So it loads no model of ours as its own Doge, with random weights for the
@@ -35,6 +38,7 @@ class DogeConfig(TransformersDogeConfig):
     head_dim: int | None = None
     router_bias: bool = False
     keep_sinks: int = 0
+    keep_bonus: int = 0
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -87,6 +91,7 @@ class DogeConfig(TransformersDogeConfig):
             ("rope_parameters", "have no partial_rotary_factor", rope.get("partial_rotary_factor", 1.0) == 1.0),
             ("rope_parameters", "have a short_factor equal to its long_factor", same_factors),
             ("keep_sinks", f"be from 0 to {self.keep_window_size - 1}, below keep_window_size", sinks_fit),
+            ("keep_bonus", f"be from 0 to {MOST_BONUS}", 0 <= self.keep_bonus <= MOST_BONUS),
             ("num_experts_per_tok", f"be at most {grid}", not self.is_moe or self.num_experts_per_tok <= grid),
         ]
 

@@ -13,6 +13,7 @@ from doge_common.errors import OptionError
 
 TIE = 2.0**-17  # two precedences that are closer than this, in `precedence_units`, count as equal
 LEAST_UNIT = 2.0**-40  # the squares of smaller weights are 0 in float32
+BASE, DIGITS = 256, 4  # of a position in a cache: bfloat16 holds whole numbers up to 256
 
 
 def precedence_units(dt_weight: Tensor, value_weight: Tensor) -> Tensor:
@@ -29,6 +30,47 @@ def precedence_units(dt_weight: Tensor, value_weight: Tensor) -> Tensor:
     return power.where(power > LEAST_UNIT, 1.0)
 
 
+def kept_until(logits: Tensor, a: Tensor, positions: Tensor, keep_bonus: int) -> Tensor:
+    """Precedence of keys with a bonus: the position of the token that would be as old as the key counts.
+
+    sign(A) z is the bonus in tokens, rounded to whole ones and at least 0. So a key with a bonus stays that
+    much longer. Of equal numbers the more recent key is kept. Whole numbers are compared without rounding, however long
+    a stream is.
+
+    logits [B, T, M], a [M], positions int [B, T] -> float64 [B, T, M].
+    """
+    bonus = (torch.sign(a) * logits).round().clamp(0, keep_bonus)
+    return bonus.to(widest(bonus)) + positions[..., None]
+
+
+def widest(x: Tensor) -> torch.dtype:
+    """The widest float of a tensor's device."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def to_digits(precedence: Tensor) -> Tensor:
+    """Whole numbers below BASE^DIGITS as DIGITS numbers that every dtype holds: [..., M] -> [..., DIGITS, M]."""
+    digits = [torch.floor(precedence / BASE**i) % BASE for i in range(DIGITS)]
+    return torch.stack(digits, dim=-2).float()
+
+
+def from_digits(digits: Tensor) -> Tensor:
+    """The way back, -inf at padding: [..., DIGITS, M] -> float64 [..., M]."""
+    places = BASE ** torch.arange(DIGITS, device=digits.device, dtype=widest(digits))
+    return (digits.to(places.dtype) * places[:, None]).sum(dim=-2)
+
+
+def numbers_of_key(keep_bonus: int) -> int:
+    """The numbers that a cache holds of a key for each mask head: dt, then precedence, or its digits."""
+    return 1 + DIGITS if keep_bonus else 2
+
+
+def split_numbers(states: Tensor, keep_bonus: int) -> tuple[Tensor, Tensor]:
+    """dt and precedence [B, M, K] from the numbers in a cache: [B, G, K, numbers * M / G]."""
+    numbers = states.unflatten(-1, (numbers_of_key(keep_bonus), -1)).permute(3, 0, 1, 4, 2).flatten(2, 3)
+    return numbers[0], from_digits(numbers[1:].movedim(0, -2)) if keep_bonus else numbers[1]
+
+
 def tie_classes(precedence: Tensor) -> Tensor:
     """Number the keys by precedence; keys that are closer than TIE get the same number, which is their class.
 
@@ -42,7 +84,8 @@ def tie_classes(precedence: Tensor) -> Tensor:
 
     precedence float [..., K] -> int64 [..., K], in the order of precedence.
     """
-    ordered, order = precedence.float().sort(dim=-1)
+    wide = precedence if precedence.dtype == torch.float64 else precedence.float()
+    ordered, order = wide.sort(dim=-1)
     apart = ordered.diff(dim=-1) > TIE  # false for two of the same infinity, whose difference is nan
     classes = F.pad(apart.cumsum(dim=-1), (1, 0))
     return torch.empty_like(order).scatter_(-1, order, classes)

@@ -11,6 +11,7 @@ same function as plain causal attention, without a [T, T] tensor. Tensor names a
 - dt is computed once per key and cached with it as one more channel; precedence, which decides on eviction, is another.
 
 Shapes: B batch, T new tokens, K keys, H attention heads, G kv heads, M mask heads, D channels of a head.
+N is the number of a cached key's numbers for each mask head.
 """
 
 from __future__ import annotations
@@ -43,10 +44,13 @@ from .mask import (
     as_padding_mask,
     dynamic_mask,
     eager_attention,
+    kept_until,
     key_channel_attention,
     precedence_units,
     real_positions,
     sink_bias,
+    split_numbers,
+    to_digits,
     visible_keys,
     with_sinks,
 )
@@ -90,7 +94,7 @@ class DogeAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=bias)
         self.A = nn.Parameter(torch.zeros(config.num_mask_heads))
-        self.dt_proj = nn.Linear(kv_size, config.num_mask_heads, bias=bias)
+        self.dt_proj = nn.Linear(kv_size, config.num_mask_heads, bias=bias or config.keep_bonus > 0)
         self.o_proj = nn.Linear(q_size, config.hidden_size, bias=bias)
         self.q_norm = DogeRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = DogeRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
@@ -102,27 +106,33 @@ class DogeAttention(nn.Module):
         padding_mask: Tensor | None,
         past_key_values: Cache | None,
         sink_rotary: tuple[Tensor, Tensor] | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """hidden_states [B, T, hidden] -> the same shape, and the weights [B, H, T, K] if attention is eager.
 
-        sink_rotary: by which queries see the sinks, where that differs from rotary.
+        sink_rotary: by which queries see the sinks, where that differs from rotary. positions: int [1, T] in the
+        stream, counted from 0; needed where keys have bonuses.
         """
-        heads = (*hidden_states.shape[:2], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
-        key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
+        query, key, value = self.project(hidden_states)
         sink_query = None if sink_rotary is None else apply_rotary(query, *sink_rotary)
         query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
-        states = self.dynamic_states(hidden_states, value)
+        states = self.dynamic_states(hidden_states, value, positions)
         if padding_mask is not None:
             states = states.masked_fill(~padding_mask[:, None, :, None], -torch.inf)
         if past_key_values is not None:
             key = torch.cat((key, states.to(key.dtype)), dim=-1)
             key, value = past_key_values.update(key, value, self.layer_idx)
             key, states = key.split((self.head_dim, key.shape[-1] - self.head_dim), dim=-1)
-        dt, precedence = (x.transpose(2, 3).flatten(1, 2) for x in states.chunk(2, dim=-1))  # [B, M, K] each
+        dt, precedence = split_numbers(states, self.config.keep_bonus)
         out, weights = self.attend(query, sink_query, key, value, dt, precedence)
         return self.o_proj(out.transpose(1, 2).flatten(2)), weights
+
+    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, T, D], keys and values [B, G, T, D] of [B, T, hidden], before rotation."""
+        heads = (*hidden_states.shape[:2], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(hidden_states).view(heads)).transpose(1, 2)
+        key = self.k_norm(self.k_proj(hidden_states).view(heads)).transpose(1, 2)
+        return query, key, self.v_proj(hidden_states).view(heads).transpose(1, 2)
 
     def attend(
         self, query: Tensor, sink_query: Tensor | None, key: Tensor, value: Tensor, dt: Tensor, precedence: Tensor
@@ -149,12 +159,13 @@ class DogeAttention(nn.Module):
             return eager_attention(query, key, value, mask, dropout)
         return F.scaled_dot_product_attention(query, key, value, mask, dropout), None
 
-    def dynamic_states(self, hidden_states: Tensor, value: Tensor) -> Tensor:
-        """The dt of every key, then its precedence: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, 2 M / G].
+    def dynamic_states(self, hidden_states: Tensor, value: Tensor, positions: Tensor | None = None) -> Tensor:
+        """The dt of every key, then its precedence: [B, T, hidden], [B, G, T, D] -> float32 [B, G, T, N M / G].
 
         dt = exp(A softplus(z)) with z = v W_dt. The keys with the smallest dt are evicted, but where A is near 0, every
         dt is 1 to all seven digits. So keys are compared by their precedence, sign(A) z in `precedence_units`, which
-        grows with dt. It is rounded to the dtype of the values, as a cache rounds it.
+        grows with dt. It is rounded to the dtype of the values, as a cache rounds it. Where keys have bonuses,
+        precedence is `kept_until`, in digits.
 
         BLAS rounds a row differently from call to call, so outside training the values are computed again in float64.
         """
@@ -163,9 +174,13 @@ class DogeAttention(nn.Module):
         else:
             z = in_float64(self.dt_proj, in_float64(self.v_proj, hidden_states)).float()
         a = self.A.float()
-        units = precedence_units(self.dt_proj.weight, self.v_proj.weight)
-        precedence = (torch.sign(a) * z / units).to(value.dtype).float()
-        states = torch.stack((torch.exp(a * F.softplus(z)), precedence), dim=2)  # [B, T, 2, M]
+        if self.config.keep_bonus:
+            assert positions is not None  # DogeModel gives them
+            precedence = to_digits(kept_until(z, a, positions, self.config.keep_bonus))
+        else:
+            units = precedence_units(self.dt_proj.weight, self.v_proj.weight)
+            precedence = (torch.sign(a) * z / units).to(value.dtype).float()[:, :, None]
+        states = torch.cat((torch.exp(a * F.softplus(z))[:, :, None], precedence), dim=2)  # [B, T, N, M]
         return states.unflatten(-1, (value.shape[1], -1)).permute(0, 3, 1, 2, 4).flatten(3)
 
 
@@ -241,10 +256,11 @@ class DogeDecoderLayer(GradientCheckpointingLayer):
         padding_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         sink_rotary: tuple[Tensor, Tensor] | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """hidden_states [B, T, hidden] -> the same shape."""
         normed = self.input_layernorm(hidden_states)
-        out, _ = self.self_attn(normed, rotary, padding_mask, past_key_values, sink_rotary)
+        out, _ = self.self_attn(normed, rotary, padding_mask, past_key_values, sink_rotary, positions)
         out = F.dropout(out, p=self.hidden_dropout, training=self.training)
         hidden_states = self.input_residual * hidden_states + out
         out = self.mlp(self.post_attention_layernorm(hidden_states))
@@ -340,8 +356,9 @@ class DogeModel(DogePreTrainedModel):
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
         tokens = past + inputs_embeds.shape[1]
         padding_mask = as_padding_mask(attention_mask, inputs_embeds.shape[1])
+        positions = torch.arange(past, tokens, device=inputs_embeds.device)[None]
         if position_ids is None:
-            position_ids = torch.arange(past, tokens, device=inputs_embeds.device)[None]
+            position_ids = positions
         real = position_ids
         if attention_mask is not None and attention_mask.shape[1] == tokens:
             real = real_positions(attention_mask, inputs_embeds.shape[1])
@@ -349,7 +366,12 @@ class DogeModel(DogePreTrainedModel):
         hidden_states = inputs_embeds
         for layer in self.layers:
             hidden_states = layer(
-                hidden_states, rotary, padding_mask, past_key_values=past_key_values, sink_rotary=sink_rotary
+                hidden_states,
+                rotary,
+                padding_mask,
+                past_key_values=past_key_values,
+                sink_rotary=sink_rotary,
+                positions=positions,
             )
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 

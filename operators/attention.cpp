@@ -170,12 +170,15 @@ void Attention::free_slots(const Cache& cache, Range rows, int head) {
   for (int r = rows.first; r < rows.last; r++) {
     float own = 0;
     if (mask_channels > 0) own = floats_of(values.row(r) + kv_head_of(head) * width)[head % mask_channels];
-    int slot = mask_channels == 0 ? oldest_slot(positions, d.sinks, d.window, tokens.position(r))
-                                  : freed_slot(precedence, positions, d.sinks, d.window, own);
+    if (d.bonus > 0) own = bonus_of(own, d.bonus);
+    int64_t position = tokens.position(r);
+    int slot = mask_channels == 0 ? oldest_slot(positions, d.sinks, d.window, position)
+               : d.bonus > 0 ? freed_slot_by_bonus(precedence, positions, d.sinks, d.window, own, position)
+                             : freed_slot(precedence, positions, d.sinks, d.window, own);
     freed_by(r, head) = slot;
     if (slot < 0) continue;
     precedence[slot] = own;
-    positions[slot] = tokens.position(r);
+    positions[slot] = position;
   }
 }
 

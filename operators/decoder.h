@@ -53,6 +53,7 @@ struct Layer {
 struct Decoder {
   int hidden, heads, kv_heads, head_dim, channels, mask_heads, mask_width, intermediate, vocabulary, window;
   int sinks;              // first slots of a full window, whose keys never leave
+  int bonus;              // most tokens by which a key counts as younger; 0: precedence alone decides
   int experts_per_token;  // 0: dense
   int dt_digits;          // extra channels of a key for each mask head of its kv head
   RowLayout layout;       // of the cache
@@ -77,7 +78,7 @@ struct Decoder {
 // different keys, and precedence and position of every key decide which one is evicted.
 struct Cache {
   uint8_t *keys, *values;
-  float* precedence;   // [heads][window]; null: the window is not full
+  float* precedence;   // [heads][window], bonuses where there are any; null: the window is not full
   int64_t* positions;  // [heads][window]
 };
 

@@ -1,6 +1,7 @@
 #include "eviction.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace doge {
@@ -43,6 +44,28 @@ int freed_slot(const float* precedence, const int64_t* positions, int sinks, int
   }
   if (slot < 0) return -1;  // no number
   return newcomer >= precedence[slot] - TIE ? slot : -1;
+}
+
+int freed_slot_by_bonus(const float* bonuses, const int64_t* positions, int sinks, int window, float newcomer,
+                        int64_t position) {
+  // the sum first, then the age: of equal sums, the oldest has the largest bonus
+  auto rank = [](float bonus, int64_t position) {
+    int64_t tokens = (int64_t)bonus;
+    return (position + tokens) * ((int64_t)2 << 20) - tokens;
+  };
+  int64_t least = std::numeric_limits<int64_t>::max();
+  int slot = -1;
+  for (int i = sinks; i < window; i++) {
+    int64_t own = rank(bonuses[i], positions[i]);
+    slot = own < least ? i : slot;
+    least = std::min(own, least);
+  }
+  return rank(newcomer, position) > least ? slot : -1;
+}
+
+float bonus_of(float precedence, int most) {
+  float tokens = std::nearbyint(precedence * 0x1p40f);  // scaled as in doge_export/graph/mask_numbers.py
+  return tokens > 0 ? std::min(tokens, (float)most) : 0;  // 0 of no number
 }
 
 int oldest_slot(const int64_t* positions, int sinks, int window, int64_t newcomer) {

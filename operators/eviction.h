@@ -9,6 +9,13 @@ namespace doge {
 // the new key ranks lower itself, and so is not kept. The keys in the first `sinks` slots never leave.
 int freed_slot(const float* precedence, const int64_t* positions, int sinks, int window, float newcomer);
 
+// The same with bonuses: the key with the smallest position + bonus leaves, of equal sums the oldest. Both are whole.
+int freed_slot_by_bonus(const float* bonuses, const int64_t* positions, int sinks, int window, float newcomer,
+                        int64_t position);
+
+// The bonus in tokens that a precedence stands for, at most `most` of them.
+float bonus_of(float precedence, int most);
+
 // The same without a mask, where all keys rank alike and the oldest leaves. Slots are taken in turn, so one look finds
 // it; else all are searched.
 int oldest_slot(const int64_t* positions, int sinks, int window, int64_t newcomer);

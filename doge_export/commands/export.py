@@ -24,6 +24,7 @@ from ..errors import OptionError
 from ..export import ExportOptions, ExportReport, export_any
 from ..export.integrity import check_integrity
 from ..names import export_meant
+from ..options import BUILT_IN_TEXT
 from ..places import in_shell
 from ..recipes import CALIBRATION_TOKENS, DEFAULT, DEFAULT_BITS, RECIPES, ROLES
 from . import Command, terminated_like_interrupted
@@ -96,6 +97,13 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     type=int,
     metavar="N",
     help="Keep the first N tokens of a stream in the window for good. [default: the checkpoint's; 4 for a Llama]",
+)
+@click.option(
+    "--calibrate-window",
+    metavar="[TEXT]",
+    is_flag=False,
+    flag_value=BUILT_IN_TEXT,
+    help="With --keep-window, for a Llama: learn from a text which keys stay, in minutes. [default: the built-in text]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it is an earlier export.")
 @click.option("--threads", type=int, metavar="N", help="Threads of onnxruntime while the export is compared.")
@@ -265,6 +273,8 @@ def report_rows(report: ExportReport) -> dict[str, str]:
     rows |= quality_rows(report)
     if report.narrowed_window is not None:
         rows["narrowed window"] = report.narrowed_window.summary()
+    if report.window_calibration is not None:
+        rows["learned window"] = report.window_calibration.summary()
     if report.hub_url is not None:
         rows["pushed to"] = report.hub_url
     if "tokenizer.json" in report.files:

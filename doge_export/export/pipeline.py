@@ -11,6 +11,7 @@ import numpy as np
 from doge_model.adapter_updates import beside
 from doge_model.checkpoint import Checkpoint, load_checkpoint
 
+from ..bonuses import WindowCalibration, calibrate_window
 from ..errors import OptionError
 from ..graph import KeyValueScales
 from ..measure.examples import ExampleAnswer, example_answers
@@ -58,7 +59,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
     with atomic_folder(options.folder, options.overwrite) as folder:
         write_companions(checkpoint, folder)
-        narrowed_window = narrowed(checkpoint, options, progress)
+        narrowed_window, window_calibration = narrowed(checkpoint, options, progress)
         write_model_config(checkpoint.model, folder)
         scales, kv_calibration = state_scales(checkpoint, adapters, options, progress)
         folded = fold_model(checkpoint.model, options.kv_int8)
@@ -102,6 +103,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
             sha256=file_hashes(folder),
             adapters=measured.verified(options, progress),
             hub_url=hub_url,
+            window_calibration=window_calibration,
         )
         write_report(report, folder)
         write_model_card(report, folder, folded.dimensions.keep_window_size)
@@ -111,11 +113,14 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     return report
 
 
-def narrowed(checkpoint: Checkpoint, options: ExportOptions, progress: Progress) -> NarrowedWindow | None:
-    """Narrow the checkpoint's window and change its sinks, in place, where that is asked for.
+def narrowed(
+    checkpoint: Checkpoint, options: ExportOptions, progress: Progress
+) -> tuple[NarrowedWindow | None, WindowCalibration | None]:
+    """Narrow the checkpoint's window, change its sinks and learn its bonuses, in place, where that is asked for.
 
     Raises:
-        OptionError: the sinks would fill the window, or the checkpoint's window is smaller than the one asked for.
+        OptionError: the sinks would fill the window, or the checkpoint's window is smaller than the one asked for; also
+            those of `calibrate_window`.
     """
     config = checkpoint.model.config
     window = options.keep_window or config.keep_window_size
@@ -124,9 +129,12 @@ def narrowed(checkpoint: Checkpoint, options: ExportOptions, progress: Progress)
     sinks = min(config.keep_sinks, window - 1) if options.keep_sinks is None else options.keep_sinks
     if options.keep_window is None:
         config.keep_sinks = sinks
-        return None
+        return None, None
+    calibration = None
+    if options.calibrate_window is not None:
+        calibration = calibrate_window(checkpoint, options.calibrate_window, window, sinks, progress)
     progress("measuring the cost of the narrower window")
-    return narrow_window(checkpoint, window, sinks)
+    return narrow_window(checkpoint, window, sinks), calibration
 
 
 def verify_standard(

@@ -36,7 +36,9 @@ class Dimensions:
     num_experts: int | None
     num_experts_per_tok: int
     kv_int8: bool = False  # keys and values of the cache in 8 bits
-    keep_sinks: int = field(default=0, repr=False)  # not in the hash of a model: a state says itself how many it has
+    # Not in the hash of a model: a state says itself how many sinks, and which bonus, it has.
+    keep_sinks: int = field(default=0, repr=False)
+    keep_bonus: int = field(default=0, repr=False)  # 0 without a mask too
 
     @classmethod
     def from_config(cls, config: DogeConfig, has_mask: bool, kv_int8: bool = False) -> Dimensions:
@@ -60,6 +62,7 @@ class Dimensions:
             num_experts_per_tok=config.num_experts_per_tok,
             kv_int8=kv_int8,
             keep_sinks=config.keep_sinks,
+            keep_bonus=config.keep_bonus if has_mask else 0,
         )
 
     @property

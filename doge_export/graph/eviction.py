@@ -8,6 +8,9 @@ driver names these candidates in the order of eviction.
 Candidate b is evicted for query t once more than b of the tokens up to t have a dt at least as large. A new key is
 evicted once as many later new keys outrank it as there are candidates that it outranks. Counting needs no sort and no
 loop. Of two keys the later outranks the other unless its precedence is smaller by more than TIE.
+
+Where keys have bonuses, precedence is a whole number of tokens, counted from the first new token by driver and graph
+alike. So float32 is exact, however long the stream is.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from onnx import TensorProto
 
 from .builder import GraphBuilder
 from .dimensions import Dimensions
-from .mask import new_precedence
+from .mask import NEW_POSITIONS, new_precedence
 from .mask_numbers import PRECEDENCE_SCALE
 
 TIE = np.float32(2.0**-17 * PRECEDENCE_SCALE)  # `doge_model.mask.TIE`
+WHOLE_TIE = np.float32(0.5)  # of whole numbers, which tie where they are equal
 SLOTS, LEAST = "eviction.slots", "eviction.least"
 EQUAL = ("eviction.equal", "eviction.equal.row")  # precedence of new keys in a model without mask, as new_precedence's
 EVICTED = np.float32(-1e30)  # added to a score, leaves nothing of it; -inf would make 0 * inf possible
@@ -88,7 +92,7 @@ def declare_eviction(graph: GraphBuilder, d: Dimensions) -> None:
     graph.constant("eviction.axis", np.array(2))
     (length,) = graph.op("Shape", ["input_ids"], "eviction.length", start=1)
     _declare_candidates(graph, d, length)
-    _declare_lead(graph, length)
+    _declare_lead(graph, d, length)
     window = graph.constant("eviction.window", np.array([d.keep_window_size - d.keep_sinks]))
     _zeros(graph, d, "eviction.zeros", [length, window])
     if not d.has_mask:
@@ -99,7 +103,7 @@ def declare_eviction(graph: GraphBuilder, d: Dimensions) -> None:
 
 def _declare_candidates(graph: GraphBuilder, d: Dimensions, length: str) -> None:
     """SLOTS and LEAST of every layer, and the ranks 0 to R - 1 that candidates have in all of them."""
-    tie, one = graph.constant("eviction.tie", np.array(TIE)), graph.constant("eviction.one", np.array([1]))
+    tie, one = graph.constant("eviction.tie", np.array(_tie(d))), graph.constant("eviction.one", np.array([1]))
     (least,) = graph.op("Sub", ["eviction_precedence", tie], f"{LEAST}.flat")
     (least,) = graph.op("Unsqueeze", [least, _axis(graph, -2)], f"{LEAST}.of_layers")
     graph.op("Split", [least], LEAST, outputs=d.num_layers, axis=0, num_outputs=d.num_layers)
@@ -115,13 +119,20 @@ def _declare_candidates(graph: GraphBuilder, d: Dimensions, length: str) -> None
     graph.op("Cast", [rank], "eviction.rank", to=TensorProto.INT32)
 
 
-def _declare_lead(graph: GraphBuilder, length: str) -> None:
+def _declare_lead(graph: GraphBuilder, d: Dimensions, length: str) -> None:
     """[S, S]: more than -TIE where the row's token is the later one, else more than TIE."""
-    tie, behind = graph.constant("eviction.tie", np.array(TIE)), graph.constant("eviction.behind", np.array(-TIE))
+    tie, behind = (graph.constant(f"eviction.{n}", np.array(t)) for n, t in (("tie", _tie(d)), ("behind", -_tie(d))))
     (order,) = graph.op("Range", _bounds(graph, "length", length), "eviction.order")
     (column,) = graph.op("Unsqueeze", [order, _axis(graph, -1)], "eviction.order.column")
     (later,) = graph.op("Greater", [column, order], "eviction.later")
     graph.op("Where", [later, behind, tie], "eviction.lead")
+    if d.keep_bonus:
+        graph.op("Cast", [order], NEW_POSITIONS, to=TensorProto.FLOAT)
+
+
+def _tie(d: Dimensions) -> np.float32:
+    """Keys whose precedence differs by no more than this tie."""
+    return WHOLE_TIE if d.keep_bonus else TIE
 
 
 def _bounds(graph: GraphBuilder, name: str, shape: str) -> list[str]:

@@ -111,7 +111,7 @@ def fold_attention(folded: FoldedDecoder, name: str, layer: Tensors, is_first: b
     weight = fused_projection(d, layer, "weight", is_first)
     roles = {"q": queries, "k": keys, "v": len(weight) - queries - keys}
     folded.matrices[f"{name}.qkv_proj"] = Matrix(weight, roles)
-    if "self_attn.v_proj.bias" in layer:
+    if "self_attn.v_proj.bias" in layer or (d.keep_bonus and not is_first):
         folded.constants[f"{name}.qkv_proj.bias"] = fused_projection(d, layer, "bias", is_first)
     if d.qk_norm:
         q_norm, k_norm = layer["self_attn.q_norm.weight"], layer["self_attn.k_norm.weight"]
@@ -130,7 +130,7 @@ def fused_projection(d: Dimensions, layer: Tensors, part: str, is_first: bool) -
     dt_proj is applied to the values, so its rows are W_dt W_v (and its bias W_dt b_v + b_dt). The first layer looks its
     mask logits up and has none of these rows.
     """
-    q, k, v = (layer[f"self_attn.{proj}_proj.{part}"] for proj in "qkv")
+    q, k, v = (layer.get(f"self_attn.{proj}_proj.{part}", zero_bias(layer, proj)) for proj in "qkv")
     if not d.has_mask:
         return np.concatenate([q, k, pad_heads(d, v)])
     if is_first:
@@ -139,6 +139,11 @@ def fused_projection(d: Dimensions, layer: Tensors, part: str, is_first: bool) -
     heads = v.reshape(d.num_kv_heads, d.head_dim, *v.shape[1:])
     value = np.concatenate([heads, precedence_rows(d, mask, layer)], axis=1)
     return np.concatenate([q, k, pad_mask_rows(d, mask), value.reshape(-1, *v.shape[1:])])
+
+
+def zero_bias(layer: Tensors, proj: str) -> Array:
+    """That of a projection which has none, beside a dt_proj which has one."""
+    return np.zeros(len(layer[f"self_attn.{proj}_proj.weight"]), np.float32)
 
 
 def pad_heads(d: Dimensions, rows: Array) -> Array:

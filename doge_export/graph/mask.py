@@ -9,8 +9,10 @@ import numpy as np
 
 from .builder import GraphBuilder
 from .dimensions import Dimensions
-from .mask_numbers import mask_width
+from .mask_numbers import PRECEDENCE_SCALE, mask_width
 from .matmul import Weights
+
+NEW_POSITIONS = "eviction.new_positions"  # of new tokens, from the first of them: float32 [S]
 
 
 def dt_channels(graph: GraphBuilder, d: Dimensions, name: str, logits: str, weights: Weights) -> str:
@@ -90,12 +92,25 @@ def gather_precedence(graph: GraphBuilder, d: Dimensions, index: int, value: str
 
 
 def new_precedence(graph: GraphBuilder, d: Dimensions, index: int, name: str, value: str) -> tuple[str, str]:
-    """Of the new keys per cache head, as a column and as a row.
+    """Of the new keys per cache head, as a column and as a row; with bonuses, counted from the first new token.
 
     values [1, S, kv heads * channels] -> [1, cache heads, S, 1] and [1, cache heads, 1, S].
     """
     rows = gather_precedence(graph, d, index, value)
     (by_head,) = graph.op("Transpose", [rows], name, perm=[0, 2, 1])
+    if d.keep_bonus:
+        by_head = kept_until(graph, d, name, by_head)
     (column,) = graph.op("Unsqueeze", [by_head, graph.constant("axis.last", np.array([-1]))], f"{name}.column")
     (row,) = graph.op("Unsqueeze", [by_head, graph.constant("axis.before_last", np.array([-2]))], f"{name}.row")
     return column, row
+
+
+def kept_until(graph: GraphBuilder, d: Dimensions, name: str, precedence: str) -> str:
+    """`doge_model.mask.kept_until` less the first new token's position: [1, cache heads, S] -> the same shape."""
+    scale = graph.constant("bonus.scale", np.array(1 / PRECEDENCE_SCALE, np.float32))
+    (tokens,) = graph.op("Mul", [precedence, scale], f"{name}.tokens")
+    (whole,) = graph.op("Round", [tokens], f"{name}.whole")
+    bounds = [graph.constant(f"bonus.{n}", np.array(n, np.float32)) for n in (0, d.keep_bonus)]
+    (bonus,) = graph.op("Clip", [whole, *bounds], f"{name}.bonus")
+    (until,) = graph.op("Add", [bonus, NEW_POSITIONS], f"{name}.until")
+    return until

@@ -28,8 +28,12 @@ LEAST_UNIT = 2.0**-40  # `doge_model.mask.LEAST_UNIT`
 
 def mask_rows(tensors: Mapping[str, Array], part: str) -> NDArray[np.float64]:
     """The mask logits from the layer's input: dt_proj after v_proj, as one matrix [M, hidden] or bias [M]."""
-    rows = tensors["self_attn.dt_proj.weight"].astype(np.float64) @ tensors[f"self_attn.v_proj.{part}"]
-    return rows + tensors["self_attn.dt_proj.bias"] if part == "bias" else rows
+    weight, bias = (tensors.get(f"self_attn.dt_proj.{name}") for name in ("weight", "bias"))
+    assert weight is not None
+    if part == "bias" and "self_attn.v_proj.bias" not in tensors:  # a dt_proj with bonuses has one always
+        return np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
+    rows: NDArray[np.float64] = weight.astype(np.float64) @ tensors[f"self_attn.v_proj.{part}"]
+    return rows + bias if part == "bias" and bias is not None else rows
 
 
 def precedence_units(tensors: Mapping[str, Array]) -> NDArray[np.float64]:
@@ -59,7 +63,8 @@ def pad_mask_rows(d: Dimensions, mask: Array) -> Array:
 
 def precedence_factors(d: Dimensions, tensors: Mapping[str, Array]) -> Array:
     """The factors that turn mask logits into precedence: float32 [kv heads, mask channels]."""
-    factors = np.sign(tensors["self_attn.A"]) / precedence_units(tensors) * PRECEDENCE_SCALE
+    units = 1 if d.keep_bonus else precedence_units(tensors)  # bonuses are counted in tokens
+    factors = np.sign(tensors["self_attn.A"]) / units * PRECEDENCE_SCALE
     return factors.astype(np.float32).reshape(d.num_kv_heads, d.mask_channels)
 
 

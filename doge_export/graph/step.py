@@ -110,8 +110,8 @@ def rotary_constants(graph: GraphBuilder, spec: RotarySpec) -> list[str]:
 
 
 def attributes(d: Dimensions) -> dict[str, int | float]:
-    """The sizes that no input shows; a graph without sinks is one of before there were any."""
-    sinks = {"keep_sinks": d.keep_sinks} if d.keep_sinks else {}
+    """The sizes that no input shows; a graph without sinks or bonuses is one of before there were any."""
+    newer = {name: size for name, size in (("keep_sinks", d.keep_sinks), ("keep_bonus", d.keep_bonus)) if size}
     return {
         "num_layers": d.num_layers,
         "num_heads": d.num_heads,
@@ -125,7 +125,7 @@ def attributes(d: Dimensions) -> dict[str, int | float]:
         "num_experts_per_tok": d.num_experts_per_tok if d.num_experts is not None else 0,
         "activation": ACTIVATIONS[d.hidden_act],
         "epsilon": d.rms_norm_eps,
-        **sinks,
+        **newer,
     }
 
 

@@ -26,10 +26,11 @@ CHUNK = 128
 
 
 class Window(NamedTuple):
-    """Keys that are kept, and how many of the first tokens are among them for good."""
+    """Keys that are kept, how many of the first tokens are among them for good, and the largest bonus, 0 for none."""
 
     keep_window_size: int
     keep_sinks: int
+    keep_bonus: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,14 @@ class NatsByPosition:
         whole: with the window that the checkpoint has.
         narrowed: with the narrowed one and its sinks.
         other: with the narrowed one and the other number of sinks; None where there is no other.
+        unlearned: with the narrowed one without bonuses; None where it has none.
     """
 
     block: int
     whole: tuple[float, ...]
     narrowed: tuple[float, ...]
     other: tuple[float, ...] | None
+    unlearned: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class NarrowedWindow:
         cost: in nats per token; None without tokens.
         other_sinks: the number that it is compared with: none, or where it has none itself, as many as a Llama has.
         other_cost: of the same window with these; None without tokens, or where there is no room for any.
+        keep_bonus: the most tokens by which a key counts as younger; 0 without bonuses.
+        unlearned_cost: of the same window and sinks without bonuses; None without tokens or bonuses.
         nats: by position, from the beginning of the text; None without tokens.
     """
 
@@ -92,6 +97,8 @@ class NarrowedWindow:
     top1: float | None = None
     cost: Cost | None = None
     other_cost: Cost | None = None
+    keep_bonus: int = 0
+    unlearned_cost: Cost | None = None
     nats: NatsByPosition | None = None
 
     @property
@@ -103,13 +110,16 @@ class NarrowedWindow:
         """For the user, in a line."""
         first = f" {self.keep_sinks}" if self.keep_sinks > 1 else ""
         sinks = f", the first{first} of a stream for good" if self.keep_sinks else ""
+        sinks += ", others by what they say" if self.keep_bonus else ""
         if self.keep_window_size == self.original_keep_window_size:
             return f"{self.keep_window_size} tokens, as the checkpoint has it{sinks}"
         change = f"{self.keep_window_size} tokens{sinks}, instead of {self.original_keep_window_size}: another model "
         change += "beyond that"
         if self.kl_mean is None:
             return f"{change} (not measured: the text is too short)"
-        other = "" if self.other_cost is None else f" ({self.other_name} {self.other_cost})"
+        compared = [(self.other_name, self.other_cost), ("sinks alone", self.unlearned_cost)]
+        costs = ", ".join(f"{name} {cost}" for name, cost in compared if cost is not None)
+        other = f" ({costs})" if costs else ""
         return (
             f"{change}; {self.cost} nats per token{other}, KL {self.kl_mean:.1e}, same most likely token "
             f"{self.top1:.1%}, on {self.tokens} tokens"
@@ -122,23 +132,26 @@ def with_sinks(count: int) -> str:
 
 
 def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> NarrowedWindow:
-    """Narrow a checkpoint's window in place and measure how the model changes.
+    """Narrow a checkpoint's window in place and measure how the model changes; bonuses that it has stay.
 
     Raises:
         OptionError: the checkpoint's window is smaller already.
     """
     config = checkpoint.model.config
-    original = Window(config.keep_window_size, config.keep_sinks)
+    bonus = config.keep_bonus
+    original = Window(config.keep_window_size, config.keep_sinks, bonus)
     if keep_window > original.keep_window_size:
         raise OptionError(
             f"keep_window is {keep_window}; the checkpoint has {original.keep_window_size}, and it can only be narrowed"
         )
     other = Window(keep_window, 0 if keep_sinks else llama_sinks(keep_window))
-    windows = [original, Window(keep_window, keep_sinks)]
-    if other != windows[1]:
-        windows.append(other)
+    compared = {"narrowed": Window(keep_window, keep_sinks, bonus)}
+    if (other.keep_window_size, other.keep_sinks) != (keep_window, keep_sinks):
+        compared["other"] = other
+    if bonus:
+        compared["unlearned"] = Window(keep_window, keep_sinks)
     text, ids = long_text(checkpoint, keep_window + TOKENS_BEYOND)
-    comparison = compare_windows(checkpoint.model, ids, windows)
+    comparison = compare_windows(checkpoint.model, ids, [original, *compared.values()])
     config.keep_window_size, config.keep_sinks = keep_window, keep_sinks
     return NarrowedWindow(
         keep_window_size=keep_window,
@@ -146,7 +159,8 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
         keep_sinks=keep_sinks,
         other_sinks=other.keep_sinks,
         text=text,
-        **comparison.figures(keep_window),
+        keep_bonus=bonus,
+        **comparison.figures(keep_window, list(compared)),
     )
 
 
@@ -164,20 +178,26 @@ class Comparison:
     divergences: NDArray[np.float64]
     same: NDArray[np.bool_]
 
-    def figures(self, keep_window: int) -> dict[str, Any]:
-        """The measured fields of a `NarrowedWindow`; none where fewer than two losses lie beyond the window."""
+    def figures(self, keep_window: int, names: Sequence[str]) -> dict[str, Any]:
+        """The measured fields of a `NarrowedWindow`; none where fewer than two losses lie beyond the window.
+
+        names: of the windows behind the first, "narrowed" before all others.
+        """
         if len(self.nats[0]) - keep_window < 2:
             return {"tokens": 0}
-        whole, narrowed, *other = self.nats
-        costs = [Cost.of((nats - whole)[keep_window:]) for nats in (narrowed, *other)]
-        blocks = [tuple(in_blocks(nats)) for nats in self.nats]
+        whole, *rest = self.nats
+        costs = {name: Cost.of((nats - whole)[keep_window:]) for name, nats in zip(names, rest, strict=True)}
+        blocks = {name: tuple(in_blocks(nats)) for name, nats in zip(("whole", *names), self.nats, strict=True)}
         return {
             "tokens": len(self.divergences),
             "kl_mean": float(self.divergences.mean()),
             "top1": float(self.same.mean()),
-            "cost": costs[0],
-            "other_cost": costs[1] if other else None,
-            "nats": NatsByPosition(CHUNK, blocks[0], blocks[1], blocks[2] if other else None),
+            "cost": costs["narrowed"],
+            "other_cost": costs.get("other"),
+            "unlearned_cost": costs.get("unlearned"),
+            "nats": NatsByPosition(
+                CHUNK, blocks["whole"], blocks["narrowed"], blocks.get("other"), blocks.get("unlearned")
+            ),
         }
 
 
@@ -223,11 +243,21 @@ def read_with(
 
 @contextmanager
 def window_set(model: DogeForCausalLM, window: Window) -> Iterator[None]:
-    """Within the block, the model has this window."""
+    """Within the block, the model has this window.
+
+    Without the bonuses that it has, every A is 0: recency decides, as before they were fitted.
+    """
     config = model.config
-    before = Window(config.keep_window_size, config.keep_sinks)
-    config.keep_window_size, config.keep_sinks = window
+    before = Window(config.keep_window_size, config.keep_sinks, config.keep_bonus)
+    masks = [each for name, each in model.named_parameters() if name.endswith(".self_attn.A")]
+    kept = [each.data for each in masks]
+    config.keep_window_size, config.keep_sinks, config.keep_bonus = window
     try:
+        if before.keep_bonus and not window.keep_bonus:
+            for each in masks:
+                each.data = torch.zeros_like(each)
         yield
     finally:
-        config.keep_window_size, config.keep_sinks = before
+        config.keep_window_size, config.keep_sinks, config.keep_bonus = before
+        for each, data in zip(masks, kept, strict=True):
+            each.data = data

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache
 
+from doge_model.mask import numbers_of_key
+
 from ..graph import KeyValueScales
 from ..texts.calibration import calibration_sequences
 
@@ -67,7 +69,8 @@ def largest_magnitudes(
         length = torch.hypot(first, second)
         keys.append(torch.cat((length, length), dim=-1).amax(dim=1).numpy())
         values.append(layer.values[0].float().abs().amax(dim=1).numpy())
-        seen = layer.keys[0, ..., head_dim:].float().amax(dim=1).chunk(2, dim=-1)[0]  # then precedence
+        numbers = layer.keys[0, ..., head_dim:].float().amax(dim=1)  # dt, then precedence
+        seen = numbers.chunk(numbers_of_key(model.config.keep_bonus), dim=-1)[0]
         a = model.get_parameter(f"model.layers.{index}.self_attn.A").float().view_as(seen)
         dt.append(torch.where(a > 0, seen * DT_ROOM, 1.0).numpy())
     return np.stack(keys), np.stack(values), np.stack(dt)

@@ -221,6 +221,8 @@ class Curve:
 def window_curves(nats: NatsByPosition, other_name: str = "") -> dict[Curve, tuple[float, ...]]:
     """The curves of the plot, from behind to the front. other_name: of the other number of sinks."""
     curves = {} if nats.other is None else {Curve(other_name, "─ ─", OTHER, "--"): nats.other}
+    if nats.unlearned is not None:
+        curves[Curve("sinks alone", "─ ·", MUTED, "-.")] = nats.unlearned
     curves[Curve("this export's window", "─●─", ACCENT, "o-")] = nats.narrowed
     curves[Curve("the checkpoint's window", "· · ·", INK, ":")] = nats.whole
     return curves

@@ -12,6 +12,7 @@ from ..options import ExportOptions
 from ..places import named
 
 if TYPE_CHECKING:  # their modules import torch
+    from ..bonuses import WindowCalibration
     from ..measure.adapters import AdapterReport
     from ..measure.examples import ExampleAnswer
     from ..measure.quality import Quality
@@ -34,6 +35,7 @@ class ExportReport:
         kv_calibration: the tokens, random ones included, that a state in 8 bits has its scales from; None without
             kv_int8.
         narrowed_window: the cost of --keep-window, else None.
+        window_calibration: how the keys that a narrowed window keeps were learned; None without calibrate_window.
         verification: agreement with the PyTorch model that has the stored numbers (and the narrowed window, if any).
         standard_verification: that of the standard graphs, where the one above is of the project's own operators.
         quality: against the PyTorch model in float32 (of the narrowed window), on a text; None if it was left out.
@@ -60,6 +62,7 @@ class ExportReport:
     sha256: dict[str, str]
     adapters: tuple[AdapterReport, ...] = ()
     hub_url: str | None = None
+    window_calibration: WindowCalibration | None = None
 
     @property
     def folder(self) -> Path:

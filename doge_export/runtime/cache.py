@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .description import PACKED_NUMBERS, DecoderDescription
+from .eviction import bonuses
 from .packed_rows import mask_numbers
 
 MAX_CHUNK = 256  # tokens of a prompt that go through a graph at once: long enough to be fast, small in memory
@@ -23,7 +24,8 @@ class Cache:
 
     Attributes:
         rows: [layers, 2 (key, value), heads, slots, row_width] of the description's row_dtype.
-        precedence: float32 [layers, num_recurrent_heads, slots]; None where the values carry it.
+        precedence: float32 [layers, num_recurrent_heads, slots], bonuses in tokens where keys have any; None where the
+            values carry it.
     """
 
     def __init__(
@@ -66,7 +68,10 @@ class Cache:
         return other
 
     def precedence_of(self, slots: slice) -> NDArray[np.float32]:
-        """Of the keys in slots of a full window: [layers, heads, slots]; 0 for all in a model without mask."""
+        """Of the keys in slots of a full window: [layers, heads, slots]; 0 for all in a model without mask.
+
+        Bonuses in tokens, where keys have any.
+        """
         if self.precedence is not None:
             return self.precedence[..., slots]
         d, values = self._description, self.rows[:, 1]
@@ -77,7 +82,8 @@ class Cache:
             values, first = mask_numbers(values, d), 0
         heads = np.arange(d.num_recurrent_heads)
         by_head: NDArray[np.float32] = values[:, heads, slots, first + heads % d.mask_channels]
-        return by_head.swapaxes(0, 1)  # numpy puts the axis of several index arrays in front
+        by_layer: NDArray[np.float32] = by_head.swapaxes(0, 1)  # numpy puts the axis of several index arrays in front
+        return bonuses(by_layer, d.keep_bonus) if d.keep_bonus else by_layer
 
 
 def slots_of(description: DecoderDescription) -> int:

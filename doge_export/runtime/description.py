@@ -30,6 +30,7 @@ PACKED_NUMBERS: dict[str, type[np.generic]] = {"packed_float16": np.float16, "pa
 NUMBERS: dict[str, type[np.generic]] = {"float32": np.float32, "int8": np.int8}
 NUMBERS |= dict.fromkeys(PACKED_NUMBERS, np.uint8)
 SINKS_FORMAT = 10  # added to these where a driver must keep sinks
+BONUS_FORMAT = 20  # added where it must count bonuses too
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class DecoderDescription:
             DogeStep also has packed_float16 and packed_int8, rows of bytes (`packed_rows`).
         keep_sinks: first tokens of a stream whose keys never leave the window; a file without any does not mention it.
         adapter: the name of the adapter that computes with it, whose numbers weights_sha256 knows too; in no file.
+        keep_bonus: the most tokens by which a key counts as younger than it is; 0 where precedence alone decides. A
+            file of 0 does not mention it.
     """
 
     format_version: int
@@ -65,6 +68,7 @@ class DecoderDescription:
     weights_sha256: str
     cache_type: str = "float32"
     keep_sinks: int = 0
+    keep_bonus: int = 0
     adapter: str = field(default="", compare=False)
 
     @property
@@ -103,8 +107,9 @@ class DecoderDescription:
         del values["adapter"]
         if self.cache_type == "float32":
             del values["cache_type"]
-        if self.keep_sinks == 0:
-            del values["keep_sinks"]
+        for name in ("keep_sinks", "keep_bonus"):
+            if values[name] == 0:
+                del values[name]
         return {METADATA_KEY: json.dumps(values)}
 
     @classmethod
@@ -117,13 +122,14 @@ class DecoderDescription:
         if METADATA_KEY not in metadata:
             raise PackageError(f"{path} has no {METADATA_KEY!r} in its metadata; give a decoder that doge-export wrote")
         try:
-            values = {"cache_type": "float32", "keep_sinks": 0} | json.loads(metadata[METADATA_KEY])
+            values = {"cache_type": "float32", "keep_sinks": 0, "keep_bonus": 0} | json.loads(metadata[METADATA_KEY])
         except (TypeError, ValueError) as error:
             raise PackageError(f"{path} has damaged metadata ({error}); export the checkpoint again") from error
         known = {each.name for each in dataclasses.fields(cls)} - {"adapter"}
-        version = format_version(str(values["cache_type"]), values["keep_sinks"])
+        version = format_version(str(values["cache_type"]), values["keep_sinks"], values["keep_bonus"])
         written = values.get("format_version")
         newest = max(FORMAT_VERSIONS.values()) + (SINKS_FORMAT if values["keep_sinks"] else 0)
+        newest += BONUS_FORMAT if values["keep_bonus"] else 0
         if isinstance(written, int) and written > newest:
             raise PackageError(
                 f"{path} has decoder format {written}, which is newer than this version of doge-export; update it, or "
@@ -143,9 +149,9 @@ def packed_width(cache_type: str, head_dim: int, mask_channels: int) -> int:
     return 4 * mask_channels + padded * np.dtype(PACKED_NUMBERS[cache_type]).itemsize
 
 
-def format_version(cache_type: str, keep_sinks: object) -> int | None:
-    """The format of a decoder with such a cache and so many sinks; None where there is none."""
+def format_version(cache_type: str, keep_sinks: object, keep_bonus: object = 0) -> int | None:
+    """The format of a decoder with such a cache, so many sinks and such a bonus; None where there is none."""
     version = FORMAT_VERSIONS.get(cache_type)
-    if version is None or type(keep_sinks) is not int or keep_sinks < 0:
+    if version is None or any(type(each) is not int or each < 0 for each in (keep_sinks, keep_bonus)):
         return None
-    return version + (SINKS_FORMAT if keep_sinks else 0)
+    return version + (SINKS_FORMAT if keep_sinks else 0) + (BONUS_FORMAT if keep_bonus else 0)

@@ -4,6 +4,9 @@ Rule: every mask head keeps the keep_window_size keys with the largest dt, and o
 precedence that grows with dt. Two that are closer than TIE count as equal (`doge_model.mask.tie_classes`). Sinks are
 kept whatever their dt is. They stand in the first slots, in the order of the stream, and never leave them.
 
+With bonuses, the keys with the largest position + bonus are kept, and of equal sums the most recent. `Keys.precedence`
+is the bonus then, a whole number of tokens. Sums are counted from the first new token, so that float32 is exact.
+
 A step has two halves. `FullWindow.candidates` names the slots that may be freed. The graph writes its rows behind the
 window, and `FullWindow.admit` moves the kept ones into free slots. Nothing else knows how keys are evicted.
 """
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 
 TIE = np.float32(2.0 ** (-17 - 40))  # `doge_model.mask.TIE`; a graph computes precedence times 2^-40
 NO_POSITION = np.int64(2**63 - 1)
+SCALE = np.float32(2.0**-40)  # of the precedence that a graph computes
 
 Index = tuple[Any, ...]
 
@@ -24,7 +28,7 @@ Index = tuple[Any, ...]
 class Keys(NamedTuple):
     """The order of keys, two arrays of one shape.
 
-    precedence: float32. positions: int64 below 2**32, in the stream.
+    precedence: float32; with bonuses, theirs in tokens. positions: int64 below 2**32, in the stream.
     """
 
     precedence: NDArray[np.float32]
@@ -51,10 +55,17 @@ class Keys(NamedTuple):
         return np.take_along_axis(order, by_age, axis=-1)
 
 
+def bonuses(precedence: NDArray[np.float32], keep_bonus: int) -> NDArray[np.float32]:
+    """The bonuses in tokens that a graph's precedence stands for, as `doge_model.mask.kept_until` has them."""
+    tokens: NDArray[np.float32] = np.rint(precedence / SCALE).clip(0, keep_bonus)
+    return tokens
+
+
 class Candidates(NamedTuple):
     """The cached keys that a chunk of S tokens can evict, R = min(S, keep_window_size - sinks) of each mask head.
 
-    slots: int64 [layers, heads, R], in the order of eviction. keys: those in them.
+    slots: int64 [layers, heads, R], in the order of eviction. keys: those in them, as the graph compares them: with
+    bonuses, precedence is their sums.
     """
 
     slots: NDArray[np.int64]
@@ -68,19 +79,21 @@ class FullWindow:
         keys: [layers, heads, keep_window_size].
     """
 
-    def __init__(self, keys: Keys, keep_sinks: int = 0) -> None:
-        """keep_sinks: slots, from the first on, whose keys never leave."""
-        self.keys, self._sinks = keys, keep_sinks
+    def __init__(self, keys: Keys, keep_sinks: int = 0, has_bonus: bool = False) -> None:
+        """keep_sinks: slots, from the first on, whose keys never leave. has_bonus: whether precedence is a bonus."""
+        self.keys, self._sinks, self._has_bonus = keys, keep_sinks, has_bonus
         self._layer, self._head = np.ogrid[tuple(map(slice, keys.positions.shape[:2]))]
 
     def copy(self) -> FullWindow:
         """The same keys in memory of its own."""
-        return FullWindow(Keys(self.keys.precedence.copy(), self.keys.positions.copy()), self._sinks)
+        keys = Keys(self.keys.precedence.copy(), self.keys.positions.copy())
+        return FullWindow(keys, self._sinks, self._has_bonus)
 
-    def candidates(self, tokens: int) -> Candidates:
-        """The keys that a chunk of so many tokens can evict."""
-        slots = self._next_evicted(min(tokens, self.keys.positions.shape[-1] - self._sinks))
-        return Candidates(slots, self.keys.take((self._layer[..., None], self._head[..., None], slots)))
+    def candidates(self, tokens: int, position: int) -> Candidates:
+        """The keys that a chunk of so many tokens can evict, whose first one has this position."""
+        ordered = self._compared(self.keys, position)
+        slots = self._next_evicted(ordered, min(tokens, self.keys.positions.shape[-1] - self._sinks))
+        return Candidates(slots, ordered.take((self._layer[..., None], self._head[..., None], slots)))
 
     def admit(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
         """Keep those of the candidates and new keys that are evicted last; new ones take the slots of evicted ones.
@@ -93,9 +106,15 @@ class FullWindow:
         else:
             self._admit_many(rows, candidates, new)
 
-    def _next_evicted(self, count: int) -> NDArray[np.int64]:
+    def _compared(self, keys: Keys, position: int) -> Keys:
+        """With the precedence that orders them: as it is, or the sums with bonuses, counted from a position."""
+        if not self._has_bonus:
+            return keys
+        return Keys(keys.precedence + (keys.positions - position).astype(np.float32), keys.positions)
+
+    def _next_evicted(self, ordered: Keys, count: int) -> NDArray[np.int64]:
         """Slots of the `count` keys that are evicted first, in that order: int64 [layers, heads, count]."""
-        keys = self.keys.take((..., slice(self._sinks, None)))
+        keys = ordered.take((..., slice(self._sinks, None)))
         if count > 1:
             return keys.eviction_order()[..., :count] + self._sinks
         least = keys.precedence.min(axis=-1, keepdims=True)
@@ -106,8 +125,8 @@ class FullWindow:
     def _admit_one(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
         """One new key: it is kept where it outranks the candidate. No sort, which a single step cannot afford."""
         keys, window = self.keys, self.keys.positions.shape[-1]
-        slots, precedence = candidates.slots[..., 0], new.precedence[..., 0]
-        layers, heads = np.nonzero(precedence >= keys.precedence[self._layer, self._head, slots] - TIE)
+        slots, precedence = candidates.slots[..., 0], new.precedence[..., 0]  # its sum is its bonus
+        layers, heads = np.nonzero(precedence >= candidates.keys.precedence[..., 0] - TIE)
         chosen = slots[layers, heads]
         rows[layers, :, heads, chosen] = rows[layers, :, heads, window]
         keys.precedence[layers, heads, chosen] = precedence[layers, heads]
@@ -116,9 +135,10 @@ class FullWindow:
     def _admit_many(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
         """Several new keys: order them together with the candidates."""
         window, count = self.keys.positions.shape[-1], candidates.slots.shape[-1]
+        ordered = self._compared(new, int(new.positions.flat[0]))
         both = Keys(
-            np.concatenate([candidates.keys.precedence, new.precedence], axis=-1),
-            np.concatenate([candidates.keys.positions, new.positions], axis=-1),
+            np.concatenate([candidates.keys.precedence, ordered.precedence], axis=-1),
+            np.concatenate([candidates.keys.positions, ordered.positions], axis=-1),
         )
         order = both.eviction_order()
         kept = np.ones(order.shape, bool)

@@ -91,7 +91,7 @@ class StandardGraphs:
         evicting: dict[str, NDArray[Any]] = {}
         if state.position >= self.description.keep_window_size:
             session, cached = self._sessions.get(RECURRENT_FILE), self.description.keep_window_size
-            candidates = state.full_window().candidates(len(token_ids))
+            candidates = state.full_window().candidates(len(token_ids), state.position)
             evicting = {"eviction_slots": candidates.slots, "eviction_precedence": candidates.keys.precedence}
         inputs = step_inputs(state, len(token_ids), cached) | evicting
         inputs |= {"input_ids": np.ascontiguousarray(token_ids[None]), "logits_to_keep": keep}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import RewindError, StateError
 from .cache import MAX_CHUNK, Cache, Rows, empty_rows
 from .description import DecoderDescription
-from .eviction import Candidates, FullWindow, Keys
+from .eviction import Candidates, FullWindow, Keys, bonuses
 from .seen_tokens import SeenTokens
 from .token_history import TokenHistory
 
@@ -264,7 +264,8 @@ class State:
             cache.precedence[..., :used] = file.precedence
         if file.key_positions is not None:
             precedence = cache.precedence_of(slice(0, description.keep_window_size))
-            window = FullWindow(Keys(precedence.copy(), file.key_positions.copy()), description.keep_sinks)
+            keys = Keys(precedence.copy(), file.key_positions.copy())
+            window = FullWindow(keys, description.keep_sinks, description.keep_bonus > 0)
         state = cls(description)
         state._memory = (cache, window)
         state._position = file.position
@@ -285,7 +286,8 @@ class State:
             cache = cache.per_mask_head()
             precedence = cache.precedence_of(slice(0, self.description.keep_window_size)).copy()
             positions = np.broadcast_to(np.arange(self.description.keep_window_size), precedence.shape).copy()
-            window = FullWindow(Keys(precedence, positions), self.description.keep_sinks)
+            d = self.description
+            window = FullWindow(Keys(precedence, positions), d.keep_sinks, d.keep_bonus > 0)
             self._memory = (cache, window)
         return window
 
@@ -297,7 +299,9 @@ class State:
         precedence = self.precedence
         if precedence is not None:
             start = self.description.keep_window_size if self.overflowed else self.position
-            precedence[..., start : start + rows.shape[1]] = rows.swapaxes(1, 2)
+            by_head = rows.swapaxes(1, 2)
+            bonus = self.description.keep_bonus
+            precedence[..., start : start + rows.shape[1]] = bonuses(by_head, bonus) if bonus else by_head
 
     def take_in(self, token_ids: NDArray[np.int64], candidates: Candidates | None = None) -> None:
         """Note that a graph has written the rows of int64 [S] tokens: the position moves on.

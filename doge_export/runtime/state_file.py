@@ -39,7 +39,7 @@ READABLE = {
     "packed_int8": ("packed_int8",),
 }
 HEADER_FIELDS = {"format_version", "weights_sha256", "keep_window_size", "keep_sinks", "position", "unfed_token"}
-HEADER_FIELDS |= {"metadata", "adapter"}
+HEADER_FIELDS |= {"metadata", "keep_bonus", "adapter"}
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -88,6 +88,8 @@ class StateFile:
             header["keep_sinks"] = description.keep_sinks
         if description.adapter:
             header["adapter"] = description.adapter
+        if description.keep_bonus:
+            header["keep_bonus"] = description.keep_bonus
         tensors: Tensors = {"cache": self.cache, "seen_tokens": self.seen_tokens}
         tensors["first_positions"] = self.first_positions
         if self.precedence is not None:
@@ -205,7 +207,7 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
     if not isinstance(header, dict) or header.get("format_version") != FORMAT_VERSION:
         version = header.get("format_version") if isinstance(header, dict) else None
         raise StateError(f"{path} has state format {version!r}, but this version reads {FORMAT_VERSION} only")
-    header = dict[str, Any](keep_sinks=0, adapter="") | header
+    header = dict[str, Any](keep_sinks=0, keep_bonus=0, adapter="") | header
     if set(header) != HEADER_FIELDS:
         raise StateError(f"{path} is damaged: its header has the fields {sorted(header)}")
     if header["adapter"] != description.adapter:
@@ -229,6 +231,11 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
         raise StateError(
             f"{path} is the state of a model that keeps {header['keep_sinks']!r} sinks, but this one keeps "
             f"{description.keep_sinks}; load it with the model that made it"
+        )
+    if header["keep_bonus"] != description.keep_bonus:
+        raise StateError(
+            f"{path} is the state of a model with keep_bonus {header['keep_bonus']!r}, but this one has "
+            f"{description.keep_bonus}; load it with the model that made it"
         )
     position, unfed, notes = header["position"], header["unfed_token"], header["metadata"]
     if type(position) is not int or not 0 <= position < POSITION_LIMIT:

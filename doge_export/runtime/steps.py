@@ -144,7 +144,7 @@ class RecurrentStep:
     def __call__(self, state: State, token_id: int) -> NDArray[np.float32]:
         """Feed one token and evict one key per head; returns logits [1, vocab], overwritten by the next call."""
         inputs, window = self.inputs, state.full_window()
-        candidates = window.candidates(1)
+        candidates = window.candidates(1, state.position)
         inputs["input_ids"][0, 0] = token_id
         inputs["position_ids"][0, 0] = state.position
         inputs["eviction_slots"][:] = candidates.slots

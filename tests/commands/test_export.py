@@ -20,7 +20,9 @@ import doge_export
 from doge_export.commands.export import main
 from doge_export.measure.verification import Limits
 from doge_export.runtime.decoder import Decoder
+from doge_export.texts.token_ids import TEXT_FILE
 from tests.helpers.checkpoints import byte_vocabulary, save_doge, save_tokenizer, tiny_llama
+from tests.helpers.evaluation_data import save_talking_checkpoint
 from tests.helpers.models import FORMS, attentions, random_ids, tiny_model
 
 
@@ -107,6 +109,7 @@ USAGE = {
     "too many threads": (["x", "--threads", "100000"], "threads is 100000; it must be a whole number from 1 to"),
     "no window": (["x", "--keep-window", "0"], "keep_window is 0; it must be at least 1"),
     "an empty model": ([" "], "MODEL is empty"),
+    "a learned window of no length": (["x", "--calibrate-window"], "calibrate_window goes with keep_window"),
     "two kinds of weights": (["x", "--int8", "--fp32"], "exclude each other"),
 }
 
@@ -135,6 +138,28 @@ def test_a_narrower_window_is_exported_with_its_cost(checkpoint: Path, tmp_path:
     assert (cost["keep_window_size"], cost["original_keep_window_size"], cost["tokens"]) == (16, 64, 1024)
     assert cost["kl_mean"] > 1e-4
     assert json.loads((tmp_path / "out" / "config.json").read_text())["keep_window_size"] == 16
+
+
+@pytest.mark.slow
+def test_a_window_that_has_learned_from_a_text_is_exported_with_its_gain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doge_export.bonuses.streams.STREAM", 300)
+    monkeypatch.setattr("doge_export.bonuses.streams.TOKENS", 900)
+    save_talking_checkpoint(tmp_path / "llama")
+    (tmp_path / "text.txt").write_text(TEXT_FILE.read_text()[:9000])
+    options = ["--fp32", "--keep-window", 80, "--calibrate-window", tmp_path / "text.txt", "--report-tokens", 20]
+    result = run(tmp_path / "llama", tmp_path / "out", *options)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out" / "export_report.json").read_text())
+    cost, learned = report["narrowed_window"], report["window_calibration"]
+    assert (cost["keep_bonus"], cost["keep_sinks"], len(cost["nats"]["unlearned"])) == (learned["keep_bonus"], 4, 9)
+    assert learned["text"]["tokens"] == 900
+    assert learned["errors"]["with_bonuses"] <= learned["errors"]["with_sinks"]
+    assert "sinks alone" in (tmp_path / "out" / "export_report.html").read_text()
+    assert "every key stays at least" in result.stdout
+    assert "learning which keys to keep: layer 2 of 2" in result.stderr
+    assert Decoder(tmp_path / "out").description.keep_bonus == learned["keep_bonus"] > 0
 
 
 @pytest.mark.slow

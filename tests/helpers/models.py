@@ -33,6 +33,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "head_dim of its own": {"head_dim": 10, "hidden_size": 40, "tie_word_embeddings": True},
     "dynamic rope": {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}},
     "gelu": {"hidden_act": "gelu_pytorch_tanh"},
+    "bonuses": {"qk_norm": False, "keep_bonus": 60},
 }
 
 
@@ -62,6 +63,17 @@ def tiny_model(seed: int = 0, attn_implementation: str = "eager", **overrides: A
     """A random model in eval mode."""
     model = DogeForCausalLM(tiny_config(attn_implementation=attn_implementation, **overrides)).eval()
     randomize(model, seed=seed)
+    if model.config.keep_bonus:
+        with_bonuses(model)
+    return model
+
+
+def with_bonuses(model: DogeForCausalLM) -> DogeForCausalLM:
+    """The model itself, with mask logits of some tokens that leave dt near 1: both ends of a bonus are reached."""
+    for attention in attentions(model):
+        attention.dt_proj.weight.data *= 60
+        attention.dt_proj.bias.data *= 60
+        attention.A.data *= 1e-3
     return model
 
 

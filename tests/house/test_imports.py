@@ -95,7 +95,7 @@ ROWS = (
     ("doge_export.runtime", "doge_export.optimum"),
     ("doge_export", "doge_export.graph", "doge_export.texts"),
     ("doge_export.options",),
-    ("doge_export.quantization",),
+    ("doge_export.quantization", "doge_export.bonuses"),
     ("doge_export.measure",),
     ("doge_export.report",),
     ("doge_export.export",),

@@ -32,7 +32,7 @@ class Driver:
         metadata = self.graphs["decoder"].get_modelmeta().custom_metadata_map
         self.d = json.loads(metadata["doge_export.decoder"])
         d, self.window, self.position = self.d, self.d["keep_window_size"], 0
-        self.sinks = d.get("keep_sinks", 0)
+        self.sinks, self.bonus = d.get("keep_sinks", 0), d.get("keep_bonus", 0)
         slots = self.window + 16
         dtype = np.dtype(d.get("cache_type", "float32"))
         self.past = np.zeros((d["num_layers"], 2, 1, d["num_kv_heads"], slots, d["channels"]), dtype)
@@ -89,18 +89,26 @@ class Driver:
     def order(self, layer: int, head: int, count: int) -> list[int]:
         """The first `count` slots, those of sinks left out, by (class of precedence, position), smallest first."""
         assert self.positions is not None
-        precedence, positions = self.precedence[layer, head, :count], self.positions[layer, head, :count]
+        precedence, positions = self.compared()[layer, head, :count], self.positions[layer, head, :count]
         ascending = self.sinks + np.argsort(precedence[self.sinks :], kind="stable")
         classes = np.zeros(count, int)
         classes[ascending[1:]] = np.cumsum(np.diff(precedence[ascending]) > TIE)
         return sorted(range(self.sinks, count), key=lambda slot: (classes[slot], positions[slot]))
+
+    def compared(self) -> Array:
+        """Precedence, or the sums of position and bonus less the position of the next token."""
+        if not self.bonus:
+            return self.precedence
+        assert self.positions is not None
+        bonus = np.clip(np.round(self.precedence * 2.0**40), 0, self.bonus)
+        return (self.positions - self.position + bonus).astype(np.float32)
 
     def feed_full_window(self, tokens: Array) -> Array:
         assert self.positions is not None
         count, shape = min(len(tokens), self.window - self.sinks), self.precedence.shape[:2]
         slots = np.array([self.order(layer, head, self.window)[:count] for layer, head in np.ndindex(shape)])
         slots = slots.reshape(*shape, count)
-        candidates = {"eviction_slots": slots, "eviction_precedence": np.take_along_axis(self.precedence, slots, 2)}
+        candidates = {"eviction_slots": slots, "eviction_precedence": np.take_along_axis(self.compared(), slots, 2)}
         logits = self.run("decoder_recurrent", tokens, self.window, **candidates)
         self.read_precedence()
         self.positions[..., self.window : self.window + len(tokens)] = np.arange(len(tokens)) + self.position
@@ -118,9 +126,11 @@ class Driver:
 
 @pytest.mark.parametrize("cache_type", ["float32", "int8"])
 @pytest.mark.parametrize("mask_heads", [2, 4])
-@pytest.mark.parametrize("sinks", [0, 3])
-def test_a_driver_of_the_page_says_what_ours_says(tmp_path: Path, cache_type: str, mask_heads: int, sinks: int) -> None:
-    model = tiny_model(qk_norm=False, num_mask_heads=mask_heads, keep_sinks=sinks)
+@pytest.mark.parametrize("rule", [{}, {"keep_sinks": 3}, {"keep_bonus": 40}, {"keep_sinks": 3, "keep_bonus": 40}])
+def test_a_driver_of_the_page_says_what_ours_says(
+    tmp_path: Path, cache_type: str, mask_heads: int, rule: dict[str, Any]
+) -> None:
+    model = tiny_model(qk_norm=False, num_mask_heads=mask_heads, **rule)
     write_model(model, "fp32", tmp_path, measure_scales(model, [random_ids(48)]) if cache_type == "int8" else None)
     decoder, driver, ids = Decoder(tmp_path, threads=1, operators=False), Driver(tmp_path), random_ids(150)
     found = [driver.feed(ids[:40]), driver.check_draft(ids[40:48], right=7)]

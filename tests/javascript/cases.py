@@ -125,7 +125,7 @@ def evicted() -> Iterator[dict[str, Any]]:
         first, steps, position = window.copy().keys, [], 6
         for tokens in (1, 1, 3, 9, 1, 2):
             new = rng.choice(levels, (1, 2, tokens))
-            chosen = window.candidates(tokens)
+            chosen = window.candidates(tokens, position)
             rows = np.zeros((1, 2, 2, 6 + 9, 1), np.float32)
             positions = np.broadcast_to(np.arange(position, position + tokens), new.shape)
             window.admit(rows, chosen, Keys(new, positions))

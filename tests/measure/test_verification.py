@@ -83,7 +83,7 @@ def test_a_window_that_evicts_the_wrong_keys_is_found_only_when_it_is_full(
 ) -> None:
     monkeypatch.setattr(
         "doge_export.runtime.eviction.FullWindow._next_evicted",
-        lambda self, count: np.sort(self.keys.eviction_order()[..., -count:]),
+        lambda self, ordered, count: np.sort(ordered.eviction_order()[..., -count:]),
     )
     verification = verified(tiny_model(keep_window_size=40), tmp_path, "fp32", operators=False)
     assert LIMITS["fp32"].misses(verification.single_tokens) == []

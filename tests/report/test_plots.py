@@ -120,7 +120,9 @@ def test_a_window_without_another_number_of_sinks_is_drawn_once() -> None:
     plain = NatsByPosition(128, NATS.whole, NATS.narrowed, None)
     assert [curve.name for curve in window_curves(plain)] == ["this export's window", "the checkpoint's window"]
     assert next(iter(window_curves(NATS, "with 4 sinks"))).name == "with 4 sinks"
-    for nats in (NATS, plain):
+    learned = NatsByPosition(128, NATS.whole, NATS.narrowed, NATS.other, NATS.narrowed)
+    assert "sinks alone" in [curve.name for curve in window_curves(learned, "without sinks")]
+    for nats in (NATS, plain, learned):
         curves = window_curves(nats, "without sinks")
         assert len({curve.line for curve in curves}) == len({curve.color for curve in curves}) == len(curves)
 

@@ -179,8 +179,8 @@ def test_padding_is_of_one_class_below_all_others() -> None:
 def test_the_first_evicted_is_the_oldest_of_those_that_tie_with_the_lowest() -> None:
     precedence = np.array([[[2e-6, 0.5, 0.0, 1e-6]]], np.float32) * np.float32(PRECEDENCE_SCALE)
     window = FullWindow(Keys(precedence, np.array([[[7, 4, 5, 6]]])))
-    assert window.candidates(1).slots.tolist() == [[[2]]]
-    assert window.candidates(3).slots.tolist() == [[[2, 3, 0]]]
+    assert window.candidates(1, 9).slots.tolist() == [[[2]]]
+    assert window.candidates(3, 9).slots.tolist() == [[[2, 3, 0]]]
 
 
 @pytest.mark.slow
@@ -197,7 +197,7 @@ def test_keys_whose_dt_differ_in_the_last_digits_only_are_told_apart(spread: flo
 def test_the_lowest_rank_is_evicted_be_it_the_new_key_itself() -> None:
     cache = np.arange(6, dtype=np.float32).reshape(1, 2, 1, 3, 1)  # two slots and the one behind them
     window = FullWindow(Keys(np.array([[[1.0, 2.0]]], np.float32), np.array([[[0, 1]]])))
-    candidates = window.candidates(1)
+    candidates = window.candidates(1, 2)
     assert candidates.slots.tolist() == [[[0]]]
     window.admit(cache, candidates, Keys(np.array([[[0.5]]], np.float32), np.array([[[2]]])))
     assert cache.flatten().tolist() == [0, 1, 2, 3, 4, 5]

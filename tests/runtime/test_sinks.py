@@ -79,8 +79,8 @@ def test_positions_are_counted_inside_the_window_however_long_the_stream_is(tmp_
 def test_sinks_are_no_candidates() -> None:
     precedence = np.array([[[0.0, -9.0, 0.5, 0.0, 1.0]]], np.float32) * np.float32(PRECEDENCE_SCALE)
     window = FullWindow(Keys(precedence, np.arange(5)[None, None]), keep_sinks=2)
-    assert window.candidates(1).slots.tolist() == [[[3]]]
-    assert window.copy().candidates(9).slots.tolist() == [[[3, 2, 4]]]
+    assert window.candidates(1, 9).slots.tolist() == [[[3]]]
+    assert window.copy().candidates(9, 9).slots.tolist() == [[[3, 2, 4]]]
 
 
 @pytest.mark.parametrize("length", [5, 8, 30])

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from doge_common.errors import OptionError
 from doge_model import DogeForCausalLM
+from doge_model.mask import numbers_of_key
 
 from ..answers import right_answers
 from ..arguments import ModelArguments
@@ -221,8 +222,8 @@ def mask_spread(
     for record in records:
         cache = model(encode(tokenizer, record, max_length)[0], use_cache=True).past_key_values
         for dt, layer in zip(seen, cache.layers, strict=True):
-            states = layer.keys[0, :, :, model.config.head_dim :]  # [G, T, 2 M / G]: dt, then precedence
-            dt.append(states.chunk(2, dim=-1)[0].transpose(1, 2).flatten(0, 1))
+            states = layer.keys[0, :, :, model.config.head_dim :]  # [G, T, N M / G]: dt, then precedence
+            dt.append(states.chunk(numbers_of_key(model.config.keep_bonus), dim=-1)[0].transpose(1, 2).flatten(0, 1))
     quantiles = torch.tensor([0.01, 0.5, 0.99])
     spread = [torch.cat(dt, dim=1)[:, :100_000].quantile(quantiles, dim=1).T.tolist() for dt in seen]
     a = [parameter.tolist() for name, parameter in model.named_parameters() if name.endswith("self_attn.A")]
