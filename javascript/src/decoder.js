@@ -125,9 +125,9 @@ export class Decoder {
    * @param {number} tokens
    */
   candidates(state, tokens) {
-    const isFull = state.position >= this.description.keepWindowSize;
-    state.reserve(tokens);
-    return isFull ? state.fullWindow().candidates(tokens) : null;
+    const window = state.position >= this.description.keepWindowSize ? state.fullWindow() : null;
+    state.reserve(tokens); // behind fullWindow, which may change the cache
+    return window && window.candidates(tokens);
   }
 
   /**

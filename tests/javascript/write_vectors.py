@@ -31,18 +31,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "int4": {"weights": "int4", "calibration_tokens": 1024},
     "fp32-kv-int8": {"weights": "fp32", "kv_int8": True},
 }
+MORE_HEADS = {"qk_norm": False, "num_mask_heads": 4, "num_key_value_heads": 1}  # once the window is full
 RANDOM: dict[str, dict[str, Any]] = {
     "native": {},
-    "small-doge": {
-        "qk_norm": False,
-        "num_mask_heads": 4,
-        "num_key_value_heads": 1,
-    },  # more heads once the window is full
+    "small-doge": MORE_HEADS,
+    "window-512": {**MORE_HEADS, "keep_window_size": 512},  # the smallest cache of JavaScript has as many slots
     "experts": {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 6},
 }
 LLAMAS: dict[str, dict[str, Any]] = {"llama": {}, "llama-attention-rotates": {"hidden_size": 64}}
 PENALTY = 10.0  # of random models, which would repeat one token
-BEYOND = 150  # tokens of a prompt that the window of 128 does not hold
+SMALL = 512  # the widest window that is filled
+BEYOND = 22  # tokens of a prompt that such a window does not hold
 TEXTS = ("Once upon a time", " leading and trailing ", "caf\u00e9 \U0001f642 na\u00efve\n\n\tx", "<|im_end|> 12 ab", "")
 CHATS: tuple[list[dict[str, Any]], ...] = (
     [{"role": "user", "content": "Hello!"}],
@@ -129,9 +128,9 @@ def endless(model: Model, tokens: int) -> GenerationOverrides:
 def prompts(model: Model, folder: Path) -> list[list[int]]:
     """One within the window, one at its end and one beyond it; the last two for small windows only."""
     text = (TINY / "held_out.txt").read_text(encoding="utf-8")[:4000]
-    ids = model.tokenizer.encode(text)
-    lengths = (5, model.context_size - 4, BEYOND) if model.context_size < BEYOND else (5, 40)
-    assert len(ids) >= BEYOND, folder
+    ids, window = model.tokenizer.encode(text), model.context_size
+    lengths = (5, window - 4, window + BEYOND) if window <= SMALL else (5, 40)
+    assert len(ids) >= max(lengths), folder
     return [ids[:length] for length in lengths]
 
 
