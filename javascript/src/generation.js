@@ -14,15 +14,26 @@ import { breathe } from './turns.js';
  */
 
 /**
+ * pastIds: the tokens before the prompt, for options that look at them. begin: called before the first token is fed.
+ * @typedef {object} GenerationCalls
+ * @property {readonly number[]} [pastIds]
+ * @property {() => Promise<void>} [begin]
+ * @property {AbortSignal} [signal]
+ * @property {(fed: number, of: number) => void} [onPrompt]
+ */
+
+/**
  * Feed the prompt to `state`, then yield one chosen token after the other. A token is fed when the next one is asked
  * for, so the last one is not: `state.unfedToken` remembers it.
  * @param {import('./decoder.js').Decoder} decoder @param {State} state @param {readonly number[]} promptIds
  * @param {GenerationOptions} options @param {ReadonlySet<number>} stopIds tokens that end the answer
- * @param {{signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [calls]
+ * @param {GenerationCalls} [calls]
  * @returns {AsyncGenerator<GeneratedToken, void, void>}
  */
-export async function* generateTokens(decoder, state, promptIds, options, stopIds, { signal, onPrompt } = {}) {
-  const selector = new TokenSelector(options, stopIds, promptIds);
+export async function* generateTokens(decoder, state, promptIds, options, stopIds, calls = {}) {
+  const { pastIds = [], begin, signal, onPrompt } = calls;
+  await begin?.();
+  const selector = new TokenSelector(options, stopIds, [...pastIds, ...promptIds]);
   let fed = promptIds;
   while (true) {
     signal?.throwIfAborted();

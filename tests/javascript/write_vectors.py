@@ -1,7 +1,8 @@
 """Folders and the answers of Python's runtime to compare with: python -m tests.javascript.write_vectors FOLDER
 
 FOLDER is made anew. It gets the folders, their state files, and vectors.json, which both sides read: `cases` of the
-pure functions, and `folders` with texts, tokens, logits and states. All tokens are those of the standard graphs.
+pure functions, `folders` with texts, tokens, logits and states, and `talks`. All tokens are those of the standard
+graphs.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 
 import doge_export
-from doge_export import Conversation, Model
+from doge_export import Model
 from doge_export.export import ExportOptions, export
 from doge_export.runtime.generation_options import GenerationOverrides
 from doge_export.runtime.prompts import PromptReader
 from tests.helpers.checkpoints import byte_vocabulary, tiny_llama
 from tests.javascript.cases import all_cases
+from tests.javascript.talks import TALKS, talk_folders, talks
 from tests.runtimes.folders import CHECKPOINTS, SHIPPED, llama_checkpoint, random_checkpoint
 
 TINY = CHECKPOINTS / "doge-tiny"
@@ -168,17 +170,6 @@ def states(model: Model | None, folder: Path, way: str) -> Iterator[dict[str, An
         yield {"file": path.name, "way": way, **sizes, **found}
 
 
-def conversation(folder: Path) -> dict[str, Any]:
-    """One that is saved, and how it goes on."""
-    model = doge_export.load(folder, threads=1, operators=False)
-    talk = Conversation(model, model.options(max_new_tokens=12), system="Be kind.")
-    for question in ("Hello!", "What is water?"):
-        list(talk.ask(question))
-    talk.save(folder.parent / "python.safetensors")
-    messages = list(talk.messages)
-    return {"file": "python.safetensors", "messages": messages, "answer": "".join(talk.ask("Why?"))}
-
-
 def main() -> None:
     """Make the folder anew."""
     work = Path(sys.argv[1])
@@ -186,8 +177,8 @@ def main() -> None:
     work.mkdir(parents=True)
     torch.set_num_threads(1)
     found = {folder.name: vectors(folder) for folder in folders(work)}
-    talk = conversation(work / SHIPPED.name)
-    (work / "vectors.json").write_text(json.dumps({"cases": all_cases(), "folders": found, "conversation": talk}))
+    assert len(list(talk_folders(work))) == len({talk.folder for talk in TALKS} - set(found)), "folders of talks"
+    (work / "vectors.json").write_text(json.dumps({"cases": all_cases(), "folders": found, "talks": talks(work)}))
 
 
 if __name__ == "__main__":
