@@ -25,11 +25,14 @@ export class Model {
   /**
    * @param {import('./decoder.js').Decoder} decoder @param {import('./tokenizer.js').Tokenizer | null} tokenizer
    * @param {import('./generation_options.js').GenerationDefaults} defaults @param {string} name
+   * @param {string | null} [unkept]
    */
-  constructor(decoder, tokenizer, defaults, name) {
+  constructor(decoder, tokenizer, defaults, name, unkept = null) {
     this.decoder = decoder;
     this.defaults = defaults;
     this.name = name;
+    /** Why the files are not kept for offline use; null where they are, or need not be. */
+    this.unkept = unkept;
     this.reader = new PromptReader(tokenizer, decoder.vocabSize, name);
   }
 
