@@ -171,7 +171,15 @@ async function keepPage() {
   const needs = "; needs the network, as this browser does not keep the page";
   if (!navigator.serviceWorker) return needs;
   try {
-    await navigator.serviceWorker.register("service_worker.js");
+    const { installing } =
+      await navigator.serviceWorker.register("service_worker.js");
+    let isKept = false;
+    installing?.addEventListener("statechange", () => {
+      isKept ||= installing.state === "installed";
+      if (isKept || installing.state !== "redundant") return;
+      hint = needs; // a file of it cannot be loaded or kept
+      element("status").textContent += needs;
+    });
     return "";
   } catch (error) {
     return `${needs} (${error.message})`;

@@ -12,7 +12,7 @@ import http.server
 import io
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import parse_qs, quote, urlsplit
 
 PAGE = Path(__file__).parent
@@ -47,7 +47,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def send_head(self) -> io.BytesIO | BinaryIO | None:
         """Answer one request; the page is sent to the address that names the model."""
-        port = self.server.server_address[1]
+        port = self.connection.getsockname()[1]
         if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             self.send_error(403, "another site's page may not read this server")  # by a name of its own for 127.0.0.1
             return None
@@ -75,10 +75,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         """There are no lists of files."""
         self.send_error(404)
 
-    def copyfile(self, source: object, outputfile: object) -> None:
+    def copyfile(self, source: Any, outputfile: Any) -> None:
         """Send a file; a reader that goes away is not worth a traceback."""
         with contextlib.suppress(ConnectionError):
-            super().copyfile(source, outputfile)  # type: ignore[type-var]  # the files that SimpleHTTPRequestHandler opened
+            super().copyfile(source, outputfile)
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
         """Files that are found are not worth a line."""

@@ -94,6 +94,7 @@ export class Conversation {
     if (typeof text !== 'string' || !text)
       throw new OptionError(`the message is ${shown(text)}; write at least one character`);
     const { model, prefix } = this;
+    const { maxNewTokens } = model.options(options); // OptionError here, before anything is taken back
     const asked = [...this.messages, { role: 'user', content: text }];
     const { rendered, tokenIds } = this.read(asked, text);
     const past = tokenIds.slice(0, sharedLength(this.tokens, tokenIds.slice(0, -1)));
@@ -107,7 +108,7 @@ export class Conversation {
       pastIds: tokenIds.slice(0, from),
       begin: () => {
         if (this.asking !== asking) throw new StateError('another message came before this answer was read; ask again');
-        return this.begin(tokenIds, missing, options);
+        return this.begin(tokenIds, missing, maxNewTokens, options.signal);
       },
     });
     stream.onEnd = () => {
@@ -167,14 +168,13 @@ export class Conversation {
 
   /**
    * Feed what the state lacks of the past, and copy it where the turn may go beyond the window.
-   * @param {number[]} tokenIds @param {number[]} missing @param {import('./model.js').CallOptions} options
+   * @param {number[]} tokenIds @param {number[]} missing @param {number} maxNewTokens @param {AbortSignal} [signal]
    */
-  async begin(tokenIds, missing, options) {
+  async begin(tokenIds, missing, maxNewTokens, signal) {
     const { model, prefix } = this;
     prefix.tokens = [...tokenIds];
-    if (missing.length) await model.decoder.forward(prefix.state, missing, { signal: options.signal });
-    const most = tokenIds.length + model.options(options).maxNewTokens;
-    if (most > model.contextSize) prefix.remember();
+    if (missing.length) await model.decoder.forward(prefix.state, missing, { signal });
+    if (tokenIds.length + maxNewTokens > model.contextSize) prefix.remember();
     else prefix.forget();
   }
 

@@ -99,11 +99,12 @@ export class HeapBackend {
     const { module, heap } = this;
     const data = await this.source.bytes(DATA_FILE);
     const { graph, files } = unpacked(graphOf(this.graphs, file), file, data);
-    module.mountExternalData(DATA_NAME, data);
-    for (const [name, content] of files) module.mountExternalData(name, content);
     const options = module._OrtCreateSessionOptions(ALL_OPTIMIZATIONS, true, true, 0, false, 0, 0, FATAL, 0, 0);
-    const model = heap.malloc(graph.length);
+    let model = 0;
     try {
+      module.mountExternalData(DATA_NAME, data);
+      for (const [name, content] of files) module.mountExternalData(name, content);
+      model = heap.malloc(graph.length);
       new Uint8Array(heap.buffer).set(graph, model);
       const session = await inHeap(module, `open ${file}`, () =>
         module._OrtCreateSession(model, graph.length, options),
@@ -111,7 +112,7 @@ export class HeapBackend {
       if (!session) heap.fail(`open ${file}`);
       return new HeapSession(heap, session);
     } finally {
-      module._free(model);
+      if (model) module._free(model);
       module._OrtReleaseSessionOptions(options);
       module.unmountExternalData();
     }

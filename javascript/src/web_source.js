@@ -54,8 +54,11 @@ export class WebSource {
   /** @param {string} file */
   async bytes(file) {
     const bytes = file === DATA_FILE ? await this.dataBytes() : await this.read(file);
-    if (bytes === null) throw missing(this.addressOf(file));
-    return bytes;
+    if (bytes !== null) return bytes;
+    if (!this.isOffline) throw missing(this.addressOf(file));
+    throw new PackageError(
+      `${this.addressOf(file)} is not in the copy that the browser keeps, and there is no connection; try again with one`,
+    );
   }
 
   /** @param {string} file */

@@ -96,7 +96,10 @@ describe('a conversation', () => {
     const conversation = new Conversation(model);
     const [early, never] = [conversation.ask('Hi', options), conversation.ask('Hi', options)];
     await assert.rejects(early.readAll(), { name: 'StateError', message: /another message came before/ });
-    for await (const _ of never) if (never.tokenIds.length >= 5) break;
+    for await (const _ of never) {
+      assert.throws(() => conversation.ask('b', { topK: -1 }), OptionError); // which takes nothing back
+      if (never.tokenIds.length >= 5) break;
+    }
     assert.deepEqual(conversation.messages.at(-1), { role: 'assistant', content: never.text });
     assert.equal(conversation.tokens.length, conversation.state.position + 1);
     await conversation.ask('Why?', options).readAll();

@@ -175,6 +175,16 @@ describe('a folder on the web', () => {
     await assert.rejects(opened(), PackageError);
   });
 
+  test('a copy that has lost its weights says so', async () => {
+    await (await opened()).dispose();
+    for (const url of caches.kept.keys()) if (url.includes(DATA)) caches.kept.delete(url);
+    stop(server);
+    await assert.rejects(opened(), {
+      name: 'PackageError',
+      message: /_data is not in the copy that the browser keeps/,
+    });
+  });
+
   test('a browser that refuses its cache storage opens the folder all the same', async () => {
     caches.opens = false;
     const model = await opened();
