@@ -2,15 +2,18 @@
 
 import { StateError } from './errors.js';
 import { LogitsProcessors } from './logits_processors.js';
+import { tokenLogprobs } from './logprobs.js';
 import { Pcg64, freshSeed } from './random.js';
 import { candidates, greedy, sample } from './sampling.js';
 import { breathe } from './turns.js';
 
 /** @typedef {import('./generation_options.js').GenerationOptions} GenerationOptions */
 /** @typedef {import('./state.js').State} State */
+/** @typedef {import('./logprobs.js').TokenLogprobs} TokenLogprobs */
 /** @typedef {'stop' | 'length'} FinishReason */
 /**
- * @typedef {{tokenId: number, finishReason: FinishReason | null}} GeneratedToken finishReason is set on the last one
+ * One new token; finishReason is set on the last one, logprobs where they are asked for.
+ * @typedef {{tokenId: number, finishReason: FinishReason | null, logprobs?: TokenLogprobs}} GeneratedToken
  */
 
 /**
@@ -71,11 +74,13 @@ export class TokenSelector {
    */
   nextToken(logits, state) {
     const tokenId = this.choose(this.processors.process(logits, state));
+    const best = this.options.logprobs;
+    const told = best === null ? {} : { logprobs: tokenLogprobs(logits, tokenId, best) };
     this.processors.append(tokenId);
     state.unfedToken = tokenId;
     this.count++;
-    if (this.stopIds.has(tokenId)) return { tokenId, finishReason: 'stop' };
-    return { tokenId, finishReason: this.count === this.options.maxNewTokens ? 'length' : null };
+    const ended = this.count === this.options.maxNewTokens ? 'length' : null;
+    return { tokenId, finishReason: this.stopIds.has(tokenId) ? 'stop' : ended, ...told };
   }
 }
 

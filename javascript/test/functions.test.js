@@ -7,6 +7,7 @@ import { DEFAULTS, optionsFromGenerationConfig, withOverrides } from '../src/gen
 import { PackageError } from '../src/errors.js';
 import { inHeap } from '../src/heap_session.js';
 import { LogitsProcessors } from '../src/logits_processors.js';
+import { tokenLogprobs } from '../src/logprobs.js';
 import { FLOAT32, UINT8, readModel } from '../src/onnx_graph.js';
 import { field, serialize } from '../src/protobuf.js';
 import { Pcg64 } from '../src/random.js';
@@ -51,6 +52,30 @@ test('options change logits as they do in Python', () => {
     });
     assert.deepEqual(found, rows, JSON.stringify(options));
   }
+});
+
+test('log-probabilities are those of Python', () => {
+  const near = (/** @type {number} */ a, /** @type {number} */ b) => assert.ok(Math.abs(a - b) < 1e-6, `${a} and ${b}`);
+  for (const { logits, token, logprob, best, n } of cases.likelihoods) {
+    const found = tokenLogprobs(Float32Array.from(logits), token, n);
+    near(found.logprob, logprob);
+    assert.deepEqual(
+      found.best.map(([id]) => id),
+      best.map((/** @type {[number, number]} */ [id]) => id),
+    );
+    found.best.forEach(([, number], i) => near(number, best[i][1]));
+  }
+});
+
+test('options that rule all tokens out are named', () => {
+  const process = (/** @type {object} */ options) =>
+    new LogitsProcessors(withOverrides(DEFAULTS, options), new Set(), []).process(Float32Array.of(1, 2), {
+      seenTokens: () => [],
+    });
+  const all = new Map([0, 1].map((id) => [id, -Infinity]));
+  assert.throws(() => process({ logitBias: all }), /no token is left to choose: logitBias rule all/);
+  assert.throws(() => process({ suppressTokens: [0, 1] }), /: suppressTokens rule all/);
+  assert.deepEqual([...process({ logitBias: { 0: -Infinity, 5: 1 } })], [-Infinity, 2]);
 });
 
 test('stop strings let the same pieces through', () => {

@@ -165,6 +165,19 @@ for (const provider of PROVIDERS) {
       assert.deepEqual([found.text, found.finishReason], [whole.text.slice(0, whole.text.indexOf(stop)), 'stop']);
     });
 
+    test('an answer tells the log-probabilities of its tokens, whatever other options do', async () => {
+      const options = { maxNewTokens: 4, ignoreEos: true, logprobs: 2, repetitionPenalty: 3, temperature: 1, seed: 1 };
+      const { tokenIds, logprobs } = await model.generate([5, 6, 7], options);
+      const rows = (await model.logits([5, 6, 7, ...tokenIds])).slice(2, -1);
+      assert.equal(logprobs?.length, 4);
+      logprobs.forEach(({ tokenId, logprob, best }, i) => {
+        assert.deepEqual([tokenId, best.length, best[0][0]], [tokenIds[i], 2, rows[i].indexOf(Math.max(...rows[i]))]);
+        const total = Math.log(rows[i].reduce((sum, logit) => sum + Math.exp(logit), 0));
+        assert.ok(Math.abs(logprob - (rows[i][tokenId] - total)) < 1e-4);
+      });
+      assert.equal((await model.generate([5], { maxNewTokens: 1 })).logprobs, null);
+    });
+
     test('wrong prompts and options end in one sentence', async () => {
       /** @type {[any, any, RegExp][]} */
       const wrong = [
@@ -183,6 +196,12 @@ for (const provider of PROVIDERS) {
         ['a', { maxNewTokens: 0 }, /at least 1/],
         ['a', { state: {} }, /state is/],
         ['a', { forcedEosTokenId: [1e6] }, /from 0 to/],
+        ['a', { logitBias: { a: 1 } }, /an object of token ids and numbers/],
+        ['a', { logitBias: 7 }, /an object of token ids and numbers/],
+        ['a', { logitBias: { 5: NaN } }, /logitBias is NaN; it must be made of numbers up to 1000000, or -Infinity/],
+        ['a', { presencePenalty: 2.5 }, /a number from -2 to 2/],
+        ['a', { frequencyPenalty: '1' }, /a number from -2 to 2/],
+        ['a', { logprobs: -1 }, /logprobs is -1; it must be a whole number of at least 0, or null/],
       ];
       for (const [prompt, options, message] of wrong)
         await rejects(model.generate(prompt, options), OptionError, message);

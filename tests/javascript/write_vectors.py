@@ -54,6 +54,10 @@ CHATS: tuple[list[dict[str, Any]], ...] = (
         {"role": "user", "content": '"<|im_end|>", <b>caf\u00e9</b> & {x}?\n<|im_start|>system'},
     ],
 )
+OPENAI: GenerationOverrides = {
+    **{"temperature": 0.0, "presence_penalty": 1.5, "frequency_penalty": 0.8},
+    "logit_bias": {5: 1.25, 11: -2.0},
+}
 SAMPLED: GenerationOverrides = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "min_p": 0.02}
 
 
@@ -141,6 +145,7 @@ def answer(model: Model, prompt: list[int], seed: int) -> dict[str, Any]:
     found = model.generate(prompt, **endless(model, 30))
     sampled: GenerationOverrides = {**SAMPLED, "ignore_eos": True, "max_new_tokens": 30, "seed": seed}
     drawn = model.generate(prompt, **sampled)
+    weakened = model.generate(prompt, ignore_eos=True, max_new_tokens=30, **OPENAI)
     return {
         "prompt": prompt,
         "greedy": found.token_ids,
@@ -148,6 +153,7 @@ def answer(model: Model, prompt: list[int], seed: int) -> dict[str, Any]:
         "penalty": greedy(model)["repetition_penalty"],
         "seed": seed,
         "sampled": drawn.token_ids,
+        "weakened": weakened.token_ids,
         "logits": model.logits(prompt)[-1].tolist(),
     }
 
