@@ -55,8 +55,12 @@ CHATS: tuple[list[dict[str, Any]], ...] = (
     ],
 )
 OPENAI: GenerationOverrides = {
-    **{"temperature": 0.0, "presence_penalty": 1.5, "frequency_penalty": 0.8},
+    "temperature": 0.0,
+    "presence_penalty": 1.5,
+    "frequency_penalty": 0.8,
     "logit_bias": {5: 1.25, 11: -2.0},
+    "ignore_eos": True,
+    "max_new_tokens": 30,
 }
 SAMPLED: GenerationOverrides = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "min_p": 0.02}
 
@@ -145,7 +149,7 @@ def answer(model: Model, prompt: list[int], seed: int) -> dict[str, Any]:
     found = model.generate(prompt, **endless(model, 30))
     sampled: GenerationOverrides = {**SAMPLED, "ignore_eos": True, "max_new_tokens": 30, "seed": seed}
     drawn = model.generate(prompt, **sampled)
-    weakened = model.generate(prompt, ignore_eos=True, max_new_tokens=30, **OPENAI)
+    weakened = model.generate(prompt, **OPENAI)
     return {
         "prompt": prompt,
         "greedy": found.token_ids,
