@@ -40,6 +40,8 @@ def main(folder: Path, provider: str, tokens: int, parts: int, out: Path | None)
                 f"{rows[-1]['tokens']:7,} tokens  {rows[-1]['ms_per_token']:6.2f} ms a token  "
                 f"{rows[-1]['rss_mb']:6.0f} MB resident  {rows[-1]['heap_mb']:6.0f} MB of heap"
             )
+    if process.returncode:
+        raise click.ClickException(f"node ended with exit status {process.returncode}; its message stands above")
     finish({"folder": folder.name, "provider": provider, "rows": rows}, out)
 
 

@@ -8,7 +8,8 @@ const [messages, question, error, progress] = [
   "progress",
 ].map(element);
 const worker = new Worker("worker.js", { type: "module" });
-let answer = null; // the paragraph that grows
+let [asked, answer] = [null, null]; // the paragraphs of the last question and of its answer, which grows
+let hint = ""; // why the page cannot be used offline
 
 const received = {
   progress({ file, loaded, total }) {
@@ -16,15 +17,19 @@ const received = {
     element("status").textContent =
       `loading ${file}: ${megabytes(loaded)} of ${megabytes(total)}`;
   },
-  ready({ name, threads, context, isolated }) {
+  ready({ name, threads, context, isolated, unkept }) {
     element("name").textContent = name;
     document.title = name;
     progress.hidden = true;
-    const hint = isolated
+    const reason = isolated
       ? ""
       : ", as this page is served without the headers that more need";
     element("status").textContent =
-      `${threads} ${threads === 1 ? "thread" : "threads"}${hint}; remembers ${context.toLocaleString("en")} tokens`;
+      `${threads} ${threads === 1 ? "thread" : "threads"}${reason}; remembers ${context.toLocaleString("en")} tokens${hint}`;
+    if (unkept)
+      element("status").textContent +=
+        `; needs the network for the model's files, as ${unkept}`;
+    remember(folder);
     setBusy(false);
   },
   piece({ text, speed, position }) {
@@ -34,8 +39,9 @@ const received = {
     if (atEnd) messages.scrollTop = messages.scrollHeight;
     showSpeed(speed, position);
   },
-  done({ speed, position }) {
+  done({ answered, speed, position }) {
     showSpeed(speed, position);
+    if (!answered) takeBack();
     setBusy(false);
   },
   conversation({ transcript, position }) {
@@ -55,14 +61,14 @@ const received = {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     setBusy(false);
   },
-  failed({ message, fatal }) {
+  failed({ message, fatal, answered }) {
     error.textContent = message;
     error.hidden = false;
     if (fatal) {
       element("status").textContent = "the model cannot be used here";
       progress.hidden = true;
     } else {
-      if (answer && !answer.textContent) answer.remove();
+      if (answer && !answered) takeBack();
       setBusy(false);
     }
   },
@@ -80,7 +86,7 @@ element("form").addEventListener("submit", (event) => {
   const text = question.value.trim();
   if (!text || element("send").disabled) return;
   question.value = "";
-  paragraph("user", text);
+  asked = paragraph("user", text);
   answer = paragraph("assistant", "");
   messages.scrollTop = messages.scrollHeight;
   send({ type: "ask", text, sampling: element("sampling").checked });
@@ -122,6 +128,13 @@ function setBusy(busy) {
   if (matchMedia("(pointer: fine)").matches) question.focus(); // a phone would open its keyboard
 }
 
+/** A question without an answer is no part of the conversation: it goes back to where it was written. */
+function takeBack() {
+  if (!question.value) question.value = asked.textContent;
+  asked.remove();
+  answer.remove();
+}
+
 function paragraph(role, text) {
   const p = document.createElement("p");
   p.className = role;
@@ -149,18 +162,53 @@ async function start() {
     });
     return;
   }
-  // it keeps the page itself for offline use; the model's files are kept by the package
-  await navigator.serviceWorker?.register("service_worker.js").catch(() => {});
-  const query = new URLSearchParams(location.search);
-  const folder =
-    query.get("model") ?? localStorage.getItem("model") ?? "model/"; // offline the address may have no query
-  localStorage.setItem("model", folder);
-  const threads = query.get("threads");
-  worker.postMessage({
-    type: "load",
-    url: new URL(folder, location.href).href,
-    threads: threads && Number(threads),
-  });
+  hint = await keepPage();
+  worker.postMessage({ type: "load", url: folder, threads: wanted(threads) });
 }
 
+/** Let a service worker keep the page for offline use; the model's files are kept by the package. Why it cannot. */
+async function keepPage() {
+  const needs = "; needs the network, as this browser does not keep the page";
+  if (!navigator.serviceWorker) return needs;
+  try {
+    const { installing } =
+      await navigator.serviceWorker.register("service_worker.js");
+    let isKept = false;
+    installing?.addEventListener("statechange", () => {
+      isKept ||= installing.state === "installed";
+      if (isKept || installing.state !== "redundant") return;
+      hint = needs; // a file of it cannot be loaded or kept
+      element("status").textContent += needs;
+    });
+    return "";
+  } catch (error) {
+    return `${needs} (${error.message})`;
+  }
+}
+
+/** The threads in the address as a number; `load` refuses any other text in its own words. */
+function wanted(text) {
+  return text !== null && /^\d+$/.test(text) ? Number(text) : text;
+}
+
+/** The folder of the last visit that went well, for offline the address may have no query. */
+function remembered() {
+  try {
+    return localStorage.getItem("model");
+  } catch {
+    return null; // storage is switched off
+  }
+}
+
+function remember(name) {
+  try {
+    localStorage.setItem("model", name);
+  } catch {
+    // storage is switched off: the address names the model
+  }
+}
+
+const query = new URLSearchParams(location.search);
+const folder = query.get("model") ?? remembered() ?? "model/";
+const threads = query.get("threads");
 await start();

@@ -9,11 +9,14 @@ FOLDER is one that doge-export wrote. The page's address is printed. It works of
 import argparse
 import contextlib
 import http.server
+import io
 import sys
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any, BinaryIO
+from urllib.parse import parse_qs, quote, urlsplit
 
 PAGE = Path(__file__).parent
+PAGE_FILES = ("index.html", "style.css", "page.js", "worker.js", "service_worker.js")
 PACKAGE = PAGE.parents[1] / "javascript" / "browser"
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -33,22 +36,34 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     }
 
     def translate_path(self, path: str) -> str:
-        """The file of an address."""
+        """The file of an address; that of an empty path, which is none, where there is nothing to be had."""
         inner = Path(super().translate_path(path)).relative_to(self.directory)
-        first, *rest = inner.parts or ("",)
+        first, *rest = inner.parts or ("index.html",)
         if first == "model":
             return str(self.folder.joinpath(*rest[1:]))
-        return str(PACKAGE.joinpath(*rest) if first == "doge-export" else PAGE / inner)
+        if first == "doge-export":
+            return str(PACKAGE.joinpath(*rest))
+        return str(PAGE / first) if first in PAGE_FILES and not rest else ""
 
-    def do_GET(self) -> None:
+    def send_head(self) -> io.BytesIO | BinaryIO | None:
         """Answer one request; the page is sent to the address that names the model."""
-        if self.path != "/":
-            super().do_GET()
-            return
-        self.send_response(302)
-        self.send_header("Location", f"/?model=model/{quote(self.folder.name)}")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        port = self.connection.getsockname()[1]
+        if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
+            self.send_error(403, "another site's page may not read this server")  # by a name of its own for 127.0.0.1
+            return None
+        address = urlsplit(self.path)
+        if address.path == "/" and "model" not in parse_qs(address.query):
+            self.send_response(302)
+            rest = f"&{address.query}" if address.query else ""
+            self.send_header("Location", f"/?model=model/{quote(self.folder.name)}{rest}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+        try:
+            return super().send_head()
+        except ValueError:  # of a path that no file can have
+            self.send_error(404)
+            return None
 
     def end_headers(self) -> None:
         """Add those that every file needs."""
@@ -59,6 +74,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     def list_directory(self, path: object) -> None:
         """There are no lists of files."""
         self.send_error(404)
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        """Send a file; a reader that goes away is not worth a traceback."""
+        with contextlib.suppress(ConnectionError):
+            super().copyfile(source, outputfile)
 
     def log_request(self, code: object = "-", size: object = "-") -> None:
         """Files that are found are not worth a line."""

@@ -2,6 +2,8 @@
 
 const CACHE = "doge-export-page";
 const PAGE = ["index.html", "style.css", "page.js", "worker.js"];
+const PACKAGE = "doge-export/";
+const HOME = new URL("./", location.href);
 
 self.addEventListener("install", (event) =>
   event.waitUntil(keepAll().then(() => self.skipWaiting())),
@@ -10,34 +12,40 @@ self.addEventListener("activate", (event) =>
   event.waitUntil(self.clients.claim()),
 );
 self.addEventListener("fetch", (event) => {
-  const { request } = event;
-  const { origin, pathname } = new URL(request.url);
-  const isPage =
-    request.method === "GET" &&
-    origin === location.origin &&
-    !pathname.startsWith("/model/");
-  if (isPage) event.respondWith(answer(request)); // the model's files are the package's business
+  const name = ownFile(event.request);
+  if (name !== null) event.respondWith(answer(event, name));
 });
 
-async function keepAll() {
-  const files = await (await fetch("doge-export/files.json")).json();
-  await (
-    await caches.open(CACHE)
-  ).addAll([...PAGE, ...files.map((file) => `doge-export/${file}`)]);
+/** The name of a file of the page or package; null for all others. The model's files are the package's business. */
+function ownFile({ method, url }) {
+  const { origin, pathname } = new URL(url);
+  if (method !== "GET" || origin !== HOME.origin) return null;
+  if (!pathname.startsWith(HOME.pathname)) return null;
+  const name = pathname.slice(HOME.pathname.length) || "index.html";
+  return PAGE.includes(name) || name.startsWith(PACKAGE) ? name : null;
 }
 
-async function answer(request) {
-  const cache = await caches.open(CACHE);
+async function keepAll() {
+  const response = await fetch(`${PACKAGE}files.json`);
+  if (!response.ok) throw new Error(`files.json: ${response.status}`);
+  const files = (await response.json()).map((file) => PACKAGE + file);
+  await (await caches.open(CACHE)).addAll([...PAGE, ...files]);
+}
+
+async function answer(event, name) {
+  let response;
   try {
-    const response = await fetch(request);
-    if (response.ok && request.mode !== "navigate")
-      await cache.put(request, response.clone());
-    return response;
+    response = await fetch(event.request);
   } catch (error) {
-    const kept = await cache.match(
-      request.mode === "navigate" ? "index.html" : request,
-    );
+    const kept = await (await caches.open(CACHE)).match(new URL(name, HOME));
     if (kept) return kept;
     throw error;
   }
+  // the answer does not wait for its copy, nor fail with it
+  if (response.ok) event.waitUntil(keep(name, response.clone()));
+  return response;
+}
+
+async function keep(name, response) {
+  await (await caches.open(CACHE)).put(new URL(name, HOME), response);
 }

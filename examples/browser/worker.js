@@ -33,7 +33,10 @@ const received = {
       last = performance.now();
       postMessage({ type: "progress", file, loaded, total });
     };
-    model = await load(url, { onProgress, ...(threads ? { threads } : {}) });
+    model = await load(url, {
+      onProgress,
+      ...(threads === null ? {} : { threads }),
+    });
     conversation = new Conversation(model);
     postMessage({
       type: "ready",
@@ -41,6 +44,7 @@ const received = {
       threads: model.decoder.backend.threads,
       context: model.contextSize,
       isolated: crossOriginIsolated,
+      unkept: model.unkept,
     });
   },
 
@@ -57,15 +61,22 @@ const received = {
       speed: stream.decodeTokensPerS,
       position: conversation.state.position,
     });
+    // an answer without a token is none: the conversation has forgotten its question
+    const ended = () => ({
+      answered: stream.tokenIds.length > 0,
+      ...numbers(),
+    });
     try {
       for await (const piece of stream)
         postMessage({ type: "piece", text: piece, ...numbers() });
+      postMessage({ type: "done", ...ended() });
     } catch (error) {
-      if (error.name !== "AbortError") throw error;
+      if (error.name === "AbortError")
+        postMessage({ type: "done", ...ended() });
+      else postMessage({ type: "failed", ...fault(error), ...ended() });
     } finally {
       answer = null;
     }
-    postMessage({ type: "done", ...numbers() });
   },
 
   async save() {
@@ -100,10 +111,17 @@ onmessage = async ({ data }) => {
   try {
     await received[data.type](data);
   } catch (error) {
-    const message =
-      error instanceof DogeError
-        ? error.message
-        : `something is wrong in this page: ${error?.message ?? error}`;
-    postMessage({ type: "failed", message, fatal: data.type === "load" });
+    postMessage({
+      type: "failed",
+      ...fault(error),
+      fatal: data.type === "load",
+    });
   }
 };
+
+function fault(error) {
+  if (error instanceof DogeError) return { message: error.message };
+  return {
+    message: `something is wrong in this page: ${error?.message ?? error}`,
+  };
+}

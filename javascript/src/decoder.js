@@ -3,6 +3,7 @@
 import { DECODER_FILE, RECURRENT_FILE } from './description.js';
 import { OptionError, StateError, shown } from './errors.js';
 import { State } from './state.js';
+import { POSITION_LIMIT } from './state_file.js';
 import { breathe } from './turns.js';
 
 /** @typedef {import('./description.js').DecoderDescription} DecoderDescription */
@@ -66,6 +67,8 @@ export class Decoder {
    */
   async forward(state, tokenIds, { count = 1, signal, onPrompt } = {}) {
     this.checkState(state);
+    if (state.position + tokenIds.length > POSITION_LIMIT)
+      throw new StateError(`a stream has ${POSITION_LIMIT.toLocaleString('en')} tokens at most; begin a new one`);
     state.inUse = true;
     try {
       if (tokenIds.length === 1) return [await this.step(state, tokenIds[0])];
@@ -125,9 +128,9 @@ export class Decoder {
    * @param {number} tokens
    */
   candidates(state, tokens) {
-    const isFull = state.position >= this.description.keepWindowSize;
-    state.reserve(tokens);
-    return isFull ? state.fullWindow().candidates(tokens) : null;
+    const window = state.position >= this.description.keepWindowSize ? state.fullWindow() : null;
+    state.reserve(tokens); // behind fullWindow, which may change the cache
+    return window && window.candidates(tokens);
   }
 
   /**

@@ -2,15 +2,27 @@
 
 import { StateError } from './errors.js';
 import { LogitsProcessors } from './logits_processors.js';
+import { tokenLogprobs } from './logprobs.js';
 import { Pcg64, freshSeed } from './random.js';
 import { candidates, greedy, sample } from './sampling.js';
 import { breathe } from './turns.js';
 
 /** @typedef {import('./generation_options.js').GenerationOptions} GenerationOptions */
 /** @typedef {import('./state.js').State} State */
+/** @typedef {import('./logprobs.js').TokenLogprobs} TokenLogprobs */
 /** @typedef {'stop' | 'length'} FinishReason */
 /**
- * @typedef {{tokenId: number, finishReason: FinishReason | null}} GeneratedToken finishReason is set on the last one
+ * One new token; finishReason is set on the last one, logprobs where they are asked for.
+ * @typedef {{tokenId: number, finishReason: FinishReason | null, logprobs?: TokenLogprobs}} GeneratedToken
+ */
+
+/**
+ * pastIds: the tokens before the prompt, for options that look at them. begin: called before the first token is fed.
+ * @typedef {object} GenerationCalls
+ * @property {readonly number[]} [pastIds]
+ * @property {() => Promise<void>} [begin]
+ * @property {AbortSignal} [signal]
+ * @property {(fed: number, of: number) => void} [onPrompt]
  */
 
 /**
@@ -18,11 +30,13 @@ import { breathe } from './turns.js';
  * for, so the last one is not: `state.unfedToken` remembers it.
  * @param {import('./decoder.js').Decoder} decoder @param {State} state @param {readonly number[]} promptIds
  * @param {GenerationOptions} options @param {ReadonlySet<number>} stopIds tokens that end the answer
- * @param {{signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [calls]
+ * @param {GenerationCalls} [calls]
  * @returns {AsyncGenerator<GeneratedToken, void, void>}
  */
-export async function* generateTokens(decoder, state, promptIds, options, stopIds, { signal, onPrompt } = {}) {
-  const selector = new TokenSelector(options, stopIds, promptIds);
+export async function* generateTokens(decoder, state, promptIds, options, stopIds, calls = {}) {
+  const { pastIds = [], begin, signal, onPrompt } = calls;
+  await begin?.();
+  const selector = new TokenSelector(options, stopIds, [...pastIds, ...promptIds]);
   let fed = promptIds;
   while (true) {
     signal?.throwIfAborted();
@@ -60,11 +74,13 @@ export class TokenSelector {
    */
   nextToken(logits, state) {
     const tokenId = this.choose(this.processors.process(logits, state));
+    const best = this.options.logprobs;
+    const told = best === null ? {} : { logprobs: tokenLogprobs(logits, tokenId, best) };
     this.processors.append(tokenId);
     state.unfedToken = tokenId;
     this.count++;
-    if (this.stopIds.has(tokenId)) return { tokenId, finishReason: 'stop' };
-    return { tokenId, finishReason: this.count === this.options.maxNewTokens ? 'length' : null };
+    const ended = this.count === this.options.maxNewTokens ? 'length' : null;
+    return { tokenId, finishReason: this.stopIds.has(tokenId) ? 'stop' : ended, ...told };
   }
 }
 

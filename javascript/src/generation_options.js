@@ -24,6 +24,10 @@ const LARGEST_BIAS = 1e6; // above, sums with a bias lose the float32 logits tha
  * @property {readonly (readonly number[])[]} badWordsIds
  * @property {readonly (readonly [readonly number[], number])[]} sequenceBias
  * @property {readonly number[]} forcedEosTokenId
+ * @property {readonly (readonly [number, number])[]} logitBias
+ * @property {number} presencePenalty
+ * @property {number} frequencyPenalty
+ * @property {number | null} logprobs null returns none
  */
 
 /**
@@ -45,6 +49,10 @@ const LARGEST_BIAS = 1e6; // above, sums with a bias lose the float32 logits tha
  * @property {readonly (readonly number[])[] | null} [badWordsIds]
  * @property {readonly (readonly [readonly number[], number])[] | null} [sequenceBias]
  * @property {number | readonly number[] | null} [forcedEosTokenId]
+ * @property {Readonly<Record<number, number>> | ReadonlyMap<number, number> | readonly (readonly [number, number])[] | null} [logitBias]
+ * @property {number | null} [presencePenalty]
+ * @property {number | null} [frequencyPenalty]
+ * @property {number | null} [logprobs]
  */
 
 /** @type {Readonly<GenerationOptions>} */
@@ -65,6 +73,10 @@ export const DEFAULTS = Object.freeze({
   badWordsIds: [],
   sequenceBias: [],
   forcedEosTokenId: [],
+  logitBias: [],
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logprobs: null,
 });
 
 /** @typedef {(name: string, value: any) => any} Check */
@@ -148,6 +160,25 @@ function biases(name, value) {
   return value.map((pair, i) => [ids[i], biasRule(name, pair[1])]);
 }
 
+/** @type {Check} */
+function tokenBiases(name, value) {
+  const pairs = pairsOf(value);
+  if (!pairs?.every((pair) => Array.isArray(pair) && pair.length === 2 && isTokenId(pair[0]))) {
+    throw new OptionError(`${name} is ${shown(value)}; it must be an object of token ids and numbers`);
+  }
+  return pairs.map(([id, bias]) => [id, biasRule(name, bias)]);
+}
+
+/** The entries of an object, a map or a list. @param {any} value @returns {any[] | null} */
+function pairsOf(value) {
+  if (value instanceof Map) return [...value];
+  if (Array.isArray(value)) return value;
+  if (value === null || typeof value !== 'object') return null;
+  return Object.entries(value).map(([id, bias]) => [/^\d+$/.test(id) ? Number(id) : id, bias]); // its names are texts
+}
+
+const penalty = numberRule((p) => p >= -2 && p <= 2, 'a number from -2 to 2 (0 switches it off)');
+
 /** @type {Record<keyof GenerationOptions, Check>} */
 const CHECKS = {
   maxNewTokens: whole(1),
@@ -169,6 +200,10 @@ const CHECKS = {
   badWordsIds: sequences,
   sequenceBias: biases,
   forcedEosTokenId: oneOrMoreIds,
+  logitBias: tokenBiases,
+  presencePenalty: penalty,
+  frequencyPenalty: penalty,
+  logprobs: whole(0, ', or null for none at all'),
 };
 const NAMES = /** @type {(keyof GenerationOptions)[]} */ (Object.keys(CHECKS));
 
@@ -210,7 +245,9 @@ const UNUSED_FIELDS = {
 };
 /** @type {Record<string, unknown[]>} */
 const UNUSED_SAMPLING_FIELDS = { typical_p: [1], top_h: [], epsilon_cutoff: [0], eta_cutoff: [0] };
-const OWN_RULE = ['temperature', 'stop', 'ignoreEos', 'seed']; // read otherwise than by their name
+// read otherwise than by their name, or no field of that file
+const OWN_RULE = ['temperature', 'stop', 'ignoreEos', 'seed', 'logitBias', 'presencePenalty', 'frequencyPenalty'];
+OWN_RULE.push('logprobs');
 
 /**
  * A folder's settings for generation.

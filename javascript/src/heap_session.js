@@ -6,8 +6,8 @@
  */
 
 import { DATA_FILE } from './description.js';
-import { PackageError, oneLine } from './errors.js';
-import { nbytesOf, writeNumbers } from './sessions.js';
+import { DogeError, PackageError, oneLine } from './errors.js';
+import { graphOf, nbytesOf, writeNumbers } from './sessions.js';
 import { unpacked } from './unpacking.js';
 
 /** @typedef {import('./sessions.js').Slot} Slot */
@@ -25,6 +25,8 @@ const FATAL = 4;
 const ALL_OPTIMIZATIONS = 99;
 const ERROR_TEXT = 4; // behind the error's code
 const HEAP_BYTES = 2 ** 32;
+const FULL_WITHIN = 2 ** 26; // bytes that a heap may lack to its most and still count as full
+const NO_MEMORY = /bad_alloc|bad allocation|Failed to allocate memory|out of memory|\bOOM\b|Cannot enlarge memory/i;
 const DATA_NAME = DATA_FILE.split('/')[1]; // as the graphs name it
 const FUNCTIONS = [
   '_OrtInit',
@@ -42,6 +44,7 @@ const FUNCTIONS = [
   '_OrtReleaseBinding',
   '_OrtRunWithBinding',
   '_OrtCreateRunOptions',
+  '_OrtReleaseRunOptions',
   '_malloc',
   '_free',
   'getValue',
@@ -58,10 +61,14 @@ export class HeapBackend {
   kernels = 'onnxruntime-web in WebAssembly';
   readsAllSlots = false; // it works in place
 
-  /** @param {Module} module @param {import('./source.js').Source} source @param {number} threads */
-  constructor(module, source, threads) {
+  /**
+   * @param {Module} module @param {import('./source.js').Source} source
+   * @param {ReadonlyMap<string, Uint8Array>} graphs the checked ones by name @param {number} threads
+   */
+  constructor(module, source, graphs, threads) {
     this.module = module;
     this.source = source;
+    this.graphs = graphs;
     this.threads = threads;
     this.heap = new Heap(module);
     this.heap.check(module._OrtInit(threads, FATAL), 'start onnxruntime');
@@ -70,16 +77,17 @@ export class HeapBackend {
   /**
    * @param {(options: object) => Promise<Module>} factory the default export of ort-wasm-simd-threaded.mjs
    * @param {URL} folder that has this file and the .wasm file
-   * @param {import('./source.js').Source} source @param {number} threads
+   * @param {import('./source.js').Source} source @param {ReadonlyMap<string, Uint8Array>} graphs
+   * @param {number} threads
    */
-  static async start(factory, folder, source, threads) {
+  static async start(factory, folder, source, graphs, threads) {
     try {
       const module = await factory({
         numThreads: threads,
         locateFile: (/** @type {string} */ name) => new URL(name, folder).href,
       });
       checkModule(module);
-      return new HeapBackend(module, source, threads);
+      return new HeapBackend(module, source, graphs, threads);
     } catch (error) {
       if (error instanceof PackageError) throw error;
       throw new PackageError(`onnxruntime-web's WebAssembly does not start from ${folder.href} (${oneLine(error)})`);
@@ -90,18 +98,21 @@ export class HeapBackend {
   async open(file) {
     const { module, heap } = this;
     const data = await this.source.bytes(DATA_FILE);
-    const { graph, files } = unpacked(await this.source.bytes(file), file, data);
-    module.mountExternalData(DATA_NAME, data);
-    for (const [name, content] of files) module.mountExternalData(name, content);
+    const { graph, files } = unpacked(graphOf(this.graphs, file), file, data);
     const options = module._OrtCreateSessionOptions(ALL_OPTIMIZATIONS, true, true, 0, false, 0, 0, FATAL, 0, 0);
-    const model = heap.malloc(graph.length);
+    let model = 0;
     try {
+      module.mountExternalData(DATA_NAME, data);
+      for (const [name, content] of files) module.mountExternalData(name, content);
+      model = heap.malloc(graph.length);
       new Uint8Array(heap.buffer).set(graph, model);
-      const session = await inHeap(file, () => module._OrtCreateSession(model, graph.length, options));
+      const session = await inHeap(module, `open ${file}`, () =>
+        module._OrtCreateSession(model, graph.length, options),
+      );
       if (!session) heap.fail(`open ${file}`);
       return new HeapSession(heap, session);
     } finally {
-      module._free(model);
+      if (model) module._free(model);
       module._OrtReleaseSessionOptions(options);
       module.unmountExternalData();
     }
@@ -183,7 +194,7 @@ class Heap {
     this.module._OrtGetLastError(at, at + ERROR_TEXT);
     const message = oneLine(this.module.UTF8ToString(this.module.getValue(at + ERROR_TEXT, '*')));
     this.module._free(at);
-    if (/bad_alloc|bad allocation|Failed to allocate memory/i.test(message)) throw tooLarge('its weights');
+    if (NO_MEMORY.test(message)) throw tooLarge('its weights');
     throw new PackageError(`onnxruntime cannot ${purpose}; it may be damaged, export the model again (${message})`);
   }
 }
@@ -195,6 +206,7 @@ class HeapSession {
     this.heap = heap;
     this.handle = handle;
     this.runOptions = heap.module._OrtCreateRunOptions(FATAL, 0, false, 0);
+    if (!this.runOptions) heap.fail('make options of a run');
   }
 
   /**
@@ -206,6 +218,7 @@ class HeapSession {
   }
 
   async dispose() {
+    this.heap.module._OrtReleaseRunOptions(this.runOptions);
     this.heap.module._OrtReleaseSession(this.handle);
   }
 }
@@ -283,7 +296,7 @@ class HeapBinding {
   async run() {
     const { heap, handle, runOptions } = this.session;
     const { module } = heap;
-    const code = await inHeap('the decoder', () =>
+    const code = await inHeap(module, 'run the decoder', () =>
       module._OrtRunWithBinding(handle, this.binding, this.outputCount, this.results, runOptions),
     );
     heap.check(code, 'run the decoder');
@@ -331,13 +344,20 @@ export function checkModule(module) {
   }
 }
 
-/** @template T @param {string} what @param {() => T | Promise<T>} call */
-async function inHeap(what, call) {
+/**
+ * An onnxruntime call. Whatever it throws ends in one sentence; a number is an exception of C++, which has no text here.
+ * @template T @param {Module} module @param {string} purpose @param {() => T | Promise<T>} call
+ */
+export async function inHeap(module, purpose, call) {
   try {
     return await call();
   } catch (error) {
-    if (error instanceof WebAssembly.RuntimeError || typeof error === 'number') throw tooLarge(`for ${what}`);
-    throw error;
+    if (error instanceof DogeError) throw error;
+    const isFull = typeof error === 'number' && module.HEAPU8.byteLength > HEAP_BYTES - FULL_WITHIN;
+    if (isFull || NO_MEMORY.test(oneLine(error))) throw tooLarge(`more to ${purpose}`);
+    throw new PackageError(
+      `onnxruntime's WebAssembly cannot ${purpose} and must be started anew (${oneLine(error)}); load the model again`,
+    );
   }
 }
 

@@ -2,13 +2,14 @@
 
 import { Decoder } from './decoder.js';
 import { OptionError, PackageError, oneLine, shown } from './errors.js';
-import { checkedDescription } from './folder_files.js';
+import { checkedFolder } from './folder_files.js';
 import { generationDefaults } from './generation_options.js';
 import { HeapBackend } from './heap_session.js';
 import { Model, checkTokenizer } from './model.js';
 import { NativeBackend } from './native_session.js';
-import { FolderSource, WebSource, parseJson } from './source.js';
+import { FolderSource, parseJson } from './source.js';
 import { Tokenizer } from './tokenizer.js';
+import { Unreachable, WebSource } from './web_source.js';
 
 /**
  * @typedef {object} LoadOptions
@@ -35,7 +36,17 @@ const ONE_THREAD_BYTES = 32 * 2 ** 20; // as in `runtime/threads.py`
 export async function load(location, options = {}) {
   checkOptions(options);
   const source = await sourceOf(location, options);
-  const description = await checkedDescription(source);
+  try {
+    return await opened(source, options);
+  } catch (error) {
+    if (!(error instanceof Unreachable) || !(await source.goOffline())) throw error;
+    return opened(source, options); // all files from the copy of the last time, so that they belong together
+  }
+}
+
+/** @param {FolderSource | WebSource} source @param {LoadOptions} options */
+async function opened(source, options) {
+  const { description, graphs } = await checkedFolder(source);
   const tokenizer = await Tokenizer.fromSource(source);
   checkTokenizer(tokenizer, description.vocabSize);
   const [generation, config] = await Promise.all(
@@ -48,10 +59,11 @@ export async function load(location, options = {}) {
   if (defaults.unused.length) {
     console.warn(`generation_config.json sets ${defaults.unused.join(' and ')}, which the runtime does not use`);
   }
-  const backend = await backendOf(source, options, description);
+  const backend = await backendOf(source, graphs, options, description);
   const decoder = await Decoder.open(backend, description);
-  source.release();
-  return new Model(decoder, tokenizer, defaults, source.name);
+  await source.keep();
+  if (source.unkept) console.warn(`the files are not there for offline use: ${source.unkept}`);
+  return new Model(decoder, tokenizer, defaults, source.name, source.unkept);
 }
 
 /** @param {LoadOptions} options */
@@ -84,10 +96,10 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
 }
 
 /**
- * @param {FolderSource | WebSource} source @param {LoadOptions} options
+ * @param {FolderSource | WebSource} source @param {ReadonlyMap<string, Uint8Array>} graphs @param {LoadOptions} options
  * @param {import('./description.js').DecoderDescription} description
  */
-async function backendOf(source, options, description) {
+async function backendOf(source, graphs, options, description) {
   const [provider] = options.executionProviders ?? [isNode() ? 'cpu' : 'wasm'];
   const threads = options.threads ?? defaultThreads((await source.data()).size, await cores());
   if (provider === 'wasm') {
@@ -97,13 +109,14 @@ async function backendOf(source, options, description) {
       await imported(new URL(WASM_MODULE, folder).href),
       folder,
       source,
+      graphs,
       isIsolated() ? threads : 1,
     );
   }
   if (!(source instanceof FolderSource)) {
     throw new OptionError('onnxruntime-node opens local folders only; give a path, or executionProviders: ["wasm"]');
   }
-  return new NativeBackend(options.ort ?? (await nativeOrt()), source, threads, description);
+  return new NativeBackend(options.ort ?? (await nativeOrt()), source, graphs, threads, description);
 }
 
 /** @param {number} nbytes of the weights @param {number} available */

@@ -19,6 +19,11 @@ export class LogitsProcessors {
     // As in transformers, an end is not ruled out as a bad word; ignoreEos is there for that.
     const badWords = options.badWordsIds.filter((word) => word.length > 1 || !endIds.has(word[0]));
     this.badWords = new Sequences(badWords.map((word) => [word, -Infinity]));
+    const biases = [...options.sequenceBias, ...options.logitBias].map(([, bias]) => bias);
+    this.biasesRuleOut = biases.includes(-Infinity);
+    this.penalisesAnswer = options.presencePenalty !== 0 || options.frequencyPenalty !== 0;
+    /** @type {Map<number, number>} */
+    this.counts = new Map(); // of each token in the answer
     this.newTokens = 0;
     this.longest = Math.max(this.bias.longest, this.badWords.longest);
     this.remembersAll = options.noRepeatNgramSize > 0;
@@ -35,8 +40,12 @@ export class LogitsProcessors {
   process(logits, state) {
     const { options } = this;
     if (options.sequenceBias.length) logits = addBias(logits, this.bias.completedBy(this.tokens));
+    if (options.logitBias.length) logits = addBias(logits, options.logitBias);
     if (options.repetitionPenalty !== 1) {
       logits = applyRepetitionPenalty(logits, state.seenTokens(), options.repetitionPenalty);
+    }
+    if (this.counts.size) {
+      logits = applyCountPenalties(logits, this.counts, options.presencePenalty, options.frequencyPenalty);
     }
     if (options.forcedEosTokenId.length && this.newTokens === options.maxNewTokens - 1) {
       return this.without(only(logits, options.forcedEosTokenId), this.suppressed());
@@ -47,6 +56,7 @@ export class LogitsProcessors {
   /** The answer goes on with this token. @param {number} tokenId */
   append(tokenId) {
     this.newTokens++;
+    if (this.penalisesAnswer) this.counts.set(tokenId, (this.counts.get(tokenId) ?? 0) + 1);
     this.remember(tokenId);
   }
 
@@ -74,15 +84,27 @@ export class LogitsProcessors {
 
   /** @param {Float32Array} logits @param {readonly number[]} ids */
   without(logits, ids) {
-    if (!ids.length) return logits;
-    const left = ruleOut(logits, ids);
-    if (left.every((logit) => logit === -Infinity)) {
+    const left = ids.length ? ruleOut(logits, ids) : logits;
+    if ((ids.length || this.biasesRuleOut) && left.every((logit) => logit === -Infinity)) {
       throw new OptionError(
-        'no token is left to choose: noRepeatNgramSize, suppressTokens or badWordsIds rule all of them out; leave one ' +
-          'of these options away',
+        `no token is left to choose: ${this.names().join(' and ')} rule all of them out; leave one of these options away`,
       );
     }
     return left;
+  }
+
+  /** The options in use that rule tokens out. */
+  names() {
+    const { options } = this;
+    const lists = /** @type {const} */ ([
+      'suppressTokens',
+      'beginSuppressTokens',
+      'badWordsIds',
+      'sequenceBias',
+      'logitBias',
+    ]);
+    const numbers = /** @type {const} */ (['noRepeatNgramSize', 'minNewTokens']);
+    return [...numbers.filter((name) => options[name]), ...lists.filter((name) => options[name].length)];
   }
 }
 
@@ -124,6 +146,19 @@ export function addBias(logits, biases) {
   const biased = logits.slice();
   for (const [id, bias] of biases) if (id < logits.length) biased[id] += Math.fround(bias);
   return biased;
+}
+
+/**
+ * Logits less `presence`, and `frequency` times its count, of each token that came. The definition is OpenAI's.
+ * @param {Float32Array} logits @param {ReadonlyMap<number, number>} counts @param {number} presence
+ * @param {number} frequency
+ */
+export function applyCountPenalties(logits, counts, presence, frequency) {
+  const penalised = logits.slice();
+  const { fround } = Math; // sums of float32, as in numpy
+  for (const [id, count] of counts)
+    penalised[id] -= fround(fround(presence) + fround(fround(frequency) * fround(count)));
+  return penalised;
 }
 
 /** @param {Float32Array} logits @param {readonly number[]} ids beyond the vocabulary have no effect */

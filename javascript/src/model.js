@@ -25,11 +25,14 @@ export class Model {
   /**
    * @param {import('./decoder.js').Decoder} decoder @param {import('./tokenizer.js').Tokenizer | null} tokenizer
    * @param {import('./generation_options.js').GenerationDefaults} defaults @param {string} name
+   * @param {string | null} [unkept]
    */
-  constructor(decoder, tokenizer, defaults, name) {
+  constructor(decoder, tokenizer, defaults, name, unkept = null) {
     this.decoder = decoder;
     this.defaults = defaults;
     this.name = name;
+    /** Why the files are not kept for offline use; null where they are, or need not be. */
+    this.unkept = unkept;
     this.reader = new PromptReader(tokenizer, decoder.vocabSize, name);
   }
 
@@ -123,6 +126,11 @@ export class Model {
     return this.reader.chatPrompt();
   }
 
+  /** Tokens that end an answer of `chat`: the folder's, the tokenizer's, and the end that the template writes. */
+  get turnEnds() {
+    return this.endsOf(this.hasChatTemplate ? this.chatPrompt : null);
+  }
+
   /** Give the model's memory back. */
   async dispose() {
     await this.decoder.dispose();
@@ -147,10 +155,22 @@ export class Model {
     if (state !== undefined && state !== null) this.decoder.checkState(state);
   }
 
-  /** @param {readonly number[]} tokenIds @param {CallOptions} callOptions @param {ReadonlySet<number>} ends */
-  continue(tokenIds, callOptions, ends) {
-    const { state: given, signal, onPrompt, ...overrides } = callOptions;
-    const options = withOverrides(this.defaults.options, overrides);
+  /**
+   * The folder's default options with the given ones in place; OptionError for one that is not allowed.
+   * @param {CallOptions} callOptions
+   */
+  options({ state: _state, signal: _signal, onPrompt: _onPrompt, ...overrides }) {
+    return withOverrides(this.defaults.options, overrides);
+  }
+
+  /**
+   * Feed exactly these tokens, whatever the unfed token of a state, and stream the answer.
+   * @param {readonly number[]} tokenIds @param {CallOptions} callOptions @param {ReadonlySet<number>} ends
+   * @param {import('./generation.js').GenerationCalls} [calls]
+   */
+  continue(tokenIds, callOptions, ends, calls) {
+    const { state: given, signal, onPrompt } = callOptions;
+    const options = this.options(callOptions);
     if (options.stop.length) void this.tokenizer;
     const beyond = options.forcedEosTokenId.filter((id) => id >= this.decoder.vocabSize);
     if (beyond.length) {
@@ -160,6 +180,7 @@ export class Model {
     }
     const state = given ?? this.newState();
     const tokens = generateTokens(this.decoder, state, tokenIds, options, this.stopIds(options, ends), {
+      ...calls,
       signal,
       onPrompt,
     });
@@ -184,10 +205,10 @@ export class Model {
 
   /**
    * Tokens that end an answer to messages that a template has written.
-   * @param {import('./chat_prompt.js').ChatPrompt} prompt
+   * @param {import('./chat_prompt.js').ChatPrompt | null} prompt
    */
   endsOf(prompt) {
-    const ends = [this.tokenizer.specialId(this.tokenizer.specialTokens.eos_token ?? ''), prompt.turnEnd];
+    const ends = [this.tokenizer.specialId(this.tokenizer.specialTokens.eos_token ?? ''), prompt?.turnEnd ?? null];
     return new Set([...this.defaults.eosTokenIds, ...ends.filter((id) => id !== null)]);
   }
 }

@@ -3,7 +3,7 @@
 import { DATA_FILE } from './description.js';
 import { PackageError, oneLine } from './errors.js';
 import { FLOAT32, INT64, INT8, changed, node, readModel } from './onnx_graph.js';
-import { BYTES, nbytesOf, writeNumbers } from './sessions.js';
+import { BYTES, graphOf, nbytesOf, writeNumbers } from './sessions.js';
 
 /** @typedef {import('./sessions.js').Slot} Slot */
 /** @typedef {import('./sessions.js').Shared} Shared */
@@ -26,12 +26,14 @@ export class NativeBackend {
   readsAllSlots = true; // see withNewRows
 
   /**
-   * @param {Ort} ort @param {import('./source.js').FolderSource} source @param {number} threads
-   * @param {import('./description.js').DecoderDescription} description
+   * @param {Ort} ort @param {import('./source.js').FolderSource} source
+   * @param {ReadonlyMap<string, Uint8Array>} graphs the checked ones by name
+   * @param {number} threads @param {import('./description.js').DecoderDescription} description
    */
-  constructor(ort, source, threads, description) {
+  constructor(ort, source, graphs, threads, description) {
     this.ort = ort;
     this.source = source;
+    this.graphs = graphs;
     this.threads = threads;
     this.description = description;
   }
@@ -49,7 +51,8 @@ export class NativeBackend {
       executionProviders: ['cpu'],
       extra: { session },
     };
-    const graph = withNewRows(await this.source.bytes(file), file, this.description);
+    await this.source.data(); // its check: the folder may have been replaced since it was loaded
+    const graph = withNewRows(graphOf(this.graphs, file), file, this.description);
     return new NativeSession(
       this.ort,
       await refusals(`open ${file}`, this.ort.InferenceSession.create(graph, options)),

@@ -36,7 +36,8 @@ export const FLOAT16 = 10;
  * @property {readonly number[]} dims
  * @property {number} dataType
  * @property {Uint8Array | null} rawData null where the numbers lie in another file
- * @property {{location: string, offset: number, length: number} | null} external
+ * @property {{location: string, offset: number, length: number | null} | null} external length: null reaches as far as
+ * the numbers do
  * @property {Uint8Array} bytes as it stands in the file
  */
 
@@ -175,7 +176,7 @@ function readInitializer(bytes) {
         : {
             location: external.location,
             offset: Number(external.offset ?? 0),
-            length: Number(external.length ?? 0),
+            length: external.length === undefined ? null : Number(external.length),
           },
     bytes,
   };

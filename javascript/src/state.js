@@ -170,7 +170,8 @@ export class State {
     if (this.window) return this.window;
     const { description: d, cache } = this;
     if (cache.heads !== d.numRecurrentHeads) {
-      this.replaceCache(new Cache(this.backend, d, d.numRecurrentHeads, d.keepWindowSize));
+      // in full: the rows of every chunk to come stand behind the window
+      this.replaceCache(new Cache(this.backend, d, d.numRecurrentHeads, this.slots));
     }
     const lanes = d.numLayers * d.numRecurrentHeads;
     return this.fillWindow(Uint32Array.from({ length: lanes * d.keepWindowSize }, (_, i) => i % d.keepWindowSize));

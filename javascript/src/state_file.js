@@ -13,7 +13,7 @@ import { halfToFloat } from './unpacking.js';
 const FORMAT_VERSION = 1;
 const HEADER_KEY = 'doge_export.state';
 const CHECKSUM_KEY = 'doge_export.sha256';
-const POSITION_LIMIT = 2 ** 32;
+export const POSITION_LIMIT = 2 ** 32; // keys have 32 bits for their position
 const HEADER_FIELDS = [
   'format_version',
   'keep_sinks',
@@ -33,7 +33,7 @@ const HEADER_FIELDS = [
  * @property {number} heads
  * @property {Uint8Array} cache
  * @property {Float32Array | null} precedence
- * @property {Uint32Array | null} keyPositions
+ * @property {Uint32Array | null} keyPositions each below POSITION_LIMIT
  * @property {readonly number[]} seenTokens
  * @property {readonly number[]} firstPositions
  */
@@ -101,12 +101,12 @@ export function readStateFile(bytes, d) {
     heads: tensors.cache.shape[2],
     cache: packed ? unpackFloat16(tensors.cache.bytes, d) : tensors.cache.bytes,
     precedence: tensors.precedence ? new Float32Array(tensors.precedence.bytes.buffer) : null,
-    keyPositions: tensors.key_positions ? Uint32Array.from(numbersOf(tensors.key_positions)) : null,
+    keyPositions: tensors.key_positions ? numbersOf(tensors.key_positions) : null,
     seenTokens: numbersOf(tensors.seen_tokens),
     firstPositions: numbersOf(tensors.first_positions),
   };
-  checkValues(content, d);
-  return content;
+  checkValues(content, d); // of the numbers as they stand in the file, before any is cut to 32 bits
+  return { ...content, keyPositions: content.keyPositions && Uint32Array.from(content.keyPositions) };
 }
 
 /**
@@ -228,7 +228,11 @@ function checkLayout(tensors, position, d, packed) {
     throw damaged(`it holds ${inOrder(found)} where this model has ${inOrder(expected)}`);
 }
 
-/** Numbers that no stream can have led to. @param {StateContent} content @param {DecoderDescription} d */
+/**
+ * Numbers that no stream can have led to.
+ * @param {Omit<StateContent, 'keyPositions'> & {keyPositions: readonly number[] | null}} content
+ * @param {DecoderDescription} d
+ */
 function checkValues(content, d) {
   const floats =
     d.cacheType === 'int8'
@@ -243,8 +247,8 @@ function checkValues(content, d) {
     throw damaged('its seen tokens or their positions are impossible');
   }
   for (let start = 0; keyPositions && start < keyPositions.length; start += d.keepWindowSize) {
-    const lane = keyPositions.subarray(start, start + d.keepWindowSize);
-    const inPlace = lane.subarray(0, d.keepSinks).every((value, slot) => value === slot);
+    const lane = keyPositions.slice(start, start + d.keepWindowSize);
+    const inPlace = lane.slice(0, d.keepSinks).every((value, slot) => value === slot);
     if (!inPlace || !allDifferentBelow(position, lane)) throw damaged('the positions of its keys are impossible');
   }
 }

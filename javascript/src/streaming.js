@@ -5,6 +5,7 @@ import { StateError } from './errors.js';
 import { StopStrings } from './stopping.js';
 
 /** @typedef {import('./generation.js').GeneratedToken} GeneratedToken */
+/** @typedef {import('./logprobs.js').TokenLogprobs} TokenLogprobs */
 
 /**
  * One finished generation; times are the model's alone, not those of whoever reads the pieces.
@@ -15,6 +16,7 @@ import { StopStrings } from './stopping.js';
  * @property {number} promptTokens
  * @property {number} completionTokens
  * @property {number} prefillTokensPerS prompt tokens by the time until the first new token
+ * @property {TokenLogprobs[] | null} logprobs of every new token; null where they were not asked for
  * @property {number} decodeTokensPerS the new tokens after the first by the time they took; 0 when there were none
  */
 
@@ -35,11 +37,13 @@ export class TextStream {
     this.stopStrings = new StopStrings(stop);
     this.promptTokens = promptTokens;
     this.onEnd = onEnd;
-    /** Set it to false before the first token, and an answer takes constant memory: text and tokenIds stay empty. */
+    /** Set it to false before the first token, and an answer takes constant memory: text, tokenIds and logprobs stay empty. */
     this.collects = true;
     this.text = '';
     /** @type {number[]} */
     this.tokenIds = [];
+    /** @type {TokenLogprobs[] | null} */
+    this.logprobs = null; // of the tokens so far, where they were asked for
     this.count = 0;
     /** @type {'stop' | 'length' | null} */
     this.finishReason = null;
@@ -104,6 +108,7 @@ export class TextStream {
       completionTokens: this.count,
       prefillTokensPerS: rate(this.promptTokens, this.prefillMs),
       decodeTokensPerS: this.decodeTokensPerS,
+      logprobs: this.logprobs,
     };
   }
 
@@ -121,6 +126,7 @@ export class TextStream {
     if (this.collects) {
       this.tokenIds.push(token.tokenId);
       this.text += piece;
+      if (token.logprobs) (this.logprobs ??= []).push(token.logprobs);
     }
     return piece;
   }

@@ -29,6 +29,7 @@ export class Tokenizer {
   constructor(file, config, chatTemplates) {
     // of the config this library would take more than the file says; Python reads the file alone
     this.backend = new Backend(file, {});
+    decodeBytesAsPython(this.backend);
     const added = [...this.backend.get_added_tokens_decoder().values()];
     /** @type {Map<string, number>} */
     this.specialIds = new Map(added.filter(({ special }) => special).map(({ content, id }) => [content, id]));
@@ -124,6 +125,40 @@ export class Tokenizer {
   /** @param {readonly (number | undefined)[]} ids undefined for text that the vocabulary does not have */
   known(ids) {
     return ids.filter((id) => id !== undefined && id !== null).map(Number);
+  }
+}
+
+/**
+ * A run of byte tokens is UTF-8 as a whole, or each of them becomes U+FFFD: the rule of Python's library. This one
+ * would read the parts of a run that are UTF-8, and drop a U+FEFF at its start.
+ * @param {any} backend
+ */
+function decodeBytesAsPython({ decoder }) {
+  const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+  const read = (/** @type {string[]} */ run) => {
+    try {
+      return utf8.decode(Uint8Array.from(run, (token) => parseInt(token.slice(3, 5), 16)));
+    } catch {
+      return '\ufffd'.repeat(run.length);
+    }
+  };
+  for (const each of decoder?.decoders ?? [decoder]) {
+    if (each?.config?.type !== 'ByteFallback') continue;
+    each.decode_chain = (/** @type {string[]} */ tokens) => {
+      /** @type {string[]} */
+      const out = [];
+      /** @type {string[]} */
+      let run = [];
+      for (const token of [...tokens, null]) {
+        if (token !== null && /^<0x[0-9A-Fa-f]{2}>$/.test(token)) run.push(token);
+        else {
+          if (run.length) out.push(read(run));
+          run = [];
+          if (token !== null) out.push(token);
+        }
+      }
+      return out;
+    };
   }
 }
 

@@ -36,6 +36,7 @@ export function unpacked(bytes, file, data) {
     const name = `${each.inputs[1]}.unpacked`;
     if (!matrices.has(name)) {
       const matrix = blocksOf(each, stored, file);
+      for (const tensor of [matrix.codes, matrix.scales, matrix.zeroPoints]) if (tensor) checkSize(tensor, data, file);
       matrices.set(name, externalFloats(name, [each.integers.N, each.integers.K]));
       files.set(name, new UnpackedMatrix(matrix, data));
     }
@@ -151,7 +152,26 @@ function code(packed, from, index, bits) {
 /** @param {Initializer} tensor @param {Uint8Array} data */
 function bytesOf(tensor, data) {
   if (tensor.external === null) return tensor.rawData ?? new Uint8Array();
-  return data.subarray(tensor.external.offset, tensor.external.offset + tensor.external.length);
+  const { offset, length } = tensor.external;
+  return data.subarray(offset, offset + (length ?? nbytesOf(tensor)));
+}
+
+/** @param {Initializer} tensor of a type that is unpacked */
+function nbytesOf({ dims, dataType }) {
+  return dims.reduce((a, b) => a * b, { [FLOAT32]: 4, [FLOAT16]: 2 }[dataType] ?? 1);
+}
+
+/**
+ * PackageError for numbers that lie outside their file. @param {Initializer} tensor @param {Uint8Array} data
+ * @param {string} file
+ */
+function checkSize(tensor, data, file) {
+  const size = bytesOf(tensor, data).length;
+  if (size === nbytesOf(tensor)) return;
+  throw new PackageError(
+    `${file} has ${size} of ${nbytesOf(tensor)} bytes of ${tensor.name}, so a file is damaged; copy the folder again, or ` +
+      'export the checkpoint again',
+  );
 }
 
 /** @param {Initializer} tensor of float32 or float16 @param {Uint8Array} data @returns {Float32Array} */

@@ -67,12 +67,14 @@ async function logitsAgree(model, answers, most) {
 
 /** @param {Model} model @param {any[]} answers */
 async function answersAgree(model, answers) {
-  for (const { prompt, greedy, text, penalty, seed, sampled } of answers) {
+  for (const { prompt, greedy, text, penalty, seed, sampled, weakened } of answers) {
     const own = { ignoreEos: true, maxNewTokens: greedy.length };
     const found = await model.generate(prompt, { ...own, temperature: 0, repetitionPenalty: penalty });
     assert.deepEqual([found.tokenIds, found.text], [greedy, text]);
     const drawn = await model.generate(prompt, { ...own, temperature: 0.9, topK: 40, topP: 0.95, minP: 0.02, seed });
     assert.deepEqual(drawn.tokenIds, sampled);
+    const openai = { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.8, logitBias: { 5: 1.25, 11: -2 } };
+    assert.deepEqual((await model.generate(prompt, { ...own, ...openai })).tokenIds, weakened);
   }
 }
 

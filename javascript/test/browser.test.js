@@ -90,6 +90,21 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     assert.ok((await ask(page, 'Why?')).length > 0);
   });
 
+  test('a question that is stopped before its answer goes back to where it was written', async () => {
+    const before = await shownMessages(page);
+    const long = 'water '.repeat(1000).trim();
+    await page.$eval('#question', (box, text) => Object.assign(box, { value: text }), long);
+    await page.focus('#question');
+    await page.keyboard.press('Enter');
+    await page.waitForFunction((count) => document.querySelectorAll('#messages p').length > count, WAIT, before.length);
+    await page.click('#stop');
+    await idle(page);
+    assert.deepEqual(await shownMessages(page), before);
+    assert.equal(await page.$eval('#question', (box) => /** @type {HTMLTextAreaElement} */ (box).value), long);
+    await page.$eval('#question', (box) => Object.assign(box, { value: '' }));
+    assert.ok((await ask(page, 'Why?')).length > 0);
+  });
+
   test('a file that is no state ends in a sentence', async () => {
     const input = /** @type {import('puppeteer-core').ElementHandle<HTMLInputElement>} */ (await page.$('#file'));
     await input.uploadFile(join(ROOT, 'README.md'));
@@ -104,20 +119,60 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     await other.goto(`${new URL(address).origin}/?model=${broken.address}`);
     await other.waitForSelector('#error:not([hidden])', WAIT);
     assert.match(await textOf(other, '#error'), /model\.onnx_data (cannot be loaded|ended after)/);
-    const kept = await other.evaluate(async () =>
-      (await (await caches.open('doge-export')).keys()).map(({ url }) => url),
-    );
+    const kept = await keptIn(other, 'doge-export');
+    assert.ok(kept.length > 0);
     assert.deepEqual(
-      kept.filter((url) => url.startsWith(broken.address) && url.endsWith('_data')),
+      kept.filter((url) => url.startsWith(broken.address)),
       [],
-    );
-    await other.goto(`${new URL(address).origin}/?model=nowhere`);
-    await other.waitForFunction(
-      () => document.querySelector('#error')?.textContent?.includes('decoder.onnx is missing'),
-      WAIT,
     );
     await other.close();
     broken.close();
+  });
+
+  /** @type {[string, RegExp][]} */
+  const wrong = [
+    ['?model=nowhere', /nowhere\/onnx\/decoder\.onnx is missing/],
+    ['?model=%25zz', /%zz\/onnx\/decoder\.onnx is missing/],
+    ['?model=http://[', /the location is "http:\/\/\["; it must be a URL/],
+    [`?model=model/${NAME}&threads=abc`, /threads is "abc"; it must be a whole number from 1 to 64/],
+    [`?model=model/${NAME}&threads=0`, /threads is 0; it must be/],
+  ];
+  for (const [query, message] of wrong) {
+    test(`the address ${query} ends in a sentence`, async () => {
+      const other = await browser.newPage();
+      await other.goto(`${new URL(address).origin}/${query}`);
+      await other.waitForSelector('#error:not([hidden])', WAIT);
+      assert.match(await textOf(other, '#error'), message);
+      await other.close();
+    });
+  }
+
+  test('a browser that keeps no page says so', async () => {
+    const other = await browser.newPage();
+    await other.evaluateOnNewDocument(() => {
+      navigator.serviceWorker.register = () => Promise.reject(new Error('The operation is insecure.'));
+      Object.defineProperty(globalThis, 'localStorage', {
+        get() {
+          throw new Error('switched off');
+        },
+      });
+    });
+    await other.goto(address);
+    await ready(other);
+    assert.match(
+      await textOf(other, '#status'),
+      /needs the network, as .* not keep the page \(The operation is insecure/,
+    );
+    await other.close();
+  });
+
+  test('of all files that were asked for, the page and the package are kept, and the model by itself', async () => {
+    await page.evaluate(() => fetch('serve.py').then((response) => response.status));
+    const names = (await keptIn(page, 'doge-export-page')).map((url) => new URL(url).pathname.slice(1));
+    const others = names.filter((name) => !name.startsWith('doge-export/')).sort();
+    assert.deepEqual(others, ['index.html', 'page.js', 'style.css', 'worker.js']);
+    assert.ok(names.includes('doge-export/onnxruntime/ort-wasm-simd-threaded.wasm'));
+    assert.equal((await keptIn(page, 'doge-export')).length, 2);
   });
 
   test('works offline once it was loaded', async () => {
@@ -181,6 +236,10 @@ async function downloaded(folder) {
   }
   throw new Error('nothing was downloaded');
 }
+
+/** The addresses in a cache storage. @param {import('puppeteer-core').Page} page @param {string} name */
+const keptIn = (page, name) =>
+  page.evaluate(async (cache) => (await (await caches.open(cache)).keys()).map(({ url }) => url), name);
 
 /** @param {import('puppeteer-core').Page} page */
 const ready = (page) => page.waitForSelector('#send:not([disabled])', WAIT);

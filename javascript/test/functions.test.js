@@ -4,10 +4,16 @@ import { test } from 'node:test';
 import { CleanUp } from '../src/clean_up.js';
 import { FullWindow } from '../src/eviction.js';
 import { DEFAULTS, optionsFromGenerationConfig, withOverrides } from '../src/generation_options.js';
+import { PackageError } from '../src/errors.js';
+import { inHeap } from '../src/heap_session.js';
 import { LogitsProcessors } from '../src/logits_processors.js';
+import { tokenLogprobs } from '../src/logprobs.js';
+import { FLOAT32, UINT8, readModel } from '../src/onnx_graph.js';
+import { field, serialize } from '../src/protobuf.js';
 import { Pcg64 } from '../src/random.js';
 import { candidates, sample } from '../src/sampling.js';
 import { StopStrings } from '../src/stopping.js';
+import { unpack } from '../src/unpacking.js';
 import { camelCase, vectors } from './vectors.js';
 
 const { cases } = vectors;
@@ -46,6 +52,30 @@ test('options change logits as they do in Python', () => {
     });
     assert.deepEqual(found, rows, JSON.stringify(options));
   }
+});
+
+test('log-probabilities are those of Python', () => {
+  const near = (/** @type {number} */ a, /** @type {number} */ b) => assert.ok(Math.abs(a - b) < 1e-6, `${a} and ${b}`);
+  for (const { logits, token, logprob, best, n } of cases.likelihoods) {
+    const found = tokenLogprobs(Float32Array.from(logits), token, n);
+    near(found.logprob, logprob);
+    assert.deepEqual(
+      found.best.map(([id]) => id),
+      best.map((/** @type {[number, number]} */ [id]) => id),
+    );
+    found.best.forEach(([, number], i) => near(number, best[i][1]));
+  }
+});
+
+test('options that rule all tokens out are named', () => {
+  const process = (/** @type {object} */ options) =>
+    new LogitsProcessors(withOverrides(DEFAULTS, options), new Set(), []).process(Float32Array.of(1, 2), {
+      seenTokens: () => [],
+    });
+  const all = new Map([0, 1].map((id) => [id, -Infinity]));
+  assert.throws(() => process({ logitBias: all }), /no token is left to choose: logitBias rule all/);
+  assert.throws(() => process({ suppressTokens: [0, 1] }), /: suppressTokens rule all/);
+  assert.deepEqual([...process({ logitBias: { 0: -Infinity, 5: 1 } })], [-Infinity, 2]);
 });
 
 test('stop strings let the same pieces through', () => {
@@ -88,5 +118,47 @@ test('the same keys are evicted, with ties and sinks', () => {
       position += step.new.length / 2;
       assert.deepEqual([[...window.precedence], [...window.positions]], [step.precedence, step.positions]);
     }
+  }
+});
+
+test('numbers of a matrix are read whole, where their length is not told too', () => {
+  const dims = { codes: [2, 1, 16], scales: [2], zeros: [2] };
+  const data = Uint8Array.from({ length: 64 }, (_, i) => i);
+  data.set(new Uint8Array(Float32Array.of(0.5, 2).buffer), 32);
+  const stored = (/** @type {keyof typeof dims} */ name, /** @type {number} */ offset) => ({
+    ...{ name, dims: dims[name], dataType: name === 'scales' ? FLOAT32 : UINT8, rawData: null, bytes: data },
+    external: { location: 'x', offset, length: null },
+  });
+  const blocks = { rows: 2, columns: 16, bits: 8, blockSize: 16, zeroPoints: stored('zeros', 40) };
+  const values = unpack({ ...blocks, codes: stored('codes', 0), scales: stored('scales', 32) }, data);
+  assert.deepEqual([values[0], values[15], values[16], values[31]], [-20, -12.5, -50, -20]);
+});
+
+test('an entry of a tensor without a length is none, not 0', () => {
+  const text = (/** @type {string} */ key, /** @type {string} */ value) => field(13, [field(1, key), field(2, value)]);
+  const tensor = serialize([field(8, 'codes'), text('location', 'data'), text('offset', '4096')]);
+  const [found] = readModel(serialize([field(7, [field(5, tensor)])]), 'a.onnx').initializers;
+  assert.deepEqual(found.external, { location: 'data', offset: 4096, length: null });
+});
+
+test('a failure in WebAssembly is not taken for a full heap', async () => {
+  const heapOf = (/** @type {number} */ byteLength) => ({ HEAPU8: { byteLength } });
+  /** @type {[unknown, number, RegExp][]} */
+  const failures = [
+    [
+      new WebAssembly.RuntimeError('memory access out of bounds'),
+      1e6,
+      /cannot run the decoder and must be started anew/,
+    ],
+    [new WebAssembly.RuntimeError('unreachable'), 2 ** 32, /cannot run the decoder and .*\(unreachable\)/],
+    [new TypeError('x is undefined'), 1e6, /cannot run the decoder and .*\(x is undefined\)/],
+    [12345, 1e6, /cannot run the decoder/],
+    [12345, 2 ** 32 - 2 ** 16, /too large for the heap/],
+    [new WebAssembly.RuntimeError('Aborted(OOM)'), 1e6, /too large for the heap/],
+    [new PackageError('codes lie outside'), 1e6, /^codes lie outside$/],
+  ];
+  for (const [thrown, nbytes, message] of failures) {
+    const call = inHeap(heapOf(nbytes), 'run the decoder', () => Promise.reject(thrown));
+    await assert.rejects(call, { name: 'PackageError', message });
   }
 });

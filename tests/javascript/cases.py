@@ -12,6 +12,7 @@ from doge_export.runtime.clean_up import CleanUp
 from doge_export.runtime.eviction import FullWindow, Keys
 from doge_export.runtime.generation_options import GenerationDefaults, options_from_generation_config
 from doge_export.runtime.logits_processors import LogitsProcessors
+from doge_export.runtime.logprobs import token_logprobs
 from doge_export.runtime.sampling import Logits, candidates, sample
 from doge_export.runtime.stopping import StopStrings
 
@@ -32,18 +33,20 @@ PROCESSING: tuple[dict[str, Any], ...] = (
     {"suppress_tokens": [0, 11, 99], "begin_suppress_tokens": [2]},
     {"repetition_penalty": 1.3},
     {"forced_eos_token_id": [1, 2], "max_new_tokens": 3},
+    {"logit_bias": {3: 2.5, 7: -0.1, 99: 1.0}, "sequence_bias": [[[3], 0.3]], "repetition_penalty": 1.2},
+    {"presence_penalty": 0.7},
+    {"frequency_penalty": -0.3, "presence_penalty": 0.1, "min_new_tokens": 2},
+    {"frequency_penalty": 1.9, "logit_bias": {1: 4.0}, "bad_words_ids": [[2]]},
 )
 # what JavaScript has no option for (docs/javascript.md), and the seed, which is null there too
-NOT_COMPARED = {
-    *("seed", "prompt_lookup_num_tokens", "logprobs", "logit_bias", "presence_penalty", "frequency_penalty"),
-    *("json_schema", "regex", "grammar"),
-}
+NOT_COMPARED = {"seed", "prompt_lookup_num_tokens", "json_schema", "regex", "grammar"}
 CONFIGS: tuple[dict[str, Any], ...] = (
     {},
     {"do_sample": True},
     {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": None, "min_p": 0.1, "eos_token_id": [1, 2]},
     {"temperature": 0.6, "repetition_penalty": 1.1, "max_new_tokens": 50.0, "stop_strings": ["###"]},
     {"suppress_tokens": [1], "bad_words_ids": [[1, 2]], "sequence_bias": [[[3], -1.0]], "forced_eos_token_id": 2},
+    {"presence_penalty": 1.0, "logit_bias": {"1": 2.0}, "logprobs": 3},  # no fields of such a file
     {"prompt_lookup_num_tokens": 10, "no_repeat_ngram_size": 3, "min_new_tokens": 4, "begin_suppress_tokens": [5]},
 )
 TEXTS = ("Hello , world ! it 's n't so  . . .", "a ' b 've 're   .", " 's", "x n", "don 't ' ' end")
@@ -94,6 +97,14 @@ def processed() -> Iterator[dict[str, Any]]:
         yield {"logits": logits.tolist(), "options": options, "tokens": tokens, "rows": rows}
 
 
+def likelihoods() -> Iterator[dict[str, Any]]:
+    """Log-probabilities of a token and of the best ones, with equals among them."""
+    for count, best in ((5, 0), (12, 3), (300, 5), (4000, 20), (4, 9)):
+        logits = some_logits(count, 3.0, seed=count)
+        found = token_logprobs(logits, count // 2, best)
+        yield {"logits": logits.tolist(), "token": count // 2, "logprob": found.logprob, "best": found.best, "n": best}
+
+
 def stopped() -> Iterator[dict[str, Any]]:
     """Pieces that stop strings let through."""
     for stop, pieces in ((["###", "end"], ["a#", "#", "b ##", "# c"]), (["aab"], list("aaaabx")), ([], ["x", "y"])):
@@ -141,6 +152,12 @@ def evicted() -> Iterator[dict[str, Any]]:
 
 def all_cases() -> dict[str, Any]:
     """Every case by its kind."""
-    kinds = {"samples": samples, "processed": processed, "stopped": stopped, "cleaned": cleaned}
+    kinds = {
+        "samples": samples,
+        "processed": processed,
+        "stopped": stopped,
+        "cleaned": cleaned,
+        "likelihoods": likelihoods,
+    }
     kinds |= {"settings": settings, "evicted": evicted}
     return {"draws": draws()} | {kind: list(cases()) for kind, cases in kinds.items()}

@@ -40,26 +40,35 @@ def differing(work: Path, saved: Path) -> list[str]:
     return wrong
 
 
-def conversation_differs(work: Path) -> list[str]:
-    """Whether a conversation that JavaScript saved goes on otherwise."""
-    expected = json.loads((work / "conversation.json").read_text())
-    model = doge_export.load(work / "doge-20m-10min-int8", threads=1, operators=False)
-    talk = Conversation.resume(model, model.options(max_new_tokens=20), work / "conversation.safetensors")
+def differing_talks(work: Path) -> list[str]:
+    """The conversations that JavaScript saved and that go on otherwise."""
+    return [line for saved in sorted(work.glob("talked-*.json")) for line in differing_talk(work, saved)]
+
+
+def differing_talk(work: Path, saved: Path) -> list[str]:
+    """Whether a saved conversation goes on otherwise, taken back by a turn too."""
+    expected = json.loads(saved.read_text())
+    model = doge_export.load(work / expected["folder"], threads=1, operators=False)
+    talk = Conversation.resume(model, model.options(**expected["options"]), saved.with_suffix(".safetensors"))
     messages, answer = list(talk.messages), "".join(talk.ask(expected["question"]))
-    if (messages, answer) == (expected["messages"], expected["text"]):
+    text = talk._text
+    found = {"messages": messages, "answer": answer, "undone": [talk.undo(), talk.undo()], "left": talk._text}
+    wanted = {name: expected[name] for name in found}
+    if found == wanted and text.startswith(talk._text):
         return []
-    return [f"the conversation goes on with {answer!r} behind {messages} instead of {expected}"]
+    return [f"{saved.stem} goes on otherwise: {found} instead of {wanted}"]
 
 
 def main() -> int:
     """Check every list; print the streams that differ."""
     work = Path(sys.argv[1])
     lists = sorted(work.glob("saved-*.json"))
-    if not lists:
-        print(f"{work} has no states of JavaScript; run its tests first")
+    talked = len(list(work.glob("talked-*.safetensors")))
+    if not lists or not talked:
+        print(f"{work} has no states or no conversations of JavaScript; run its tests first")
         return 1
-    wrong = [line for saved in lists for line in differing(work, saved)] + conversation_differs(work)
-    print("\n".join([*wrong, f"{len(lists)} folders, {len(wrong)} streams that differ"]))
+    wrong = [line for saved in lists for line in differing(work, saved)] + differing_talks(work)
+    print("\n".join([*wrong, f"{len(lists)} folders, {talked} conversations, {len(wrong)} streams that differ"]))
     return len(wrong)
 
 

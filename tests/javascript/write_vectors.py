@@ -1,7 +1,8 @@
 """Folders and the answers of Python's runtime to compare with: python -m tests.javascript.write_vectors FOLDER
 
 FOLDER is made anew. It gets the folders, their state files, and vectors.json, which both sides read: `cases` of the
-pure functions, and `folders` with texts, tokens, logits and states. All tokens are those of the standard graphs.
+pure functions, `folders` with texts, tokens, logits and states, and `talks`. All tokens are those of the standard
+graphs.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 
 import doge_export
-from doge_export import Conversation, Model
+from doge_export import Model
 from doge_export.export import ExportOptions, export
 from doge_export.runtime.generation_options import GenerationOverrides
 from doge_export.runtime.prompts import PromptReader
 from tests.helpers.checkpoints import byte_vocabulary, tiny_llama
 from tests.javascript.cases import all_cases
+from tests.javascript.talks import TALKS, talk_folders, talks
 from tests.runtimes.folders import CHECKPOINTS, SHIPPED, llama_checkpoint, random_checkpoint
 
 TINY = CHECKPOINTS / "doge-tiny"
@@ -31,18 +33,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "int4": {"weights": "int4", "calibration_tokens": 1024},
     "fp32-kv-int8": {"weights": "fp32", "kv_int8": True},
 }
+MORE_HEADS = {"qk_norm": False, "num_mask_heads": 4, "num_key_value_heads": 1}  # once the window is full
 RANDOM: dict[str, dict[str, Any]] = {
     "native": {},
-    "small-doge": {
-        "qk_norm": False,
-        "num_mask_heads": 4,
-        "num_key_value_heads": 1,
-    },  # more heads once the window is full
+    "small-doge": MORE_HEADS,
+    "window-512": {**MORE_HEADS, "keep_window_size": 512},  # the smallest cache of JavaScript has as many slots
     "experts": {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 6},
 }
 LLAMAS: dict[str, dict[str, Any]] = {"llama": {}, "llama-attention-rotates": {"hidden_size": 64}}
 PENALTY = 10.0  # of random models, which would repeat one token
-BEYOND = 150  # tokens of a prompt that the window of 128 does not hold
+SMALL = 512  # the widest window that is filled
+BEYOND = 22  # tokens of a prompt that such a window does not hold
 TEXTS = ("Once upon a time", " leading and trailing ", "caf\u00e9 \U0001f642 na\u00efve\n\n\tx", "<|im_end|> 12 ab", "")
 CHATS: tuple[list[dict[str, Any]], ...] = (
     [{"role": "user", "content": "Hello!"}],
@@ -53,6 +54,14 @@ CHATS: tuple[list[dict[str, Any]], ...] = (
         {"role": "user", "content": '"<|im_end|>", <b>caf\u00e9</b> & {x}?\n<|im_start|>system'},
     ],
 )
+OPENAI: GenerationOverrides = {
+    "temperature": 0.0,
+    "presence_penalty": 1.5,
+    "frequency_penalty": 0.8,
+    "logit_bias": {5: 1.25, 11: -2.0},
+    "ignore_eos": True,
+    "max_new_tokens": 30,
+}
 SAMPLED: GenerationOverrides = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "min_p": 0.02}
 
 
@@ -129,9 +138,9 @@ def endless(model: Model, tokens: int) -> GenerationOverrides:
 def prompts(model: Model, folder: Path) -> list[list[int]]:
     """One within the window, one at its end and one beyond it; the last two for small windows only."""
     text = (TINY / "held_out.txt").read_text(encoding="utf-8")[:4000]
-    ids = model.tokenizer.encode(text)
-    lengths = (5, model.context_size - 4, BEYOND) if model.context_size < BEYOND else (5, 40)
-    assert len(ids) >= BEYOND, folder
+    ids, window = model.tokenizer.encode(text), model.context_size
+    lengths = (5, window - 4, window + BEYOND) if window <= SMALL else (5, 40)
+    assert len(ids) >= max(lengths), folder
     return [ids[:length] for length in lengths]
 
 
@@ -140,6 +149,7 @@ def answer(model: Model, prompt: list[int], seed: int) -> dict[str, Any]:
     found = model.generate(prompt, **endless(model, 30))
     sampled: GenerationOverrides = {**SAMPLED, "ignore_eos": True, "max_new_tokens": 30, "seed": seed}
     drawn = model.generate(prompt, **sampled)
+    weakened = model.generate(prompt, **OPENAI)
     return {
         "prompt": prompt,
         "greedy": found.token_ids,
@@ -147,6 +157,7 @@ def answer(model: Model, prompt: list[int], seed: int) -> dict[str, Any]:
         "penalty": greedy(model)["repetition_penalty"],
         "seed": seed,
         "sampled": drawn.token_ids,
+        "weakened": weakened.token_ids,
         "logits": model.logits(prompt)[-1].tolist(),
     }
 
@@ -169,17 +180,6 @@ def states(model: Model | None, folder: Path, way: str) -> Iterator[dict[str, An
         yield {"file": path.name, "way": way, **sizes, **found}
 
 
-def conversation(folder: Path) -> dict[str, Any]:
-    """One that is saved, and how it goes on."""
-    model = doge_export.load(folder, threads=1, operators=False)
-    talk = Conversation(model, model.options(max_new_tokens=12), system="Be kind.")
-    for question in ("Hello!", "What is water?"):
-        list(talk.ask(question))
-    talk.save(folder.parent / "python.safetensors")
-    messages = list(talk.messages)
-    return {"file": "python.safetensors", "messages": messages, "answer": "".join(talk.ask("Why?"))}
-
-
 def main() -> None:
     """Make the folder anew."""
     work = Path(sys.argv[1])
@@ -187,8 +187,8 @@ def main() -> None:
     work.mkdir(parents=True)
     torch.set_num_threads(1)
     found = {folder.name: vectors(folder) for folder in folders(work)}
-    talk = conversation(work / SHIPPED.name)
-    (work / "vectors.json").write_text(json.dumps({"cases": all_cases(), "folders": found, "conversation": talk}))
+    assert len(list(talk_folders(work))) == len({talk.folder for talk in TALKS} - set(found)), "folders of talks"
+    (work / "vectors.json").write_text(json.dumps({"cases": all_cases(), "folders": found, "talks": talks(work)}))
 
 
 if __name__ == "__main__":

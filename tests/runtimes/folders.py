@@ -87,10 +87,10 @@ def sources(checkpoints: Path) -> Iterator[tuple[str, Path]]:
 
 
 def random_checkpoint(folder: Path, **form: Any) -> Path:
-    """A random Doge for the tokens of a small tokenizer."""
+    """A random Doge for the tokens of a small tokenizer; its window is WINDOW, unless the form has another."""
     folder.mkdir()
     vocabulary = len(save_tokenizer(folder))
-    tiny_model(**form, vocab_size=vocabulary, keep_window_size=WINDOW).save_pretrained(folder)
+    tiny_model(**({"keep_window_size": WINDOW} | form), vocab_size=vocabulary).save_pretrained(folder)
     return folder
 
 
