@@ -45,6 +45,7 @@ MOST_COMPLAINTS = 10  # rows without answer that are named one by one
 @click.option("--stop", multiple=True, metavar="TEXT", help="Ends an answer; may be given several times.")
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
+@click.option("--adapter", metavar="NAME", help="Answer with this adapter of the folder.")
 def main(
     folder: Path,
     prompts: Path,
@@ -53,6 +54,7 @@ def main(
     stop: tuple[str, ...],
     threads: int | None,
     revision: str | None,
+    adapter: str | None,
     **sampling: Any,
 ) -> None:
     """Answer every row of PROMPTS, a file of JSON lines or a Parquet file, or else JSON lines on standard input.
@@ -70,6 +72,7 @@ def main(
     folder = found_or_made(folder)
     with noted_warnings(), terminated_like_interrupted():
         model = load(folder, threads=threads, revision=revision)
+        model = model if adapter is None else model.with_adapter(adapter)
         options = model.options(**overrides)
         with Reporter(output) as reporter:
             job.run(model, options, reporter.on_row)

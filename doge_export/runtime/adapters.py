@@ -139,8 +139,7 @@ class Adapters:
         self._sessions = Sessions(folder, decoder.threads)
         self._lock = threading.Lock()
         self._decoders: dict[str, Decoder] = {}
-        found = sorted((folder / FOLDER).glob(f"*{ENDING}"))
-        self._paths = {path.name.removesuffix(ENDING): path for path in found}
+        self._paths = adapter_files(folder)
 
     @property
     def names(self) -> list[str]:
@@ -188,6 +187,11 @@ class Adapters:
         own = hashlib.sha256(f"{graphs.description.weights_sha256} {adapter.sha256}".encode()).hexdigest()
         graphs.description = replace(graphs.description, weights_sha256=own, adapter=name)
         return self._base.computed_by(graphs)
+
+
+def adapter_files(folder: Path) -> dict[str, Path]:
+    """The files of an export's adapters by name."""
+    return {path.name.removesuffix(ENDING): path for path in sorted((folder / FOLDER).glob(f"*{ENDING}"))}
 
 
 def places(session: ort.InferenceSession) -> Shapes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from ..errors import OptionError, PackageError
+from ..runtime.adapters import adapter_files
 from ..runtime.hub import folder_of
 from ..runtime.model import load
 from .app import create_app
@@ -22,17 +23,23 @@ def served_app(
 ) -> FastAPI:
     """The application. cache_mb: of all models together. `state.models` has their names.
 
+    A folder's adapters are models too, by the names FOLDER:ADAPTER.
+
     Raises PackageError for a folder that cannot be served, and OptionError for two of one name.
     """
     paths = [folder_of(folder) for folder in folders]
     named = dict(zip(names_of(folders, paths), paths, strict=True))
     metrics, engines = Metrics(), {}
+    adapters = {name: adapter_files(path) for name, path in named.items()}
     for name, path in named.items():
-        share = cache_mb / len(named)
+        share = cache_mb / (len(named) + sum(map(len, adapters.values())))
         model = load(path, threads=threads, max_streams=limits.max_streams, cache_mb=share)
         model.require_tokenizer()
         model.new_state()  # a classifier has none, and says so
         engines[name] = Engine(name, model, Places(limits), metrics)
+        for adapter in adapters[name]:
+            own = f"{name}:{adapter}"
+            engines[own] = Engine(own, model.with_adapter(adapter), Places(limits), metrics)
     app = create_app(engines, limits, metrics, key, Page(list(engines), named))
     app.state.models = list(engines)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,14 +10,18 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
+from fastapi.testclient import TestClient
 
 import doge_export
 from doge_export.commands.chat import main as chat
+from doge_export.commands.generate import main as generate
 from doge_export.errors import CheckpointError, OptionError, PackageError, StateError
 from doge_export.export import ExportOptions, export
 from doge_export.runtime.adapters import ADAPTED_FILES
 from doge_export.runtime.description import PORTABLE_FILE
 from doge_export.runtime.model import Model
+from doge_export.serve.limits import Limits
+from doge_export.serve.start import served_app
 from tests.helpers.adapters import IDS, doge_of, llama_base, logits, lora_config, save_random_adapter
 from tests.helpers.checkpoints import save_doge
 from tests.helpers.models import FORMS, random_ids, relative_difference, torch_logits
@@ -313,3 +318,26 @@ def test_a_chat_in_the_terminal_takes_an_adapter(world: World) -> None:
     assert [answer.exit_code for answer in answers] == [0, 0, 2]
     assert answers[0].stdout != answers[1].stdout
     assert "adapter is 'no'; it must be one of the model's: legal, support" in answers[2].output
+
+
+def test_rows_of_a_file_are_answered_with_an_adapter(world: World, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Who pays?"}\n')
+    words = [str(world.folder / "out"), str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    done = CliRunner().invoke(generate, [*words, "--adapter", "legal", "--greedy", "--max-new-tokens", "6"])
+    assert done.exit_code == 0, done.output
+    expected = world.model.generate("Who pays?", adapter="legal", max_new_tokens=6, temperature=0)
+    assert json.loads((tmp_path / "out.jsonl").read_text())["text"] == expected.text
+
+
+def test_a_server_has_a_model_for_each_adapter(world: World) -> None:
+    app = served_app([world.folder / "out"], Limits(), threads=1)
+    assert app.state.models == ["out", "out:legal", "out:support"]
+    body = {"prompt": "Who pays?", "max_tokens": 6, "temperature": 0, "ignore_eos": True}
+    with TestClient(app) as client:
+        answers = [client.post("/v1/completions", json={"model": name, **body}).json() for name in app.state.models]
+        assert client.get("/v1/models/out:legal").json()["id"] == "out:legal"
+    expected = [
+        world.model.generate("Who pays?", adapter=name, max_new_tokens=6, temperature=0, ignore_eos=True)
+        for name in world.torch
+    ]
+    assert [answer["choices"][0]["text"] for answer in answers] == [result.text for result in expected]
