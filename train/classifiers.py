@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, r2_score
@@ -198,8 +197,3 @@ def without_texts_of(records: Dataset | None, trained: Dataset) -> Dataset | Non
     seen = set(trained["text"])
     kept = records.filter(lambda record: record["text"] not in seen)
     return kept if len(kept) else None
-
-
-def as_tensor(rows: list[Any], problem: str) -> torch.Tensor:
-    """The labels of a batch: int64 [B] of one label, else float32 [B, labels]."""
-    return torch.tensor(rows, dtype=torch.int64 if problem == SINGLE_LABEL else torch.float32)

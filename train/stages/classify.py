@@ -59,7 +59,7 @@ class ClassifierTrainer(DogeTraining, Trainer):
     """transformers' Trainer for a classifier."""
 
     def __init__(self, model: Any, args: Any, **kwargs: Any) -> None:
-        self._metrics: dict[str, dict[str, list[float]]] = {"train": {"aux_loss": []}}
+        self._metrics: dict[str, dict[str, list[float]]] = {"train": {"aux_loss": []}}  # TRL's trainers bring one
         super().__init__(model, args, **kwargs)
 
 
