@@ -71,6 +71,18 @@ def split_numbers(states: Tensor, keep_bonus: int) -> tuple[Tensor, Tensor]:
     return numbers[0], from_digits(numbers[1:].movedim(0, -2)) if keep_bonus else numbers[1]
 
 
+def moved_numbers(states: Tensor, tokens: Tensor, keep_bonus: int) -> Tensor:
+    """The numbers in a cache of the same keys, had they come so many tokens later: [B, G, K, N M / G], int [K].
+
+    Only numbers that count bonuses say when a key came.
+    """
+    if not keep_bonus:
+        return states
+    numbers = states.unflatten(-1, (numbers_of_key(keep_bonus), -1))
+    until = from_digits(numbers[..., 1:, :]) + tokens[:, None]
+    return torch.cat((numbers[..., :1, :], to_digits(until).to(states.dtype)), dim=-2).flatten(-2)
+
+
 def tie_classes(precedence: Tensor) -> Tensor:
     """Number the keys by precedence; keys that are closer than TIE get the same number, which is their class.
 

@@ -111,7 +111,7 @@ class DogeAttention(nn.Module):
         """hidden_states [B, T, hidden] -> the same shape, and the weights [B, H, T, K] if attention is eager.
 
         sink_rotary: by which queries see the sinks, where that differs from rotary. positions: int [1, T] in the
-        stream, counted from 0; needed where keys have bonuses.
+        stream, which bonuses count from; None where it begins here.
         """
         query, key, value = self.project(hidden_states)
         sink_query = None if sink_rotary is None else apply_rotary(query, *sink_rotary)
@@ -175,7 +175,8 @@ class DogeAttention(nn.Module):
             z = in_float64(self.dt_proj, in_float64(self.v_proj, hidden_states)).float()
         a = self.A.float()
         if self.config.keep_bonus:
-            assert positions is not None  # DogeModel gives them
+            if positions is None:
+                positions = torch.arange(z.shape[1], device=z.device)[None]
             precedence = to_digits(kept_until(z, a, positions, self.config.keep_bonus))
         else:
             units = precedence_units(self.dt_proj.weight, self.v_proj.weight)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from transformers.cache_utils import DynamicCache
 
 from doge_model import KeepWindowCache
+from doge_model.mask import moved_numbers
 
 from ..errors import VerificationError
 from ..runtime.decoder import Decoder
@@ -238,6 +239,8 @@ def compare_full_window(
     with torch.inference_mode():
         model(torch.from_numpy(context)[None], past_key_values=source)
         for index, layer in enumerate(source.layers):
-            cache.update(layer.keys[:, :, order], layer.values[:, :, order], index)
+            keys, states = layer.keys[:, :, order].tensor_split([decoder.description.head_dim], dim=-1)
+            states = moved_numbers(states, torch.from_numpy(np.arange(window) - order), model.config.keep_bonus)
+            cache.update(torch.cat((keys, states), dim=-1), layer.values[:, :, order], index)
         reference = model(torch.from_numpy(token_ids)[None], past_key_values=cache).logits[0].float().numpy()
     return Agreement.between(reference, logits)

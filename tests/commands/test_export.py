@@ -141,6 +141,21 @@ def test_a_narrower_window_is_exported_with_its_cost(checkpoint: Path, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [["--int4", "--kv-int8"], ["--int8"], ["--fp16"]])
+def test_a_window_that_has_learned_goes_with_every_recipe(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("doge_export.bonuses.streams.STREAM", 300)
+    monkeypatch.setattr("doge_export.bonuses.streams.TOKENS", 600)
+    save_talking_checkpoint(tmp_path / "llama")
+    arguments = [*options, "--keep-window", 80, "--report-tokens", 0, "--calibrate-window"]
+    result = run(tmp_path / "llama", tmp_path / "out", *arguments)
+    assert result.exit_code == 0, result.output
+    model = doge_export.load(tmp_path / "out")
+    assert len(model.generate([5] * 100, max_new_tokens=9, ignore_eos=True).token_ids) == 9
+
+
+@pytest.mark.slow
 def test_a_window_that_has_learned_from_a_text_is_exported_with_its_gain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,13 @@ def test_another_model_is_found(weights: str, tmp_path: Path) -> None:
         verified(tiny_model(), tmp_path, weights, tiny_model(seed=1)).require()
 
 
+def test_a_window_longer_than_the_context_counts_its_bonuses_from_where_keys_stand(tmp_path: Path) -> None:
+    model = tiny_model(qk_norm=False, keep_bonus=60, keep_window_size=150, keep_sinks=2)
+    verification = verified(model, tmp_path, "fp32")
+    assert verification.full_window is not None
+    assert LIMITS["fp32"].misses(verification.full_window) == []
+
+
 def test_a_window_that_evicts_the_wrong_keys_is_found_only_when_it_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
