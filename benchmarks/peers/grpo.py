@@ -4,8 +4,8 @@
 
 Whole steps of three trainers in turns, with the same random model. They are ours with the runtime, ours with
 transformers' `generate`, and TRL's GRPOTrainer as it is. A step writes the completions, rewards them, and trains on
-them. The model
-has so many end tokens that the lengths of completions are geometric with the mean --mean-length, at most --length.
+them. The model has so many end tokens that the lengths of completions are geometric with the mean --mean-length, at
+most --length.
 """
 
 from __future__ import annotations

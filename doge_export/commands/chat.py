@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -21,6 +21,7 @@ from ..errors import OptionError
 from ..runtime.conversation import Conversation
 from ..runtime.generation_options import GenerationOptions, GenerationOverrides
 from ..runtime.model import Model, load
+from ..runtime.reasoning import ReasoningMode
 from ..talk.defaults import with_defaults
 from ..talk.notes import note, noted_warnings
 from ..talk.printer import AnswerPrinter
@@ -48,6 +49,11 @@ from .sampling import sampling_options, sampling_overrides
     help="Guess up to N tokens (at most 7) where the answer copies.",
 )
 @click.option("--assistant", metavar="FOLDER", help="A smaller model of the same tokenizer that guesses tokens.")
+@click.option(
+    "--reasoning",
+    type=click.Choice(get_args(ReasoningMode)),
+    help="A trace before the answer: show it, hide it, or cut it out of the conversation too.",
+)
 @click.option("--logprobs", type=int, metavar="N", help="With --json: log-probabilities, of the N best tokens too.")
 @sampling_options
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
@@ -61,6 +67,7 @@ def main(
     system: str | None,
     resume: Path | None,
     assistant: str | None,
+    reasoning: ReasoningMode | None,
     threads: int | None,
     revision: str | None,
     verbose: bool,
@@ -86,7 +93,7 @@ def main(
         model = model if adapter is None else model.with_adapter(adapter)
         if verbose:
             note(f"Computed by {model.decoder.kernels}.")
-        converse(model, overrides, prompt, system, resume, as_json)
+        converse(model, overrides, prompt, system, resume, as_json, reasoning)
 
 
 def converse(
@@ -96,9 +103,11 @@ def converse(
     system: str | None,
     resume: Path | None,
     as_json: bool,
+    reasoning: ReasoningMode | None = None,
 ) -> None:
     """Answer `prompt`, or each message that is typed; leaves with code 130 when Ctrl-C stops the answer to `prompt`."""
-    conversation = start(model, model.options(**with_defaults(overrides, model.defaults)), system, resume)
+    options = model.options(**with_defaults(overrides, model.defaults))
+    conversation = start(model, options, system, resume, reasoning)
     printer = AnswerPrinter(conversation, as_json)
     if not model.has_chat_template:
         note("This model has no chat template; it continues the text it is given.")
@@ -110,11 +119,17 @@ def converse(
     Shell(conversation, printer, line_reader()).run()
 
 
-def start(model: Model, options: GenerationOptions, system: str | None, resume: Path | None) -> Conversation:
+def start(
+    model: Model,
+    options: GenerationOptions,
+    system: str | None,
+    resume: Path | None,
+    reasoning: ReasoningMode | None = None,
+) -> Conversation:
     """A new conversation, or the one in the file `resume`; StateError when that is no conversation with this model."""
     if resume is None:
-        return Conversation(model, options, system)
-    conversation = Conversation.resume(model, options, resume)
+        return Conversation(model, options, system, reasoning)
+    conversation = Conversation.resume(model, options, resume, reasoning)
     note(f"Going on with {conversation.position} tokens; turns so far: {conversation.turns}.")
     return conversation
 

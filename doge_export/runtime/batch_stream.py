@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from .async_pieces import AsyncPieces
 from .batch_generation import BatchRequest, Event
 from .generation import GeneratedToken
+from .reasoning import Reasoning
 from .state import Claim
 from .streaming import ANOTHER_READER, AnswerText, GenerationResult
 
@@ -30,6 +31,11 @@ class BatchStream(Iterator[tuple[int, str]]):
         self._requests = list(requests)
         self._index = {id(request): index for index, request in enumerate(requests)}
         self._claim = Claim(ANOTHER_READER)
+
+    def hide_reasoning(self, reasoning: Sequence[Reasoning]) -> None:
+        """Keep the traces out of the pieces, one `Reasoning` for each answer; before the first piece."""
+        for answer, own in zip(self._answers, reasoning, strict=True):
+            answer.hide_reasoning(own)
 
     def __next__(self) -> tuple[int, str]:
         """The next piece of any answer.

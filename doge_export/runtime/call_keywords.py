@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .generation_options import GenerationOverrides
+from .reasoning import ReasoningMode
 from .state import State
 
 OptionsPerPrompt = Sequence[GenerationOverrides]
@@ -28,9 +29,11 @@ class OneConversation(OnePrompt, total=False):
     """Of `chat`."""
 
     chat_template: str | None
+    reasoning: ReasoningMode | None
 
 
 class SeveralConversations(SeveralPrompts, total=False):
     """Of `chat` with a list of conversations."""
 
     chat_template: str | None
+    reasoning: ReasoningMode | None

@@ -13,6 +13,7 @@ from .generation import OnPrompt
 from .generation_options import GenerationOptions
 from .model import Model
 from .prefix import SharedPrefix, shared_length
+from .reasoning import ReasoningMode, check_mode
 from .state import State
 from .streaming import GenerationResult, TextStream
 from .transcript import is_transcript, read_turns
@@ -39,8 +40,17 @@ class Conversation:
     back is computed again from the transcript's tokens.
     """
 
-    def __init__(self, model: Model, options: GenerationOptions, system: str | None = None) -> None:
-        """system: the system message. Raises OptionError when it is given for a model without chat template."""
+    def __init__(
+        self,
+        model: Model,
+        options: GenerationOptions,
+        system: str | None = None,
+        reasoning: ReasoningMode | None = None,
+    ) -> None:
+        """system: the system message. Raises OptionError when it is given for a model without chat template.
+
+        reasoning: of the answers, see `Model.chat`. "hide" leaves the trace in the conversation, "cut" does not.
+        """
         if model.has_chat_template:
             _ = model.chat_template  # PackageError here, rather than at the first question
         model.require_tokenizer()
@@ -48,19 +58,24 @@ class Conversation:
         self._check_system(system)
         self._system = system
         self.options = options
+        self.reasoning = check_mode(reasoning)
+        if self.reasoning != "show":
+            model.reasoning_of([])  # OptionError here, rather than at the first question
         self.reset()
 
     @classmethod
-    def resume(cls, model: Model, options: GenerationOptions, path: str | Path) -> Conversation:
+    def resume(
+        cls, model: Model, options: GenerationOptions, path: str | Path, reasoning: ReasoningMode | None = None
+    ) -> Conversation:
         """The conversation that `save` wrote, without computing any of it again; or one that `write_transcript` wrote.
 
         Raises StateError when the file is no state of this model, is damaged, or was saved without a conversation.
         """
         if is_transcript(Path(path)):
             system, turns = read_turns(Path(path))
-            return cls(model, options, system)._with_turns(turns)
+            return cls(model, options, system, reasoning)._with_turns(turns)
         state = model.load_state(path)
-        conversation = cls(model, options)
+        conversation = cls(model, options, reasoning=reasoning)
         try:
             conversation._restore(state, json.loads(state.metadata.pop(METADATA_KEY)))
         except KeyError as error:
@@ -133,6 +148,8 @@ class Conversation:
         rest = self._begin_turn(token_ids)
         past, ends = token_ids[: len(token_ids) - len(rest)], self._model.turn_ends
         stream = self._model.continue_state(self._stream.state, rest, self.options, past, ends, on_prompt)
+        if self.reasoning != "show":
+            stream.hide_reasoning(self._model.reasoning_of(token_ids))
         return Answer(self, asked, token_ids, rendered, stream)
 
     def undo(self) -> str:
@@ -157,8 +174,13 @@ class Conversation:
     def record(self, asked: list[dict[str, str]], prompt_ids: list[int], rendered: str, answer: TextStream) -> None:
         """Take a finished turn in."""
         self._turns.append(Turn(len(self.messages), len(self._ids), len(self._text)))
-        self.messages = [*asked, {"role": "assistant", "content": answer.text}]
+        is_cut = self.reasoning == "cut" and answer.reasoning is not None and self._model.has_chat_template
+        self.messages = [*asked, {"role": "assistant", "content": answer.text if is_cut else answer.whole_text}]
         answer_ids = answer.token_ids
+        if is_cut:
+            # The next turn goes on from the question, and feeds the answer as the template writes it without the trace.
+            self._ids, self._text, self._stream.tokens = prompt_ids, rendered, prompt_ids + answer_ids
+            return
         if not self._model.has_chat_template and answer_ids[-1] in self._model.turn_ends:
             # A growing text goes on after the answer, not after its end.
             answer_ids = answer_ids[:-1]

@@ -38,6 +38,7 @@ from .generation import OnPrompt, TokenDecoder
 from .generation_options import GenerationDefaults, GenerationOptions, GenerationOverrides
 from .hub import folder_of
 from .prompts import Prompt, PromptReader, Prompts, are_messages, is_list_of_conversations, is_list_of_prompts
+from .reasoning import LONGEST_TAG, TAGS, Reasoning, ReasoningMode, begun_by, check_mode
 from .scoring import Score, score
 from .state import State
 from .streaming import GenerationResult, TextStream
@@ -253,6 +254,7 @@ class Model:
         adapter: AdapterOfPrompts = None,
         chat_template: str | None = None,
         options_per_prompt: OptionsPerPrompt | None = None,
+        reasoning: ReasoningMode | None = None,
         **overrides: Unpack[GenerationOverrides],
     ) -> GenerationResult | TextStream | list[GenerationResult] | BatchStream:
         """Answer a conversation, a list of {"role": ..., "content": ...}, or a list of conversations.
@@ -263,24 +265,46 @@ class Model:
         chat_template: the name of one of the folder's templates, or the text of a Jinja template; by default the
         folder's own. With `stream` the answer comes in pieces, as from `stream`.
 
+        reasoning: "show", the default, leaves a trace of reasoning in the text. "hide" keeps it out of text and pieces,
+        and gives it as `result.reasoning`. "cut" does the same; a `Conversation` then forgets it too, and a `state`
+        cannot, so the two do not go together.
+
         With a `state` that holds tokens already, `messages` are those that follow. They come after the answer it ends
         in, closed as the template does, or else after messages rendered to their end. Raises PackageError when the
         folder has no chat template, and StateError for the state of another model. Raises OptionError when the messages
         are malformed or the template refuses them.
         """
-        options = self.options(**overrides)
+        options, mode = self.options(**overrides), check_mode(reasoning)
+        if mode == "cut" and state is not None:
+            raise OptionError("reasoning is 'cut'; it must be 'hide' with a state, which holds all that was said")
         prompt = self._reader.chat_prompt(chat_template)
         ends = self._ends_of(prompt)
         with self._claim(state, adapter):
             if is_list_of_conversations(messages):
                 many = [self._reader.message_ids(one, prompt, ends) for one in messages]
-                answer: TextStream | BatchStream = self._together(
-                    many, options, state, options_per_prompt, ends, adapter
-                )
+                together = self._together(many, options, state, options_per_prompt, ends, adapter)
+                if mode != "show":
+                    together.hide_reasoning([self.reasoning_of(ids) for ids in many])
+                answer: TextStream | BatchStream = together
             else:
                 ids = self._reader.message_ids(cast("Sequence[Message]", messages), prompt, ends, state)
-                answer = self._alone(ids, options, state, options_per_prompt, ends, adapter)
+                alone = self._alone(ids, options, state, options_per_prompt, ends, adapter)
+                if mode != "show":
+                    alone.hide_reasoning(self.reasoning_of(ids))
+                answer = alone
             return answer if stream else answer.read_all()
+
+    def reasoning_of(self, prompt_ids: Sequence[int]) -> Reasoning:
+        """Tells a trace from the answer to a prompt, whose template may have begun the trace.
+
+        Raises OptionError for tags that are special tokens, which no text shows.
+        """
+        special = [tags.begin for tags in TAGS if self.tokenizer.special_id(tags.begin) is not None]
+        if special:
+            raise OptionError(
+                f"reasoning must be 'show' for this model, as {special[0]} is a special token, which no text shows"
+            )
+        return Reasoning(begun_by(self.tokenizer.decode(list(prompt_ids[-LONGEST_TAG:]), skip_special_tokens=False)))
 
     def answer_each(
         self, prompts: Iterable[tuple[Prompt | Messages, GenerationOptions] | OptionError]

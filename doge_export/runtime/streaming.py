@@ -13,6 +13,7 @@ from .detokenizer import Detokenizer, TextDecoder
 from .drafts import CheckedGuesses
 from .generation import FinishReason, GeneratedToken
 from .logprobs import TokenLogprobs
+from .reasoning import Reasoning
 from .state import Claim
 from .stopping import StopStrings
 
@@ -32,6 +33,7 @@ class GenerationResult:
     decode_tokens_per_s: the new tokens after the first by the time they took; 0.0 when there were none.
     drafted_tokens, accepted_tokens: guesses (prompt lookup, assistant) that were checked, and the right ones.
     logprobs: of every new token, where they were asked for.
+    reasoning: the trace before the answer, where it was to be hidden and there was one; `text` is then without it.
     """
 
     text: str
@@ -44,6 +46,7 @@ class GenerationResult:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
+    reasoning: str | None = None
 
 
 class AnswerText:
@@ -81,6 +84,12 @@ class AnswerText:
         self._finish_reason: FinishReason | None = None
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
+        self._reasoning: Reasoning | None = None
+        self._whole = io.StringIO()
+
+    def hide_reasoning(self, reasoning: Reasoning) -> None:
+        """Keep the trace out of the pieces; to be called before the first token."""
+        self._reasoning = reasoning
 
     @property
     def finished(self) -> bool:
@@ -96,6 +105,8 @@ class AnswerText:
         self._count += 1
         self._last_token_id = token.token_id
         piece = self._take(token)
+        if self._reasoning is not None:
+            piece = self._without_trace(piece, self._reasoning)
         if self.collects:
             self._token_ids.append(token.token_id)
             self._text.write(piece)
@@ -132,6 +143,16 @@ class AnswerText:
         return self._text.getvalue()
 
     @property
+    def reasoning(self) -> str | None:
+        """The trace so far, where it is hidden and there is one."""
+        return None if self._reasoning is None else self._reasoning.text
+
+    @property
+    def whole_text(self) -> str:
+        """The text so far with a trace that is hidden, and its tags."""
+        return self.text if self._reasoning is None else self._whole.getvalue()
+
+    @property
     def result(self) -> GenerationResult:
         """Text and numbers of the generation; RuntimeError while pieces are still to come."""
         if self._finish_reason is None:
@@ -147,7 +168,14 @@ class AnswerText:
             drafted_tokens=self._drafts.drafted_tokens if self._drafts else 0,
             accepted_tokens=self._drafts.accepted_tokens if self._drafts else 0,
             logprobs=self.logprobs,
+            reasoning=self.reasoning if self.collects else None,
         )
+
+    def _without_trace(self, piece: str, reasoning: Reasoning) -> str:
+        reasoning.collects = self.collects
+        if self.collects:
+            self._whole.write(piece)
+        return reasoning.push(piece) + (reasoning.finish() if self.finished else "")
 
     def _take(self, token: GeneratedToken) -> str:
         """The text that became certain with `token`; sets the finish reason when this was the last."""

@@ -65,7 +65,10 @@ class AnswerPrinter:
         if self._as_json:
             # Where standard output takes no Unicode, JSON has its own way to write it.
             is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-            click.echo(json.dumps(asdict(answer.result), ensure_ascii=not is_unicode))
+            result = asdict(answer.result)
+            if self._conversation.reasoning == "show":
+                del result["reasoning"]  # which nobody asked to have apart
+            click.echo(json.dumps(result, ensure_ascii=not is_unicode))
         if answer.result.finish_reason == "length":
             longest = self._conversation.options.max_new_tokens
             note(f"(cut after {longest} tokens; --max-new-tokens allows longer answers)")

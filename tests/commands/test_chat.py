@@ -112,6 +112,29 @@ def test_json_is_one_object_with_the_fields_of_a_result(run: Run) -> None:
     assert {"token_ids", "prompt_tokens", "prefill_tokens_per_s", "decode_tokens_per_s"} < set(result)
 
 
+REASONED = "<think>Hm.</think>It is 5."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [([], REASONED), (["--reasoning", "show"], REASONED), (["--reasoning", "hide"], "It is 5.")],
+)
+def test_a_trace_is_shown_or_hidden(run: Run, arguments: list[str], shown: str) -> None:
+    assert run("--prompt", "2+3?", *arguments, model=model_saying(REASONED)).stdout == f"{shown}\n"
+
+
+def test_a_hidden_trace_stands_in_json_apart(run: Run) -> None:
+    arguments = ("--prompt", "2+3?", "--json", "--reasoning", "cut")
+    result = json.loads(run(*arguments, model=model_saying(REASONED)).stdout)
+    assert (result["text"], result["reasoning"]) == ("It is 5.", "Hm.")
+
+
+def test_a_trace_that_is_cut_is_not_fed_again(run: Run) -> None:
+    model = model_saying(REASONED, "Bye.")
+    run("--reasoning", "cut", model=model, typed=["2+3?", "Bye!"])
+    assert f"{REASONED}It is 5.<|im_end|>\n{asked('Bye!')}" in read(model.decoder.fed)
+
+
 def test_a_conversation_in_json_is_one_object_per_answer(run: Run) -> None:
     result = run("--json", typed=["Hi", "/help", "And now?"])
     assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == ["Hello!", "Bye."]

@@ -1,0 +1,137 @@
+"""The trace of an answer that reasons before it answers: told from the answer while both come in pieces.
+
+    <think>2 + 3 is 5.</think>                    The answer is 5.
+    <|begin_of_thought|> ... <|end_of_thought|>   <|begin_of_solution|> ... <|end_of_solution|>
+
+A trace stands at the beginning of an answer, or the template has begun it at the end of the prompt. Tags anywhere else
+are text, and so is all text of an answer without a trace.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import OptionError
+
+ReasoningMode = Literal["show", "hide", "cut"]
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The tags around a trace, and those around the answer behind it, which may be missing."""
+
+    begin: str
+    end: str
+    around_answer: tuple[str, ...] = ()
+
+
+TAGS = (
+    Tags("<think>", "</think>"),
+    Tags("<|begin_of_thought|>", "<|end_of_thought|>", ("<|begin_of_solution|>", "<|end_of_solution|>")),
+)
+LONGEST_TAG = 32  # tokens and more, with white space behind it
+
+
+def check_mode(mode: object) -> ReasoningMode:
+    """The mode, None being to show; OptionError for any other than show, hide and cut."""
+    if mode is None:
+        return "show"
+    for known in get_args(ReasoningMode):
+        if mode == known:
+            return known  # type: ignore[no-any-return]
+    raise OptionError(f"reasoning is {mode!r}; it must be one of {', '.join(get_args(ReasoningMode))}")
+
+
+def begun_by(prompt: str) -> Tags | None:
+    """The tags of a trace that a prompt begins at its end, as some templates do."""
+    return next((tags for tags in TAGS if prompt.rstrip().endswith(tags.begin)), None)
+
+
+class Reasoning:
+    """Takes the text of one answer in pieces; gives out the answer, and keeps the trace where it `collects`.
+
+    White space around a trace and an answer is left out. The end of a piece that may become a tag waits for more.
+    """
+
+    def __init__(self, begun: Tags | None = None) -> None:
+        """begun: the tags of a trace that the prompt has begun."""
+        self.collects = True
+        self._tags = begun
+        self._place: Literal["start", "trace", "answer"] = "start" if begun is None else "trace"
+        self._held = ""
+        self._trace = io.StringIO()
+        self._is_first = False  # whether no text of the answer behind a trace has come yet
+
+    @property
+    def text(self) -> str | None:
+        """The trace so far; None where there is none."""
+        return None if self._tags is None else self._trace.getvalue().strip()
+
+    def push(self, piece: str) -> str:
+        """The text of the answer that is certain now."""
+        self._held += piece
+        if self._place == "start":
+            self._begin()
+        if self._place == "trace":
+            self._follow()
+        return self._answer() if self._place == "answer" else ""
+
+    def finish(self) -> str:
+        """The rest of the answer, to be called when no more will come."""
+        if self._place == "trace":
+            self._keep(self._held)
+            self._held = ""
+        rest, self._held = self._held, ""
+        return rest.rstrip() if self._tags is not None else rest
+
+    def _begin(self) -> None:
+        """Tell whether the answer begins with a trace, once that is certain."""
+        text = self._held.lstrip()
+        self._tags = next((tags for tags in TAGS if text.startswith(tags.begin)), None)
+        if self._tags is not None:
+            self._place, self._held = "trace", text.removeprefix(self._tags.begin)
+        elif not any(tags.begin.startswith(text) for tags in TAGS):
+            self._place = "answer"
+
+    def _follow(self) -> None:
+        """Take in the certain part of the trace, and its end."""
+        assert self._tags is not None
+        trace, end, behind = self._held.partition(self._tags.end)
+        if end:
+            self._keep(trace)
+            self._place, self._held, self._is_first = "answer", behind, True
+            return
+        certain = len(trace) - possible_start(trace, (self._tags.end,))
+        self._keep(trace[:certain])
+        self._held = trace[certain:]
+
+    def _keep(self, text: str) -> None:
+        if self.collects:
+            self._trace.write(text)
+
+    def _answer(self) -> str:
+        """The certain part of the answer."""
+        if self._tags is None:
+            text, self._held = self._held, ""
+            return text
+        text = self._held
+        for tag in self._tags.around_answer:
+            before, found, behind = text.partition(tag)
+            text = before.rstrip() + behind.lstrip() if found else text
+        if self._is_first:
+            text = text.lstrip()
+        certain = len(text) - possible_start(text, self._tags.around_answer)
+        certain = len(text[:certain].rstrip())  # white space before a tag that ends the answer is none of it
+        self._held, self._is_first = text[certain:], self._is_first and not certain
+        return text[:certain]
+
+
+def possible_start(text: str, tags: tuple[str, ...]) -> int:
+    """Length of the longest end of a text with which a tag begins, without being whole."""
+    longest = max((len(tag) - 1 for tag in tags), default=0)
+    for length in range(min(len(text), longest), 0, -1):
+        if any(tag.startswith(text[-length:]) for tag in tags):
+            return length
+    return 0
