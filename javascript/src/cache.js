@@ -52,14 +52,19 @@ export class Cache {
     return (((layer * 2 + part) * this.heads + head) * this.slots + slot) * this.rowBytes;
   }
 
-  /** The parts of the memory that a graph has as past and present. @returns {import('./sessions.js').Shared[]} */
-  shared() {
+  /**
+   * The parts of the memory that a graph has as past and present.
+   * @param {number} [links] presents before the last one, in a graph that has several of each
+   * @returns {import('./sessions.js').Shared[]}
+   */
+  shared(links = 0) {
     const { numLayers, channels, cacheType } = this.description;
     const dims = [1, this.heads, this.slots, channels];
     return Array.from({ length: numLayers }, (_, layer) =>
       ['key', 'value'].map((part, i) => ({
         input: `past_key_values.${layer}.${part}`,
         output: `present.${layer}.${part}`,
+        between: Array.from({ length: links }, (_, j) => `present.${layer}.${part}.${j}`),
         type: cacheType,
         dims,
         offset: this.offset(layer, i, 0, 0),

@@ -1,6 +1,6 @@
 /** An exported decoder: feed tokens, get logits, keep the state. It can be shared; a `State` is one stream of tokens. */
 
-import { DECODER_FILE, RECURRENT_FILE } from './description.js';
+import { DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE } from './description.js';
 import { OptionError, StateError, shown } from './errors.js';
 import { State } from './state.js';
 import { POSITION_LIMIT } from './state_file.js';
@@ -12,6 +12,7 @@ import { breathe } from './turns.js';
 
 const PLAIN = 'plain';
 const RECURRENT = 'recurrent';
+const DRAFT = 'draft';
 
 export class Decoder {
   /**
@@ -22,8 +23,10 @@ export class Decoder {
     this.backend = backend;
     this.description = description;
     this.plain = plain;
-    /** @type {Promise<Session> | null} */
-    this.recurrent = null; // opened when the first stream needs it
+    /** @type {Map<string, Promise<Session>>} */
+    this.later = new Map(); // opened when the first stream needs them
+    /** @type {boolean | null} */
+    this.draftsAreExact = null; // whether they equal single steps to the last bit; null before it was tried
   }
 
   /** @param {import('./sessions.js').Backend} backend @param {DecoderDescription} description */
@@ -162,16 +165,17 @@ export class Decoder {
 
   /**
    * @param {State} state @param {number} tokens @param {number} count
-   * @param {import('./eviction.js').Candidates | null} candidates
+   * @param {import('./eviction.js').Candidates | null} candidates @param {string} [file]
    */
-  async bind(state, tokens, count, candidates) {
+  async bind(state, tokens, count, candidates, file = candidates ? RECURRENT_FILE : DECODER_FILE) {
     const d = this.description;
+    const isDraft = file === DRAFT_FILE; // which takes each token as a step of its own
     /** @type {import('./sessions.js').Slot[]} */
     const inputs = [
       { name: 'input_ids', type: 'int64', dims: [1, tokens] },
       { name: 'position_ids', type: 'int64', dims: [1, tokens] },
-      { name: 'seqlens_k', type: 'int32', dims: [1] },
-      { name: 'total_sequence_length', type: 'int32', dims: [] },
+      { name: 'seqlens_k', type: 'int32', dims: [isDraft ? tokens : 1] },
+      { name: 'total_sequence_length', type: 'int32', dims: isDraft ? [tokens] : [] },
       { name: 'logits_to_keep', type: 'int64', dims: [count] },
     ];
     if (candidates) {
@@ -186,16 +190,86 @@ export class Decoder {
     for (let layer = 0; d.separatePrecedence && layer < d.numLayers; layer++) {
       outputs.push({ name: `new_precedence.${layer}`, type: 'float32', dims: [1, tokens, d.numRecurrentHeads] });
     }
-    const session = candidates ? await this.recurrentSession() : this.plain;
-    return session.bind(inputs, outputs, state.cache.shared(), state.cache.memory);
+    const session = await this.session(file);
+    return session.bind(inputs, outputs, state.cache.shared(isDraft ? tokens - 1 : 0), state.cache.memory);
   }
 
-  async recurrentSession() {
-    this.recurrent ??= this.backend.open(RECURRENT_FILE);
+  /** Guesses that `checkDraft` can take behind the next token. @param {State} state */
+  roomForDraft(state) {
+    const fits = state.position + DRAFT_TOKENS <= this.description.keepWindowSize;
+    return fits && this.draftsAreExact !== false ? DRAFT_TOKENS - 1 : 0;
+  }
+
+  /**
+   * Logits after every one of some tokens, bit by bit those of feeding one after the other. The state stays where it is:
+   * `State.takeIn` moves it on over as many of the tokens as were right.
+   * @param {State} state with room for the draft
+   * @param {readonly number[]} tokenIds the next token and at most `roomForDraft` guesses
+   */
+  async checkDraft(state, tokenIds) {
+    this.checkState(state);
+    const { position } = state;
+    state.inUse = true;
     try {
-      return await this.recurrent;
+      const rows = await this.draft(state, tokenIds);
+      if (this.draftsAreExact) return rows;
+      const single = [];
+      for (const tokenId of tokenIds) single.push((await this.step(state, tokenId)).slice());
+      this.settleDrafts(rows, single);
+      return single;
+    } finally {
+      state.inUse = false;
+      if (state.position !== position) state.truncate(position);
+    }
+  }
+
+  /** Write the rows of tokens; the state stays put. @param {State} state @param {readonly number[]} tokenIds */
+  async draft(state, tokenIds) {
+    const { vocabSize } = this;
+    state.reserve(DRAFT_TOKENS);
+    let binding = state.bindings.get(DRAFT);
+    if (!binding) {
+      binding = await this.bind(state, DRAFT_TOKENS, DRAFT_TOKENS, null, DRAFT_FILE);
+      state.bindings.set(DRAFT, binding);
+    }
+    const places = Array.from({ length: DRAFT_TOKENS }, (_, i) => i);
+    const positions = places.map((i) => state.position + i);
+    // those behind the guesses are computed for nothing, and never looked at
+    const ids = places.map((i) => tokenIds[i] ?? 0);
+    binding.write('input_ids', ids);
+    binding.write('position_ids', positions);
+    binding.write('seqlens_k', positions);
+    binding.write(
+      'total_sequence_length',
+      positions.map((position) => position + 1),
+    );
+    binding.write('logits_to_keep', places);
+    await binding.run();
+    const taken = binding;
+    state.takePrecedence((layer) => taken.read(`new_precedence.${layer}`));
+    const logits = binding.read('logits').slice();
+    return tokenIds.map((_, i) => logits.subarray(i * vocabSize, (i + 1) * vocabSize));
+  }
+
+  /** @param {Float32Array[]} together @param {Float32Array[]} apart of the same tokens */
+  settleDrafts(together, apart) {
+    this.draftsAreExact = together.every((row, i) => row.every((logit, id) => logit === apart[i][id]));
+    if (this.draftsAreExact) return;
+    console.warn(
+      'prompt lookup is off: this processor computes several tokens at once otherwise than one by one, and answers could ' +
+        'change',
+    );
+  }
+
+  /** @param {string} file */
+  async session(file) {
+    if (file === DECODER_FILE) return this.plain;
+    const opening = this.later.get(file) ?? this.backend.open(file);
+    this.later.set(file, opening);
+    try {
+      return await opening;
     } catch (error) {
-      this.recurrent = null; // it may be there another time
+      this.later.delete(file); // it may be there another time
       throw error;
     }
   }
@@ -203,7 +277,7 @@ export class Decoder {
   /** Give the memory of the graphs back; states must not be used any more. */
   async dispose() {
     await this.plain.dispose();
-    await (await this.recurrent)?.dispose();
+    for (const opening of this.later.values()) await (await opening).dispose();
     await this.backend.dispose();
   }
 }

@@ -4,7 +4,9 @@ import { PackageError, oneLine } from './errors.js';
 
 export const DECODER_FILE = 'onnx/decoder.onnx'; // these are within an exported folder
 export const RECURRENT_FILE = 'onnx/decoder_recurrent.onnx';
+export const DRAFT_FILE = 'onnx/decoder_draft.onnx';
 export const DATA_FILE = 'onnx/model.onnx_data';
+export const DRAFT_TOKENS = 8; // that the draft graph takes at once: the token to feed and up to seven guesses
 export const METADATA_KEY = 'doge_export.decoder';
 export const SAMPLE_KEY = 'doge_export.data';
 /** @type {Record<string, number>} */

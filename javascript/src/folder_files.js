@@ -2,7 +2,15 @@
 
 import { sha256 } from '@noble/hashes/sha2.js';
 
-import { DATA_FILE, DECODER_FILE, METADATA_KEY, RECURRENT_FILE, SAMPLE_KEY, readDescription } from './description.js';
+import {
+  DATA_FILE,
+  DECODER_FILE,
+  DRAFT_FILE,
+  METADATA_KEY,
+  RECURRENT_FILE,
+  SAMPLE_KEY,
+  readDescription,
+} from './description.js';
 import { PackageError, shown } from './errors.js';
 import { readModel } from './onnx_graph.js';
 import { REPORT_FILE, TEMPLATES, parseJson } from './source.js';
@@ -11,7 +19,8 @@ const [SAMPLES, SAMPLE_BYTES] = [16, 4096];
 const REMEDY = 'copy the folder again, or export the checkpoint again';
 const TOKENIZER_FILE = 'tokenizer.json';
 // every file that the runtime reads; a folder may lack those that its report does not list
-const FILES = [DECODER_FILE, RECURRENT_FILE, DATA_FILE, 'config.json', 'generation_config.json', TOKENIZER_FILE];
+const GRAPHS = [DECODER_FILE, RECURRENT_FILE, DRAFT_FILE];
+const FILES = [...GRAPHS, DATA_FILE, 'config.json', 'generation_config.json', TOKENIZER_FILE];
 FILES.push('tokenizer_config.json', 'special_tokens_map.json', 'chat_template.jinja');
 
 /**
@@ -22,11 +31,12 @@ FILES.push('tokenizer_config.json', 'special_tokens_map.json', 'chat_template.ji
 export async function checkedFolder(source) {
   /** @type {Map<string, Uint8Array>} */
   const graphs = new Map();
-  for (const file of [DECODER_FILE, RECURRENT_FILE]) graphs.set(file, await source.bytes(file));
-  const [plain, recurrent] = [...graphs].map(([file, bytes]) => readModel(bytes, file).metadata);
+  for (const file of GRAPHS) graphs.set(file, await source.bytes(file));
+  const [plain, ...others] = [...graphs].map(([file, bytes]) => readModel(bytes, file).metadata);
   const description = readDescription(plain, DECODER_FILE);
-  if (plain.get(METADATA_KEY) !== recurrent.get(METADATA_KEY)) {
-    throw new PackageError(`${RECURRENT_FILE} is damaged, or of another export than ${DECODER_FILE}; ${REMEDY}`);
+  const odd = others.findIndex((metadata) => metadata.get(METADATA_KEY) !== plain.get(METADATA_KEY));
+  if (odd >= 0) {
+    throw new PackageError(`${GRAPHS[odd + 1]} is damaged, or of another export than ${DECODER_FILE}; ${REMEDY}`);
   }
   const sample = plain.get(SAMPLE_KEY); // graphs of earlier exports have none
   source.expect({

@@ -18,9 +18,11 @@ import { breathe } from './turns.js';
 
 /**
  * pastIds: the tokens before the prompt, for options that look at them. begin: called before the first token is fed.
+ * lookup: feeds the tokens in the decoder's place.
  * @typedef {object} GenerationCalls
  * @property {readonly number[]} [pastIds]
  * @property {() => Promise<void>} [begin]
+ * @property {import('./prompt_lookup.js').PromptLookup | null} [lookup]
  * @property {AbortSignal} [signal]
  * @property {(fed: number, of: number) => void} [onPrompt]
  */
@@ -34,15 +36,18 @@ import { breathe } from './turns.js';
  * @returns {AsyncGenerator<GeneratedToken, void, void>}
  */
 export async function* generateTokens(decoder, state, promptIds, options, stopIds, calls = {}) {
-  const { pastIds = [], begin, signal, onPrompt } = calls;
+  const { pastIds = [], begin, lookup, signal, onPrompt } = calls;
   await begin?.();
   const selector = new TokenSelector(options, stopIds, [...pastIds, ...promptIds]);
   let fed = promptIds;
   while (true) {
     signal?.throwIfAborted();
-    const rows = await decoder.forward(state, fed, { signal, onPrompt });
+    const progress = { signal, onPrompt };
+    const logits = lookup
+      ? await lookup.nextLogits(state, fed, progress)
+      : (await decoder.forward(state, fed, progress))[0];
     const { position } = state;
-    const token = selector.nextToken(rows[rows.length - 1], state);
+    const token = selector.nextToken(logits, state);
     await breathe();
     yield token;
     if (token.finishReason !== null) return;

@@ -1,5 +1,6 @@
 /** How to generate: one checked set of options, and the defaults that an exported folder brings along. */
 
+import { DRAFT_TOKENS } from './description.js';
 import { OptionError, PackageError, shown } from './errors.js';
 
 const SMALLEST_TEMPERATURE = 1e-6; // below, the scaled logits may overflow; sampling is then greedy in all but name
@@ -17,6 +18,7 @@ const LARGEST_BIAS = 1e6; // above, sums with a bias lose the float32 logits tha
  * @property {readonly string[]} stop
  * @property {boolean} ignoreEos
  * @property {bigint | null} seed null takes fresh entropy
+ * @property {number} promptLookupNumTokens
  * @property {number} minNewTokens
  * @property {number} noRepeatNgramSize
  * @property {readonly number[]} suppressTokens
@@ -42,6 +44,7 @@ const LARGEST_BIAS = 1e6; // above, sums with a bias lose the float32 logits tha
  * @property {string | readonly string[] | null} [stop]
  * @property {boolean | null} [ignoreEos]
  * @property {number | bigint | null} [seed]
+ * @property {number | null} [promptLookupNumTokens]
  * @property {number | null} [minNewTokens]
  * @property {number | null} [noRepeatNgramSize]
  * @property {readonly number[] | null} [suppressTokens]
@@ -66,6 +69,7 @@ export const DEFAULTS = Object.freeze({
   stop: [],
   ignoreEos: false,
   seed: null,
+  promptLookupNumTokens: 0,
   minNewTokens: 0,
   noRepeatNgramSize: 0,
   suppressTokens: [],
@@ -193,6 +197,10 @@ const CHECKS = {
   stop: strings,
   ignoreEos: flag,
   seed,
+  promptLookupNumTokens: numberRule(
+    (n) => Number.isSafeInteger(n) && n >= 0 && n < DRAFT_TOKENS,
+    `a whole number from 0 to ${DRAFT_TOKENS - 1} (0 switches it off)`,
+  ),
   minNewTokens: whole(0),
   noRepeatNgramSize: whole(0, ' (0 switches it off)'),
   suppressTokens: tokenIds,
@@ -247,7 +255,7 @@ const UNUSED_FIELDS = {
 const UNUSED_SAMPLING_FIELDS = { typical_p: [1], top_h: [], epsilon_cutoff: [0], eta_cutoff: [0] };
 // read otherwise than by their name, or no field of that file
 const OWN_RULE = ['temperature', 'stop', 'ignoreEos', 'seed', 'logitBias', 'presencePenalty', 'frequencyPenalty'];
-OWN_RULE.push('logprobs');
+OWN_RULE.push('logprobs', 'promptLookupNumTokens'); // the last changes no answer, and may be larger there
 
 /**
  * A folder's settings for generation.

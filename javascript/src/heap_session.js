@@ -238,15 +238,15 @@ class HeapBinding {
     /** @type {Held} */
     this.held = { module: heap.module, binding: this.binding, tensors: [], addresses: [] };
     abandoned.register(this, this.held, this);
-    this.outputCount = outputs.length + shared.length;
+    this.outputCount = shared.reduce((count, { between }) => count + 1 + between.length, outputs.length);
     this.results = this.malloc(4 * this.outputCount);
     const base = memory.bytes().byteOffset;
     for (const slot of inputs) this.bindInput(slot.name, this.newTensor(slot));
     for (const slot of outputs) this.bindOutput(slot.name, this.newTensor(slot));
-    for (const { input, output, type, dims, offset } of shared) {
+    for (const { input, output, between, type, dims, offset } of shared) {
       const tensor = this.tensor({ name: input, type, dims }, base + offset);
       this.bindInput(input, tensor);
-      this.bindOutput(output, tensor);
+      for (const name of [...between, output]) this.bindOutput(name, tensor);
     }
   }
 

@@ -5,6 +5,7 @@
 import { OptionError, PackageError, shown } from './errors.js';
 import { generateTokens } from './generation.js';
 import { withOverrides } from './generation_options.js';
+import { PromptLookup } from './prompt_lookup.js';
 import { PromptReader } from './prompts.js';
 import { TextStream } from './streaming.js';
 
@@ -179,18 +180,16 @@ export class Model {
       );
     }
     const state = given ?? this.newState();
+    const guesses = options.promptLookupNumTokens;
+    const lookup = guesses ? new PromptLookup(this.decoder, guesses, calls?.pastIds) : null;
     const tokens = generateTokens(this.decoder, state, tokenIds, options, this.stopIds(options, ends), {
       ...calls,
+      lookup,
       signal,
       onPrompt,
     });
-    return new TextStream(
-      tokens,
-      this.reader.given,
-      options.stop,
-      tokenIds.length,
-      given ? undefined : () => state.dispose(),
-    );
+    const onEnd = given ? undefined : () => state.dispose();
+    return new TextStream(tokens, this.reader.given, options.stop, tokenIds.length, onEnd, lookup);
   }
 
   /**

@@ -155,8 +155,8 @@ class NativeBinding {
   }
 
   async run() {
-    const last = new Int32Array(/** @type {{buffer: ArrayBuffer}} */ (this.own.get('seqlens_k')).buffer)[0];
-    const first = last + 1 - this.tokens; // the slots behind the past
+    const ends = new Int32Array(/** @type {{buffer: ArrayBuffer}} */ (this.own.get('seqlens_k')).buffer);
+    const first = ends[ends.length - 1] + 1 - this.tokens; // the slots behind the past
     this.write(
       NEW_SLOTS,
       Array.from({ length: this.tokens }, (_, i) => first + i),

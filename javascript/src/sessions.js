@@ -9,8 +9,9 @@
 /** @typedef {{name: string, type: NumberType, dims: readonly number[]}} Slot */
 
 /**
- * Part of a state's memory that is both input and output.
- * @typedef {{input: string, output: string, type: NumberType, dims: readonly number[], offset: number}} Shared
+ * Part of a state's memory that is both input and output. between: outputs that only the graph itself goes on with; they
+ * may lie in the same memory.
+ * @typedef {{input: string, output: string, between: readonly string[], type: NumberType, dims: readonly number[], offset: number}} Shared
  */
 
 /**

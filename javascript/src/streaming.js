@@ -16,6 +16,8 @@ import { StopStrings } from './stopping.js';
  * @property {number} promptTokens
  * @property {number} completionTokens
  * @property {number} prefillTokensPerS prompt tokens by the time until the first new token
+ * @property {number} draftedTokens guesses of prompt lookup that were checked
+ * @property {number} acceptedTokens those of them that were right
  * @property {TokenLogprobs[] | null} logprobs of every new token; null where they were not asked for
  * @property {number} decodeTokensPerS the new tokens after the first by the time they took; 0 when there were none
  */
@@ -30,13 +32,15 @@ export class TextStream {
    * @param {import('./tokenizer.js').Tokenizer | null} tokenizer null leaves the text empty
    * @param {readonly string[]} stop @param {number} promptTokens
    * @param {() => void} [onEnd] called once, when the last piece was read or the stream was closed
+   * @param {import('./prompt_lookup.js').PromptLookup | null} [lookup] that knows how many guesses were right
    */
-  constructor(tokens, tokenizer, stop, promptTokens, onEnd) {
+  constructor(tokens, tokenizer, stop, promptTokens, onEnd, lookup = null) {
     this.tokens = tokens;
     this.detokenizer = tokenizer === null ? null : new Detokenizer(tokenizer);
     this.stopStrings = new StopStrings(stop);
     this.promptTokens = promptTokens;
     this.onEnd = onEnd;
+    this.lookup = lookup;
     /** Set it to false before the first token, and an answer takes constant memory: text, tokenIds and logprobs stay empty. */
     this.collects = true;
     this.text = '';
@@ -108,6 +112,8 @@ export class TextStream {
       completionTokens: this.count,
       prefillTokensPerS: rate(this.promptTokens, this.prefillMs),
       decodeTokensPerS: this.decodeTokensPerS,
+      draftedTokens: this.lookup?.draftedTokens ?? 0,
+      acceptedTokens: this.lookup?.acceptedTokens ?? 0,
       logprobs: this.logprobs,
     };
   }

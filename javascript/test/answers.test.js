@@ -26,6 +26,7 @@ for (const [name, expected] of Object.entries(vectors.folders)) {
       test('chats are the same text and ids', () => chatsAgree(model, expected.chats));
       test('logits agree', () =>
         logitsAgree(model, expected.answers, rounds ? ROUNDING : name.endsWith('kv-int8') ? INT8_STATE : EXACT));
+      test('prompt lookup changes no answer', () => lookupAgrees(model, expected.lookup, rounds));
       if (rounds) return;
       test('answers have the same tokens', () => answersAgree(model, expected.answers));
       test('chats have the same answers, turn by turn', () => turnsAgree(model, expected));
@@ -76,6 +77,24 @@ async function answersAgree(model, answers) {
     const openai = { temperature: 0, presencePenalty: 1.5, frequencyPenalty: 0.8, logitBias: { 5: 1.25, 11: -2 } };
     assert.deepEqual((await model.generate(prompt, { ...own, ...openai })).tokenIds, weakened);
   }
+}
+
+/** @param {Model} model @param {any} lookup @param {boolean} rounds */
+async function lookupAgrees(model, { prompt, tokens, drafted, accepted }, rounds) {
+  const options = { ignoreEos: true, temperature: 0, maxNewTokens: tokens.length };
+  const state = model.newState();
+  const found = await model.generate(prompt, { ...options, state, promptLookupNumTokens: 5 });
+  const plain = await model.generate(prompt, options);
+  assert.deepEqual(found.tokenIds, plain.tokenIds);
+  assert.equal(state.position, prompt.length + tokens.length - 1);
+  if (!rounds) assert.deepEqual(found.tokenIds, tokens);
+  if (!rounds && model.decoder.draftsAreExact)
+    assert.deepEqual([found.draftedTokens, found.acceptedTokens], [drafted, accepted]);
+  const next = { ...options, maxNewTokens: 5 };
+  const goneOn = await model.generate('', { ...next, state });
+  const whole = await model.generate([...prompt, ...plain.tokenIds], next);
+  if (!rounds) assert.deepEqual(goneOn.tokenIds, whole.tokenIds);
+  state.dispose();
 }
 
 /** @param {Model} model @param {{chats: any[], answers: any[]}} expected */

@@ -178,6 +178,24 @@ for (const provider of PROVIDERS) {
       assert.equal((await model.generate([5], { maxNewTokens: 1 })).logprobs, null);
     });
 
+    test('guesses that are computed otherwise than steps are no more made, and told of', async () => {
+      const other = await load(folderOf('native'), { executionProviders: [provider], threads: 1 });
+      const options = { maxNewTokens: 30, ignoreEos: true, temperature: 0 };
+      const prompt = Array(20).fill(5);
+      const plain = await other.generate(prompt, options);
+      const { decoder } = other;
+      const draft = decoder.draft.bind(decoder);
+      decoder.draft = async (...given) => (await draft(...given)).map((row) => row.map((logit) => logit + 1));
+      const [warn, warnings] = [console.warn, /** @type {string[]} */ ([])];
+      console.warn = (text) => warnings.push(text);
+      const found = await other.generate(prompt, { ...options, promptLookupNumTokens: 7 });
+      console.warn = warn;
+      assert.deepEqual(found.tokenIds, plain.tokenIds);
+      assert.ok(found.draftedTokens > 0 && found.draftedTokens <= 7);
+      assert.match(warnings.join(), /^prompt lookup is off: /);
+      await other.dispose();
+    });
+
     test('wrong prompts and options end in one sentence', async () => {
       /** @type {[any, any, RegExp][]} */
       const wrong = [
@@ -201,6 +219,7 @@ for (const provider of PROVIDERS) {
         ['a', { logitBias: { 5: NaN } }, /logitBias is NaN; it must be made of numbers up to 1000000, or -Infinity/],
         ['a', { presencePenalty: 2.5 }, /a number from -2 to 2/],
         ['a', { frequencyPenalty: '1' }, /a number from -2 to 2/],
+        ['a', { promptLookupNumTokens: 8 }, /a whole number from 0 to 7/],
         ['a', { logprobs: -1 }, /logprobs is -1; it must be a whole number of at least 0, or null/],
       ];
       for (const [prompt, options, message] of wrong)

@@ -11,7 +11,7 @@ import { folderOf } from './vectors.js';
 
 const [OLD, NEW] = ['native', 'doge-tiny-fp32'];
 const DATA = 'onnx/model.onnx_data';
-const GRAPHS = ['onnx/decoder.onnx', 'onnx/decoder_recurrent.onnx'];
+const GRAPHS = ['onnx/decoder.onnx', 'onnx/decoder_recurrent.onnx', 'onnx/decoder_draft.onnx'];
 
 /** The browser's cache storage in memory. `refuses` says which addresses cannot be kept. */
 class FakeCaches {

@@ -39,7 +39,7 @@ PROCESSING: tuple[dict[str, Any], ...] = (
     {"frequency_penalty": 1.9, "logit_bias": {1: 4.0}, "bad_words_ids": [[2]]},
 )
 # what JavaScript has no option for (docs/javascript.md), and the seed, which is null there too
-NOT_COMPARED = {"seed", "prompt_lookup_num_tokens", "json_schema", "regex", "grammar"}
+NOT_COMPARED = {"seed", "json_schema", "regex", "grammar"}
 CONFIGS: tuple[dict[str, Any], ...] = (
     {},
     {"do_sample": True},

@@ -34,7 +34,12 @@ class Talk(NamedTuple):
 
 TALKS = (
     Talk("trained", "doge-20m-10min-int8", GREEDY, ("Hello!", "What is water? \U0001f642"), "Be kind."),
-    Talk("growing", "without-template", GREEDY, ("Once upon a time", " there was \U0001f642", " and")),
+    Talk(
+        "growing",
+        "without-template",
+        {**GREEDY, "prompt_lookup_num_tokens": 4},
+        ("Once upon a time", " there was \U0001f642", " and"),
+    ),
     Talk("spaces", "metaspace", {**GREEDY, "repetition_penalty": 10.0}, ("hi", "and you", "hello world")),
     # each answer is shortened, so its template writes it otherwise than it was said
     Talk(

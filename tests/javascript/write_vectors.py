@@ -89,6 +89,7 @@ def vectors(folder: Path) -> dict[str, Any]:
         "texts": [texts_of(model, text) for text in TEXTS],
         "chats": [chat_of(model, messages) for messages in CHATS],
         "answers": [answer(model, prompt, seed) for seed, prompt in enumerate(prompts(model, folder))],
+        "lookup": looked_up(model, prompts(model, folder)[0]),
         "states": [*states(model, folder, "standard"), *states(with_operators(folder), folder, "step")],
     }
 
@@ -160,6 +161,15 @@ def answer(model: Model, prompt: list[int], seed: int) -> dict[str, Any]:
         "weakened": weakened.token_ids,
         "logits": model.logits(prompt)[-1].tolist(),
     }
+
+
+def looked_up(model: Model, prompt: list[int]) -> dict[str, Any]:
+    """An answer to a prompt that holds such an answer already, with guesses from it."""
+    first = model.generate(prompt, temperature=0.0, ignore_eos=True, max_new_tokens=20).token_ids
+    again = [*prompt, *first, *prompt]
+    found = model.generate(again, temperature=0.0, ignore_eos=True, max_new_tokens=40, prompt_lookup_num_tokens=5)
+    counts = {"drafted": found.drafted_tokens, "accepted": found.accepted_tokens}
+    return {"prompt": again, "tokens": found.token_ids, **counts}
 
 
 def states(model: Model | None, folder: Path, way: str) -> Iterator[dict[str, Any]]:
