@@ -99,18 +99,18 @@ def new_precedence(graph: GraphBuilder, d: Dimensions, index: int, name: str, va
     rows = gather_precedence(graph, d, index, value)
     (by_head,) = graph.op("Transpose", [rows], name, perm=[0, 2, 1])
     if d.keep_bonus:
-        by_head = kept_until(graph, d, name, by_head)
+        by_head = kept_until(graph, d, name, by_head, NEW_POSITIONS)
     (column,) = graph.op("Unsqueeze", [by_head, graph.constant("axis.last", np.array([-1]))], f"{name}.column")
     (row,) = graph.op("Unsqueeze", [by_head, graph.constant("axis.before_last", np.array([-2]))], f"{name}.row")
     return column, row
 
 
-def kept_until(graph: GraphBuilder, d: Dimensions, name: str, precedence: str) -> str:
-    """`doge_model.mask.kept_until` less the first new token's position: [1, cache heads, S] -> the same shape."""
+def kept_until(graph: GraphBuilder, d: Dimensions, name: str, precedence: str, positions: str) -> str:
+    """`doge_model.mask.kept_until` for float32 [S] positions, counted from anywhere: [B, heads, S] -> the same shape."""
     scale = graph.constant("bonus.scale", np.array(1 / PRECEDENCE_SCALE, np.float32))
     (tokens,) = graph.op("Mul", [precedence, scale], f"{name}.tokens")
     (whole,) = graph.op("Round", [tokens], f"{name}.whole")
     bounds = [graph.constant(f"bonus.{n}", np.array(n, np.float32)) for n in (0, d.keep_bonus)]
     (bonus,) = graph.op("Clip", [whole, *bounds], f"{name}.bonus")
-    (until,) = graph.op("Add", [bonus, NEW_POSITIONS], f"{name}.until")
+    (until,) = graph.op("Add", [bonus, positions], f"{name}.until")
     return until

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from .builder import GraphBuilder
 from .dimensions import Dimensions
 from .eviction import EVICTED, TIE
-from .mask import gather_precedence
+from .mask import gather_precedence, kept_until
 from .packing import LENGTHS, LONGEST
 
 PADDING = np.float32(-1e30)  # precedence behind the end of a text: far from that of every key
@@ -49,6 +49,9 @@ def _precedence(graph: GraphBuilder, d: Dimensions, index: int, name: str, value
     (by_head,) = graph.op("Transpose", [rows], f"{name}.precedence.all", perm=[0, 2, 1])
     bounds = [graph.constant("int.0", np.array(0)), LONGEST, graph.constant("int.1", np.array(1))]
     (places,) = graph.op("Range", bounds, f"{name}.places")
+    if d.keep_bonus:
+        (positions,) = graph.op("Cast", [places], f"{name}.positions", to=TensorProto.FLOAT)
+        by_head = kept_until(graph, d, name, by_head, positions)
     axes = graph.constant("axes.1_2", np.array([1, 2]))
     (lengths,) = graph.op("Unsqueeze", [LENGTHS, axes], f"{name}.lengths")
     (real,) = graph.op("Less", [places, lengths], f"{name}.real")  # [B, 1, S]
