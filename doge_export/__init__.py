@@ -13,8 +13,9 @@ from __future__ import annotations
 from .runtime.batch_stream import BatchStream
 from .runtime.conversation import Conversation
 from .runtime.generation_options import GenerationOptions
+from .runtime.loading import load
 from .runtime.logprobs import TokenLogprobs
-from .runtime.model import Model, load
+from .runtime.model import Model
 from .runtime.scoring import Score
 from .runtime.state import State
 from .runtime.streaming import GenerationResult, TextStream

@@ -26,7 +26,8 @@ from .errors import OptionError
 from .jobs.rows import QUESTION_COLUMNS, TEXT_COLUMN, Row, answer_columns, answered_in_order, check_columns
 from .runtime.batch_options import check_taken_together
 from .runtime.generation_options import GenerationOptions, GenerationOverrides
-from .runtime.model import Model, load
+from .runtime.loading import load
+from .runtime.model import Model
 
 if TYPE_CHECKING:
     import pandas as pd

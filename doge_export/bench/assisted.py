@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..runtime.model import Model, load
+from ..runtime.loading import load
+from ..runtime.model import Model
 from ..runtime.streaming import GenerationResult
 
 PROMPTS = (

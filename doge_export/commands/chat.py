@@ -20,7 +20,8 @@ import click
 from ..errors import OptionError
 from ..runtime.conversation import Conversation
 from ..runtime.generation_options import GenerationOptions, GenerationOverrides
-from ..runtime.model import Model, load
+from ..runtime.loading import load
+from ..runtime.model import Model
 from ..runtime.reasoning import ReasoningMode
 from ..talk.defaults import with_defaults
 from ..talk.notes import note, noted_warnings

@@ -19,7 +19,8 @@ import click
 
 from ..errors import OptionError
 from ..runtime.classifier import Classification, fitting_rows
-from ..runtime.model import Model, load
+from ..runtime.loading import load
+from ..runtime.model import Model
 from . import Command
 from .missing_export import ExportedFolder
 

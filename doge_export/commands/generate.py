@@ -20,7 +20,7 @@ from ..errors import OptionError
 from ..jobs.job import FileJob
 from ..jobs.rows import TEXT_COLUMN
 from ..jobs.sources import STANDARD
-from ..runtime.model import load
+from ..runtime.loading import load
 from ..talk.notes import complain, note, noted_warnings
 from ..talk.terminal import stdin_is_terminal
 from . import Command, terminated_like_interrupted

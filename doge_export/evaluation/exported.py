@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..runtime.description import DECODER_FILE, RECURRENT_FILE
 from ..runtime.hub import folder_of
-from ..runtime.model import load
+from ..runtime.loading import load
 from .evaluated_model import EvaluatedModel, files_hash
 from .perplexity import DecoderScorer
 

@@ -23,7 +23,8 @@ from lm_eval.models.utils import normalize_gen_kwargs
 
 from ..errors import EvaluationError, PackageError
 from ..runtime.generation_options import GenerationOptions
-from ..runtime.model import Model, load
+from ..runtime.loading import load
+from ..runtime.model import Model
 from ..runtime.prefix import SharedPrefix
 from .options import MAX_GEN_TOKS
 from .perplexity import DecoderScorer, token_log_probs

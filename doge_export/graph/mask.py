@@ -106,7 +106,7 @@ def new_precedence(graph: GraphBuilder, d: Dimensions, index: int, name: str, va
 
 
 def kept_until(graph: GraphBuilder, d: Dimensions, name: str, precedence: str, positions: str) -> str:
-    """`doge_model.mask.kept_until` for float32 [S] positions, counted from anywhere: [B, heads, S] -> the same shape."""
+    """`doge_model.mask.kept_until` for float32 [S] positions from anywhere: [B, heads, S] -> the same shape."""
     scale = graph.constant("bonus.scale", np.array(1 / PRECEDENCE_SCALE, np.float32))
     (tokens,) = graph.op("Mul", [precedence, scale], f"{name}.tokens")
     (whole,) = graph.op("Round", [tokens], f"{name}.whole")

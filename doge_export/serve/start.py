@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from ..errors import OptionError, PackageError
 from ..runtime.adapters import adapter_files
 from ..runtime.hub import folder_of
-from ..runtime.model import load
+from ..runtime.loading import load
 from .app import create_app
 from .engine import Engine
 from .limits import Limits, Places

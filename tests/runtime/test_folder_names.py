@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from doge_export.errors import PackageError
 from doge_export.runtime import huge_pages, threads
 from doge_export.runtime.generation_options import GenerationDefaults
-from doge_export.runtime.model import load
+from doge_export.runtime.loading import load
 from doge_export.runtime.tokenizer import Tokenizer
 from tests.helpers.fakes import CHATML, byte_level_tokenizer
 from tests.helpers.models import exported, tiny_model

@@ -14,7 +14,8 @@ from doge_export.errors import OptionError, PackageError
 from doge_export.runtime import sampling
 from doge_export.runtime.generation import GeneratedToken, SingleSteps, generate_tokens
 from doge_export.runtime.generation_options import GenerationDefaults, GenerationOptions
-from doge_export.runtime.model import Model, load
+from doge_export.runtime.loading import load
+from doge_export.runtime.model import Model
 from doge_export.runtime.state import State
 from doge_export.runtime.tokenizer import Tokenizer
 from tests.helpers.fakes import (
