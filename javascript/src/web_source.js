@@ -91,6 +91,7 @@ export class WebSource {
     const files = await this.fromCopy((copy) => copy.files());
     if (!files) return false;
     this.files = new Map(files);
+    [this.weights, this.weightsAreKept] = [null, false]; // they may be those of an update
     this.isOffline = true;
     return true;
   }
@@ -176,14 +177,11 @@ export class WebSource {
     /** @type {Uint8Array[]} */
     const parts = [];
     let loaded = 0;
-    try {
-      for (let part = await reader?.read(); part && !part.done; part = await reader?.read()) {
-        parts.push(part.value);
-        loaded += part.value.length;
-        this.onProgress({ file, loaded, total: Math.max(total, loaded) });
-      }
-    } catch (error) {
-      throw this.failure(url, error);
+    const next = () => reader?.read().catch((error) => Promise.reject(this.failure(url, error)));
+    for (let part = await next(); part && !part.done; part = await next()) {
+      parts.push(part.value);
+      loaded += part.value.length;
+      this.onProgress({ file, loaded, total: Math.max(total, loaded) });
     }
     const encoded = response.headers.get('Content-Encoding') !== null; // then the length is that of the packed file
     if (total && !encoded && loaded !== total)

@@ -83,6 +83,12 @@ describe('a folder on the web', () => {
     await model.dispose();
     return size;
   };
+  /** @param {import('../src/index.js').Model} model */
+  const logitsOf = async (model) => {
+    const rows = await model.logits([5, 6]);
+    await model.dispose();
+    return rows;
+  };
   const sizeOf = async (/** @type {string} */ name) =>
     vocabSize(await load(folderOf(name), { executionProviders: ['cpu'] }));
   const timesAsked = (/** @type {string} */ file) => asked.filter((each) => each === file).length;
@@ -119,16 +125,19 @@ describe('a folder on the web', () => {
     });
   }
 
-  test('an update that breaks off leaves the copy, which is then used', async () => {
-    await (await opened()).dispose();
-    [files, breaksOff] = [await contentOf(NEW), DATA];
-    assert.equal(await vocabSize(await opened()), await sizeOf(OLD));
-    breaksOff = '';
-    assert.equal(await vocabSize(await opened()), await sizeOf(NEW));
-    assert.equal([...caches.kept.keys()].filter((url) => url.includes(DATA)).length, 1);
-    stop(server);
-    assert.equal(await vocabSize(await opened()), await sizeOf(NEW));
-  });
+  for (const file of [DATA, 'tokenizer.json']) {
+    test(`an update that breaks off in ${file} leaves the copy, which is then used`, async () => {
+      const before = await logitsOf(await opened());
+      [files, breaksOff] = [await contentOf(NEW), file];
+      assert.deepEqual(await logitsOf(await opened()), before);
+      breaksOff = '';
+      const after = await logitsOf(await opened());
+      assert.notDeepEqual(after, before);
+      assert.equal([...caches.kept.keys()].filter((url) => url.includes(DATA)).length, 1);
+      stop(server);
+      assert.deepEqual(await logitsOf(await opened()), after);
+    });
+  }
 
   test('a download that breaks off before there is a copy keeps nothing', async () => {
     breaksOff = DATA;
