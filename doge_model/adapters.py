@@ -10,11 +10,10 @@ as a merge into the embedding would change it too. It stays apart where the two 
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +27,6 @@ from .gguf import DEMO
 from .llama import FILLS
 from .llama import FORM as LLAMA
 from .modeling import DogeForCausalLM
-
-if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
 
 PREFIX = "base_model.model."  # PEFT's, before the names of the base
 EMBEDDING, OUTPUT = "model.embed_tokens", "lm_head"
@@ -73,22 +69,21 @@ def base_of(adapter: AdapterFiles) -> str:
     return base
 
 
-def merge(checkpoint: Checkpoint, adapter: AdapterFiles) -> Checkpoint:
-    """The checkpoint, whose model is in float32, with an adapter merged into it; the model is changed in place.
+def merge(model: DogeForCausalLM, form: str, adapter: AdapterFiles) -> DogeForCausalLM:
+    """A model in float32 with an adapter merged into it, in place. form: of its checkpoint.
 
     Raises:
         CheckpointError: the adapter does not fit, or cannot be merged exactly.
         OptionError: PEFT is missing.
     """
-    model = checkpoint.model
-    tensors = native_names(adapter.tensors) if checkpoint.form == MARCH_2025 else dict(adapter.tensors)
+    tensors = native_names(adapter.tensors) if form == MARCH_2025 else dict(adapter.tensors)
     was_tied = untie(model)
     take_base_tables(model, tensors, adapter)
-    merged = merged_model(wrap(model, adapter, tensors, checkpoint.form), adapter.folder)
+    merged = merged_model(wrap(model, adapter, tensors, form), adapter.folder)
     tie_again(merged, was_tied)
     for parameter in merged.parameters():
         parameter.requires_grad_(True)
-    return dataclasses.replace(checkpoint, model=merged.eval())
+    return merged.eval()
 
 
 def native_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
