@@ -10,6 +10,7 @@ as a merge into the embedding would change it too. It stays apart where the two 
 
 from __future__ import annotations
 
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,8 @@ EMBEDDING, OUTPUT = "model.embed_tokens", "lm_head"
 BASE_ENDINGS = ("base_layer.weight", "original_module.weight")  # of the base's own numbers inside of PEFT's modules
 LIMIT = 1e-4  # of the largest logit, between PEFT's forward and that of the merged model
 PROBE_TOKENS = 32
+# that PEFT raises for configurations and shapes it cannot use
+REFUSALS = (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, ImportError, re.error)
 
 
 def check_base(adapter: AdapterFiles, base: str) -> None:
@@ -205,7 +208,7 @@ def wrap(model: DogeForCausalLM, adapter: AdapterFiles, tensors: dict[str, Tenso
             peft.set_peft_model_state_dict(wrapped, tensors)
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, NotImplementedError, ImportError) as error:
+    except REFUSALS as error:
         raise CheckpointError(f"the adapter {adapter.folder} does not fit the base: {one_line(error)}") from error
     return wrapped
 
@@ -244,7 +247,7 @@ def merged_model(wrapped: Any, folder: Path) -> DogeForCausalLM:
     before = wrapped(input_ids=ids).logits
     try:
         merged: DogeForCausalLM = wrapped.merge_and_unload(safe_merge=True)
-    except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+    except REFUSALS as error:
         raise CheckpointError(f"the adapter {folder} cannot be merged: {one_line(error)}") from error
     difference = float((merged(input_ids=ids).logits - before).abs().max() / before.abs().max())
     if not difference <= LIMIT:
