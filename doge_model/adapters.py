@@ -10,11 +10,11 @@ as a merge into the embedding would change it too. It stays apart where the two 
 
 from __future__ import annotations
 
-import dataclasses
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,14 +29,13 @@ from .llama import FILLS
 from .llama import FORM as LLAMA
 from .modeling import DogeForCausalLM
 
-if TYPE_CHECKING:
-    from .checkpoint import Checkpoint
-
 PREFIX = "base_model.model."  # PEFT's, before the names of the base
 EMBEDDING, OUTPUT = "model.embed_tokens", "lm_head"
 BASE_ENDINGS = ("base_layer.weight", "original_module.weight")  # of the base's own numbers inside of PEFT's modules
 LIMIT = 1e-4  # of the largest logit, between PEFT's forward and that of the merged model
 PROBE_TOKENS = 32
+# that PEFT raises for configurations and shapes it cannot use
+REFUSALS = (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, ImportError, re.error)
 
 
 def check_base(adapter: AdapterFiles, base: str) -> None:
@@ -73,22 +72,21 @@ def base_of(adapter: AdapterFiles) -> str:
     return base
 
 
-def merge(checkpoint: Checkpoint, adapter: AdapterFiles) -> Checkpoint:
-    """The checkpoint, whose model is in float32, with an adapter merged into it; the model is changed in place.
+def merge(model: DogeForCausalLM, form: str, adapter: AdapterFiles) -> DogeForCausalLM:
+    """A model in float32 with an adapter merged into it, in place. form: of its checkpoint.
 
     Raises:
         CheckpointError: the adapter does not fit, or cannot be merged exactly.
         OptionError: PEFT is missing.
     """
-    model = checkpoint.model
-    tensors = native_names(adapter.tensors) if checkpoint.form == MARCH_2025 else dict(adapter.tensors)
+    tensors = native_names(adapter.tensors) if form == MARCH_2025 else dict(adapter.tensors)
     was_tied = untie(model)
     take_base_tables(model, tensors, adapter)
-    merged = merged_model(wrap(model, adapter, tensors, checkpoint.form), adapter.folder)
+    merged = merged_model(wrap(model, adapter, tensors, form), adapter.folder)
     tie_again(merged, was_tied)
     for parameter in merged.parameters():
         parameter.requires_grad_(True)
-    return dataclasses.replace(checkpoint, model=merged.eval())
+    return merged.eval()
 
 
 def native_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -210,7 +208,7 @@ def wrap(model: DogeForCausalLM, adapter: AdapterFiles, tensors: dict[str, Tenso
             peft.set_peft_model_state_dict(wrapped, tensors)
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, RuntimeError, AttributeError, NotImplementedError, ImportError) as error:
+    except REFUSALS as error:
         raise CheckpointError(f"the adapter {adapter.folder} does not fit the base: {one_line(error)}") from error
     return wrapped
 
@@ -249,7 +247,7 @@ def merged_model(wrapped: Any, folder: Path) -> DogeForCausalLM:
     before = wrapped(input_ids=ids).logits
     try:
         merged: DogeForCausalLM = wrapped.merge_and_unload(safe_merge=True)
-    except (ValueError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+    except REFUSALS as error:
         raise CheckpointError(f"the adapter {folder} cannot be merged: {one_line(error)}") from error
     difference = float((merged(input_ids=ids).logits - before).abs().max() / before.abs().max())
     if not difference <= LIMIT:

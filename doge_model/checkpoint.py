@@ -173,9 +173,8 @@ def load_found(path: Path, source: str, dtype: torch.dtype, finder: Finder) -> C
 
 def with_adapter(base: Checkpoint, files: AdapterFiles, dtype: torch.dtype) -> Checkpoint:
     """The base with an adapter merged into it, and with the adapter's tokenizer where it has one."""
-    merged = merge(base, files)
-    merged.model.to(dtype)
-    return replace(merged, tokenizer=load_tokenizer(files.folder) or base.tokenizer)
+    model = merge(base.model, base.form, files).to(dtype)
+    return replace(base, model=model, tokenizer=load_tokenizer(files.folder) or base.tokenizer)
 
 
 def load_classifier(

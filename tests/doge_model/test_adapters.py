@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from doge_common.errors import CheckpointError
+from doge_common.errors import CheckpointError, OptionError
 from doge_model import load_checkpoint
 from tests.helpers.adapters import doge_of, llama_base, logits, lora_config, save_random_adapter
 from tests.helpers.checkpoints import save_doge, save_june_2025, save_march_2025
@@ -243,3 +243,26 @@ def test_an_adapter_whose_base_is_itself_ends(adapter: Path) -> None:
     edit(adapter, base_model_name_or_path=str(adapter))
     with pytest.raises(CheckpointError, match="is an adapter whose base is itself"):
         load_checkpoint(adapter)
+
+
+def test_without_peft_the_command_that_installs_it_is_named(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doge_model.adapters.find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=r"an adapter needs peft: pip install -c constraints\.txt"):
+        load_checkpoint(adapter)
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "no targets": {"target_modules": None},
+    "a text as rank": {"r": "four"},
+    "an unknown start": {"init_lora_weights": "magic"},
+    "a broken pattern": {"target_modules": "("},
+    "layers out of range": {"layers_to_transform": [99]},
+}
+
+
+@pytest.mark.parametrize("fault", ODD)
+def test_a_configuration_that_peft_cannot_use_is_one_sentence(fault: str, adapter: Path) -> None:
+    edit(adapter, **ODD[fault])
+    with pytest.raises(CheckpointError) as refusal:
+        load_checkpoint(adapter)
+    assert "\n" not in str(refusal.value)
