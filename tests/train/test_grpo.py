@@ -117,7 +117,8 @@ def test_right_answers_of_a_model_are_counted(dense: Path) -> None:
 def test_shares_of_right_answers_have_their_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [r"\boxed{1}", r"\boxed{2}", "?", r"\boxed{4}"]
     monkeypatch.setattr(answers, "answer", lambda *_: texts)
-    figures = answers.right_answers(None, None, [{"prompt": [], "solution": str(i + 1)} for i in range(4)], 8)
+    nobody: Any = None
+    figures = answers.right_answers(nobody, nobody, [{"prompt": [], "solution": str(i + 1)} for i in range(4)], 8)
     assert (figures["accuracy"], figures["format"]) == (0.75, 0.0)
     assert figures["accuracy_error"] == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
 
