@@ -3,6 +3,7 @@
 doge-bench smollm2-135m-int8
 doge-bench owner/name --revision v1
 doge-bench --random 20m --int8 --threads 1
+doge-bench smollm2-135m-int8 --assistant small-int8
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rich.progress import Progress
 
 from doge_common.hub_id import is_on_hub
 
+from ..bench.assisted import time_assisted
 from ..bench.measurement import Bench, BenchOptions, BenchResult
 from ..errors import OptionError
 from ..export.random_model import export_random
@@ -59,6 +61,9 @@ UNITS = {  # unit of each row that is shown, in this order
     "--new-tokens", type=int, default=128, show_default=True, metavar="N", help="Tokens after the answer's first."
 )
 @click.option("--rounds", type=int, default=11, show_default=True, metavar="N", help="Measurements of each kind.")
+@click.option(
+    "--assistant", metavar="FOLDER", help="Time answers to a few questions with and without this assistant instead."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but the JSON object.")
 def main(
     folder: Path | None,
@@ -70,6 +75,7 @@ def main(
     prompt_tokens: int,
     new_tokens: int,
     rounds: int,
+    assistant: str | None,
     as_json: bool,
 ) -> None:
     """Time the exported model in FOLDER, which may be a hub id, or a random one.
@@ -93,6 +99,11 @@ def main(
     console = Console(stderr=True)
     weights = "fp32" if fp32 else "int8"
     given = None if folder is None else folder_of(folder, revision)
+    if assistant is not None:
+        if given is None:
+            raise OptionError("--assistant goes with FOLDER; a random model answers nothing that could be guessed")
+        compare_assisted(options, given, folder_of(assistant), as_json, console)
+        return
     with folder_to_time(given, random_size, weights, console) as path:
         name = f"random {random_size} {weights}" if given is None else str(folder if is_on_hub(str(folder)) else given)
         time_model(replace(options, folder=path), name, as_json, console)
@@ -131,6 +142,27 @@ def time_model(options: BenchOptions, name: str, as_json: bool, console: Console
     if not as_json:
         print_rows(result)
     click.echo(json.dumps(machine | asdict(result)))
+
+
+def compare_assisted(options: BenchOptions, folder: Path, assistant: Path, as_json: bool, console: Console) -> None:
+    """Print how fast answers are with an assistant, beside those without."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"{options.rounds} rounds", total=options.rounds)
+        result = time_assisted(
+            folder, assistant, options.threads, options.new_tokens, options.rounds, lambda: progress.advance(task)
+        )
+    if not as_json:
+        low, high = result.ratio_spread
+        click.echo(f"{'kernels':<22}{result.kernels}")
+        click.echo(f"{'decode_tokens_per_s':<22}{result.decode_tokens_per_s:.1f} tokens/s")
+        click.echo(f"{'assisted':<22}{result.assisted_tokens_per_s:.1f} tokens/s")
+        click.echo(f"{'ratio':<22}{result.ratio:.2f}   (quartiles {low:.2f} to {high:.2f})")
+        click.echo(
+            f"{'guesses':<22}{result.accepted_tokens} of {result.drafted_tokens} right, for "
+            f"{result.completion_tokens} tokens"
+        )
+    names = {"model": str(folder), "assistant": str(assistant), "cpu": cpu_name(), "cores": usable_cores()}
+    click.echo(json.dumps(names | versions() | asdict(result)))
 
 
 def print_rows(result: BenchResult) -> None:

@@ -53,6 +53,7 @@ from .sampling import sampling_options, sampling_overrides
     type=click.Choice(get_args(ReasoningMode)),
     help="A trace before the answer: show it, hide it, or cut it out of the conversation too.",
 )
+@click.option("--assistant", metavar="FOLDER", help="A smaller model of the same tokenizer that guesses tokens.")
 @click.option("--logprobs", type=int, metavar="N", help="With --json: log-probabilities, of the N best tokens too.")
 @sampling_options
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation.")
@@ -65,6 +66,7 @@ def main(
     system: str | None,
     resume: Path | None,
     reasoning: ReasoningMode | None,
+    assistant: str | None,
     threads: int | None,
     revision: str | None,
     verbose: bool,
@@ -85,7 +87,7 @@ def main(
     if not stdin_is_terminal():
         prompt = piped_prompt(prompt)
     with noted_warnings():
-        model = load(folder, threads=threads, revision=revision)
+        model = load(folder, threads=threads, revision=revision, assistant=assistant)
         if verbose:
             note(f"Computed by {model.decoder.kernels}.")
         converse(model, overrides, prompt, system, resume, as_json, reasoning)

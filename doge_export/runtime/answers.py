@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from ..errors import OptionError
+from .assistant import Assistant, AssistantGuesses
 from .batch_generation import BatchRequest, generate_events
 from .batch_stream import BatchStream
 from .constraints import Constraint, Constraints
+from .drafts import CheckedGuesses, Guesser
 from .each_answer import Outcome, Question, each_outcome
 from .generation import (
     LogitsSource,
@@ -26,8 +30,10 @@ from .prompt_lookup import PromptLookup
 from .prompts import PromptReader
 from .state import State
 from .streaming import AnswerText, TextStream
+from .token_history import TokenHistory
 from .tokenizer import Tokenizer
 
+SEED_BITS = 63
 Ends = frozenset[int]  # tokens that end an answer, unless ends are ignored
 
 
@@ -49,8 +55,15 @@ class Answers:
         reader: PromptReader,
         max_streams: int | None,
         cache_mb: float = 0,
+        assistant: Assistant | None = None,
     ) -> None:
-        """max_streams: merge new streams, so many at a time; None does not. cache_mb: see `StreamMerger`."""
+        """max_streams: merge new streams, so many at a time; None does not. cache_mb: see `StreamMerger`.
+
+        assistant: guesses for answers that are made alone.
+        """
+        if max_streams is not None and assistant is not None:
+            raise OptionError("an assistant guesses for one answer at a time; leave max_streams or the assistant out")
+        self._assistant = assistant
         self._decoder, self._tokenizer, self._reader = decoder, tokenizer, reader
         self._constraints: Constraints | None = None  # made when first asked for
         self._constraints_lock = threading.Lock()
@@ -76,15 +89,16 @@ class Answers:
     ) -> TextStream:
         """Feed exactly `token_ids` to `state` and answer; see `Model.continue_state`."""
         self._check(token_ids, options)
-        guesses = options.prompt_lookup_num_tokens
-        lookup = PromptLookup(self._decoder, guesses, past_ids) if guesses else None
-        source: LogitsSource = lookup or SingleSteps(self._decoder)
+        options = self._seeded(options)
+        guessers = self._guessers(state, options, past_ids)
+        drafts = CheckedGuesses(self._decoder, guessers) if guessers else None
+        source: LogitsSource = drafts or SingleSteps(self._decoder)
         if on_prompt is not None:
             source = ReportedPrompt(source, on_prompt)
         stop_ids = self._stop_ids(options, ends)
         constraint = self._constraint(options, stop_ids)
         tokens = generate_tokens(source, state, token_ids, options, stop_ids, past_ids, constraint)
-        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), lookup, self._before(options))
+        return TextStream(tokens, self._tokenizer, options.stop, len(token_ids), drafts, self._before(options))
 
     def begin(self, token_ids: Sequence[int], options: GenerationOptions, ends: Ends) -> TextStream:
         """Answer on a new stream."""
@@ -138,6 +152,23 @@ class Answers:
         stop_ids = self._stop_ids(options, ends)
         constraint = self._constraint(options, stop_ids)
         return BatchRequest(token_ids, TokenSelector(options, stop_ids, token_ids, constraint))
+
+    def _seeded(self, options: GenerationOptions) -> GenerationOptions:
+        """Options with a seed that an assistant may know, where answers are sampled."""
+        if self._assistant is None or options.temperature == 0 or options.seed is not None:
+            return options
+        return replace(options, seed=secrets.randbits(SEED_BITS))
+
+    def _guessers(self, state: State, options: GenerationOptions, past_ids: Sequence[int]) -> list[Guesser]:
+        """Who guesses the tokens of an answer: first the stream itself, where that is wanted, then the assistant."""
+        guessers: list[Guesser] = []
+        if options.prompt_lookup_num_tokens:
+            guessers.append(PromptLookup(options.prompt_lookup_num_tokens, past_ids))
+        if self._assistant is not None:
+            if state.history is None and not state.overflowed:
+                state.history = TokenHistory(state.position - len(past_ids), past_ids)
+            guessers.append(AssistantGuesses(self._assistant, options, self._decoder.vocab_size))
+        return guessers
 
     def _constraint(self, options: GenerationOptions, stop_ids: Ends) -> Constraint | None:
         """The form of an answer, where options ask for one."""

@@ -6,6 +6,7 @@ A `Decoder` holds the graphs and can be shared; a `State` is one stream of token
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,19 +43,21 @@ class Decoder:
         """
         check_threads(threads)
         check_folder(folder)
-        threads = threads or default_threads((folder / DATA_FILE).stat().st_size)
-        self._take(open_graphs(folder, threads, operators), threads)
+        nbytes = (folder / DATA_FILE).stat().st_size
+        threads = threads or default_threads(nbytes)
+        self._take(open_graphs(folder, threads, operators), threads, nbytes)
 
     @classmethod
-    def over(cls, graphs: Graphs, threads: int) -> Decoder:
-        """The decoder of graphs that are open."""
+    def over(cls, graphs: Graphs, threads: int, nbytes: int) -> Decoder:
+        """The decoder of graphs that are open, whose weights have so many bytes."""
         decoder = cls.__new__(cls)
-        decoder._take(graphs, threads)
+        decoder._take(graphs, threads, nbytes)
         return decoder
 
-    def _take(self, graphs: Graphs, threads: int) -> None:
+    def _take(self, graphs: Graphs, threads: int, nbytes: int) -> None:
         self.graphs: Graphs = graphs
-        self.threads, self.description = threads, graphs.description
+        self.threads, self.nbytes = threads, nbytes
+        self.description = graphs.description
         self.vocab_size = self.description.vocab_size
         self.keep_window_size = self.description.keep_window_size
 
@@ -67,6 +70,11 @@ class Decoder:
     def cuts_freely(self) -> bool:
         """Whether logits are the same bit by bit wherever a prompt is cut into chunks."""
         return self.graphs.cuts_freely
+
+    @property
+    def check_costs(self) -> Sequence[float]:
+        """Time of `check_draft` of so many tokens, by their number, in that of one step; 1 for one token."""
+        return self.graphs.check_costs
 
     def new_state(self) -> State:
         """An empty stream. Memory is taken from the system as the stream fills its window."""

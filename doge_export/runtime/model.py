@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError
 from .answers import Answers, Asked, Ends
+from .assistant import Assistant
 from .batch_options import check_taken_together, options_of_prompts
 from .batch_stream import BatchStream
 from .call_keywords import OneConversation, OnePrompt, OptionsPerPrompt, SeveralConversations, SeveralPrompts
@@ -37,7 +38,8 @@ from .reasoning import LONGEST_TAG, TAGS, Reasoning, ReasoningMode, begun_by, ch
 from .scoring import Score, score
 from .state import State
 from .streaming import GenerationResult, TextStream
-from .tokenizer import Tokenizer
+from .token_history import TokenHistory
+from .tokenizer import Tokenizer, check_same_tokens
 
 if TYPE_CHECKING:
     from .chat_prompt import ChatPrompt
@@ -54,6 +56,7 @@ def load(
     max_streams: int | None = None,
     operators: bool | None = None,
     cache_mb: float = 0,
+    assistant: str | Path | None = None,
 ) -> Model:
     """Load an exported folder, local or of the model hub.
 
@@ -67,15 +70,23 @@ def load(
         operators: whether the project's own operators compute it, else onnxruntime's. None takes them where the
             library and the folder's graph for them are there, unless DOGE_EXPORT_OPERATORS is 0.
         cache_mb: megabytes of known beginnings of prompts that merged calls need not compute again.
+        assistant: the folder or hub id of a smaller model with the same tokenizer. It guesses the next tokens where one
+            answer is made alone, and changes none.
 
     Raises:
         PackageError: the folder is no export or a damaged one, or the hub has it not.
-        OptionError: an impossible number of threads or streams, or operators that are not there.
+        OptionError: an impossible number of threads or streams, operators that are not there, or an assistant of
+            another tokenizer.
     """
     path = folder_of(folder, revision, local_files_only)
     decoder, tokenizer = Decoder(path, threads=threads, operators=operators), Tokenizer.from_folder(path)
     if tokenizer is not None:
         check_tokenizer(path, tokenizer.vocab_size, decoder.vocab_size)
+    helper = None
+    if assistant is not None:
+        helper_path = folder_of(assistant, None, local_files_only)
+        check_same_tokens(folder, tokenizer, assistant, Tokenizer.from_folder(helper_path))
+        helper = Assistant.beside(decoder, Decoder(helper_path, threads=decoder.threads, operators=operators))
     return Model(
         decoder,
         tokenizer=tokenizer,
@@ -85,6 +96,7 @@ def load(
         ),  # a name may be any bytes
         max_streams=max_streams,
         cache_mb=cache_mb,
+        assistant=helper,
     )
 
 
@@ -116,13 +128,15 @@ class Model:
         name: str = "model",
         max_streams: int | None = None,
         cache_mb: float = 0,
+        assistant: Assistant | None = None,
     ) -> None:
         self.decoder = decoder
+        self.assistant = assistant
         self.defaults = defaults or GenerationDefaults()
         self.name = name
         self._tokenizer = tokenizer
         self._reader = PromptReader(tokenizer, decoder.vocab_size, name)
-        self.answers = Answers(decoder, tokenizer, self._reader, max_streams, cache_mb)
+        self.answers = Answers(decoder, tokenizer, self._reader, max_streams, cache_mb, assistant)
 
     def __repr__(self) -> str:
         return (
@@ -314,7 +328,10 @@ class Model:
 
     def new_state(self) -> State:
         """An empty stream."""
-        return self.decoder.new_state()
+        state = self.decoder.new_state()
+        if self.assistant is not None:
+            state.history = TokenHistory()
+        return state
 
     def prefill(self, prompt: Prompt, state: State | None = None) -> State:
         """Feed `prompt` to `state`, or to a new one, without an answer; returns that state.

@@ -75,7 +75,8 @@ class SharedPrefix:
         rows = self._decoder.forward(self.state, np.asarray(tokens, dtype=np.int64), count)
         self.tokens += tokens
         self.tokens_fed += len(tokens)
-        return list(rows.copy())
+        self._rows = list(rows.copy())
+        return self._rows
 
     def logits(self, tokens: Sequence[int], count: int) -> list[NDArray[np.float32]]:
         """Logits after each of the last `count` tokens of a sequence: `count` rows, float32 [vocab].

@@ -76,10 +76,15 @@ def greedy(logits: Logits) -> int:
 
 def sample(logits: Logits, rng: np.random.Generator) -> int:
     """Index drawn from softmax(logits), float32 [vocab], by one number of `rng`; never one whose logit is -inf."""
+    return sample_at(logits, rng.random())
+
+
+def sample_at(logits: Logits, number: float) -> int:
+    """Index drawn from softmax(logits), float32 [vocab], by a number from 0 to 1; never one whose logit is -inf."""
     weights = _weights(logits)
     # Which block first, then which of its tokens: running sums over the whole vocabulary take longer than all the rest.
     blocks = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)), dtype=np.float64)
-    drawn = rng.random() * blocks[-1]
+    drawn = number * blocks[-1]
     block = _first_above(blocks, drawn)
     before = blocks[block - 1] if block else 0.0
     inside = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)

@@ -16,6 +16,7 @@ from .cache import MAX_CHUNK, Cache, Rows, empty_rows
 from .description import DecoderDescription
 from .eviction import Candidates, FullWindow, Keys
 from .seen_tokens import SeenTokens
+from .token_history import TokenHistory
 
 # tokens of a chunk once keys are evicted: attention with a mask is fastest while its scores fit a processor's cache
 FULL_WINDOW_CHUNK = 128
@@ -65,6 +66,7 @@ class State:
     Attributes:
         description: of the decoder it belongs to.
         metadata: text by name that `save` writes and loading brings back; the program's own, copied by `copy`.
+        history: the tokens in their order, where somebody wants them; None too once the window has overflowed.
         claim: entered by whoever uses the state; StateError for a second thread.
 
     An exception between any two instructions, Ctrl-C included, leaves a state that holds the first `position` tokens
@@ -75,6 +77,7 @@ class State:
         """cache: memory to live in; its own by default."""
         self.description = description
         self.metadata: dict[str, str] = {}
+        self.history: TokenHistory | None = None
         self.claim = Claim("the state is in use by another thread; give each thread a copy() of its own")
         # One attribute, so that no exception can come between another cache and its bookkeeping.
         self._memory: Memory = (cache or Cache(description), None)
@@ -177,6 +180,7 @@ class State:
             other._unfed = self._unfed if position is None else (held, None)
             other._seen = self._seen.up_to(held)
             other.metadata = dict(self.metadata)
+            other.history = None if self.history is None else self.history.up_to(held)
             return other
 
     __copy__ = copy  # a shallow one would share the memory that both write to
@@ -193,6 +197,7 @@ class State:
             self._check_way_back(position)
             self._unfed = (position, None)
             self._seen = self._seen.up_to(position)
+            self.history = None if self.history is None else self.history.up_to(position)
             self._position = position
 
     def _check_way_back(self, position: int) -> None:
@@ -334,5 +339,8 @@ class State:
                 new = Keys(precedence, np.broadcast_to(positions, precedence.shape))
                 self.full_window().admit(self.cache, candidates, new)
             self._seen.note(token_ids, positions)
+            if self.history is not None:
+                self.history.note(token_ids, position)
+                self.history = None if self.overflowed else self.history
             self._position = position + len(token_ids)
             self._arrival = None

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from .async_pieces import AsyncPieces
 from .detokenizer import Detokenizer, TextDecoder
+from .drafts import CheckedGuesses
 from .generation import FinishReason, GeneratedToken
 from .logprobs import TokenLogprobs
-from .prompt_lookup import PromptLookup
 from .reasoning import Reasoning
 from .state import Claim
 from .stopping import StopStrings
@@ -31,7 +31,7 @@ class GenerationResult:
     prompt_tokens, completion_tokens: tokens fed before the first new one, and new tokens.
     prefill_tokens_per_s: prompt tokens by the time until the first new token.
     decode_tokens_per_s: the new tokens after the first by the time they took; 0.0 when there were none.
-    drafted_tokens, accepted_tokens: guesses of prompt lookup that were checked, and those that were right.
+    drafted_tokens, accepted_tokens: guesses (prompt lookup, assistant) that were checked, and the right ones.
     logprobs: of every new token, where they were asked for.
     reasoning: the trace before the answer, where it was to be hidden and there was one; `text` is then without it.
     """
@@ -65,12 +65,12 @@ class AnswerText:
         tokenizer: TextDecoder | None,
         stop: Sequence[str],
         prompt_tokens: int,
-        lookup: PromptLookup | None = None,
+        drafts: CheckedGuesses | None = None,
         before: Sequence[int] = (),
     ) -> None:
         """tokenizer: None leaves the text empty. stop: the stop strings. prompt_tokens: how many are fed first.
 
-        lookup: makes the tokens, and knows how many guesses were right. before: see `Detokenizer`.
+        drafts: makes the tokens, and knows how many guesses were right. before: see `Detokenizer`.
         """
         self.collects = True
         self._token_ids, self._text = array("i"), io.StringIO()
@@ -80,7 +80,7 @@ class AnswerText:
         self._detokenizer = None if tokenizer is None else Detokenizer(tokenizer, before)
         self._stop_strings = StopStrings(stop)
         self._prompt_tokens = prompt_tokens
-        self._lookup = lookup
+        self._drafts = drafts
         self._finish_reason: FinishReason | None = None
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
@@ -165,8 +165,8 @@ class AnswerText:
             completion_tokens=self._count,
             prefill_tokens_per_s=_rate(self._prompt_tokens, self._prefill_seconds),
             decode_tokens_per_s=_rate(self._count - 1, self._decode_seconds),
-            drafted_tokens=self._lookup.drafted_tokens if self._lookup else 0,
-            accepted_tokens=self._lookup.accepted_tokens if self._lookup else 0,
+            drafted_tokens=self._drafts.drafted_tokens if self._drafts else 0,
+            accepted_tokens=self._drafts.accepted_tokens if self._drafts else 0,
             logprobs=self.logprobs,
             reasoning=self.reasoning if self.collects else None,
         )
@@ -203,11 +203,11 @@ class TextStream(AnswerText, Iterator[str]):
         tokenizer: TextDecoder | None,
         stop: Sequence[str],
         prompt_tokens: int,
-        lookup: PromptLookup | None = None,
+        drafts: CheckedGuesses | None = None,
         before: Sequence[int] = (),
     ) -> None:
         """tokens: those of the answer, made when asked for. For the others see `AnswerText`."""
-        super().__init__(tokenizer, stop, prompt_tokens, lookup, before)
+        super().__init__(tokenizer, stop, prompt_tokens, drafts, before)
         self._tokens = tokens
         self._claim = Claim(ANOTHER_READER)
 

@@ -148,6 +148,12 @@ class Tokenizer:
         return size
 
     @property
+    def vocab(self) -> dict[str, int]:
+        """The id of every token as the tokenizer's file writes it."""
+        ids: dict[str, int] = self._backend.get_vocab(with_added_tokens=True)
+        return ids
+
+    @property
     def special_texts(self) -> list[str]:
         """The special tokens as they are written."""
         return list(self._special_ids)
@@ -163,6 +169,20 @@ class Tokenizer:
     def is_byte(self, token_id: int) -> bool:
         """Whether the token is a single byte, such as `<0x0A>`, that is decoded together with its neighbours."""
         return token_id in self._byte_ids
+
+
+def check_same_tokens(folder: object, tokenizer: Tokenizer | None, other: object, theirs: Tokenizer | None) -> None:
+    """OptionError where the tokens of two folders are not the same, so that one cannot guess for the other."""
+    if tokenizer is None or theirs is None:
+        missing = folder if tokenizer is None else other
+        raise OptionError(f"{missing} has no tokenizer; a model and its assistant must have the same one")
+    mine, others = tokenizer.vocab, theirs.vocab
+    if mine != others:
+        differing = min(mine.items() ^ others.items(), key=lambda pair: (pair[1], pair[0]))
+        raise OptionError(
+            f"{other} has another tokenizer than {folder}: {differing[0]!r} is not token {differing[1]} of both; give "
+            "an assistant with the same tokenizer"
+        )
 
 
 def checked_text(text: object) -> str:

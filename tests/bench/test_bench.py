@@ -25,6 +25,7 @@ from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE
 from tests.helpers.models import exported, tiny_model
 
+TALKS = Path(__file__).parents[2] / "checkpoints" / "doge-20m-10min-int8"
 QUICK = ["--prompt-tokens", "5", "--new-tokens", "3", "--rounds", "2"]
 
 
@@ -238,6 +239,23 @@ def test_a_random_model_is_a_decoder_of_the_family_s_size(tmp_path: Path) -> Non
     export_random("20m", "int8", tmp_path / "m")
     description = Decoder(tmp_path / "m").description
     assert (description.num_layers, description.num_kv_heads, description.vocab_size) == (8, 1, 32768)
+
+
+def test_an_assistant_is_timed_beside_answers_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("doge_export.bench.assisted.PROMPTS", ("Hello", "Who are you?"))
+    done = run(TALKS, "--assistant", TALKS, "--new-tokens", 6, "--rounds", 2, "--threads", 1)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["completion_tokens"] == 12
+    low, high = result["ratio_spread"]
+    assert 0 < low <= result["ratio"] <= high
+    assert "guesses" in done.stdout
+
+
+def test_an_assistant_of_a_random_model_is_refused() -> None:
+    done = run("--random", "20m", "--assistant", TALKS)
+    assert done.exit_code == 2
+    assert "--assistant goes with FOLDER" in done.stderr
 
 
 @pytest.mark.slow

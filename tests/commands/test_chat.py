@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import shutil
 import signal
 import warnings
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
         typed: Typed | None = None,
         stdin: str | bytes | None = None,
     ) -> Result:
-        monkeypatch.setattr(chat, "load", lambda folder, threads, revision: model or model_saying(*ANSWERS))
+        monkeypatch.setattr(chat, "load", lambda folder, **_: model or model_saying(*ANSWERS))
         if typed is not None:
             lines = iter(typed)
 
@@ -382,7 +383,7 @@ def test_named_templates_without_a_default_end_the_program_with_their_names(run:
 
 
 def test_a_warning_is_one_line_beside_the_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_and_warn(folder: Any, threads: Any, revision: Any) -> Any:
+    def load_and_warn(folder: Any, threads: Any, **_: Any) -> Any:
         warnings.warn("a file sets num_beams,\nwhich the runtime does not use", stacklevel=1)
         return model_saying(*ANSWERS)
 
@@ -438,3 +439,14 @@ def test_a_full_disk_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     result = run("--prompt", "Hi")
     assert result.exit_code == 1
     assert one_line_error(result) == "Error: standard output cannot be written: No space left on device"
+
+
+def test_an_assistant_of_another_tokenizer_ends_in_one_sentence(tmp_path: Path) -> None:
+    talks = Path(__file__).parents[2] / "checkpoints" / "doge-20m-10min-int8"
+    other = tmp_path / "other"
+    shutil.copytree(talks, other)
+    tokenizer = (other / "tokenizer.json").read_text(encoding="utf-8")
+    (other / "tokenizer.json").write_text(tokenizer.replace("<|end_header_id|>", "<|no_header_id|>"), encoding="utf-8")
+    done = CliRunner().invoke(chat.main, [str(talks), "--assistant", str(other), "--prompt", "Hello"])
+    assert done.exit_code == 2
+    assert "other has another tokenizer than" in done.stderr and "give an assistant with the same" in done.stderr

@@ -83,7 +83,7 @@ def test_the_graph_of_int4_says_what_its_stored_numbers_say(form: str, tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:prompt lookup is off")
+@pytest.mark.filterwarnings("ignore:prompt lookup and assistants are off")
 def test_int4_checks_drafts_bit_by_bit_or_where_the_processor_cannot_not_at_all(tmp_path: Path) -> None:
     model = tiny_model()
     write_model(model, "int4", tmp_path, plan=int4_plan(model))

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from doge_export.errors import OptionError
+from doge_export.runtime.drafts import CheckedGuesses
 from doge_export.runtime.generation_options import GenerationOptions
 from doge_export.runtime.model import Model
 from doge_export.runtime.prompt_lookup import COST, FIRST_CREDIT, INCOME, MOST_CREDIT, NGRAM, NgramIndex, PromptLookup
@@ -25,7 +26,7 @@ COPY = [*range(20), 3, 4, 5, 6]  # ends in a run that stood there before
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("error:prompt lookup is off")
+@pytest.mark.filterwarnings("error:prompt lookup and assistants are off")
 @pytest.mark.parametrize("weights", ["int8", "fp32"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_draft_is_checked_bit_by_bit_as_single_steps_would(form: str, weights: str, tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_where_drafts_differ_from_single_steps_there_is_one_and_a_warning(
     plain = model.generate(COPY, max_new_tokens=80)
     honest = DraftStep.__call__
     monkeypatch.setattr(DraftStep, "__call__", lambda self, state, ids: -honest(self, state, ids))
-    with pytest.warns(UserWarning, match="prompt lookup is off: this processor"):
+    with pytest.warns(UserWarning, match="prompt lookup and assistants are off: this processor"):
         result = model.generate(COPY, max_new_tokens=80, prompt_lookup_num_tokens=7)
     assert result.token_ids == plain.token_ids
     assert result.drafted_tokens > 0
@@ -117,10 +118,10 @@ class CountingDecoder(BigramDecoder):
         return super().check_draft(state, token_ids)
 
 
-def fed_by_lookup(token_ids: Sequence[int]) -> tuple[CountingDecoder, PromptLookup]:
+def fed_by_lookup(token_ids: Sequence[int]) -> tuple[CountingDecoder, CheckedGuesses]:
     """A decoder that was fed tokens one by one, with guesses; every step gives the logits of its token."""
     decoder = CountingDecoder(random_table(2000), keep_window_size=8192)
-    lookup, state = PromptLookup(decoder, 7), decoder.new_state()
+    lookup, state = CheckedGuesses(decoder, [PromptLookup(7)]), decoder.new_state()
     for token_id in token_ids:
         logits = lookup.next_logits(state, np.array([token_id]))
         np.testing.assert_array_equal(logits, decoder.table[token_id])

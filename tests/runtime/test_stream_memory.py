@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from doge_export.runtime.drafts import CheckedGuesses
 from doge_export.runtime.generation import FinishReason, GeneratedToken
 from doge_export.runtime.generation_options import GenerationDefaults
 from doge_export.runtime.model import Model
@@ -94,10 +95,11 @@ def test_the_newest_token_is_known_without_collecting() -> None:
 
 def test_prompt_lookup_remembers_no_more_tokens_than_the_window_holds(tmp_path: Path) -> None:
     decoder = exported(tiny_model(), tmp_path, "int8")
-    state, lookup = decoder.new_state(), PromptLookup(decoder, 7)
+    state, lookup = decoder.new_state(), PromptLookup(7)
+    drafts = CheckedGuesses(decoder, [lookup])
     most = 0
     for token_id in random_ids(200).tolist():
-        lookup.next_logits(state, np.array([token_id]))
+        drafts.next_logits(state, np.array([token_id]))
         most = max(most, len(lookup._index._tokens))
     assert 50 < most <= decoder.keep_window_size and not lookup._index._tokens
 
@@ -106,6 +108,6 @@ def test_a_past_beyond_the_window_is_not_indexed(tmp_path: Path) -> None:
     decoder = exported(tiny_model(), tmp_path, "int8")
     state, past = decoder.new_state(), random_ids(100)
     decoder.forward(state, past)
-    lookup = PromptLookup(decoder, 7, past.tolist())
-    lookup.next_logits(state, np.array([1]))
+    lookup = PromptLookup(7, past.tolist())
+    CheckedGuesses(decoder, [lookup]).next_logits(state, np.array([1]))
     assert not lookup._index._tokens and not lookup._past_ids

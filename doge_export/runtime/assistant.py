@@ -1,0 +1,168 @@
+"""Assisted generation: a smaller model of the same tokenizer guesses the next tokens, and the large one checks them.
+
+The name is transformers' (`assistant_model`); the idea is that of arXiv 2211.17192. Here a guess is taken where the
+large model chooses the very same token by itself. So every answer is the one without assistant, to the last token,
+greedy or sampled by a seed. A sampled answer is guessed with the random numbers that the large model is about to draw.
+
+The number of guesses follows the share of right ones, and the cost of a check and of the assistant's own steps.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import sampling
+from .generation import TokenDecoder
+from .generation_options import GenerationOptions
+from .prefix import SharedPrefix
+from .sampling import Logits
+from .state import State
+from .token_history import TokenHistory
+
+FIRST_SHARE = 0.8  # of right guesses, assumed before there were any
+CONFIDENCE = 0.4  # the least probability of a guess, as transformers' assistant_confidence_threshold
+LEARNING = 1 / 64  # weight of one checked guess in the share of right ones
+UNSURE = 1 / 256  # the same of a step of the assistant whose token is too improbable to be checked
+FORGETTING = 1 / 512  # of the way back to FIRST_SHARE, by each step without guesses: now and then one is tried
+
+
+class Costs(NamedTuple):
+    """The costs of guessing, in single steps of the large model.
+
+    check: of a check of so many tokens, by their number; check[1] is a single step, 1.
+    guess: of a step of the assistant.
+    """
+
+    check: Sequence[float]
+    guess: float
+
+
+class Draws(Protocol):
+    """Random numbers, one for each token of an answer."""
+
+    def __getitem__(self, index: int, /) -> float:
+        """That of a token, from 0 to 1."""
+
+
+class SeededDraws:
+    """The numbers that `generation.Sampler` draws with the same seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng, self._drawn = np.random.default_rng(seed), list[float]()
+
+    def __getitem__(self, index: int, /) -> float:
+        """The number of token `index` of the answer."""
+        while len(self._drawn) <= index:
+            self._drawn.append(self._rng.random())
+        return self._drawn[index]
+
+
+class Assistant:
+    """A model that guesses for another, with a stream beside each of the other's states.
+
+    Attributes:
+        share: estimate of the share of guesses that are right, learned over all answers.
+    """
+
+    def __init__(self, decoder: TokenDecoder, costs: Costs, confidence: float = CONFIDENCE) -> None:
+        """confidence: the least probability of a token that is worth a check."""
+        self.decoder, self.costs, self.confidence = decoder, costs, confidence
+        self.share = FIRST_SHARE
+        self._streams: weakref.WeakKeyDictionary[State, SharedPrefix] = weakref.WeakKeyDictionary()
+
+    @classmethod
+    def beside(cls, model: TokenDecoder, decoder: TokenDecoder) -> Assistant:
+        """A decoder that guesses for a model; its steps cost as much less as its weights are smaller."""
+        return cls(decoder, Costs(model.check_costs, decoder.nbytes / model.nbytes))
+
+    def stream_beside(self, state: State) -> SharedPrefix:
+        """The stream that follows a state of the large model."""
+        stream = self._streams.get(state)
+        if stream is None:
+            stream = self._streams[state] = SharedPrefix(self.decoder)
+        return stream
+
+
+class AssistantGuesses:
+    """The guesses for one answer; see `drafts.Guesser`."""
+
+    def __init__(self, assistant: Assistant, options: GenerationOptions, vocab_size: int) -> None:
+        """vocab_size: of the large model. options: those of the answer, with a seed where it is sampled."""
+        self._assistant, self._options, self._vocab_size = assistant, options, vocab_size
+        self._draws = None if options.seed is None else SeededDraws(options.seed)
+        self._first_token: int | None = None  # position of the answer's first token
+
+    def extend(self, token_ids: Sequence[int], room: int) -> None:
+        """The state itself knows its tokens."""
+
+    def guess(self, state: State, token_id: int, room: int) -> list[int]:
+        """The tokens that the assistant would choose, as far as it is sure of them."""
+        if self._first_token is None:
+            self._first_token = state.position
+        assistant, room = self._assistant, self._room(state, room)
+        if not room or state.history is None:
+            return []
+        wanted = best_number(assistant.share, assistant.costs, room)
+        if not wanted:
+            assistant.share += (FIRST_SHARE - assistant.share) * FORGETTING
+            return []
+        guesses = self._draft(state.history, state, token_id, wanted)
+        if not guesses:
+            assistant.share -= assistant.share * UNSURE
+        return guesses
+
+    def judge(self, right: int, drafted: int) -> None:
+        """Learn from the right guesses, and from the first wrong one; those behind it say nothing."""
+        for correct in [1.0] * right + [0.0] * (right < drafted):
+            self._assistant.share += (correct - self._assistant.share) * LEARNING
+
+    def _room(self, state: State, room: int) -> int:
+        """Guesses that fit the assistant's window too, which could not be taken back beyond it."""
+        held = 0 if state.history is None else len(state.history.tokens)
+        return max(0, min(room, self._assistant.decoder.keep_window_size - held - 1))
+
+    def _draft(self, history: TokenHistory, state: State, token_id: int, wanted: int) -> list[int]:
+        stream, guesses = self._assistant.stream_beside(state), list[int]()
+        logits = stream.logits([*history.tokens, token_id], 1)[0]
+        while True:
+            index = state.position + 1 + len(guesses) - (self._first_token or 0)
+            guess, probability = self._choose(logits[: self._vocab_size], index)
+            if probability < self._assistant.confidence:
+                return guesses
+            guesses.append(guess)
+            if len(guesses) == wanted:
+                return guesses
+            logits = stream.feed([guess])[0]
+
+    def _choose(self, logits: Logits, index: int) -> tuple[int, float]:
+        """The token that the answer would have at `index`, were these its logits, and its probability."""
+        if self._draws is None:
+            guess = sampling.greedy(logits)
+            return guess, probability_of(logits, guess)
+        ids, kept = sampling.candidates(logits, self._options)
+        chosen = sampling.sample_at(kept, self._draws[index])
+        return int(ids[chosen]), probability_of(kept, chosen)
+
+
+def probability_of(logits: NDArray[np.float32], index: int) -> float:
+    """That of one of softmax(logits), float32 [n]."""
+    return float(1 / np.exp(logits - logits[index]).sum())
+
+
+def best_number(share: float, costs: Costs, most: int) -> int:
+    """The number of guesses, from 0 to `most`, with the most tokens for their cost.
+
+    Of n guesses, each right with probability `share` where those before it are, 1 + share + ... + share^n tokens come.
+    """
+    best, best_rate, tokens = 0, 1.0, 1.0
+    for count in range(1, most + 1):
+        tokens += share**count
+        rate = tokens / (costs.check[count + 1] + count * costs.guess)
+        if rate > best_rate:
+            best, best_rate = count, rate
+    return best
