@@ -8,6 +8,7 @@ import torch
 
 from doge_common.errors import OptionError
 from doge_export.rollouts import Policy, Sampling, complete
+from doge_model import DogeForCausalLM
 
 
 class OnnxRollouts:
@@ -61,13 +62,15 @@ def sampling_of(trainer: Any) -> Sampling:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuse sharded weights, other engines, and settings that have no counterpart here.
+    """Refuse sharded weights, adapters, other engines, and settings that have no counterpart here.
 
     Raises:
         OptionError: there is such a thing.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise OptionError("use_onnx_rollouts is true; it must be false where FSDP or DeepSpeed shard the weights")
+    if not isinstance(trainer.accelerator.unwrap_model(trainer.model), DogeForCausalLM):
+        raise OptionError("use_onnx_rollouts is true; it must be false with adapters, which are no part of the weights")
     if trainer.args.generation_kwargs:
         names = ", ".join(trainer.args.generation_kwargs)
         raise OptionError(f"generation_kwargs has {names}; it must be left out, or set use_onnx_rollouts to false")

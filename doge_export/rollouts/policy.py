@@ -78,8 +78,8 @@ class Policy:
             session = ort.InferenceSession(graph.to_bytes({}), options, providers=["CPUExecutionProvider"])
             description = describe(folded, weights)
         constants = (self._arrays, values)
-        nbytes = sum(array.nbytes for array in self._arrays.values())
-        return Decoder.over(StepGraph.over(session, self._library, description, constants), self._threads, nbytes)
+        graphs = StepGraph.over(session, self._library, description, constants)
+        return Decoder.over(graphs, self._threads, sum(array.nbytes for array in self._arrays.values()))
 
 
 def step_graph(folded: FoldedDecoder) -> tuple[GraphBuilder, FoldedDecoder]:

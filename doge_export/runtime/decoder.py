@@ -50,7 +50,7 @@ class Decoder:
 
     @classmethod
     def over(cls, graphs: Graphs, threads: int, nbytes: int) -> Decoder:
-        """The decoder of graphs that are open, with weights of so many bytes."""
+        """The decoder of graphs that are open, whose weights have so many bytes."""
         decoder = cls.__new__(cls)
         decoder._take(graphs, threads, nbytes)
         return decoder

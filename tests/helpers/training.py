@@ -17,12 +17,14 @@ from train.stages.pretrain import NewModelArguments, PretrainConfig, pretrain
 from train.stages.recall import RecallArguments, recall
 from train.stages.reward import RewardModelConfig, reward
 from train.stages.sft import FineTuningConfig, sft
+from train.stages.sums import SumsArguments, sums
 from train.stages.tokenizer import TokenizerArguments, train_tokenizer
 from train.stages.upcycle import UpcycleArguments, upcycle
 
 STAGES: dict[str, tuple[Any, ...]] = {  # the stage, then the types of its arguments
     "tokenizer": (train_tokenizer, TokenizerArguments, DataArguments),
     "recall": (recall, RecallArguments),
+    "sums": (sums, SumsArguments),
     "pretrain": (pretrain, NewModelArguments, DataArguments, PretrainConfig),
     "upcycle": (upcycle, ModelArguments, UpcycleArguments),
     "sft": (sft, AdapterArguments, DataArguments, FineTuningConfig),

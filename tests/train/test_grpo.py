@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,15 @@ from trl import GRPOTrainer
 
 from doge_model import load_checkpoint
 from tests.helpers.training import QUIET, logged, make_tokenizer, run_pretrain, run_stage, write_jsonl
+from train import answers
+from train.arguments import ModelArguments
+from train.data import DataArguments, Source
 from train.errors import DataError
 from train.grpo_trainer import DogeGRPOTrainer, scored
 from train.onnx_rollouts import OnnxRollouts
 from train.records import as_problem
+from train.stages.grpo import hold_completions
+from train.stages.measure import MeasureArguments, measure
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +98,29 @@ def test_a_reference_holds_the_model_where_beta_asks_for_it(dense: Path, tmp_pat
 def test_an_evaluation_has_the_rewards_of_held_out_problems(dense: Path, tmp_path: Path) -> None:
     evaluation = {"eval_strategy": "steps", "eval_steps": 1, "eval_share": 0.5, "per_device_eval_batch_size": 4}
     assert len(logged(reason(dense, tmp_path / "run", **evaluation), "eval_reward")) == 2
+
+
+def test_the_batch_is_as_many_completions_on_any_number_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    for processes, steps in (("1", 16), ("4", 4)):
+        config = SimpleNamespace(batch_completions=128, per_device_train_batch_size=8)
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        hold_completions(config)
+        assert config.gradient_accumulation_steps == steps
+
+
+def test_right_answers_of_a_model_are_counted(dense: Path) -> None:
+    data = DataArguments([Source("problems.jsonl")], data_folder=str(dense))
+    figures = measure(ModelArguments(str(dense)), data, MeasureArguments(kind="problem", max_new_tokens=4))
+    assert (figures["records"], figures["accuracy"], figures["format"]) == (12, 0.0, 0.0)  # it has learned nothing
+
+
+def test_shares_of_right_answers_have_their_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [r"\boxed{1}", r"\boxed{2}", "?", r"\boxed{4}"]
+    monkeypatch.setattr(answers, "answer", lambda *_: texts)
+    nobody: Any = None
+    figures = answers.right_answers(nobody, nobody, [{"prompt": [], "solution": str(i + 1)} for i in range(4)], 8)
+    assert (figures["accuracy"], figures["format"]) == (0.75, 0.0)
+    assert figures["accuracy_error"] == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
 
 
 def test_log_probabilities_are_those_of_the_logits() -> None:

@@ -185,7 +185,7 @@ def test_doge_tiny_learns_to_evict(tmp_path: Path) -> None:
     assert model.keep_window_size < config.max_length
 
 
-@pytest.mark.parametrize("model", ["doge-tiny", "doge-20m-10min"])
+@pytest.mark.parametrize("model", ["doge-tiny", "doge-20m-10min", "doge-sums"])
 def test_every_recipe_of_a_real_run_starts_from_a_model_that_is_there_or_that_another_one_makes(model: str) -> None:
     recipes = [yaml.safe_load(path.read_text()) for path in (RECIPES / model).glob("*.yaml")]
     made = {recipe["output_dir"] for recipe in recipes}
