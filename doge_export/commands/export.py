@@ -3,11 +3,12 @@
 doge-export smollm2-135m
 doge-export SmallDoge/Doge-20M-Instruct doge-20m --fp32
 doge-export smollm2-135m --int4 --calibration my-text.txt
-doge-export ./my-classifier --texts held-out.jsonl
 doge-export ./my-checkpoint --overwrite
 doge-export smollm2-135m --push-to-hub owner/name
-doge-export smollm2-135m --adapter runs/legal
 doge-export --check smollm2-135m-int8
+
+doge-export ./my-classifier --texts held-out.jsonl
+doge-export smollm2-135m --adapter runs/legal
 """
 
 from __future__ import annotations
