@@ -79,6 +79,12 @@ export function readDescription(metadata, file) {
 
 /** @param {Record<string, any>} values @param {string} file */
 function checkVersion(values, file) {
+  if (values.keep_bonus) {
+    throw new PackageError(
+      `${file} has keys with bonuses (keep_bonus ${values.keep_bonus}), which JavaScript does not count; export the ` +
+        'checkpoint without --calibrate-window',
+    );
+  }
   const sinks = values.keep_sinks ? SINKS_FORMAT : 0;
   const written = values.format_version;
   const newest = Math.max(...Object.values(FORMAT_VERSIONS)) + sinks;

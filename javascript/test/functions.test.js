@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { CleanUp } from '../src/clean_up.js';
+import { METADATA_KEY, readDescription } from '../src/description.js';
 import { FullWindow } from '../src/eviction.js';
 import { DEFAULTS, optionsFromGenerationConfig, withOverrides } from '../src/generation_options.js';
 import { PackageError } from '../src/errors.js';
@@ -27,6 +28,14 @@ test('a seed draws the numbers that it draws in numpy', () => {
       seed,
     );
   }
+});
+
+test('a decoder whose keys have bonuses is refused in one sentence', () => {
+  const fields = JSON.stringify({ keep_bonus: 60, format_version: 26 });
+  assert.throws(
+    () => readDescription(new Map([[METADATA_KEY, fields]]), 'decoder.onnx'),
+    /has keys with bonuses \(keep_bonus 60\), which JavaScript does not count; export the checkpoint without/,
+  );
 });
 
 test('a seed draws the tokens that it draws in Python', () => {
