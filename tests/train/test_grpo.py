@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from trl import GRPOTrainer
 
 from doge_model import load_checkpoint
+from tests.helpers.checkpoints import byte_level_llama, save_tokenizer
 from tests.helpers.training import QUIET, logged, make_tokenizer, run_pretrain, run_stage, write_jsonl
 from train import answers
 from train.arguments import ModelArguments
@@ -221,6 +223,15 @@ def test_a_run_with_the_runtime_learns_and_goes_on_as_if_it_had_not_ended(dense:
     rewards = logged(whole, "reward")
     assert logged(again, "reward") == rewards
     assert sum(rewards[-3:]) > 1.5 * sum(rewards[:3])
+
+
+def test_a_lifted_llama_stays_one(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    byte_level_llama().save_pretrained(base)
+    save_tokenizer(base)
+    write_jsonl(base / "problems.jsonl", problems())
+    run = reason(base, tmp_path / "run", use_onnx_rollouts=True, max_prompt_length=None)
+    assert json.loads((run / "config.json").read_text())["model_type"] == "llama"
 
 
 def test_options_that_the_runtime_has_not_are_refused(
