@@ -15,6 +15,7 @@ import yaml
 from train import fetch
 from train.fetch import CHECKSUMS, data_files, main, read_checksums
 from train.stages.recall import STREAMS_FILE
+from train.stages.sums import CONVERSATIONS_FILE, PROBLEMS_FILE
 
 TEXT = b"Once upon a time.\n\nThe end.\n"
 
@@ -89,5 +90,6 @@ def test_a_folder_is_no_address(recipe: str, tmp_path: Path, capsys: pytest.Capt
 def test_every_file_of_every_recipe_is_drawn_here_or_has_a_checksum() -> None:
     recipes = Path("train/recipes").glob("*/*.yaml")
     named = {name for path in recipes for name in data_files(yaml.safe_load(path.read_text()))}
-    assert named > {STREAMS_FILE}  # which train.recall draws
-    assert named - {STREAMS_FILE} <= set(read_checksums(CHECKSUMS))
+    drawn = {STREAMS_FILE, PROBLEMS_FILE, CONVERSATIONS_FILE}  # by train.recall and train.sums
+    assert named > drawn
+    assert named - drawn <= set(read_checksums(CHECKSUMS))
