@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
+from torch import nn
 
 from doge_common.errors import OptionError
 from doge_export.rollouts import Policy, Sampling, complete
@@ -42,11 +44,19 @@ class OnnxRollouts:
     def _updated(self, trainer: Any) -> Policy:
         model, step = trainer.accelerator.unwrap_model(trainer.model), trainer.state.global_step
         if self._policy is None:
-            self._policy = Policy(model, torch.get_num_threads())
+            self._policy = Policy(whole_model(model), torch.get_num_threads())
         elif step != self._step:
-            self._policy.update(model)
+            self._policy.update(whole_model(model))
         self._step = step
         return self._policy
+
+
+def whole_model(model: nn.Module) -> DogeForCausalLM:
+    """The model, or a copy of a base with its adapter merged; to merge and to take back would round the base."""
+    if isinstance(model, DogeForCausalLM):
+        return model
+    merged: DogeForCausalLM = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]  # PEFT's
+    return merged
 
 
 def sampling_of(trainer: Any) -> Sampling:
@@ -62,15 +72,13 @@ def sampling_of(trainer: Any) -> Sampling:
 
 
 def check_trainer(trainer: Any) -> None:
-    """Refuse sharded weights, adapters, other engines, and settings that have no counterpart here.
+    """Refuse sharded weights, other engines, and settings that have no counterpart here.
 
     Raises:
         OptionError: there is such a thing.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise OptionError("use_onnx_rollouts is true; it must be false where FSDP or DeepSpeed shard the weights")
-    if not isinstance(trainer.accelerator.unwrap_model(trainer.model), DogeForCausalLM):
-        raise OptionError("use_onnx_rollouts is true; it must be false with adapters, which are no part of the weights")
     if trainer.args.generation_kwargs:
         names = ", ".join(trainer.args.generation_kwargs)
         raise OptionError(f"generation_kwargs has {names}; it must be left out, or set use_onnx_rollouts to false")

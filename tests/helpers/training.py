@@ -31,7 +31,7 @@ STAGES: dict[str, tuple[Any, ...]] = {  # the stage, then the types of its argum
     "dpo": (dpo, AdapterArguments, DataArguments, PreferenceConfig),
     "classify": (classify, ModelArguments, LabelledDataArguments, ClassifierConfig),
     "reward": (reward, ModelArguments, DataArguments, RewardModelConfig),
-    "grpo": (grpo, ModelArguments, DataArguments, ReasoningConfig),
+    "grpo": (grpo, AdapterArguments, DataArguments, ReasoningConfig),
 }
 ALICE = Path(__file__).parents[2] / "doge_export" / "texts" / "alice.txt"
 TINY = {

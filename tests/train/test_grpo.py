@@ -193,7 +193,10 @@ def test_a_problem_is_text_or_messages() -> None:
     assert as_problem({"prompt": prompt, "solution": "2"}) == expected
 
 
-def test_completions_of_the_runtime_have_the_log_probabilities_of_the_trainer(dense: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter", [{}, {"use_peft": True, "use_dora": True, "lora_dropout": 0.0}], ids=str)
+def test_completions_of_the_runtime_have_the_log_probabilities_of_the_trainer(
+    adapter: dict[str, Any], dense: Path, tmp_path: Path
+) -> None:
     seen: list[float] = []
 
     class Watched(OnnxRollouts):
@@ -210,7 +213,7 @@ def test_completions_of_the_runtime_have_the_log_probabilities_of_the_trainer(de
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.onnx_rollouts.OnnxRollouts", Watched)
-        reason(dense, tmp_path / "run", use_onnx_rollouts=True, max_steps=3, temperature=0.7)
+        reason(dense, tmp_path / "run", use_onnx_rollouts=True, max_steps=3, temperature=0.7, **adapter)
     assert len(seen) == 24
     assert max(seen) < 1e-4
 
@@ -223,6 +226,19 @@ def test_a_run_with_the_runtime_learns_and_goes_on_as_if_it_had_not_ended(dense:
     rewards = logged(whole, "reward")
     assert logged(again, "reward") == rewards
     assert sum(rewards[-3:]) > 1.5 * sum(rewards[:3])
+
+
+def test_an_adapter_learns_with_either_engine_and_its_base_stays(dense: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"use_peft": True, "lora_dropout": 0.0, "learning_rate": 1e-1, "beta": 0.01}
+    options |= {"max_steps": 12, "batch_completions": 32, "lr_scheduler_type": "constant"}
+    options |= {"lora_modules_to_save": ["lm_head"]}  # a random base has nothing that a thin update could bring out
+    for engine in (False, True):
+        run = reason(dense, tmp_path / str(engine), use_onnx_rollouts=engine, **options)
+        rewards = logged(run, "reward")
+        assert sum(rewards[-3:]) > 1.5 * sum(rewards[:3])
+        assert logged(run, "kl")[0] == pytest.approx(0, abs=1e-6)
+        assert (run / "adapter_model.safetensors").is_file() and not (run / "model.safetensors").exists()
+        assert load_checkpoint(run).model.config.vocab_size == load_checkpoint(dense).model.config.vocab_size
 
 
 def test_a_lifted_llama_stays_one(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from trl import GRPOConfig
 
 from doge_common.errors import OptionError
 
-from ..arguments import ModelArguments, StageConfig
+from ..adapters import AdapterArguments, adapter_config
+from ..arguments import StageConfig
 from ..data import DataArguments, load_mixture
 from ..errors import DataError
 from ..grpo_trainer import DogeGRPOTrainer
@@ -79,8 +80,10 @@ def hold_completions(config: Any) -> None:
     config.gradient_accumulation_steps = steps
 
 
-def grpo(arguments: ModelArguments, data: DataArguments, config: ReasoningConfig) -> None:
-    """Train a checkpoint by the rewards of its own completions and save it in output_dir.
+def grpo(arguments: AdapterArguments, data: DataArguments, config: ReasoningConfig) -> None:
+    """Train a checkpoint, or an adapter on it, by the rewards of its own completions; the result lies in output_dir.
+
+    The reference of an adapter is the base with the adapter off.
 
     Raises:
         CheckpointError: the checkpoint is missing or does not fit.
@@ -92,7 +95,7 @@ def grpo(arguments: ModelArguments, data: DataArguments, config: ReasoningConfig
     model, tokenizer = load_model(arguments)
     check_template(tokenizer, arguments.model_name_or_path)
     check_tags(tokenizer, config.reward_funcs)
-    reference = load_model(arguments)[0] if config.beta else None
+    reference = load_model(arguments)[0] if config.beta and not arguments.use_peft else None
     train_dataset, eval_dataset = load_mixture(data, "problem", config.seed)
     trainer = make_trainer(
         DogeGRPOTrainer,
@@ -104,6 +107,7 @@ def grpo(arguments: ModelArguments, data: DataArguments, config: ReasoningConfig
         eval_dataset=None if eval_dataset is None else short_prompts(eval_dataset, tokenizer, config.max_prompt_length),
         processing_class=tokenizer,
         rollout_func=rollouts() if config.use_onnx_rollouts else None,
+        peft_config=adapter_config(arguments, model, config.keep_llama),
     )
     train(trainer)
 
@@ -153,4 +157,4 @@ def short_prompts(records: Any, tokenizer: PreTrainedTokenizerBase, most: int | 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The command line of the stage."""
-    run(grpo, ModelArguments, DataArguments, ReasoningConfig, args=args)
+    run(grpo, AdapterArguments, DataArguments, ReasoningConfig, args=args)
