@@ -1,6 +1,6 @@
 """Bonuses of every layer, one layer after the other: guessed from the harm, scaled, refined, and the best chosen.
 
-Recent keys are safe: where a key would leave within RECENT tokens, all bonuses are lowered until none does.
+Recent keys are safe on these texts: where one would leave within RECENT tokens, bonuses are lowered until none does.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Answers:
         """Feed exactly `token_ids` to `state` and answer; see `Model.continue_state`."""
         self._check(token_ids, options)
         options = self._seeded(options)
-        guessers = self._guessers(state, options, past_ids)
+        guessers = self._guessers(state, options, past_ids, state.position + len(token_ids))
         drafts = CheckedGuesses(self._decoder, guessers) if guessers else None
         source: LogitsSource = drafts or SingleSteps(self._decoder)
         if on_prompt is not None:
@@ -162,15 +162,20 @@ class Answers:
             return options
         return replace(options, seed=secrets.randbits(SEED_BITS))
 
-    def _guessers(self, state: State, options: GenerationOptions, past_ids: Sequence[int]) -> list[Guesser]:
-        """Who guesses the tokens of an answer: first the stream itself, where that is wanted, then the assistant."""
+    def _guessers(
+        self, state: State, options: GenerationOptions, past_ids: Sequence[int], first_token: int
+    ) -> list[Guesser]:
+        """Who guesses the tokens of an answer: first the stream itself, where that is wanted, then the assistant.
+
+        first_token: position of the answer's first.
+        """
         guessers: list[Guesser] = []
         if options.prompt_lookup_num_tokens:
             guessers.append(PromptLookup(options.prompt_lookup_num_tokens, past_ids))
         if self._assistant is not None:
             if state.history is None and not state.overflowed:
                 state.history = TokenHistory(state.position - len(past_ids), past_ids)
-            guessers.append(AssistantGuesses(self._assistant, options, self._decoder.vocab_size))
+            guessers.append(AssistantGuesses(self._assistant, options, self._decoder.vocab_size, first_token))
         return guessers
 
     def _constraint(self, options: GenerationOptions, stop_ids: Ends) -> Constraint | None:

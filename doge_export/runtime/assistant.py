@@ -91,21 +91,22 @@ class Assistant:
 class AssistantGuesses:
     """The guesses for one answer; see `drafts.Guesser`."""
 
-    def __init__(self, assistant: Assistant, options: GenerationOptions, vocab_size: int) -> None:
-        """vocab_size: of the large model. options: those of the answer, with a seed where it is sampled."""
+    def __init__(self, assistant: Assistant, options: GenerationOptions, vocab_size: int, first_token: int) -> None:
+        """vocab_size: of the large model. options: those of the answer, with a seed where it is sampled.
+
+        first_token: position of the answer's first token.
+        """
         self._assistant, self._options, self._vocab_size = assistant, options, vocab_size
+        self._first_token = first_token
         self._draws = None if options.seed is None else SeededDraws(options.seed)
-        self._first_token: int | None = None  # position of the answer's first token
 
     def extend(self, token_ids: Sequence[int], room: int) -> None:
         """The state itself knows its tokens."""
 
     def guess(self, state: State, token_id: int, room: int) -> list[int]:
         """The tokens that the assistant would choose, as far as it is sure of them."""
-        if self._first_token is None:
-            self._first_token = state.position
         assistant, room = self._assistant, self._room(state, room)
-        if not room or state.history is None:
+        if not room or state.history is None or not self._knows([*state.history.tokens, token_id]):
             return []
         wanted = best_number(assistant.share, assistant.costs, room)
         if not wanted:
@@ -126,11 +127,16 @@ class AssistantGuesses:
         held = 0 if state.history is None else len(state.history.tokens)
         return max(0, min(room, self._assistant.decoder.keep_window_size - held - 1))
 
+    def _knows(self, tokens: Sequence[int]) -> bool:
+        """Whether the assistant has a row for every token; a large model may have more than the tokenizer."""
+        known = self._assistant.decoder.vocab_size
+        return known >= self._vocab_size or max(tokens) < known
+
     def _draft(self, history: TokenHistory, state: State, token_id: int, wanted: int) -> list[int]:
         stream, guesses = self._assistant.stream_beside(state), list[int]()
         logits = stream.logits([*history.tokens, token_id], 1)[0]
         while True:
-            index = state.position + 1 + len(guesses) - (self._first_token or 0)
+            index = state.position + 1 + len(guesses) - self._first_token
             guess, probability = self._choose(logits[: self._vocab_size], index)
             if probability < self._assistant.confidence:
                 return guesses

@@ -50,8 +50,10 @@ def load(
     """
     path = folder_of(folder, revision, local_files_only)
     if is_classifier_folder(path):
-        if assistant is not None:
-            raise OptionError(f"{folder} is a classifier, for which nobody can guess tokens; leave the assistant out")
+        unused = {"operators": operators, "max_streams": max_streams, "cache_mb": cache_mb or None}
+        given = [name for name, value in (unused | {"assistant": assistant}).items() if value is not None]
+        if given:
+            raise OptionError(f"{folder} is a classifier, which has no {given[0]}; leave {' and '.join(given)} out")
         return load_classifier(path, threads)
     decoder, tokenizer = Decoder(path, threads=threads, operators=operators), Tokenizer.from_folder(path)
     if tokenizer is not None:
@@ -59,8 +61,12 @@ def load(
     helper = None
     if assistant is not None:
         helper_path = folder_of(assistant, None, local_files_only)
-        check_same_tokens(folder, tokenizer, assistant, Tokenizer.from_folder(helper_path))
-        helper = Assistant.beside(decoder, Decoder(helper_path, threads=decoder.threads, operators=operators))
+        theirs = Tokenizer.from_folder(helper_path)
+        guessing = Decoder(helper_path, threads=decoder.threads, operators=operators)
+        if theirs is not None:
+            check_tokenizer(helper_path, theirs.vocab_size, guessing.vocab_size)
+        check_same_tokens(folder, tokenizer, assistant, theirs)
+        helper = Assistant.beside(decoder, guessing)
     return Model(
         decoder,
         adapters=Adapters(path, decoder),

@@ -53,12 +53,13 @@ def test_answers_are_the_same_with_an_assistant(case: str, tmp_path: Path) -> No
     assert accepted > 0
 
 
-def test_the_guesses_of_a_sampled_answer_are_drawn_with_its_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prompt", [1, 12])
+def test_the_guesses_of_a_sampled_answer_are_drawn_with_its_numbers(prompt: int, tmp_path: Path) -> None:
     decoder = exported(tiny_model(keep_window_size=256), tmp_path, "int8")
     model = Model(
         decoder, assistant=Assistant(decoder, FREE, confidence=0)
     )  # guesses for itself, so that every guess is right
-    result = model.generate(random_ids(12).tolist(), max_new_tokens=100, temperature=0.2, seed=3)
+    result = model.generate(random_ids(prompt).tolist(), max_new_tokens=100, temperature=0.9, seed=3)
     assert result.drafted_tokens - 7 <= result.accepted_tokens > 50  # the answer may end amid right guesses
 
 
@@ -105,6 +106,18 @@ def test_the_end_of_the_window_and_beyond_go_by_single_steps(tmp_path: Path) -> 
     assert result.token_ids == alone.generate(prompt, max_new_tokens=120).token_ids
     state = assisted.prefill(random_ids(80, 0, 24).tolist())
     assert state.history is None
+
+
+def test_an_assistant_without_a_row_for_a_token_guesses_nothing_behind_it(tmp_path: Path) -> None:
+    network = tiny_model(keep_window_size=256, vocab_size=24)
+    decoder = exported(network, tmp_path / "large", "fp32")
+    helper = Assistant(
+        exported(tiny_model(keep_window_size=256, vocab_size=20), tmp_path / "small", "fp32"), FREE, confidence=0
+    )
+    for prompt in ([3, 22, 5], [3, 4, 5]):
+        result = Model(decoder, assistant=helper).generate(prompt, max_new_tokens=60, temperature=2.0, seed=1)
+        assert result.token_ids == Model(decoder).generate(prompt, max_new_tokens=60, temperature=2.0, seed=1).token_ids
+    assert max(result.token_ids) >= 20  # one that the assistant does not know
 
 
 def test_an_assistant_with_a_smaller_window_stops_at_its_end(tmp_path: Path) -> None:
@@ -161,7 +174,7 @@ def test_the_number_of_guesses_is_that_with_most_tokens_for_their_cost(share: fl
 def test_the_share_of_right_guesses_is_learned_up_to_the_first_wrong_one() -> None:
     decoder = BigramDecoder(random_table(5))
     assistant = Assistant(decoder, FREE)
-    AssistantGuesses(assistant, GenerationOptions(), 5).judge(right=1, drafted=4)
+    AssistantGuesses(assistant, GenerationOptions(), 5, first_token=1).judge(right=1, drafted=4)
     right = FIRST_SHARE + (1 - FIRST_SHARE) / 64
     assert assistant.share == pytest.approx(right - right / 64)
 
