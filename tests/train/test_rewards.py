@@ -23,6 +23,28 @@ from train.rewards import (
     repetition,
 )
 
+MISREAD = [
+    "1/0",
+    r"$\frac{1}{0}$",
+    "10:30",
+    r"\boxed{10:30}",
+    "2024-01-01",
+    "1,5",
+    "½",
+    "1e9999",
+    "$x=1 000$",
+    "nan",
+    "Paris",
+]
+MISREAD += [
+    r"\boxed{Paris}",
+    "$no$",
+    r"\frac{xy}{2}",
+    r"\boxed{\text{Paris} \text{Pairs}}",
+    r"\boxed{1e3x}",
+    "2 1/0",
+    "x2",
+]
 GOOD = "<|begin_of_thought|>\n2+3=5\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\\boxed{5}\n<|end_of_solution|>"
 
 
@@ -45,6 +67,43 @@ def said(*answers: str) -> list[list[dict[str, str]]]:
         (r"\boxed{}", "42", False),
         ("", "42", False),
         (r"\boxed{\text{forty}}", "42", False),
+        *(
+            (rf"\boxed{{{said}}}", key, True)
+            for said, key in [
+                ("1000", "1 000"),
+                ("12500", "12 500"),
+                ("1 000", "1000"),
+                ("0.00001", "1e-05"),
+                (r"10^{-5}", "1e-05"),
+                ("1000", "1e3"),
+                ("1e3", "1000"),
+                ("0.0025", "2.5e-3"),
+                (r"2\frac{1}{2}", "2 1/2"),
+                ("2.5", "2 1/2"),
+                (r"50\%", "50%"),
+                ("0.5", "50%"),
+                ("-3", "\u22123"),
+                ("5", "5."),
+                ("12500", r"\boxed{12 500}"),
+                ("12500", r"$12\,500$"),
+                (r"\text{Paris}", r"\boxed{\text{Paris}}"),
+                ("yx", "$x y$"),
+            ]
+        ),
+        *(
+            (rf"\boxed{{{said}}}", key, False)
+            for said, key in [
+                ("0", "1 000"),
+                ("512", "12500"),
+                ("12 500", "512"),
+                ("10:30", "1/3"),
+                ("1 000", "0"),
+                ("1e3", "$3e$"),
+                (r"\text{Pairs}", r"\boxed{\text{Paris}}"),
+                ("1e-05", "0"),
+                ("1/1" + "0" * 5000, "2"),
+            ]
+        ),
     ],
 )
 def test_an_answer_is_right_where_it_equals_the_key(answer: str, key: str, right: bool) -> None:
@@ -52,13 +111,29 @@ def test_an_answer_is_right_where_it_equals_the_key(answer: str, key: str, right
     assert accuracy(said(answer), [key]) == [float(right)]
 
 
-@pytest.mark.parametrize("key", ["", " ", "no answer", "#### 5", "$$", r"\boxed{}", "The answer is 5 apples."])
+@pytest.mark.parametrize(
+    "key", ["", " ", "no answer", "#### 5", "$$", r"\boxed{}", "The answer is 5 apples.", *MISREAD]
+)
 def test_a_key_that_cannot_be_read_is_an_error(key: str) -> None:
     with pytest.raises(DataError, match="cannot be read as a key; give a number, or LaTeX"):
         accuracy(said(r"\boxed{5}"), [key])
 
 
-@pytest.mark.parametrize("key", ["42", "-3/4", "1,234", "3.5%", "x", r"\frac{1}{2}", "$x=5$", r"\boxed{\text{yes}}"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "42",
+        "-3/4",
+        "1,234",
+        "3.5%",
+        "x",
+        r"\frac{1}{2}",
+        "$x=5$",
+        r"\boxed{\text{yes}}",
+        r"$\sin x$",
+        r"$\frac{1}{2}x$",
+    ],
+)
 def test_a_key_that_can_be_read_is_none(key: str) -> None:
     assert read_key(key)
 
