@@ -75,8 +75,8 @@ def read_key(key: str) -> tuple[Any, ...]:
     if all(isinstance(each, str) for each in found) or not all(map(_is_sound, found)):  # text alone is not understood
         shown = key if len(key) <= 60 else f"{key[:57]}..."
         raise DataError(
-            f"the solution {shown!r} cannot be read as a key; give a number, or LaTeX such as \\boxed{{5}}, \\boxed{{x y}} "
-            "or \\boxed{\\text{Paris}}"
+            f"the solution {shown!r} cannot be read as a key; give a number, or LaTeX such as \\boxed{{5}}, "
+            "\\boxed{x y} or \\boxed{\\text{Paris}}"
         )
     return tuple(found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,6 +197,10 @@ def test_repetition_is_the_share_of_three_words_that_were_there() -> None:
         ([1.0, "good"], "returned 'good' for a completion"),
         ([1.0, math.nan], "returned nan for a completion"),
         ([-math.inf, 0], "returned -inf for a completion"),
+        ([10**400, 0], "returned a number that is too large for a completion"),
+        ([-(10**5000), 0], "returned a number that is too large for a completion"),
+        ([1e39, 0], "returned 1e+39 for a completion"),  # infinite in TRL's float32
+        (b"ab", "returned b'ab'; it must return a list"),
     ],
 )
 def test_what_is_no_reward_is_refused_in_one_sentence(scores: Any, words: str) -> None:
@@ -224,7 +229,8 @@ def concise(completions: Any, **_: Any) -> list[float]:
     [
         (["acuracy"], "'acuracy'; it must be one of accuracy, format"),
         (["no_such.module"], "'no_such.module', which cannot be imported: No module named 'no_such'"),
-        (["train.rewards.nothing"], "which cannot be imported: 'nothing'"),
+        (["train.rewards.nothing"], "which cannot be imported: train.rewards has no nothing"),
+        (["..x.y"], "'..x.y', which cannot be imported: TypeError: the 'package' argument is required"),
         (["train.rewards.NGRAM"], "'train.rewards.NGRAM'; it must be one of"),
         ([], "reward_funcs is empty"),
         (["format", "format"], "has format twice"),
@@ -234,6 +240,39 @@ def test_a_name_of_no_reward_is_refused(names: list[str], words: str) -> None:
     with pytest.raises(OptionError) as refusal:
         reward_functions(names)
     assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def f(:", "invalid syntax (broken_reward.py, line 1)"),
+        ("f = {}['a']", "KeyError: 'a' ("),
+        ("raise ValueError('no')", "ValueError: no ("),
+        ("import no_such", "No module named 'no_such'"),
+    ],
+)
+def test_a_module_of_rewards_with_a_fault_is_refused_by_its_name(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_reward.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OptionError) as refusal:
+        reward_functions(["broken_reward.f"])
+    assert f"reward_funcs has 'broken_reward.f', which cannot be imported: {words}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("answer"), ValueError("an answer"), TypeError()])
+def test_a_reward_that_fails_is_refused_by_its_name(error: Exception) -> None:
+    def fails(**_: Any) -> list[float]:
+        raise error
+
+    with pytest.raises(OptionError, match=rf"the reward mine failed with {type(error).__name__}: .* \(.*, line \d+\)"):
+        checked("mine", fails)(said("abc"))
+
+
+def test_a_fault_of_a_key_stays_a_fault_of_the_data() -> None:
+    with pytest.raises(DataError, match="cannot be read as a key"):
+        checked("accuracy", accuracy)(said("abc"), solution=["10:30"])
 
 
 @pytest.mark.parametrize("name", REWARDS)
