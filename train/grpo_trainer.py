@@ -102,11 +102,11 @@ class DogeGRPOTrainer(DogeTraining, PlainLogps, OwnReference, GRPOTrainer):
             step_of_epoch = step % max(math.ceil(batches / accumulated), 1)
         else:
             step_of_epoch = step
-        if step_of_epoch * accumulated % serves:
+        steps = serves // math.gcd(serves, accumulated)
+        if step_of_epoch % steps:
             raise OptionError(
-                f"resume_from_checkpoint is {checkpoint}; its step must be a multiple of "
-                f"{serves // math.gcd(serves, accumulated)}, counted from its epoch's begin, as completions that serve "
-                "several steps are not saved; give another, and such save_steps, or set num_iterations to 1"
+                f"resume_from_checkpoint is {checkpoint}; its step must be a multiple of {steps} in its epoch, "
+                f"as completions in use are not saved; set save_steps so"
             )
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -110,7 +110,7 @@ def test_a_run_whose_completions_serve_several_steps_goes_on_where_they_end(
             continue
         with pytest.raises(SystemExit):
             reason(dense, tmp_path / str(step), **resume)
-        assert f"checkpoint-{step}; its step must be a multiple of {ends[0]}, counted" in capsys.readouterr().err
+        assert f"checkpoint-{step}; its step must be a multiple of {ends[0]} in its epoch" in capsys.readouterr().err
 
 
 def test_prompts_come_in_one_order_without_shuffling(dense: Path, tmp_path: Path) -> None:
