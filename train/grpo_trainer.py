@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sized
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler, add_fused_lm_head
 
+from doge_common.errors import OptionError
 from doge_model import DogeForCausalLM
 
 from .trainers import DogeTraining
@@ -79,9 +83,49 @@ class EpochOrder(RepeatSampler):
 class DogeGRPOTrainer(DogeTraining, PlainLogps, OwnReference, GRPOTrainer):
     """TRL's GRPOTrainer for a Doge."""
 
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """TRL's training; it goes on only from a step after which new completions are written.
+
+        Raises:
+            OptionError: the checkpoint lies between two steps on the same completions, which it does not hold.
+        """
+        if isinstance(resume_from_checkpoint, str):
+            self._check_boundary(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _check_boundary(self, checkpoint: str) -> None:
+        config, step = self.args, TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")).global_step
+        accumulated, serves = config.gradient_accumulation_steps, config.steps_per_generation * self.num_iterations
+        if isinstance(self.train_dataset, Sized):  # an epoch's last step may take fewer batches, and then all are used
+            sampler: Any = super()._get_train_sampler()
+            batches = len(sampler) // config.generation_batch_size
+            step_of_epoch = step % max(math.ceil(batches / accumulated), 1)
+        else:
+            step_of_epoch = step
+        steps = serves // math.gcd(serves, accumulated)
+        if step_of_epoch % steps:
+            raise OptionError(
+                f"resume_from_checkpoint is {checkpoint}; its step must be a multiple of {steps} in its epoch, "
+                f"as completions in use are not saved; set save_steps so"
+            )
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Rewards [completions of all devices, functions], nan for no opinion.
+
+        Raises:
+            OptionError: no function has an opinion of any completion.
+        """
+        rewards: Tensor = super()._calculate_rewards(*args, **kwargs)
+        if rewards.isnan().all():
+            names = ", ".join(self.reward_func_names)
+            raise OptionError(f"the rewards {names} returned None for all completions of a batch; one must be a number")
+        return rewards
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        """TRL's sampler, with an order for each epoch."""
+        """TRL's sampler, with an order for each epoch where it shuffles."""
         sampler: Any = super()._get_train_sampler(train_dataset)
+        if not sampler.shuffle:
+            return sampler
         return EpochOrder(
             sampler.data_source,
             sampler.mini_repeat_count,

@@ -140,7 +140,7 @@ def figures(state: TrainerState) -> dict[str, str]:
     """The figures of a run by the words of the card: steps, epochs and the last value of each of FIGURES."""
     last = {name: value for entry in state.log_history for name, value in entry.items()}
     found = {"steps": f"{state.global_step:,}", "epochs": f"{state.epoch or 0:.2f}"}
-    return found | {words: f"{last[name]:,.6g}" for name, words in FIGURES.items() if name in last}
+    return found | {words: f"{last[name]:,.6g}" for name, words in FIGURES.items() if last.get(name) is not None}
 
 
 def device_name(device: torch.device) -> str:

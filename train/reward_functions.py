@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import math
+import traceback
 from collections.abc import Callable, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
-from doge_common.errors import OptionError
+import torch
+
+from doge_common.errors import DogeError, OptionError, one_line
 
 from .rewards import REWARDS
 
 Scores = list[float | None]
 RewardFunction = Callable[..., Scores]
+LARGEST = torch.finfo(torch.float32).max  # TRL keeps rewards as float32
 
 
 def reward_functions(names: Sequence[str]) -> list[RewardFunction]:
@@ -39,9 +42,12 @@ def find(name: str) -> Callable[..., Any]:
         return REWARDS[name]
     module, _, function = name.rpartition(".")
     try:
-        found = vars(importlib.import_module(module))[function] if module else None
-    except (ImportError, KeyError) as error:
-        raise OptionError(f"reward_funcs has {name!r}, which cannot be imported: {error}") from error
+        names = vars(importlib.import_module(module)) if module else {function: None}
+    except Exception as error:  # a user's module may raise anything while it is imported
+        raise OptionError(f"reward_funcs has {name!r}, which cannot be imported: {_told(error)}") from error
+    if function not in names:
+        raise OptionError(f"reward_funcs has {name!r}, which cannot be imported: {module} has no {function}")
+    found = names[function]
     if not callable(found):
         raise OptionError(
             f"reward_funcs has {name!r}; it must be one of {', '.join(REWARDS)}, or the module.function of your own"
@@ -53,10 +59,24 @@ def checked(name: str, function: Callable[..., Any]) -> RewardFunction:
     """The function, with a refusal of all but one finite number, or None for no opinion, for each completion."""
 
     def reward(completions: Sequence[Any], **columns: Any) -> Scores:
-        return check_scores(name, function(completions=completions, **columns), len(completions))
+        try:
+            scores = function(completions=completions, **columns)
+        except DogeError:
+            raise
+        except Exception as error:  # a user's function may raise anything
+            raise OptionError(f"the reward {name} failed with {_told(error)}") from error
+        return check_scores(name, scores, len(completions))
 
     reward.__name__ = name  # by which TRL logs it
     return reward
+
+
+def _told(error: Exception) -> str:
+    """Type, text and place of an error in a user's code."""
+    if isinstance(error, ImportError | SyntaxError):  # their texts name the place
+        return one_line(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {one_line(error)} ({place.filename}, line {place.lineno})"
 
 
 def check_scores(name: str, scores: Any, count: int) -> Scores:
@@ -66,11 +86,12 @@ def check_scores(name: str, scores: Any, count: int) -> Scores:
         OptionError: they are no list, too few or too many, or one of them is no finite number.
     """
     rule = "it must return a list with one finite number, or None, for each completion"
-    if isinstance(scores, str) or not isinstance(scores, Sequence):
+    if isinstance(scores, str | bytes | bytearray) or not isinstance(scores, Sequence):
         raise OptionError(f"the reward {name} returned {scores!r:.60}; {rule}")
     if len(scores) != count:
         raise OptionError(f"the reward {name} returned {len(scores)} rewards for {count} completions; {rule}")
     for score in scores:
-        if score is not None and not (isinstance(score, Real) and math.isfinite(score)):
-            raise OptionError(f"the reward {name} returned {score!r:.60} for a completion; {rule}")
+        if score is not None and not (isinstance(score, Real) and abs(cast(float, score)) <= LARGEST):
+            shown = "a number that is too large" if isinstance(score, int) else f"{score!r:.60}"
+            raise OptionError(f"the reward {name} returned {shown} for a completion; {rule}")
     return [None if score is None else float(score) for score in scores]

@@ -22,9 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from sympy import Basic, MatrixBase, nan, zoo
+
 from doge_common.errors import OptionError
 
 from .errors import DataError
+from .plain_numbers import has_digits, is_misread, latex_number
 
 try:
     from latex2sympy2_extended import NormalizationConfig
@@ -43,6 +46,8 @@ ANSWER_FORM = LatexExtractionConfig(
     normalization_config=NormalizationConfig(units=True), boxed_match_priority=0, try_extract_without_anchor=False
 )
 LATEX = re.compile(r"\$|\\boxed|\\\[|\\\(")
+NAMES = re.compile(r"\\(?:begin|end|operatorname)\{[A-Za-z*]*\}")
+ONE_TEXT = re.compile(r"\\text\{[^{}]*\}")
 WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")  # LaTeX would read them as products of letters
 TAGS = ("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>")
 FORMAT = re.compile("{}\n.*?\n{}\n\n{}\n.*?\n{}".format(*map(re.escape, TAGS)), re.DOTALL)
@@ -59,20 +64,46 @@ def read_key(key: str) -> tuple[Any, ...]:
     r"""The expressions of a key: those of its LaTeX, `\boxed{}` first, or of the whole text, such as 42 or -3/4.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or would be misread.
     """
-    plain = not LATEX.search(key)
-    found = [] if plain and WORDS.search(key) else _parse(f"${key}$" if plain else key, KEY_FORM)
-    if all(isinstance(each, str) for each in found):  # text alone is the LaTeX as it was, not understood
+    if LATEX.search(key):
+        found = _read(key, KEY_FORM)
+    elif number := latex_number(key):
+        found = _parse(f"${number}$", KEY_FORM)
+    else:  # a text such as x or \frac{1}{2}; one such as 10:30 is neither a number nor LaTeX
+        found = [] if has_digits(key) and "\\" not in key else _read(f"${key}$", KEY_FORM)
+    if all(isinstance(each, str) for each in found) or not all(map(_is_sound, found)):  # text alone is not understood
         shown = key if len(key) <= 60 else f"{key[:57]}..."
-        raise DataError(f"the solution {shown!r} cannot be read as a key; give a number, or LaTeX such as \\boxed{{5}}")
+        raise DataError(
+            f"the solution {shown!r} cannot be read as a key; give a number, or LaTeX such as \\boxed{{5}}, "
+            "\\boxed{x y} or \\boxed{\\text{Paris}}"
+        )
     return tuple(found)
 
 
 def is_right(completion: str, key: str) -> bool:
     """Whether the answer in a completion equals the key."""
-    answer = _parse(completion, ANSWER_FORM)
+    answer = _read(completion, ANSWER_FORM)
     return bool(verify(list(read_key(key)), answer, timeout_seconds=_seconds()))
+
+
+def _read(text: str, form: LatexExtractionConfig) -> list[Any]:
+    """The expressions in LaTeX, and the LaTeX itself; none where math-verify would misread it."""
+    found = _parse(text, form)
+    latex = next((each for each in found if isinstance(each, str)), "")
+    if number := latex_number(latex):
+        return _parse(f"${number}$", KEY_FORM)
+    return [] if is_misread(latex) else found
+
+
+def _is_sound(found: Any) -> bool:
+    """Whether a part of a key has a value, and text of it has no words that are read as products of letters."""
+    if isinstance(found, Basic | MatrixBase):
+        return not found.has(zoo, nan)
+    latex = str(found)
+    if ONE_TEXT.fullmatch(latex):  # a symbol by its own
+        return True
+    return "\\text{" not in latex and not WORDS.search(NAMES.sub("", latex))
 
 
 def _parse(text: str, form: LatexExtractionConfig) -> list[Any]:

@@ -3,8 +3,9 @@
     <think>2 + 3 is 5.</think>                    The answer is 5.
     <|begin_of_thought|> ... <|end_of_thought|>   <|begin_of_solution|> ... <|end_of_solution|>
 
-A trace stands at the beginning of an answer, or the template has begun it at the end of the prompt. Tags anywhere else
-are text, and so is all text of an answer without a trace.
+A trace stands at the beginning of an answer, or the template has begun it at the end of the prompt. One opening tag of
+the answer stands directly behind the trace, and one closing tag at the very end. Tags anywhere else are text, and so is
+all text of an answer without a trace.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ ReasoningMode = Literal["show", "hide", "cut"]
 
 @dataclass(frozen=True)
 class Tags:
-    """The tags around a trace, and those around the answer behind it, which may be missing."""
+    """The tags around a trace, and those around the answer behind it, where there are some; either may be missing."""
 
     begin: str
     end: str
-    around_answer: tuple[str, ...] = ()
+    opening: str = ""
+    closing: str = ""
 
 
 TAGS = (
     Tags("<think>", "</think>"),
-    Tags("<|begin_of_thought|>", "<|end_of_thought|>", ("<|begin_of_solution|>", "<|end_of_solution|>")),
+    Tags("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"),
 )
 LONGEST_TAG = 32  # tokens and more, with white space behind it
 
@@ -59,10 +61,9 @@ class Reasoning:
         """begun: the tags of a trace that the prompt has begun."""
         self.collects = True
         self._tags = begun
-        self._place: Literal["start", "trace", "answer"] = "start" if begun is None else "trace"
+        self._place: Literal["start", "trace", "behind", "opened", "answer"] = "start" if begun is None else "trace"
         self._held = ""
         self._trace = io.StringIO()
-        self._is_first = False  # whether no text of the answer behind a trace has come yet
 
     @property
     def text(self) -> str | None:
@@ -76,6 +77,8 @@ class Reasoning:
             self._begin()
         if self._place == "trace":
             self._follow()
+        if self._place in ("behind", "opened"):
+            self._open()
         return self._answer() if self._place == "answer" else ""
 
     def finish(self) -> str:
@@ -84,7 +87,7 @@ class Reasoning:
             self._keep(self._held)
             self._held = ""
         rest, self._held = self._held, ""
-        return rest.rstrip() if self._tags is not None else rest
+        return rest if self._tags is None else self._without_end(rest)
 
     def _begin(self) -> None:
         """Tell whether the answer begins with a trace, once that is certain."""
@@ -101,9 +104,9 @@ class Reasoning:
         trace, end, behind = self._held.partition(self._tags.end)
         if end:
             self._keep(trace)
-            self._place, self._held, self._is_first = "answer", behind, True
+            self._place, self._held = "behind", behind
             return
-        certain = len(trace) - possible_start(trace, (self._tags.end,))
+        certain = len(trace) - possible_start(trace, self._tags.end)
         self._keep(trace[:certain])
         self._held = trace[certain:]
 
@@ -111,27 +114,36 @@ class Reasoning:
         if self.collects:
             self._trace.write(text)
 
+    def _open(self) -> None:
+        """Leave out white space behind the trace, and one opening tag of the answer directly there."""
+        assert self._tags is not None
+        opening, self._held = self._tags.opening, self._held.lstrip()
+        if self._place == "behind":
+            if opening and self._held.startswith(opening):
+                self._held = self._held.removeprefix(opening).lstrip()
+            elif opening.startswith(self._held):
+                return
+            self._place = "opened"
+        if self._held:
+            self._place = "answer"
+
     def _answer(self) -> str:
-        """The certain part of the answer."""
-        if self._tags is None:
-            text, self._held = self._held, ""
-            return text
-        text = self._held
-        for tag in self._tags.around_answer:
-            before, found, behind = text.partition(tag)
-            text = before.rstrip() + behind.lstrip() if found else text
-        if self._is_first:
-            text = text.lstrip()
-        certain = len(text) - possible_start(text, self._tags.around_answer)
-        certain = len(text[:certain].rstrip())  # white space before a tag that ends the answer is none of it
-        self._held, self._is_first = text[certain:], self._is_first and not certain
-        return text[:certain]
+        """The certain part of the answer; a closing tag and white space at its end may be none of it."""
+        certain = len(self._held)
+        if self._tags is not None:
+            certain = len(self._without_end(self._held))
+            if part := possible_start(self._held, self._tags.closing):
+                certain = len(self._held[:-part].rstrip())
+        text, self._held = self._held[:certain], self._held[certain:]
+        return text
+
+    def _without_end(self, text: str) -> str:
+        """A text without its last closing tag, and without white space around that."""
+        assert self._tags is not None
+        return text.rstrip().removesuffix(self._tags.closing).rstrip()
 
 
-def possible_start(text: str, tags: tuple[str, ...]) -> int:
-    """Length of the longest end of a text with which a tag begins, without being whole."""
-    longest = max((len(tag) - 1 for tag in tags), default=0)
-    for length in range(min(len(text), longest), 0, -1):
-        if any(tag.startswith(text[-length:]) for tag in tags):
-            return length
-    return 0
+def possible_start(text: str, tag: str) -> int:
+    """Length of the longest end of a text with which the tag begins, without being whole."""
+    longest = min(len(text), len(tag) - 1)
+    return next((length for length in range(longest, 0, -1) if tag.startswith(text[-length:])), 0)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from doge_export.errors import OptionError
 from doge_export.runtime.reasoning import TAGS, Reasoning, Tags, begun_by, check_mode
@@ -16,6 +20,20 @@ CASES: dict[str, tuple[str, Tags | None, str | None, str]] = {  # text, begun, t
     "white space inside": ("<think>a\n\n b</think>\nc\n\n d", None, "a\n\n b", "c\n\n d"),
     "the published tags": (PUBLISHED, None, "2+3=5", "5 is it."),
     "published, cut in the answer": (PUBLISHED[:-20], None, "2+3=5", "5 is it."),
+    "solution tags on the way": (
+        "<|begin_of_thought|>t<|end_of_thought|>x <|begin_of_solution|> S <|end_of_solution|> y",
+        None,
+        "t",
+        "x <|begin_of_solution|> S <|end_of_solution|> y",
+    ),
+    "solution tags twice": (
+        PUBLISHED.replace("5 is it.", "<|begin_of_solution|>5 <|end_of_solution|> 6\n<|end_of_solution|>"),
+        None,
+        "2+3=5",
+        "<|begin_of_solution|>5 <|end_of_solution|> 6\n<|end_of_solution|>",
+    ),
+    "a closing tag alone": ("<|begin_of_thought|>t<|end_of_thought|>S <|end_of_solution|>\n", None, "t", "S"),
+    "half an opening tag": ("<|begin_of_thought|>t<|end_of_thought|> <|begin_of", None, "t", "<|begin_of"),
     "no trace": (" It is 5 < 6.\n", None, None, " It is 5 < 6.\n"),
     "a tag on the way": ("It is <think>5</think>.", None, None, "It is <think>5</think>."),
     "another trace": ("<think>a</think>b<think>c</think>", None, "a", "b<think>c</think>"),
@@ -39,6 +57,33 @@ def test_a_trace_is_told_from_the_answer_in_pieces_of_any_size(case: str, size: 
     pieces = [reasoning.push(text[start : start + size]) for start in range(0, len(text), size)]
     assert "".join(pieces) + reasoning.finish() == answer
     assert reasoning.text == trace
+
+
+PARTS = [" ", "\n", "a", "<", "<|", "<th", "|>", *(tag for tags in TAGS for tag in astuple(tags) if tag)]
+
+
+@given(st.data(), st.lists(st.sampled_from(PARTS), max_size=12), st.sampled_from([None, *TAGS]))
+def test_every_cut_of_a_text_gives_one_trace_and_one_answer(
+    data: st.DataObject, parts: list[str], begun: Tags | None
+) -> None:
+    text = data.draw(st.sampled_from(["", THINK.begin, THOUGHT.begin])) + "".join(parts)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))))
+    results = []
+    for starts in ([0], [0, *cuts], range(len(text))):
+        reasoning, ends = Reasoning(begun), [*starts[1:], len(text)]
+        answer = "".join(reasoning.push(text[start:end]) for start, end in zip(starts, ends, strict=False))
+        results.append((answer + reasoning.finish(), reasoning.text))
+    assert results[0] == results[1] == results[2]
+
+
+def test_every_two_cuts_of_the_published_tags_give_one_answer() -> None:
+    text = PUBLISHED + "<|end_of_solution|>\n"
+    for first in range(len(text) + 1):
+        for second in range(first, len(text) + 1):
+            reasoning = Reasoning()
+            pieces = [reasoning.push(piece) for piece in (text[:first], text[first:second], text[second:])]
+            answer = "".join(pieces) + reasoning.finish()
+            assert (answer, reasoning.text) == ("5 is it.\n<|end_of_solution|>", "2+3=5")
 
 
 def test_an_answer_comes_as_soon_as_it_is_certain() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerState
 from trl import GRPOTrainer
 
 from doge_model import load_checkpoint
@@ -19,6 +20,7 @@ from train.arguments import ModelArguments
 from train.data import DataArguments, Source
 from train.errors import DataError
 from train.grpo_trainer import DogeGRPOTrainer, scored
+from train.model_card import figures
 from train.onnx_rollouts import OnnxRollouts
 from train.records import as_problem
 from train.stages.grpo import hold_completions
@@ -46,6 +48,10 @@ def spaces(completions: Any, **_: Any) -> list[float]:
 
 def nothing(completions: Any, **_: Any) -> list[str]:
     return ["a good answer"] * len(completions)
+
+
+def silent(completions: Any, **_: Any) -> list[None]:
+    return [None] * len(completions)
 
 
 def problems(count: int = 12) -> list[dict[str, Any]]:
@@ -81,6 +87,57 @@ def test_a_run_goes_on_as_if_it_had_not_ended(dense: Path, tmp_path: Path) -> No
     assert logged(again, "reward") == logged(whole, "reward")
     models = [load_checkpoint(folder).model for folder in (whole, again)]
     assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in models), strict=True))
+
+
+REUSED: dict[str, tuple[dict[str, Any], list[int]]] = {  # options, steps of an epoch that completions end at
+    "twice": ({"num_iterations": 2}, [2, 4]),
+    "over two steps": ({"steps_per_generation": 4}, [2, 4]),
+    "twice, three micro-batches": ({"num_iterations": 3, "batch_completions": 16}, [3]),
+}
+
+
+@pytest.mark.parametrize("case", REUSED)
+def test_a_run_whose_completions_serve_several_steps_goes_on_where_they_end(
+    case: str, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, ends = REUSED[case]
+    options = options | {"max_steps": 5, "reward_funcs": ["tests.train.test_grpo.spaces"]}
+    whole = reason(dense, tmp_path / "whole", save_strategy="steps", save_steps=1, **options)
+    for step in range(1, 5):
+        resume = options | {"resume_from_checkpoint": whole / f"checkpoint-{step}"}
+        if step in ends:
+            assert logged(reason(dense, tmp_path / str(step), **resume), "reward") == logged(whole, "reward")
+            continue
+        with pytest.raises(SystemExit):
+            reason(dense, tmp_path / str(step), **resume)
+        assert f"checkpoint-{step}; its step must be a multiple of {ends[0]} in its epoch" in capsys.readouterr().err
+
+
+def test_prompts_come_in_one_order_without_shuffling(dense: Path, tmp_path: Path) -> None:
+    options = {"max_steps": 12, "shuffle_dataset": "false", "reward_funcs": ["tests.train.test_grpo.first_sums"]}
+    asked.clear()
+    reason(dense, tmp_path / "run", **options)
+    assert asked[:48] == asked[48:]  # of two epochs
+    assert len(set(asked)) == 12
+
+
+asked: list[str] = []
+
+
+def first_sums(completions: Any, prompts: Any, **_: Any) -> list[float]:
+    asked.extend(prompt[0]["content"] for prompt in prompts)
+    return spaces(completions)
+
+
+def test_a_reward_without_any_opinion_may_stand_beside_others(dense: Path, tmp_path: Path) -> None:
+    here = "tests.train.test_grpo."
+    run = reason(dense, tmp_path / "run", reward_funcs=[f"{here}silent", f"{here}spaces"])
+    assert "mean reward of a completion" in (run / "README.md").read_text()
+
+
+def test_a_card_leaves_out_figures_that_are_none() -> None:
+    state = TrainerState(log_history=[{"loss": 0.5, "reward": None}])
+    assert figures(state) == {"steps": "0", "epochs": "0.00", "loss of the last logged steps": "0.5"}
 
 
 def test_experts_are_trained_with_their_balance(dense: Path, tmp_path: Path) -> None:
@@ -136,6 +193,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a reward of text": (
         {"reward_funcs": ["tests.train.test_grpo.nothing"]},
         "the reward tests.train.test_grpo.nothing returned 'a good answer' for a completion; it must return a list",
+    ),
+    "no opinion": (
+        {"reward_funcs": ["tests.train.test_grpo.silent"]},
+        "the rewards tests.train.test_grpo.silent returned None for all completions of a batch; one must be a number",
+    ),
+    "a weight that is no number": (
+        {"reward_weights": ["nan"]},
+        "reward_weights is [nan]; each must be a finite number",
     ),
     "no such reward": ({"reward_funcs": ["taste"]}, "reward_funcs has 'taste'; it must be one of accuracy"),
     "weights of other rewards": ({"reward_weights": [1, 2]}, "Number of reward weights (2) must match"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,28 @@ from train.rewards import (
     repetition,
 )
 
+MISREAD = [
+    "1/0",
+    r"$\frac{1}{0}$",
+    "10:30",
+    r"\boxed{10:30}",
+    "2024-01-01",
+    "1,5",
+    "½",
+    "1e9999",
+    "$x=1 000$",
+    "nan",
+    "Paris",
+]
+MISREAD += [
+    r"\boxed{Paris}",
+    "$no$",
+    r"\frac{xy}{2}",
+    r"\boxed{\text{Paris} \text{Pairs}}",
+    r"\boxed{1e3x}",
+    "2 1/0",
+    "x2",
+]
 GOOD = "<|begin_of_thought|>\n2+3=5\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\\boxed{5}\n<|end_of_solution|>"
 
 
@@ -45,6 +68,43 @@ def said(*answers: str) -> list[list[dict[str, str]]]:
         (r"\boxed{}", "42", False),
         ("", "42", False),
         (r"\boxed{\text{forty}}", "42", False),
+        *(
+            (rf"\boxed{{{said}}}", key, True)
+            for said, key in [
+                ("1000", "1 000"),
+                ("12500", "12 500"),
+                ("1 000", "1000"),
+                ("0.00001", "1e-05"),
+                (r"10^{-5}", "1e-05"),
+                ("1000", "1e3"),
+                ("1e3", "1000"),
+                ("0.0025", "2.5e-3"),
+                (r"2\frac{1}{2}", "2 1/2"),
+                ("2.5", "2 1/2"),
+                (r"50\%", "50%"),
+                ("0.5", "50%"),
+                ("-3", "\u22123"),
+                ("5", "5."),
+                ("12500", r"\boxed{12 500}"),
+                ("12500", r"$12\,500$"),
+                (r"\text{Paris}", r"\boxed{\text{Paris}}"),
+                ("yx", "$x y$"),
+            ]
+        ),
+        *(
+            (rf"\boxed{{{said}}}", key, False)
+            for said, key in [
+                ("0", "1 000"),
+                ("512", "12500"),
+                ("12 500", "512"),
+                ("10:30", "1/3"),
+                ("1 000", "0"),
+                ("1e3", "$3e$"),
+                (r"\text{Pairs}", r"\boxed{\text{Paris}}"),
+                ("1e-05", "0"),
+                ("1/1" + "0" * 5000, "2"),
+            ]
+        ),
     ],
 )
 def test_an_answer_is_right_where_it_equals_the_key(answer: str, key: str, right: bool) -> None:
@@ -52,13 +112,29 @@ def test_an_answer_is_right_where_it_equals_the_key(answer: str, key: str, right
     assert accuracy(said(answer), [key]) == [float(right)]
 
 
-@pytest.mark.parametrize("key", ["", " ", "no answer", "#### 5", "$$", r"\boxed{}", "The answer is 5 apples."])
+@pytest.mark.parametrize(
+    "key", ["", " ", "no answer", "#### 5", "$$", r"\boxed{}", "The answer is 5 apples.", *MISREAD]
+)
 def test_a_key_that_cannot_be_read_is_an_error(key: str) -> None:
     with pytest.raises(DataError, match="cannot be read as a key; give a number, or LaTeX"):
         accuracy(said(r"\boxed{5}"), [key])
 
 
-@pytest.mark.parametrize("key", ["42", "-3/4", "1,234", "3.5%", "x", r"\frac{1}{2}", "$x=5$", r"\boxed{\text{yes}}"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "42",
+        "-3/4",
+        "1,234",
+        "3.5%",
+        "x",
+        r"\frac{1}{2}",
+        "$x=5$",
+        r"\boxed{\text{yes}}",
+        r"$\sin x$",
+        r"$\frac{1}{2}x$",
+    ],
+)
 def test_a_key_that_can_be_read_is_none(key: str) -> None:
     assert read_key(key)
 
@@ -121,6 +197,10 @@ def test_repetition_is_the_share_of_three_words_that_were_there() -> None:
         ([1.0, "good"], "returned 'good' for a completion"),
         ([1.0, math.nan], "returned nan for a completion"),
         ([-math.inf, 0], "returned -inf for a completion"),
+        ([10**400, 0], "returned a number that is too large for a completion"),
+        ([-(10**5000), 0], "returned a number that is too large for a completion"),
+        ([1e39, 0], "returned 1e+39 for a completion"),  # infinite in TRL's float32
+        (b"ab", "returned b'ab'; it must return a list"),
     ],
 )
 def test_what_is_no_reward_is_refused_in_one_sentence(scores: Any, words: str) -> None:
@@ -149,7 +229,8 @@ def concise(completions: Any, **_: Any) -> list[float]:
     [
         (["acuracy"], "'acuracy'; it must be one of accuracy, format"),
         (["no_such.module"], "'no_such.module', which cannot be imported: No module named 'no_such'"),
-        (["train.rewards.nothing"], "which cannot be imported: 'nothing'"),
+        (["train.rewards.nothing"], "which cannot be imported: train.rewards has no nothing"),
+        (["..x.y"], "'..x.y', which cannot be imported: TypeError: the 'package' argument is required"),
         (["train.rewards.NGRAM"], "'train.rewards.NGRAM'; it must be one of"),
         ([], "reward_funcs is empty"),
         (["format", "format"], "has format twice"),
@@ -159,6 +240,39 @@ def test_a_name_of_no_reward_is_refused(names: list[str], words: str) -> None:
     with pytest.raises(OptionError) as refusal:
         reward_functions(names)
     assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def f(:", "invalid syntax (broken_reward.py, line 1)"),
+        ("f = {}['a']", "KeyError: 'a' ("),
+        ("raise ValueError('no')", "ValueError: no ("),
+        ("import no_such", "No module named 'no_such'"),
+    ],
+)
+def test_a_module_of_rewards_with_a_fault_is_refused_by_its_name(
+    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_reward.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OptionError) as refusal:
+        reward_functions(["broken_reward.f"])
+    assert f"reward_funcs has 'broken_reward.f', which cannot be imported: {words}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("answer"), ValueError("an answer"), TypeError()])
+def test_a_reward_that_fails_is_refused_by_its_name(error: Exception) -> None:
+    def fails(**_: Any) -> list[float]:
+        raise error
+
+    with pytest.raises(OptionError, match=rf"the reward mine failed with {type(error).__name__}: .* \(.*, line \d+\)"):
+        checked("mine", fails)(said("abc"))
+
+
+def test_a_fault_of_a_key_stays_a_fault_of_the_data() -> None:
+    with pytest.raises(DataError, match="cannot be read as a key"):
+        checked("accuracy", accuracy)(said("abc"), solution=["10:30"])
 
 
 @pytest.mark.parametrize("name", REWARDS)

@@ -5,6 +5,7 @@ python -m train.grpo --config train/recipes/doge-sums/grpo.yaml
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
@@ -55,6 +56,8 @@ class ReasoningConfig(StageConfig, GRPOConfig):
             raise OptionError(f"beta is {self.beta}; it must be at least 0")
         if self.sync_ref_model:
             raise OptionError("sync_ref_model is true; it must be false, as the reference of this stage stays")
+        if not all(map(math.isfinite, self.reward_weights or ())):
+            raise OptionError(f"reward_weights is {self.reward_weights}; each must be a finite number")
         hold_completions(self)
         super().__post_init__()
 
