@@ -106,6 +106,20 @@ def test_a_vocabulary_that_grew_is_grown_again(tied: bool, whole: list[str], tmp
     assert relative_difference(logits(wrapped), logits(model)) < 1e-5
 
 
+def test_a_random_pissa_is_merged_once_its_start_is_subtracted(tmp_path: Path) -> None:
+    llama = llama_base(tmp_path / "base")
+    wrapped = peft.get_peft_model(llama, lora_config(init_lora_weights="pissa_niter_4")).eval()
+    wrapped.peft_config["default"].init_lora_weights = True  # as PEFT's guide says, so that it loads on any base
+    wrapped.save_pretrained(tmp_path / "start")
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    wrapped.peft_config["default"].init_lora_weights = "pissa_niter_4"
+    wrapped.save_pretrained(tmp_path / "adapter", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    merged = load_checkpoint(tmp_path / "base", adapter=tmp_path / "adapter").model
+    assert relative_difference(logits(wrapped), logits(merged)) < 1e-4
+
+
 def test_a_merged_head_is_saved_and_loads_as_it_is(tmp_path: Path) -> None:
     llama = llama_base(tmp_path / "base", tie_word_embeddings=True)
     config = lora_config(modules_to_save=["lm_head"])
@@ -170,8 +184,19 @@ def edit(folder: Path, **fields: Any) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "prompt tuning": (
         {"peft_type": "PROMPT_TUNING"},
-        "peft_type is 'PROMPT_TUNING'; it must be one that can be merged",
+        "peft_type is 'PROMPT_TUNING'; it must be one of the kinds tested here: LORA, ",
     ),
+    "random PiSSA": (
+        {"init_lora_weights": "pissa_niter_4"},
+        "init_lora_weights is 'pissa_niter_4', with which an adapter is not merged, as PEFT takes another random part out "
+        "of the base at each load; save it in PEFT by save_pretrained with path_initial_model_for_weight_conversion",
+    ),
+    "CorDA": ({"init_lora_weights": "corda"}, "depends on data that is not in the folder; save it in PEFT by"),
+    "LoRA-GA": (
+        {"init_lora_weights": "lora_ga"},
+        "depends on gradients that are not in the folder; save it in PEFT by",
+    ),
+    "LoftQ": ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "merge it where it was trained"),
     "classifier": ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'; it must be 'CAUSAL_LM'"),
     "import": ({"megatron_config": {"a": 1}}, "megatron_config is set; it must be null, as it names a module"),
     "aLoRA": ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is set"),
