@@ -16,7 +16,7 @@ from .tensors import INDEX_FILE, SINGLE_FILE, check_printable, checked, read_jso
 
 ADAPTER_CONFIG, ADAPTER_TENSORS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
 PICKLE = "adapter_model.bin"
-# Kinds that PEFT merges into a model's own weights and that tests hold. It merges some others too (RANDLORA, SHIRA, MISS).
+# Kinds that PEFT merges into a model's own weights, and that tests hold. It merges others too, such as RANDLORA.
 MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "FOURIERFT", "HRA", "TRAINABLE_TOKENS")
 # Fields of adapter_config.json that no merge can follow -> the reason.
 REFUSED_FIELDS = {
@@ -28,8 +28,8 @@ REFUSED_FIELDS = {
 # Values of init_lora_weights under which the base of the training is not made again at load -> the reason. PiSSA by a
 # full SVD and OLoRA take the same part out of the base each time; the others that PEFT has leave the base as it is.
 CONVERSION = (
-    "save it in PEFT by save_pretrained with path_initial_model_for_weight_conversion, the adapter's folder from before "
-    "its training"
+    "save it in PEFT by save_pretrained with path_initial_model_for_weight_conversion, the adapter's folder from "
+    "before its training"
 )
 LOST_BASES = {
     "pissa_niter": f"as PEFT takes another random part out of the base at each load; {CONVERSION}",
