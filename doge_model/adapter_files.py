@@ -16,7 +16,7 @@ from .tensors import INDEX_FILE, SINGLE_FILE, check_printable, checked, read_jso
 
 ADAPTER_CONFIG, ADAPTER_TENSORS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's names
 PICKLE = "adapter_model.bin"
-# Those that PEFT adds to a model's own weights, so that one model remains. The others add tokens to its input.
+# Kinds that PEFT merges into a model's own weights, and that tests hold. It merges others too, such as RANDLORA.
 MERGEABLE = ("LORA", "ADALORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "VERA", "FOURIERFT", "HRA", "TRAINABLE_TOKENS")
 # Fields of adapter_config.json that no merge can follow -> the reason.
 REFUSED_FIELDS = {
@@ -24,6 +24,18 @@ REFUSED_FIELDS = {
     "layer_replication": "it repeats layers of the base",
     "alora_invocation_tokens": "its effect begins at a token",
     "arrow_config": "it chooses among adapters for each token",
+}
+# Values of init_lora_weights under which the base of the training is not made again at load -> the reason. PiSSA by a
+# full SVD and OLoRA take the same part out of the base each time; the others that PEFT has leave the base as it is.
+CONVERSION = (
+    "save it in PEFT by save_pretrained with path_initial_model_for_weight_conversion, the adapter's folder from "
+    "before its training"
+)
+LOST_BASES = {
+    "pissa_niter": f"as PEFT takes another random part out of the base at each load; {CONVERSION}",
+    "corda": f"as the part taken out of the base depends on data that is not in the folder; {CONVERSION}",
+    "lora_ga": f"as the part taken out of the base depends on gradients that are not in the folder; {CONVERSION}",
+    "loftq": "as PEFT quantizes the base again, in a way that depends on the machine; merge it where it was trained",
 }
 
 
@@ -75,14 +87,28 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     kind, task = fields.get("peft_type"), fields.get("task_type")
     if kind not in MERGEABLE:
         raise CheckpointError(
-            f"{path}: peft_type is {kind!r}; it must be one that can be merged: {', '.join(MERGEABLE)}"
+            f"{path}: peft_type is {kind!r}; it must be one of the kinds tested here: {', '.join(MERGEABLE)}"
         )
     if task not in (None, "CAUSAL_LM"):
         raise CheckpointError(f"{path}: task_type is {task!r}; it must be 'CAUSAL_LM'")
     for name, reason in REFUSED_FIELDS.items():
         if fields.get(name):
             raise CheckpointError(f"{path}: {name} is set; it must be null, as {reason}, which a merge cannot have")
+    check_start(path, fields.get("init_lora_weights"))
     return fields
+
+
+def check_start(path: Path, start: object) -> None:
+    """Refuse an adapter that was trained on a changed base which its folder does not tell.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    for name, reason in LOST_BASES.items():
+        if isinstance(start, str) and start.lower().startswith(name):
+            raise CheckpointError(
+                f"{path}: init_lora_weights is {start!r}, with which an adapter is not merged, {reason}"
+            )
 
 
 def read_adapter(folder: Path) -> AdapterFiles:

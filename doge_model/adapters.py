@@ -10,6 +10,7 @@ as a merge into the embedding would change it too. It stays apart where the two 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from importlib.util import find_spec
@@ -22,18 +23,25 @@ from torch import Tensor, nn
 from doge_common.errors import CheckpointError, OptionError, one_line
 from doge_common.hub_id import is_hub_id
 
-from .adapter_files import AdapterFiles
+from .adapter_files import ADAPTER_CONFIG, AdapterFiles
 from .forms import MARCH_2025, MARCH_2025_NAMES
 from .gguf import DEMO
 from .llama import FILLS
 from .llama import FORM as LLAMA
 from .modeling import DogeForCausalLM
 
+UNUSED_FIELDS = {"runtime_config"}  # which PEFT itself drops, as it is no part of an adapter
 PREFIX = "base_model.model."  # PEFT's, before the names of the base
 EMBEDDING, OUTPUT = "model.embed_tokens", "lm_head"
-BASE_ENDINGS = ("base_layer.weight", "original_module.weight")  # of the base's own numbers inside of PEFT's modules
+BASE_ENDINGS = (
+    "base_layer.weight",
+    "token_adapter.base_layer.weight",
+    "original_module.weight",
+)  # of the base's own numbers inside of PEFT's modules
 LIMIT = 1e-4  # of the largest logit, between PEFT's forward and that of the merged model
 PROBE_TOKENS = 32
+# PEFT's warnings of tied embeddings, which are untied here; all others are shown
+TIES = r"(Model (with|has) `tie_word_embeddings=True`|You have requested `ensure_weight_tying`)"
 # that PEFT raises for configurations and shapes it cannot use
 REFUSALS = (ValueError, TypeError, KeyError, IndexError, RuntimeError, AttributeError, ImportError, re.error)
 
@@ -81,6 +89,8 @@ def merge(model: DogeForCausalLM, form: str, adapter: AdapterFiles) -> DogeForCa
     """
     tensors = native_names(adapter.tensors) if form == MARCH_2025 else dict(adapter.tensors)
     was_tied = untie(model)
+    if was_tied:
+        drop_tied_tokens(tensors, adapter)
     take_base_tables(model, tensors, adapter)
     merged = merged_model(wrap(model, adapter, tensors, form), adapter.folder)
     tie_again(merged, was_tied)
@@ -138,12 +148,39 @@ def take_base_tables(model: DogeForCausalLM, tensors: dict[str, Tensor], adapter
         )
     if grown:
         grow(model, grown.pop())
+    check_token_indices(adapter, model.config.vocab_size)
     for name, key in found.items():
         model.get_parameter(f"{name}.weight").data.copy_(tensors[key])
         if key.endswith(BASE_ENDINGS):
             del tensors[key]
     if grown_output_follows(model, found, rows, adapter):
         model.lm_head.weight.data.copy_(model.model.embed_tokens.weight.data)
+
+
+def check_token_indices(adapter: AdapterFiles, rows: int) -> None:
+    """Refuse rows of tables that are trained and not there.
+
+    Raises:
+        CheckpointError: there are such rows.
+    """
+    given = adapter.fields.get("trainable_token_indices") or adapter.fields.get("token_indices") or []
+    lists = given.values() if isinstance(given, dict) else [given]
+    indices = [index for each in lists if isinstance(each, list) for index in each if isinstance(index, int)]
+    if max(indices, default=0) >= rows:
+        raise CheckpointError(
+            f"the adapter {adapter.folder} trains token {max(indices)}, but the base has {rows} tokens; if its "
+            "vocabulary grew, save the adapter with save_embedding_layers=True"
+        )
+
+
+def drop_tied_tokens(tensors: dict[str, Tensor], adapter: AdapterFiles) -> None:
+    """Take out the head's copy of trained tokens, which PEFT saves beside a tied table that grew, and ties at load."""
+    asked = adapter.fields.get("trainable_token_indices")
+    of_embedding, of_head = (f"{PREFIX}{name}.token_adapter.trainable_tokens_delta" for name in (EMBEDDING, OUTPUT))
+    if isinstance(asked, dict) and OUTPUT in asked:
+        return
+    if {of_head, of_embedding} <= tensors.keys() and torch.equal(tensors[of_head], tensors[of_embedding]):
+        del tensors[of_head]
 
 
 def base_tables(tensors: dict[str, Tensor]) -> dict[str, str]:
@@ -196,9 +233,10 @@ def wrap(model: DogeForCausalLM, adapter: AdapterFiles, tensors: dict[str, Tenso
         raise OptionError("an adapter needs peft: pip install -c constraints.txt '.[adapters]' in the clone")
     import peft  # noqa: PLC0415 - an extra's
 
+    check_fields(adapter, peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(adapter.fields["peft_type"])])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tied embeddings, which are untied here
+            warnings.filterwarnings("ignore", message=TIES)
             config = peft.PeftConfig.from_pretrained(str(adapter.folder))
             config.inference_mode = True
             if form == LLAMA and isinstance(config.target_modules, str):
@@ -211,6 +249,21 @@ def wrap(model: DogeForCausalLM, adapter: AdapterFiles, tensors: dict[str, Tenso
     except REFUSALS as error:
         raise CheckpointError(f"the adapter {adapter.folder} does not fit the base: {one_line(error)}") from error
     return wrapped
+
+
+def check_fields(adapter: AdapterFiles, known: type[Any]) -> None:
+    """Refuse fields that are set and that PEFT's configuration has not; PEFT passes over them.
+
+    Raises:
+        CheckpointError: there is one.
+    """
+    names = {field.name for field in dataclasses.fields(known)} | UNUSED_FIELDS
+    for name, value in adapter.fields.items():
+        if name not in names and value not in (None, False, "", [], {}):
+            raise CheckpointError(
+                f"the adapter {adapter.folder} has {name} in {ADAPTER_CONFIG}, which this version of PEFT does not "
+                "know; update PEFT, or take it out if it changes nothing"
+            )
 
 
 def check_tensors(expected: dict[str, Tensor], found: dict[str, Tensor], folder: Path) -> None:

@@ -22,6 +22,8 @@ from .arguments import ModelArguments
 # (dt_proj), the router and the experts' tables stay the base's: they choose keys and experts, and a Llama has none.
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
+ALL_LINEAR = "all-linear"  # PEFT's word for every linear map but the output matrix
+
 
 @dataclass
 class AdapterArguments(ModelArguments):
@@ -70,7 +72,8 @@ def adapter_config(arguments: AdapterArguments, model: DogeForCausalLM, keep_lla
             "save it first (docs/adapters.md)"
         )
     targets = arguments.lora_target_modules or TARGETS
-    check_modules(targets, model, "lora_target_modules")
+    if targets != [ALL_LINEAR]:
+        check_targets(targets, model)
     check_modules(arguments.lora_modules_to_save or [], model, "lora_modules_to_save")
     model.name_or_path = base if is_on_hub(base) or not Path(base).exists() else str(Path(base).resolve())
     return LoraConfig(
@@ -80,12 +83,23 @@ def adapter_config(arguments: AdapterArguments, model: DogeForCausalLM, keep_lla
         r=arguments.lora_r,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        target_modules=ALL_LINEAR if targets == [ALL_LINEAR] else targets,
         exclude_modules=["dt_proj"] if keep_llama and is_llama(model.config, model.state_dict()) else None,
         modules_to_save=arguments.lora_modules_to_save,
         use_rslora=arguments.use_rslora,
         use_dora=arguments.use_dora,
     )
+
+
+def check_targets(targets: list[str], model: DogeForCausalLM) -> None:
+    """Refuse targets of which PEFT would pass over some.
+
+    Raises:
+        OptionError: there is such a one, or all-linear beside others.
+    """
+    if ALL_LINEAR in targets:
+        raise OptionError(f"lora_target_modules has {ALL_LINEAR} beside others; it must stand alone, or be left out")
+    check_modules(targets, model, "lora_target_modules")
 
 
 def check_modules(names: list[str], model: DogeForCausalLM, option: str) -> None:
@@ -94,8 +108,11 @@ def check_modules(names: list[str], model: DogeForCausalLM, option: str) -> None
     Raises:
         OptionError: there is one.
     """
-    known = {name.rpartition(".")[2] for name, _ in model.named_modules() if name}
+    known = [name for name, _ in model.named_modules() if name]
     for name in names:
-        if name.rpartition(".")[2] not in known and name != "all-linear":
-            modules = ", ".join(sorted(each for each in known if not each.isdigit()))
-            raise OptionError(f"{option} names {name!r}; it must be a module of the model: {modules}")
+        if not any(module == name or module.endswith(f".{name}") for module in known):
+            last = {module.rpartition(".")[2] for module in known}
+            modules = ", ".join(sorted(each for each in last if not each.isdigit()))
+            raise OptionError(
+                f"{option} names {name!r}; it must be a module of the model, or the end of one: {modules}"
+            )

@@ -55,8 +55,23 @@ def whole_model(model: nn.Module) -> DogeForCausalLM:
     """The model, or a copy of a base with its adapter merged; to merge and to take back would round the base."""
     if isinstance(model, DogeForCausalLM):
         return model
-    merged: DogeForCausalLM = copy.deepcopy(model).merge_and_unload()  # type: ignore[operator]  # PEFT's
+    copied: Any = copy.deepcopy(model)
+    tied = copied.get_base_model().config.tie_word_embeddings
+    if tied:
+        untie(copied)
+    merged: DogeForCausalLM = copied.merge_and_unload()
+    if tied:
+        merged.config.tie_word_embeddings = False
     return merged
+
+
+def untie(model: nn.Module) -> None:
+    """Give a tied output matrix numbers of its own, as a merge into the embedding would change it too."""
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    shared = {id(table.weight) for table in tables}
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and id(module.weight) in shared:
+            module.weight = nn.Parameter(module.weight.detach().clone())
 
 
 def sampling_of(trainer: Any) -> Sampling:

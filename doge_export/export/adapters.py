@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from doge_model.adapter_files import AdapterFiles, read_adapter
 from doge_model.adapter_updates import REMEDY, LowRank, beside, check_form
 from doge_model.adapters import check_base
-from doge_model.checkpoint import Checkpoint, locate
+from doge_model.checkpoint import Checkpoint, load_tokenizer, locate
 
 from ..errors import CheckpointError, VerificationError
 from ..graph import FoldedDecoder, Update, fold_updates
@@ -39,11 +40,11 @@ class NamedAdapter:
     files: AdapterFiles
 
 
-def read_adapters(options: ExportOptions) -> list[NamedAdapter]:
-    """The adapters that are asked for.
+def read_adapters(options: ExportOptions, base: PreTrainedTokenizerFast | None) -> list[NamedAdapter]:
+    """The adapters that are asked for. base: the tokenizer that all of them will have.
 
     Raises:
-        CheckpointError: one is missing, of another base, or of a form that only a merge takes.
+        CheckpointError: one is missing, of another base, of another text, or of a form that only a merge takes.
     """
     found = []
     for name, source in (options.adapters or {}).items():
@@ -51,8 +52,30 @@ def read_adapters(options: ExportOptions) -> list[NamedAdapter]:
         check_form(files)
         if options.adapter is None:  # else the base has another name than its checkpoint
             check_base(files, options.model)
+        check_text(files, base)
         found.append(NamedAdapter(name, source, files))
     return found
+
+
+def check_text(adapter: AdapterFiles, base: PreTrainedTokenizerFast | None) -> None:
+    """Refuse an adapter that reads text in another way than its base, whose tokenizer and template it would get.
+
+    Raises:
+        CheckpointError: its folder has another vocabulary or chat template.
+    """
+    own = load_tokenizer(adapter.folder)
+    if own is None:
+        return
+    if base is None or own.get_vocab() != base.get_vocab():
+        differs = "a vocabulary"
+    elif own.chat_template is not None and own.chat_template != base.chat_template:
+        differs = "a chat template"
+    else:
+        return
+    raise CheckpointError(
+        f"the adapter {adapter.folder} has {differs} of its own, but beside a base it would get the base's; give both "
+        f"the same tokenizer files, or {REMEDY}"
+    )
 
 
 def write_adapters(

@@ -54,7 +54,7 @@ def export(options: ExportOptions, progress: Progress = lambda step: None) -> Ex
     progress("reading the checkpoint")
     checkpoint = load_checkpoint(options.model, revision=options.revision, adapter=options.adapter)
     check_tokenizer(checkpoint)
-    adapters = read_adapters(options)
+    adapters = read_adapters(options, checkpoint.tokenizer)
     # made now, as nothing but the attempt tells whether the user may
     hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
     with atomic_folder(options.folder, options.overwrite) as folder:

@@ -61,6 +61,9 @@ OTHERS: dict[str, Any] = {
     "LoKr": peft.LoKrConfig(r=2, target_modules=["q_proj", "up_proj"]),
     "VeRA": peft.VeraConfig(r=8, target_modules=["q_proj", "o_proj"]),
     "OFT": peft.OFTConfig(oft_block_size=4, r=0, target_modules=["q_proj", "up_proj"]),
+    "AdaLoRA": peft.AdaLoraConfig(init_r=6, target_r=4, total_step=10, target_modules=["q_proj", "up_proj"]),
+    "BOFT": peft.BOFTConfig(boft_block_size=4, target_modules=["q_proj", "up_proj"]),
+    "HRA": peft.HRAConfig(r=4, target_modules=["q_proj", "up_proj"]),
     "FourierFT": peft.FourierFTConfig(n_frequency=20, target_modules=["q_proj"]),
     "trainable tokens": peft.TrainableTokensConfig(token_indices=[3, 7], target_modules=["embed_tokens"]),
 }
@@ -104,6 +107,34 @@ def test_a_vocabulary_that_grew_is_grown_again(tied: bool, whole: list[str], tmp
     model = doge_of(tmp_path / "adapter").model
     assert model.config.vocab_size == rows + 5
     assert relative_difference(logits(wrapped), logits(model)) < 1e-5
+
+
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_single_tokens_of_a_vocabulary_that_grew_are_merged(tied: bool, tmp_path: Path) -> None:
+    llama = llama_base(tmp_path / "base", tie_word_embeddings=tied)
+    rows = llama.config.vocab_size
+    llama.resize_token_embeddings(rows + 5)
+    llama.name_or_path = str(tmp_path / "base")  # by which PEFT finds that it grew
+    config = lora_config(trainable_token_indices=[3, rows + 1])
+    wrapped = save_random_adapter(llama, tmp_path / "adapter", tmp_path / "base", config)
+    assert relative_difference(logits(wrapped), logits(doge_of(tmp_path / "adapter").model)) < 1e-5
+    wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    with pytest.raises(CheckpointError, match=f"trains token {rows + 1}, but the base has {rows} tokens; if its voc"):
+        doge_of(tmp_path / "adapter")
+
+
+def test_a_random_pissa_is_merged_once_its_start_is_subtracted(tmp_path: Path) -> None:
+    llama = llama_base(tmp_path / "base")
+    wrapped = peft.get_peft_model(llama, lora_config(init_lora_weights="pissa_niter_4")).eval()
+    wrapped.peft_config["default"].init_lora_weights = True  # as PEFT's guide says, so that it loads on any base
+    wrapped.save_pretrained(tmp_path / "start")
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    wrapped.peft_config["default"].init_lora_weights = "pissa_niter_4"
+    wrapped.save_pretrained(tmp_path / "adapter", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    merged = load_checkpoint(tmp_path / "base", adapter=tmp_path / "adapter").model
+    assert relative_difference(logits(wrapped), logits(merged)) < 1e-4
 
 
 def test_a_merged_head_is_saved_and_loads_as_it_is(tmp_path: Path) -> None:
@@ -170,8 +201,19 @@ def edit(folder: Path, **fields: Any) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "prompt tuning": (
         {"peft_type": "PROMPT_TUNING"},
-        "peft_type is 'PROMPT_TUNING'; it must be one that can be merged",
+        "peft_type is 'PROMPT_TUNING'; it must be one of the kinds tested here: LORA, ",
     ),
+    "random PiSSA": (
+        {"init_lora_weights": "pissa_niter_4"},
+        "init_lora_weights is 'pissa_niter_4', with which an adapter is not merged, as PEFT takes another random part "
+        "out of the base at each load; save it in PEFT by save_pretrained with path_initial_model_for_weight_conv",
+    ),
+    "CorDA": ({"init_lora_weights": "corda"}, "depends on data that is not in the folder; save it in PEFT by"),
+    "LoRA-GA": (
+        {"init_lora_weights": "lora_ga"},
+        "depends on gradients that are not in the folder; save it in PEFT by",
+    ),
+    "LoftQ": ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "merge it where it was trained"),
     "classifier": ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'; it must be 'CAUSAL_LM'"),
     "import": ({"megatron_config": {"a": 1}}, "megatron_config is set; it must be null, as it names a module"),
     "aLoRA": ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is set"),
@@ -180,6 +222,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "gone base": ({"base_model_name_or_path": "/gone/base"}, "was trained on /gone/base, which is not here; give its"),
     "rank": ({"r": 8}, "lora_A.weight of shape [4, 64]; on this base it must be [8, 64]"),
     "fewer targets": ({"target_modules": ["q_proj"]}, "which fits no module of this base"),
+    "a field of another PEFT": (
+        {"use_future_scaling": True},
+        "has use_future_scaling in adapter_config.json, which this version of PEFT does not know; update PEFT",
+    ),
     "more targets": ({"modules_to_save": ["lm_head"]}, "lacks base_model.model.lm_head.weight, which its"),
     "bias": ({"lora_bias": True}, "lacks base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias"),
     "other names": ({"target_modules": ["c_attn"]}, "does not fit the base: Target modules"),
@@ -194,6 +240,12 @@ def test_an_adapter_that_cannot_be_right_is_refused_in_a_sentence(fault: str, ad
         load_checkpoint(adapter)
     assert words in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_fields_that_are_not_set_and_unknown_are_passed_over(adapter: Path) -> None:
+    edit(adapter, use_future_scaling=False, future_config=None)
+    with pytest.warns(UserWarning, match="use_future_scaling"):
+        load_checkpoint(adapter)
 
 
 def test_an_adapter_of_other_sizes_or_another_base_is_refused(adapter: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,29 @@ def test_every_adapter_has_its_quality_and_verification_in_the_report(adapter: A
     assert report["quality"]["tokens"] == 64
     assert report["verification"]["single_tokens"]["decided_top1"] > 0.9
     assert CliRunner().invoke(main, ["--check", "out"]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tokenizer: tokenizer.add_tokens(["<turn>"]), "has a vocabulary of its own, but beside a base"),
+        (lambda tokenizer: setattr(tokenizer, "chat_template", "{{ messages }}"), "has a chat template of its own"),
+        (lambda tokenizer: None, None),
+    ],
+    ids=["vocabulary", "template", "the same"],
+)
+def test_an_adapter_beside_its_base_reads_text_as_the_base_does(
+    change: Callable[[Any], object], words: str | None, adapter: Any, tmp_path: Path
+) -> None:
+    save_random_adapter(doge_of(tmp_path / "base").model, tmp_path / "thin", tmp_path / "base")
+    tokenizer = doge_of(tmp_path / "base").tokenizer
+    change(tokenizer)
+    assert tokenizer is not None
+    tokenizer.save_pretrained(tmp_path / "thin")
+    done = run("base", "out", "--adapters", "thin=thin")
+    assert done.exit_code == (0 if words is None else 1), done.output
+    assert words is None or words in done.output
+    assert words is None or "or merge it: doge-export BASE --adapter DIR" in done.output
 
 
 def test_the_folder_is_named_after_base_and_adapter() -> None:

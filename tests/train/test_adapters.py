@@ -150,6 +150,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rank": ({"lora_r": 0}, "lora_r is 0; it must be at least 1"),
     "dropout": ({"lora_dropout": 1.0}, "lora_dropout is 1.0; it must be at least 0 and below 1"),
     "target": ({"lora_target_modules": ["q_proj", "qproj"]}, "lora_target_modules names 'qproj'; it must be a module"),
+    "another path": (
+        {"lora_target_modules": ["q_proj", "mlp.k_proj"]},
+        "lora_target_modules names 'mlp.k_proj'; it must be a module of the model, or the end of one",
+    ),
+    "all beside another": (
+        {"lora_target_modules": ["all-linear", "embed_tokens"]},
+        "lora_target_modules has all-linear beside others; it must stand alone, or be left out",
+    ),
+    "all whole": ({"lora_modules_to_save": ["all-linear"]}, "lora_modules_to_save names 'all-linear'; it must be a"),
     "whole": ({"lora_modules_to_save": ["head"]}, "lora_modules_to_save names 'head'; it must be a module"),
 }
 

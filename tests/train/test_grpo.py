@@ -258,7 +258,14 @@ def test_a_problem_is_text_or_messages() -> None:
     assert as_problem({"prompt": prompt, "solution": "2"}) == expected
 
 
-@pytest.mark.parametrize("adapter", [{}, {"use_peft": True, "use_dora": True, "lora_dropout": 0.0}], ids=str)
+ADAPTERS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "DoRA": {"use_peft": True, "use_dora": True, "lora_dropout": 0.0},
+    "a tied embedding": {"use_peft": True, "lora_target_modules": ["embed_tokens", "q_proj"], "lora_dropout": 0.0},
+}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
 def test_completions_of_the_runtime_have_the_log_probabilities_of_the_trainer(
     adapter: dict[str, Any], dense: Path, tmp_path: Path
 ) -> None:
