@@ -29,12 +29,13 @@ from .folder import atomic_folder
 from .integrity import file_hashes, file_sizes
 from .push import check_rights, make_repository, push_folder
 
-OF_DECODERS = ("keep_window", "keep_sinks", "kv_int8", "kv_float32")  # options about a state
+OF_STATES = ("keep_window", "keep_sinks", "kv_int8", "kv_float32")  # options about a state
+OF_ADAPTERS = ("adapter", "adapters")
 
 
 def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -> ClassifierReport:
     """Export a classifier or reward model; the errors are those of `doge_export.export.export`."""
-    refuse_state(options)
+    refuse_decoder_options(options)
     if options.push_to_hub is not None:
         progress(f"asking the hub about {options.push_to_hub}")
         check_rights(options.push_to_hub, options.private)
@@ -82,17 +83,19 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
     return report
 
 
-def refuse_state(options: ExportOptions) -> None:
-    """Refuse the options that belong to a decoder's state.
+def refuse_decoder_options(options: ExportOptions) -> None:
+    """Refuse the options that belong to a decoder: those about its state, and adapters.
 
     Raises:
         OptionError: one of them is given.
     """
-    for name in OF_DECODERS:
-        if vars(options)[name] not in (None, False):
-            raise OptionError(
-                f"{name} goes with decoders, which have a state; leave it out, {options.model} has labels"
-            )
+    values = {name: vars(options)[name] for name in (*OF_STATES, *OF_ADAPTERS)}
+    # by identity: keep_sinks 0 is given, though 0 == False
+    given = [name for name, value in values.items() if value is not None and value is not False]
+    if not given:
+        return
+    reason = "which have a state" if given[0] in OF_STATES else "as no classifier takes an adapter"
+    raise OptionError(f"{given[0]} goes with decoders, {reason}; leave it out, {options.model} has labels")
 
 
 def write_files(checkpoint: ClassifierCheckpoint, folder: Path) -> None:

@@ -120,6 +120,9 @@ def test_nothing_is_written_when_the_graph_is_wrong(tmp_path: Path, monkeypatch:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "window": ({"keep_window": 16}, "keep_window goes with decoders, which have a state; leave it out"),
     "state": ({"kv_int8": True}, "kv_int8 goes with decoders, which have a state; leave it out"),
+    "no sinks": ({"keep_sinks": 0}, "keep_sinks goes with decoders, which have a state; leave it out"),
+    "an adapter": ({"adapter": "a"}, "adapter goes with decoders, as no classifier takes an adapter; leave it out"),
+    "adapters": ({"adapters": {"a": "b"}}, "adapters goes with decoders, as no classifier takes an adapter; leave"),
     "texts of another kind": ({"texts": "texts.csv"}, "it must be a .txt file, a text a line, or .jsonl"),
     "missing texts": ({"texts": "no.txt"}, "texts is no.txt, which is missing; give a file of texts"),
 }
