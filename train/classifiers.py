@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ def problem_of(records: Dataset, stated: str | None) -> str:
     if stated is None or stated == found:
         return found
     if stated == REGRESSION and all(is_number(label) for labels in records["labels"] for label in labels):
+        check_finite(records)
         return stated
     if stated == MULTI_LABEL and found == SINGLE_LABEL:
         return stated
@@ -50,6 +52,19 @@ def is_number(label: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def check_finite(records: Dataset) -> None:
+    """Refuse a label such as "nan" or "inf", which `float` reads as a number.
+
+    Raises:
+        DataError: there is one; its record is named.
+    """
+    for text, labels in zip(records["text"], records["labels"], strict=True):
+        if not all(math.isfinite(float(label)) for label in labels):
+            raise DataError(
+                f"the record with the text {text[:40]!r} has the label {', '.join(labels)}; it must be finite"
+            )
 
 
 def names_in(records: Dataset, problem: str) -> list[str]:

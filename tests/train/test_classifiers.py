@@ -137,6 +137,14 @@ def test_whole_numbers_are_names_unless_a_regression_is_asked_for(tmp_path: Path
         )
 
 
+@pytest.mark.parametrize("label", ["nan", "inf", "-Infinity"])
+def test_a_regression_has_no_label_that_is_not_finite(label: str, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "records.jsonl", [{"text": "a", "label": "1"}, {"text": "b", "label": label}])
+    records = load_source(Source(str(path)), ".", "labelled")
+    with pytest.raises(DataError, match=f"the record with the text 'b' has the label {label}; it must be finite"):
+        problem_of(records, "regression")
+
+
 def test_metrics_are_those_counted_by_hand() -> None:
     logits = np.array([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0], [0.0, 5.0]])
     found = metrics(logits, np.array([0, 1, 1, 1]), "single_label_classification")
