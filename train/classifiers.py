@@ -13,13 +13,13 @@ from sklearn.metrics import accuracy_score, f1_score, r2_score
 from transformers import PreTrainedTokenizerBase
 
 from doge_common.errors import CheckpointError, OptionError
+from doge_common.labelled import NUMBERS, SEVERAL, is_number
 from doge_model import DogeForSequenceClassification, load_classifier
 from doge_model.checkpoint import is_classifier
 from doge_model.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 from .arguments import DTYPES, ModelArguments
 from .errors import DataError
-from .records import NUMBERS, SEVERAL
 from .stage import load_model
 
 SHOWN = 5  # labels that a message names
@@ -43,15 +43,6 @@ def problem_of(records: Dataset, stated: str | None) -> str:
     if stated == MULTI_LABEL and found == SINGLE_LABEL:
         return stated
     raise DataError(f"problem_type is {stated}, but the records have {shapes[0]}; leave it out, or change the labels")
-
-
-def is_number(label: str) -> bool:
-    """Whether a label is a number as text."""
-    try:
-        float(label)
-    except ValueError:
-        return False
-    return True
 
 
 def check_finite(records: Dataset) -> None:

@@ -42,18 +42,18 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
     progress("reading the checkpoint")
     checkpoint = load_classifier(options.model, revision=options.revision)
     check_tokenizer(checkpoint)
+    folded = fold_model(checkpoint.model)
+    longest = longest_text(folded)
+    # read before the long work, as it may be refused
+    texts = evaluation_texts(checkpoint, options.texts, longest) if options.report_tokens else None
     hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
     with atomic_folder(options.folder, options.overwrite) as folder:
         write_files(checkpoint, folder)
-        folded = fold_model(checkpoint.model)
         plan, storage = make_plan(checkpoint, options, folded, progress)
         progress(f"building the classifier with {options.weights} weights")
         write_classifier(folded, plan, folder, checkpoint.model.config.pad_token_id)
         graph = ClassifierGraph(folder, options.threads)
-        quality = None
-        if options.report_tokens:
-            texts = evaluation_texts(checkpoint, options.texts, graph.description.longest)
-            quality = measure_classifier(checkpoint, graph, texts, progress)
+        quality = None if texts is None else measure_classifier(checkpoint, graph, texts, progress)
         progress("comparing it with PyTorch")
         # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
         give_stored_numbers(checkpoint.model, folded, plan)
@@ -66,7 +66,7 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
             parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
             labels=tuple(config.label2id),
             problem_type=config.problem_type,
-            longest=graph.description.longest or None,
+            longest=longest or None,
             storage=storage,
             verification=verification,
             quality=quality,
@@ -111,6 +111,11 @@ def write_files(checkpoint: ClassifierCheckpoint, folder: Path) -> None:
     write_tokenizer(checkpoint, folder)
 
 
+def longest_text(folded: FoldedDecoder) -> int:
+    """Tokens that a text may have; 0 for any number."""
+    return 0 if evicts(folded.dimensions) else folded.dimensions.keep_window_size
+
+
 def write_classifier(folded: FoldedDecoder, plan: Plan, folder: Path, pad_token_id: int | None) -> None:
     """Write the graph and its data file into `folder`/onnx; plan: the stored parts of every matrix."""
     pool, d = ConstantPool(), folded.dimensions
@@ -123,7 +128,7 @@ def write_classifier(folded: FoldedDecoder, plan: Plan, folder: Path, pad_token_
         vocab_size=d.vocab_size,
         num_labels=len(folded.constants["score.weight"]),
         keep_window_size=d.keep_window_size,
-        longest=0 if evicts(d) else d.keep_window_size,
+        longest=longest_text(folded),
         pad_token_id=-1 if pad_token_id is None else pad_token_id,
     )
     graph.write(folder / PORTABLE_FILE, description.to_metadata() | {SAMPLE_KEY: json.dumps(sample_of(data))})
