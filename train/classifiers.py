@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, r2_score
@@ -197,9 +198,19 @@ def encode(
 
 
 def without_texts_of(records: Dataset | None, trained: Dataset) -> Dataset | None:
-    """The records whose text is none of those that are trained on; None where none is left."""
+    """The records whose text is none of those that are trained on; the number of the others is printed.
+
+    Raises:
+        DataError: none is left.
+    """
     if records is None:
         return None
     seen = set(trained["text"])
     kept = records.filter(lambda record: record["text"] not in seen)
-    return kept if len(kept) else None
+    if not len(kept):
+        raise DataError(
+            f"all {len(records)} held-out texts are also trained on; give others as eval_datasets, or hold none out"
+        )
+    if len(kept) < len(records):
+        PartialState().print(f"{len(records) - len(kept)} held-out records are left out: their texts are trained on")
+    return kept
