@@ -10,7 +10,7 @@
     ├── PackageError           an exported folder that cannot be run
     ├── RewindError            a way back that a state no longer has
     ├── StateError             a saved state that cannot be read, written or used
-    └── DataError              a training record that does not fit (in `train`)
+    └── DataError              a training record that does not fit (in `train`, and in texts to label)
 
 Catch `DogeError` to catch them all. The branches that concern exported folders live in `doge_export.errors`. Those that
 `doge_model` raises live here.
@@ -29,6 +29,10 @@ class CheckpointError(DogeError):
 
 class OptionError(DogeError, ValueError):
     """An option lies outside its allowed values."""
+
+
+class DataError(DogeError):
+    """Data cannot be trained on; the text names the file and the line, or the data set and the row, and the fault."""
 
 
 def one_line(error: Exception) -> str:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from datasets import Dataset
 from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score, f1_score, r2_score
 from transformers import PreTrainedTokenizerBase
 
 from doge_common.errors import CheckpointError, OptionError
+from doge_common.labelled import NUMBERS, SEVERAL, is_number
 from doge_model import DogeForSequenceClassification, load_classifier
 from doge_model.checkpoint import is_classifier
 from doge_model.labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 from .arguments import DTYPES, ModelArguments
 from .errors import DataError
-from .records import NUMBERS, SEVERAL
 from .stage import load_model
 
 SHOWN = 5  # labels that a message names
@@ -37,19 +39,24 @@ def problem_of(records: Dataset, stated: str | None) -> str:
     if stated is None or stated == found:
         return found
     if stated == REGRESSION and all(is_number(label) for labels in records["labels"] for label in labels):
+        check_finite(records)
         return stated
     if stated == MULTI_LABEL and found == SINGLE_LABEL:
         return stated
     raise DataError(f"problem_type is {stated}, but the records have {shapes[0]}; leave it out, or change the labels")
 
 
-def is_number(label: str) -> bool:
-    """Whether a label is a number as text."""
-    try:
-        float(label)
-    except ValueError:
-        return False
-    return True
+def check_finite(records: Dataset) -> None:
+    """Refuse a label such as "nan" or "inf", which `float` reads as a number.
+
+    Raises:
+        DataError: there is one; its record is named.
+    """
+    for text, labels in zip(records["text"], records["labels"], strict=True):
+        if not all(math.isfinite(float(label)) for label in labels):
+            raise DataError(
+                f"the record with the text {text[:40]!r} has the label {', '.join(labels)}; it must be finite"
+            )
 
 
 def names_in(records: Dataset, problem: str) -> list[str]:
@@ -191,9 +198,19 @@ def encode(
 
 
 def without_texts_of(records: Dataset | None, trained: Dataset) -> Dataset | None:
-    """The records whose text is none of those that are trained on; None where none is left."""
+    """The records whose text is none of those that are trained on; the number of the others is printed.
+
+    Raises:
+        DataError: none is left.
+    """
     if records is None:
         return None
     seen = set(trained["text"])
     kept = records.filter(lambda record: record["text"] not in seen)
-    return kept if len(kept) else None
+    if not len(kept):
+        raise DataError(
+            f"all {len(records)} held-out texts are also trained on; give others as eval_datasets, or hold none out"
+        )
+    if len(kept) < len(records):
+        PartialState().print(f"{len(records) - len(kept)} held-out records are left out: their texts are trained on")
+    return kept

@@ -1,7 +1,7 @@
 """The errors of training, branches of `doge_common.errors.DogeError`.
 
     DogeError
-    ├── DataError          a file or record that cannot be trained on
+    ├── DataError          a file or record that cannot be trained on (doge_common)
     ├── OptionError        an option outside its allowed values (doge_common)
     └── CheckpointError    a checkpoint that does not fit (doge_common)
 
@@ -10,8 +10,6 @@ Catch `DogeError` to catch them all.
 
 from __future__ import annotations
 
-from doge_common.errors import DogeError
+from doge_common.errors import DataError, DogeError
 
-
-class DataError(DogeError):
-    """Data cannot be trained on; the text names the file and the line, or the data set and the row, and the fault."""
+__all__ = ["DataError", "DogeError"]

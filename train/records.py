@@ -14,21 +14,19 @@ refused, never repaired.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .errors import DataError
+from doge_common.labelled import Messages, as_messages, labels_in, shown, text_in
 
-Messages = list[dict[str, str]]
-ROLES = ("system", "user", "assistant")
+from .errors import DataError
 
 
 def as_text(record: Any) -> dict[str, Any]:
     """A document: {"text": str}."""
     text = record.get("text") if isinstance(record, Mapping) else record
     if not isinstance(text, str) or not text.strip():
-        raise DataError(f"text is {_shown(text)}; it must be a string that is not empty")
+        raise DataError(f"text is {shown(text)}; it must be a string that is not empty")
     return {"text": text}
 
 
@@ -57,30 +55,12 @@ def as_preference(record: Any) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
 
-ONE, SEVERAL, NUMBERS = "one label", "several labels", "numbers"  # the shapes of `label`
-
-
 def as_labelled(record: Any) -> dict[str, Any]:
-    """A text with its label: {"text": str, "labels": [str, ...], "shape": one of ONE, SEVERAL, NUMBERS}.
-
-    A whole number or a truth is a name too. Numbers with a point are those of a regression, as text.
-    """
+    """A text with its label: {"text": str, "labels": [str, ...], "shape": one of ONE, SEVERAL, NUMBERS}."""
     fields = _fields(record)
-    text, label = fields.get("text"), fields.get("label")
-    if isinstance(text, list):
-        text = "\n".join(message["content"] for message in as_messages(text, "text") if message["role"] == "user")
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"text is {_shown(text)}; it must be a string that is not empty, or messages of a user")
-    labels = label if isinstance(label, list) else [label]
-    numbers = [each for each in labels if isinstance(each, float)]
-    if numbers and len(numbers) == len(labels):
-        if not all(map(math.isfinite, numbers)):
-            raise DataError(f"label is {_shown(label)}; it must be finite")
-        return {"text": text, "labels": [repr(each) for each in numbers], "shape": NUMBERS}
-    names = [str(each).lower() if isinstance(each, bool) else str(each) for each in labels]
-    if not all(isinstance(each, str | int) and name.strip() for each, name in zip(labels, names, strict=True)):
-        raise DataError(f"label is {_shown(label)}; it must be a name, a list of names, or a number")
-    return {"text": text, "labels": names, "shape": SEVERAL if isinstance(label, list) else ONE}
+    text = text_in(fields.get("text"))
+    labels, shape = labels_in(fields.get("label"))
+    return {"text": text, "labels": labels, "shape": shape}
 
 
 def renamed(record: Any, columns: Mapping[str, str] | None) -> Any:
@@ -100,7 +80,7 @@ def as_problem(record: Any) -> dict[str, Any]:
     if prompt[-1]["role"] == "assistant":
         raise DataError(f"{name} ends with an answer; it must end with a question")
     if not isinstance(fields.get("solution"), str):
-        raise DataError(f"solution is {_shown(fields.get('solution'))}; it must be text with the answer's key")
+        raise DataError(f"solution is {shown(fields.get('solution'))}; it must be text with the answer's key")
     read_key(fields["solution"])
     return {"prompt": prompt, "solution": fields["solution"]}
 
@@ -112,26 +92,6 @@ KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "labelled": as_labelled,
     "problem": as_problem,
 }
-
-
-def as_messages(value: Any, name: str) -> Messages:
-    """A list of messages, each with its role and content alone.
-
-    Raises:
-        DataError: naming the item that is no message.
-    """
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{name} is {_shown(value)}; it must be a list of messages with role and content")
-    messages = []
-    for index, message in enumerate(value):
-        fields = message if isinstance(message, Mapping) else {}
-        role, content = fields.get("role"), fields.get("content")
-        if role not in ROLES:
-            raise DataError(f"{name}[{index}] has the role {_shown(role)}; it must be one of {', '.join(ROLES)}")
-        if not isinstance(content, str) or (role == "assistant" and not content.strip()):
-            raise DataError(f"{name}[{index}] has the content {_shown(content)}; it must be text")
-        messages.append({"role": role, "content": content})
-    return messages
 
 
 def _answer(value: Any, name: str) -> Messages:
@@ -149,10 +109,5 @@ def _common_length(first: Messages, second: Messages) -> int:
 
 def _fields(record: Any) -> Mapping[str, Any]:
     if not isinstance(record, Mapping):
-        raise DataError(f"the record is {_shown(record)}; it must be an object with named fields")
+        raise DataError(f"the record is {shown(record)}; it must be an object with named fields")
     return record
-
-
-def _shown(value: Any) -> str:
-    text = "missing" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

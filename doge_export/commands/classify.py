@@ -4,21 +4,22 @@ doge-classify FOLDER questions.txt
 cat questions.txt | doge-classify FOLDER --json > labels.jsonl
 doge-classify REWARD_FOLDER conversations.jsonl --json-input
 
-A line of the output belongs to a line of the input, in its order. Errors go to standard error.
+A line of the output belongs to a line of the input, in its order. Errors go to standard error, after the output of the
+lines before.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import click
 
-from ..errors import OptionError
-from ..runtime.classifier import Classification, fitting_rows
+from ..errors import DogeError, OptionError
+from ..runtime.classifier import MULTI_LABEL, REGRESSION, Classification, Classifier, fitting_rows
 from ..runtime.loading import load
 from ..runtime.model import Model
 from . import Command
@@ -30,7 +31,7 @@ LINES = 256  # that are classified together
 
 @click.command(cls=Command)
 @click.argument("folder", type=ExportedFolder())
-@click.argument("file", type=click.File("r", encoding="utf-8", lazy=False), default=STANDARD)
+@click.argument("file", type=click.File("rb", lazy=False), default=STANDARD)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON lines with the scores of all labels.")
 @click.option(
     "--json-input",
@@ -42,7 +43,7 @@ LINES = 256  # that are classified together
 @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub repository.")
 def main(
     folder: Path,
-    file: TextIO,
+    file: BinaryIO,
     as_json: bool,
     json_input: bool,
     truncate: bool,
@@ -54,27 +55,63 @@ def main(
     A line of the output has the label, a tab and its score; of several labels all that hold, with commas between.
     """
     model = load(folder, threads=threads, revision=revision)
-    _ = model.classifier  # refuse a folder that writes text before a line is read
+    classifier = model.classifier  # refuses a folder that writes text before a line is read
+    if not as_json:
+        check_plain(classifier)
+    rows, error = read_rows(model, file, json_input, truncate), None
     together = 1 if file.isatty() else LINES
-    number = 0
-    while lines := list(islice(read_lines(file), together)):
-        texts = [text_of(line, number + place, json_input) for place, line in enumerate(lines, 1)]
-        for text, found in zip(texts, classified(model, texts, number, truncate), strict=True):
+    while error is None:
+        read, error = until_error(rows, together)
+        if not read and error is None:
+            return
+        for (text, _), found in zip(read, classifier.classify([row for _, row in read]), strict=True):
             click.echo(as_json_line(text, found) if as_json else as_row(found))
-        number += len(lines)
+    raise error
 
 
-def read_lines(file: TextIO) -> Iterator[str]:
-    """The lines that follow, without their ends.
+def check_plain(classifier: Classifier) -> None:
+    """Refuse labels that a row of plain output could not be read back from.
 
     Raises:
-        OptionError: one is not UTF-8.
+        OptionError: one has a tab or a line end, or a comma where rows have several labels.
     """
+    several = classifier.problem_type in (MULTI_LABEL, REGRESSION) and len(classifier.labels) > 1
+    marks = {"a tab": "\t", "a line end": "\n\r"} | ({"a comma": ","} if several else {})
+    for label in classifier.labels:
+        for words, mark in marks.items():
+            if set(mark) & set(label):
+                raise OptionError(f"label {label!r} has {words}, which plain rows are split at; give --json")
+
+
+Row = tuple[Any, list[int]]  # a text or a conversation, and its token ids
+
+
+def read_rows(model: Model, file: Iterable[bytes], json_input: bool, truncate: bool) -> Iterator[Row]:
+    """The lines of a file with their token ids.
+
+    Raises:
+        OptionError: one is not UTF-8, has no token or too many; it is named.
+    """
+    longest, words = model.classifier.graph.description.longest, ("line", "--truncate")
+    for number, line in enumerate(file, 1):
+        try:
+            decoded = line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise OptionError(f"line {number} is not in UTF-8 ({error.reason}); convert FILE first") from error
+        text = text_of(decoded, number, json_input)
+        (row,) = fitting_rows([text], model.token_row, longest, truncate, first=number, words=words)
+        yield text, row
+
+
+def until_error(rows: Iterator[Row], count: int) -> tuple[list[Row], DogeError | None]:
+    """At most `count` rows, and the error that ended them early, so that those before it can be written."""
+    read: list[Row] = []
     try:
-        for line in file:
-            yield line.rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise OptionError(f"FILE is not in UTF-8 ({error.reason}); convert it first") from error
+        for row in islice(rows, count):
+            read.append(row)  # one by one, to keep those before an error
+    except DogeError as error:
+        return read, error
+    return read, None
 
 
 def text_of(line: str, number: int, json_input: bool) -> Any:
@@ -97,17 +134,6 @@ def text_of(line: str, number: int, json_input: bool) -> Any:
     if not conversation and not (isinstance(value, str) and value):
         raise OptionError(f"line {number} has no text; it must be a text, or an object with text or messages")
     return value
-
-
-def classified(model: Model, texts: Sequence[Any], before: int, truncate: bool) -> list[Classification]:
-    """The labels of texts; before: lines before the first.
-
-    Raises:
-        OptionError: a text has no token, or too many; its line is named.
-    """
-    longest, words = model.classifier.graph.description.longest, ("line", "--truncate")
-    rows = fitting_rows(texts, model.token_row, longest, truncate, first=before + 1, words=words)
-    return model.classifier.classify(rows)
 
 
 def as_row(found: Classification) -> str:

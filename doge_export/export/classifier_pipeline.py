@@ -29,30 +29,31 @@ from .folder import atomic_folder
 from .integrity import file_hashes, file_sizes
 from .push import check_rights, make_repository, push_folder
 
-OF_DECODERS = ("keep_window", "keep_sinks", "kv_int8", "kv_float32")  # options about a state
+OF_STATES = ("keep_window", "keep_sinks", "kv_int8", "kv_float32")  # options about a state
+OF_ADAPTERS = ("adapter", "adapters")
 
 
 def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -> ClassifierReport:
     """Export a classifier or reward model; the errors are those of `doge_export.export.export`."""
-    refuse_state(options)
+    refuse_decoder_options(options)
     if options.push_to_hub is not None:
         progress(f"asking the hub about {options.push_to_hub}")
         check_rights(options.push_to_hub, options.private)
     progress("reading the checkpoint")
     checkpoint = load_classifier(options.model, revision=options.revision)
     check_tokenizer(checkpoint)
+    folded = fold_model(checkpoint.model)
+    longest = longest_text(folded)
+    # read before the long work, as it may be refused
+    texts = evaluation_texts(checkpoint, options.texts, longest) if options.report_tokens else None
     hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
     with atomic_folder(options.folder, options.overwrite) as folder:
         write_files(checkpoint, folder)
-        folded = fold_model(checkpoint.model)
         plan, storage = make_plan(checkpoint, options, folded, progress)
         progress(f"building the classifier with {options.weights} weights")
         write_classifier(folded, plan, folder, checkpoint.model.config.pad_token_id)
         graph = ClassifierGraph(folder, options.threads)
-        quality = None
-        if options.report_tokens:
-            texts = evaluation_texts(checkpoint, options.texts, graph.description.longest)
-            quality = measure_classifier(checkpoint, graph, texts, progress)
+        quality = None if texts is None else measure_classifier(checkpoint, graph, texts, progress)
         progress("comparing it with PyTorch")
         # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
         give_stored_numbers(checkpoint.model, folded, plan)
@@ -65,7 +66,7 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
             parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
             labels=tuple(config.label2id),
             problem_type=config.problem_type,
-            longest=graph.description.longest or None,
+            longest=longest or None,
             storage=storage,
             verification=verification,
             quality=quality,
@@ -82,17 +83,19 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
     return report
 
 
-def refuse_state(options: ExportOptions) -> None:
-    """Refuse the options that belong to a decoder's state.
+def refuse_decoder_options(options: ExportOptions) -> None:
+    """Refuse the options that belong to a decoder: those about its state, and adapters.
 
     Raises:
         OptionError: one of them is given.
     """
-    for name in OF_DECODERS:
-        if vars(options)[name] not in (None, False):
-            raise OptionError(
-                f"{name} goes with decoders, which have a state; leave it out, {options.model} has labels"
-            )
+    values = {name: vars(options)[name] for name in (*OF_STATES, *OF_ADAPTERS)}
+    # by identity: keep_sinks 0 is given, though 0 == False
+    given = [name for name, value in values.items() if value is not None and value is not False]
+    if not given:
+        return
+    reason = "which have a state" if given[0] in OF_STATES else "as no classifier takes an adapter"
+    raise OptionError(f"{given[0]} goes with decoders, {reason}; leave it out, {options.model} has labels")
 
 
 def write_files(checkpoint: ClassifierCheckpoint, folder: Path) -> None:
@@ -108,6 +111,11 @@ def write_files(checkpoint: ClassifierCheckpoint, folder: Path) -> None:
     write_tokenizer(checkpoint, folder)
 
 
+def longest_text(folded: FoldedDecoder) -> int:
+    """Tokens that a text may have; 0 for any number."""
+    return 0 if evicts(folded.dimensions) else folded.dimensions.keep_window_size
+
+
 def write_classifier(folded: FoldedDecoder, plan: Plan, folder: Path, pad_token_id: int | None) -> None:
     """Write the graph and its data file into `folder`/onnx; plan: the stored parts of every matrix."""
     pool, d = ConstantPool(), folded.dimensions
@@ -120,7 +128,7 @@ def write_classifier(folded: FoldedDecoder, plan: Plan, folder: Path, pad_token_
         vocab_size=d.vocab_size,
         num_labels=len(folded.constants["score.weight"]),
         keep_window_size=d.keep_window_size,
-        longest=0 if evicts(d) else d.keep_window_size,
+        longest=longest_text(folded),
         pad_token_id=-1 if pad_token_id is None else pad_token_id,
     )
     graph.write(folder / PORTABLE_FILE, description.to_metadata() | {SAMPLE_KEY: json.dumps(sample_of(data))})

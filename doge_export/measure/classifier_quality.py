@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from doge_model.labels import REGRESSION, SINGLE_LABEL
 
@@ -19,6 +20,7 @@ from .classifier_verification import Logits, torch_rows
 if TYPE_CHECKING:
     from doge_model import ClassifierCheckpoint
 
+Truth = NDArray[np.float64]  # [texts, labels], by `doge_export.texts.labelled.truth_of`
 ROUNDS = 3  # of the speed, whose median counts
 
 
@@ -32,8 +34,10 @@ class ClassifierQuality:
         tokens: of all of them.
         same_labels: share of texts to which both give the same labels; None for a regression.
         spread_error: root mean square difference of the logits, as a share of how far PyTorch's texts lie apart.
-        accuracy_fp32, accuracy: of the PyTorch model and of the export; None where the right labels are not known.
+        accuracy_fp32, accuracy: of the PyTorch model and of the export; None for a regression, and where the right
+            labels are not known. Of several labels all must be right at once.
         accuracy_error: standard error of the second.
+        rmse_fp32, rmse: of a regression, the root mean square error of both in place of the accuracy.
         texts_per_s: of the export, where it was made.
         threads: that it took.
     """
@@ -46,6 +50,8 @@ class ClassifierQuality:
     accuracy_fp32: float | None
     accuracy: float | None
     accuracy_error: float | None
+    rmse_fp32: float | None
+    rmse: float | None
     texts_per_s: float
     threads: int
 
@@ -72,6 +78,8 @@ def measure_classifier(
         accuracy_fp32=accuracy_of(reference, texts.labels, problem),
         accuracy=accuracy,
         accuracy_error=None if accuracy is None else float(np.sqrt(accuracy * (1 - accuracy) / len(texts.rows))),
+        rmse_fp32=rmse_of(reference, texts.labels, problem),
+        rmse=rmse_of(logits, texts.labels, problem),
         texts_per_s=len(texts.rows) / float(np.median(seconds)),
         threads=graph.threads,
     )
@@ -86,8 +94,15 @@ def same_labels(reference: Logits, logits: Logits, problem: str) -> float | None
     return float(((reference > 0) == (logits > 0)).all(axis=1).mean())
 
 
-def accuracy_of(logits: Logits, labels: list[int] | None, problem: str) -> float | None:
-    """Share of texts whose likeliest label is the right one; None where that is not known, or not one."""
-    if labels is None or problem != SINGLE_LABEL:
+def accuracy_of(logits: Logits, labels: Truth | None, problem: str) -> float | None:
+    """Share of texts whose labels are the right ones; None where those are not known, and for a regression."""
+    if labels is None or problem == REGRESSION:
         return None
-    return float((logits.argmax(axis=1) == np.array(labels)).mean())
+    if problem == SINGLE_LABEL:
+        return float((logits.argmax(axis=1) == labels.argmax(axis=1)).mean())
+    return float(((logits > 0) == (labels > 0)).all(axis=1).mean())
+
+
+def rmse_of(logits: Logits, labels: Truth | None, problem: str) -> float | None:
+    """Root mean square error of a regression; None where the right numbers are not known, and for other problems."""
+    return None if labels is None or problem != REGRESSION else rms(logits - labels)

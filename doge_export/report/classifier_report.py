@@ -99,5 +99,7 @@ class ClassifierReport:
             rows["accuracy"] = (
                 f"{quality.accuracy:.1%} ± {quality.accuracy_error:.1%}, fp32 {quality.accuracy_fp32:.1%}"
             )
+        if quality.rmse is not None:
+            rows["root mean square error"] = f"{quality.rmse:.4g}, fp32 {quality.rmse_fp32:.4g}"
         threads = f"{quality.threads} thread{'s' if quality.threads > 1 else ''}"
         return rows | {"speed": f"{quality.texts_per_s:.0f} texts/s ({threads})"}

@@ -1,14 +1,22 @@
-"""The texts on which a classifier is compared with PyTorch: a user's, with or without labels, or pieces of our own."""
+"""The texts on which a classifier is compared with PyTorch: a user's, with or without labels, or pieces of our own.
+
+A record is what `train.classify` trains on, by `doge_common.labelled`; labels may also be missing from all of them.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from doge_common.errors import DataError
+from doge_common.labelled import NUMBERS, ONE, is_number, labels_in, text_in
 
 from ..errors import OptionError
 from .token_ids import long_text
@@ -18,6 +26,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".txt", ".jsonl")
 PIECES, SHORTEST, LONGEST = 64, 8, 128  # of the built-in text, and tokens of a piece
+SHOWN = 8  # labels that a message names
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,22 @@ class Texts:
     Attributes:
         name: of the file.
         rows: of token ids.
-        labels: numbers of the right labels; None where they are not known.
+        labels: the right ones, as `truth_of` gives them; None where they are not known.
     """
 
     name: str
     rows: list[list[int]]
-    labels: list[int] | None = None
+    labels: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A text of a file with its labels and their shape, by `doge_common.labelled`; "" for a text without."""
+
+    number: int
+    text: str
+    labels: tuple[str, ...] = ()
+    shape: str = ""
 
 
 def check_texts(source: str) -> None:
@@ -52,68 +71,83 @@ def evaluation_texts(checkpoint: ClassifierCheckpoint, source: str | None, longe
     """The user's texts, or pieces of the package's text; longest: tokens that one may have, 0 for any number.
 
     Raises:
-        OptionError: a text is empty, its label unknown, or the file cannot be read.
+        OptionError: a text is empty, its label does not fit, or the file cannot be read.
     """
     if source is None:
         return built_in_pieces(checkpoint, longest)
     if checkpoint.tokenizer is None:
         raise OptionError(f"texts goes with a tokenizer, which {checkpoint.source} lacks; leave texts out")
     records = read_records(Path(source))
-    encoded = checkpoint.tokenizer([text for text, _ in records], verbose=False)["input_ids"]
+    encoded = checkpoint.tokenizer([record.text for record in records], verbose=False)["input_ids"]
     rows = [list(ids[:longest] if longest else ids) for ids in encoded]
-    empty = next((number for number, row in enumerate(rows, 1) if not row), None)
+    empty = next((record.number for record, row in zip(records, rows, strict=True) if not row), None)
     if empty is not None:
-        raise OptionError(f"texts is {source}, whose text {empty} has no token; leave it out")
-    names = [label for _, label in records]
-    if all(name is None for name in names):
+        raise OptionError(f"texts is {source}, whose line {empty} has no token; leave it out")
+    if not any(record.shape for record in records):
         return Texts(Path(source).name, rows)
-    return Texts(Path(source).name, rows, numbered(names, checkpoint.model.config.label2id, source))
+    config = checkpoint.model.config
+    return Texts(Path(source).name, rows, truth_of(records, list(config.label2id), config.problem_type, source))
 
 
-def numbered(names: Sequence[str | None], label2id: dict[str, int], source: str) -> list[int]:
-    """The numbers of labels.
+def truth_of(records: Sequence[Record], names: Sequence[str], problem: str, source: str) -> NDArray[np.float64]:
+    """The right labels: float64 [records, labels], 1 for those that hold, or the numbers of a regression.
 
     Raises:
-        OptionError: a text has none, or one that the model does not have.
+        OptionError: a record has none, or one that the model does not have.
     """
-    for number, name in enumerate(names, 1):
-        if name not in label2id:
-            raise OptionError(
-                f"texts is {source}, whose text {number} has the label {name!r}; it must be one of "
-                f"{', '.join(list(label2id)[:8])}, the model's"
-            )
-    return [label2id[str(name)] for name in names]
+    from doge_model.labels import REGRESSION, SINGLE_LABEL  # noqa: PLC0415 - doge_model imports torch
+
+    rows = []
+    for record in records:
+        refused = f"texts is {source}, whose line {record.number} has the label {', '.join(record.labels) or None!r}"
+        if problem == REGRESSION:
+            numbers = [float(label) if is_number(label) else math.nan for label in record.labels]
+            if len(numbers) != len(names) or not all(map(math.isfinite, numbers)):
+                raise OptionError(f"{refused}; the model's are {len(names)} finite numbers")
+            rows.append(numbers)
+            continue
+        fits = record.shape == ONE or (problem != SINGLE_LABEL and record.shape not in ("", NUMBERS))
+        if not fits or not set(record.labels) <= set(names):
+            kind = "one" if problem == SINGLE_LABEL else "some"
+            raise OptionError(f"{refused}; it must be {kind} of {', '.join(names[:SHOWN])}, the model's")
+        rows.append([float(name in record.labels) for name in names])
+    return np.array(rows)
 
 
-def read_records(path: Path) -> list[tuple[str, str | None]]:
-    """The texts of a file with their labels, None for those without.
+def read_records(path: Path) -> list[Record]:
+    """The texts of a file with their labels.
 
     Raises:
         OptionError: it cannot be read, holds no text, or a line of it is no record.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8").split("\n")  # JSON strings may hold other line ends, as U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"texts is {path}, which cannot be read: {error}; give a file in UTF-8") from error
-    numbered_lines = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered_lines:
+    numbered = [(number, line.rstrip("\r")) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
         raise OptionError(f"texts is {path}, which holds no text; give one with some")
     if path.suffix.lower() == ".txt":
-        return [(line, None) for _, line in numbered_lines]
-    return [record_of(path, number, line) for number, line in numbered_lines]
+        return [Record(number, line) for number, line in numbered]
+    return [record_of(path, number, line) for number, line in numbered]
 
 
-def record_of(path: Path, number: int, line: str) -> tuple[str, str | None]:
-    """The text and the label of a line of JSON."""
+def record_of(path: Path, number: int, line: str) -> Record:
+    """The text and the labels of a line of JSON."""
     try:
         record: Any = json.loads(line)
-    except ValueError as error:
-        raise OptionError(f"texts is {path}, whose line {number} is no JSON: {error}") from error
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str) or not text.strip():
-        raise OptionError(f"texts is {path}, whose line {number} has no text; it must have the field text")
-    label = record.get("label")
-    return text, None if label is None else str(label)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"texts is {path}, whose line {number} is no JSON: {error}; give an object a line") from error
+    if not isinstance(record, dict):
+        raise OptionError(f"texts is {path}, whose line {number} is no object; it must have the field text")
+    try:
+        text = text_in(record.get("text"))
+        if record.get("label") is None:
+            return Record(number, text)
+        labels, shape = labels_in(record["label"])
+    except DataError as error:
+        raise OptionError(f"texts is {path}, whose line {number} does not fit: {error}") from error
+    return Record(number, text, tuple(labels), shape)
 
 
 def built_in_pieces(checkpoint: ClassifierCheckpoint, longest: int) -> Texts:

@@ -60,7 +60,28 @@ BAD = {
 @pytest.mark.parametrize("text", BAD, ids=["empty", "long"])
 def test_a_line_that_does_not_fit_is_named(text: str, folder: Path) -> None:
     result = run(folder, text=text)
-    assert (result.exit_code, result.output.strip()) == (2, f"Error: {BAD[text]}")
+    assert (result.exit_code, result.stderr.strip()) == (2, f"Error: {BAD[text]}")
+
+
+@pytest.mark.parametrize("bad", [b"\n", b"\xff\n", b"x" * 65])
+def test_lines_before_one_that_does_not_fit_are_written(bad: bytes, folder: Path) -> None:
+    before = b"a\nb\n"
+    result = CliRunner().invoke(main, [str(folder)], input=before + bad)
+    assert (result.exit_code, result.stdout) == (2, run(folder, text=before.decode()).stdout)
+    assert result.stderr.startswith("Error: line 3 ")
+
+
+ONE, SEVERAL = "single_label_classification", "multi_label_classification"
+
+
+@pytest.mark.parametrize(("label", "problem"), [("a\tb", ONE), ("a\nb", ONE), ("a,b", SEVERAL)])
+def test_labels_that_a_plain_row_could_not_hold_go_with_json(label: str, problem: str, tmp_path: Path) -> None:
+    classifier_checkpoint(tmp_path / "in", names=(label, "c"), problem_type=problem)
+    export_classifier(ExportOptions(str(tmp_path / "in"), tmp_path / "out", "fp32", report_tokens=0))
+    result = run(tmp_path / "out", text="a\n")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"Error: label {label!r} has a " in result.stderr and "give --json" in result.stderr
+    assert label in json.loads(run(tmp_path / "out", "--json", text="a\n").stdout)["scores"]
 
 
 def test_bad_json_is_named_by_its_line(folder: Path) -> None:

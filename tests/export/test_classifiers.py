@@ -19,8 +19,10 @@ from doge_export.export import (
     export_any,
     export_classifier,
 )
+from doge_export.measure.classifier_quality import accuracy_of, rmse_of
 from doge_export.quantization.rounding import simple_plan
 from doge_export.runtime.classifier_graph import ClassifierGraph
+from doge_export.texts.labelled import read_records
 from doge_model import load_classifier
 from tests.helpers.checkpoints import edit_config, save_doge
 from tests.helpers.classifiers import NAMES, classifier_checkpoint, transformers_classifier
@@ -120,6 +122,9 @@ def test_nothing_is_written_when_the_graph_is_wrong(tmp_path: Path, monkeypatch:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "window": ({"keep_window": 16}, "keep_window goes with decoders, which have a state; leave it out"),
     "state": ({"kv_int8": True}, "kv_int8 goes with decoders, which have a state; leave it out"),
+    "no sinks": ({"keep_sinks": 0}, "keep_sinks goes with decoders, which have a state; leave it out"),
+    "an adapter": ({"adapter": "a"}, "adapter goes with decoders, as no classifier takes an adapter; leave it out"),
+    "adapters": ({"adapters": {"a": "b"}}, "adapters goes with decoders, as no classifier takes an adapter; leave"),
     "texts of another kind": ({"texts": "texts.csv"}, "it must be a .txt file, a text a line, or .jsonl"),
     "missing texts": ({"texts": "no.txt"}, "texts is no.txt, which is missing; give a file of texts"),
 }
@@ -134,11 +139,67 @@ def test_options_that_do_not_fit_are_refused_in_a_sentence(case: str, tmp_path: 
 
 
 BAD_TEXTS: dict[str, tuple[list[dict[str, Any]], str]] = {
-    "unknown label": ([{"text": "a", "label": "animals"}, {"text": "a", "label": "art"}], "text 2 has the label 'art'"),
-    "a label that is missing": ([{"text": "a", "label": "animals"}, {"text": "a"}], "text 2 has the label None"),
-    "no text": ([{"label": "animals"}], "whose line 1 has no text; it must have the field text"),
+    "unknown label": ([{"text": "a", "label": "animals"}, {"text": "a", "label": "art"}], "line 2 has the label 'art'"),
+    "a label that is missing": ([{"text": "a", "label": "animals"}, {"text": "a"}], "line 2 has the label None"),
+    "no text": (
+        [{"label": "animals"}],
+        "whose line 1 does not fit: text is missing; it must be a string that is not empty",
+    ),
+    "several labels": (
+        [{"text": "a", "label": ["animals", "sports"]}],
+        "line 1 has the label 'animals, sports'; it must",
+    ),
+    "a number": ([{"text": "a", "label": float("nan")}], "line 1 does not fit: label is nan; it must be finite"),
     "nothing": ([], "which holds no text; give one with some"),
 }
+
+
+SHAPES: dict[str, tuple[tuple[str, ...], list[Any]]] = {
+    "single_label_classification": (("3", "true"), [True, 3, "3"]),
+    "multi_label_classification": (("x", "y", "z"), [["x", "z"], [], "y"]),
+    "regression": (("value_0", "value_1"), [[0.5, -1.0], [1.0, 2.0], [2, 3]]),
+}
+
+
+@pytest.mark.parametrize("problem", SHAPES)
+def test_texts_have_the_labels_that_train_classify_trains_on(problem: str, tmp_path: Path) -> None:
+    names, labels = SHAPES[problem]
+    classifier_checkpoint(tmp_path / "checkpoint", names=names, problem_type=problem)
+    asked = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "12"}]
+    texts: list[Any] = [asked, "a b", "12"]
+    records = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    report = export(tmp_path, texts=labelled_file(tmp_path / "texts.jsonl", records))
+    assert report.quality is not None and report.quality.texts == 3
+    measured = (report.quality.accuracy, report.quality.rmse)
+    assert [value is None for value in measured] == [problem == "regression", problem != "regression"]
+    word = "root mean square error" if problem == "regression" else "accuracy"
+    assert word in report.rows() and f"| {word} on texts.jsonl |" in (report.folder / "README.md").read_text()
+
+
+def test_accuracy_and_error_are_those_counted_by_hand() -> None:
+    logits = np.array([[2.0, -1.0], [0.5, 1.0]], np.float32)
+    truth = np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert accuracy_of(logits, truth, "single_label_classification") == 0.5
+    assert accuracy_of(logits, np.array([[1.0, 0.0], [1.0, 1.0]]), "multi_label_classification") == 1
+    assert rmse_of(logits, truth, "regression") == pytest.approx(((1 + 1 + 0.25 + 1) / 4) ** 0.5)
+
+
+def test_only_line_feeds_end_the_lines_of_texts(tmp_path: Path) -> None:
+    records = [{"text": "one\u2028two\u0085three", "label": "sports"}, {"text": "b", "label": "animals"}]
+    path = tmp_path / "texts.jsonl"
+    path.write_bytes("\r\n".join(json.dumps(record, ensure_ascii=False) for record in records).encode())
+    assert [(found.text, found.labels) for found in read_records(path)] == [
+        (record["text"], (record["label"],)) for record in records
+    ]
+
+
+def test_texts_that_do_not_fit_are_refused_before_the_model_is_rounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier_checkpoint(tmp_path / "checkpoint")
+    monkeypatch.setattr(classifier_pipeline, "make_plan", lambda *arguments: pytest.fail("it was rounded"))
+    with pytest.raises(OptionError, match="line 1 has the label 'art'"):
+        export(tmp_path, texts=labelled_file(tmp_path / "texts.jsonl", [{"text": "a", "label": "art"}]))
 
 
 @pytest.mark.parametrize("case", BAD_TEXTS)

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from doge_common.errors import OptionError
 from doge_model import load_classifier
 from tests.helpers.checkpoints import save_doge, save_tokenizer
 from tests.helpers.training import QUIET, preferences, run_stage, write_jsonl
-from train.classifiers import metrics, names_in, problem_of
+from train.classifiers import metrics, names_in, problem_of, without_texts_of
 from train.data import DataArguments, Source, load_source
 from train.errors import DataError
 from train.stages.classify import LabelledDataArguments
@@ -117,6 +118,21 @@ def test_a_label_that_only_held_out_records_have_is_named(
     assert "label 'up' is in no record to train on; those that are: left, right" in error
 
 
+def test_held_out_texts_that_are_trained_on_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    trained = Dataset.from_dict({"text": ["a", "b"]})
+    kept = without_texts_of(Dataset.from_dict({"text": ["a", "c", "b"]}), trained)
+    assert kept is not None and kept["text"][:] == ["c"]
+    assert "2 held-out records are left out: their texts are trained on" in capsys.readouterr().out
+
+
+def test_an_evaluation_on_nothing_but_trained_texts_is_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_jsonl(tmp_path / "other.jsonl", labelled(3))
+    error = error_of(capsys, lambda: classify(base, tmp_path / "out", labelled(8), eval_datasets=[other], max_steps=1))
+    assert "all 3 held-out texts are also trained on; give others as eval_datasets, or hold none out" in error
+
+
 def test_columns_have_the_names_that_are_given(tmp_path: Path) -> None:
     asked = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]
     path = write_jsonl(tmp_path / "records.jsonl", [{"messages": asked, "kind": 3}, {"messages": asked, "kind": True}])
@@ -135,6 +151,14 @@ def test_whole_numbers_are_names_unless_a_regression_is_asked_for(tmp_path: Path
         problem_of(
             load_source(Source(str(write_jsonl(tmp_path / "b.jsonl", labelled(4)))), ".", "labelled"), "regression"
         )
+
+
+@pytest.mark.parametrize("label", ["nan", "inf", "-Infinity"])
+def test_a_regression_has_no_label_that_is_not_finite(label: str, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "records.jsonl", [{"text": "a", "label": "1"}, {"text": "b", "label": label}])
+    records = load_source(Source(str(path)), ".", "labelled")
+    with pytest.raises(DataError, match=f"the record with the text 'b' has the label {label}; it must be finite"):
+        problem_of(records, "regression")
 
 
 def test_metrics_are_those_counted_by_hand() -> None:

@@ -76,8 +76,8 @@ def classify(arguments: ModelArguments, data: LabelledDataArguments, config: Cla
         raise OptionError("streaming is true; it must be false, as the labels of all records name the head's rows")
     records, held_out = load_mixture(data, "labelled", config.seed)
     problem = problem_of(records, config.problem_type)
-    model, tokenizer = load_for_labels(arguments, names_in(records, problem), problem)
     held_out = without_texts_of(held_out, records)
+    model, tokenizer = load_for_labels(arguments, names_in(records, problem), problem)
     form = {"tokenizer": tokenizer, "label2id": model.config.label2id, "problem": problem}
     trainer = make_trainer(
         ClassifierTrainer,
