@@ -26,7 +26,7 @@ REFUSED_FIELDS = {
     "arrow_config": "it chooses among adapters for each token",
 }
 # Values of init_lora_weights under which the base of the training is not made again at load -> the reason. PiSSA by a
-# full SVD and OLoRA take the same part out of the base each time; the others that PEFT has leave the base as it is.
+# full SVD and OLoRA take the same part out of the base each time. The others leave it as it is.
 CONVERSION = (
     "save it in PEFT by save_pretrained with path_initial_model_for_weight_conversion, the adapter's folder from "
     "before its training"

@@ -86,6 +86,7 @@ class Model:
         self.decoder = decoder
         self.assistant = assistant
         self._adapters, self._adapted = adapters, dict[str, Model]()
+        self._base: Model | None = None  # of a model with an adapter
         self._merging = (max_streams, cache_mb)
         self._classifier = classifier
         self.defaults = defaults or GenerationDefaults()
@@ -304,10 +305,13 @@ class Model:
 
         Raises OptionError where there is none of that name, and PackageError where its file does not fit.
         """
+        if not isinstance(name, str):
+            raise OptionError(f"adapter is {name!r}; it must be the name of one, a text")
         adapters = self._need_adapters(name)
         if name not in self._adapted:
             max_streams, cache_mb = self._merging
             adapted = copy.copy(self)
+            adapted._base = self._base or self
             adapted.decoder = adapters.decoder(name)
             adapted.answers = Answers(
                 adapted.decoder, self._tokenizer, self._reader, max_streams, cache_mb, self.assistant
@@ -520,7 +524,8 @@ class Model:
             return self._of(None, adapter).answers.begin_together(prompts, own, ends)
         if len(adapter) != len(prompts):
             raise OptionError(f"adapter has {len(adapter)} names; it must have one for each of {len(prompts)} prompts")
-        answers = [self._of(None, name).answers for name in adapter]
+        base = self._base or self
+        answers = [(base if name is None else base.with_adapter(name)).answers for name in adapter]
         return begin_by_each(answers, prompts, own, ends)
 
     def _ends_of(self, prompt: ChatPrompt | None) -> Ends:

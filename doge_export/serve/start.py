@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -31,6 +31,7 @@ def served_app(
     named = dict(zip(names_of(folders, paths), paths, strict=True))
     metrics, engines = Metrics(), {}
     adapters = {name: adapter_files(path) for name, path in named.items()}
+    check_adapter_names(adapters)
     for name, path in named.items():
         share = cache_mb / (len(named) + sum(map(len, adapters.values())))
         model = load(path, threads=threads, max_streams=limits.max_streams, cache_mb=share)
@@ -38,11 +39,27 @@ def served_app(
         model.new_state()  # a classifier has none, and says so
         engines[name] = Engine(name, model, Places(limits), metrics)
         for adapter in adapters[name]:
-            own = f"{name}:{adapter}"
+            own = adapted_name(name, adapter)
             engines[own] = Engine(own, model.with_adapter(adapter), Places(limits), metrics)
     app = create_app(engines, limits, metrics, key, Page(list(engines), named))
     app.state.models = list(engines)
     return app
+
+
+def adapted_name(name: str, adapter: str) -> str:
+    """The name of a folder's model with an adapter."""
+    return f"{name}:{adapter}"
+
+
+def check_adapter_names(adapters: Mapping[str, Iterable[str]]) -> None:
+    """OptionError where a folder has the name of another one's adapter. adapters: of each folder, by its name."""
+    for name, own in adapters.items():
+        for adapter in own:
+            if adapted_name(name, adapter) in adapters:
+                raise OptionError(
+                    f"the folder {adapted_name(name, adapter)!r} has the name of the adapter {adapter!r} of {name!r}, "
+                    "by which clients choose; rename one of them"
+                )
 
 
 def names_of(folders: Sequence[Path], paths: Sequence[Path]) -> list[str]:

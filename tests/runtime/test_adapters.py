@@ -223,6 +223,37 @@ def test_names_that_do_not_exist_are_refused_with_those_that_do(world: World) ->
         world.model.generate("Hi", adapter=["legal"])  # type: ignore[call-overload]  # the fault
 
 
+def test_a_folder_with_the_name_of_an_adapter_is_not_served_beside_it(world: World, tmp_path: Path) -> None:
+    (tmp_path / "out:legal").symlink_to(world.folder / "out")
+    for folders in ([tmp_path / "out:legal", world.folder / "out"], [world.folder / "out", tmp_path / "out:legal"]):
+        with pytest.raises(
+            OptionError, match="the folder 'out:legal' has the name of the adapter 'legal' of 'out', by"
+        ):
+            served_app(folders, Limits(max_streams=2), threads=1)
+
+
+def test_none_in_a_list_is_the_base_of_a_model_with_an_adapter_too(world: World) -> None:
+    legal = world.model.with_adapter("legal")
+    options: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0, "ignore_eos": True}
+    found = legal.generate(["Hello", "Hello", "Hello"], adapter=[None, "legal", "support"], **options)
+    expected = [world.model.generate("Hello", adapter=name, **options) for name in (None, "legal", "support")]
+    assert [each.token_ids for each in found] == [each.token_ids for each in expected]
+    assert legal.generate(["Hello"], **options)[0].token_ids == expected[1].token_ids
+    assert expected[0].token_ids != expected[1].token_ids
+
+
+@pytest.mark.parametrize("fault", [{"a": 1}, 3, {"legal"}])
+def test_an_adapter_that_is_no_text_is_refused(fault: Any, world: World) -> None:
+    for call in (
+        lambda: world.model.generate("Hi", adapter=fault),
+        lambda: world.model.generate(["Hi"], adapter=[fault]),
+        lambda: world.model.with_adapter(fault),
+        lambda: world.model.add_adapter(fault, world.folder / "out/adapters/legal.onnx_adapter"),
+    ):
+        with pytest.raises(OptionError, match="it must be"):
+            call()
+
+
 def test_a_folder_without_adapters_takes_none(tmp_path: Path, world: World) -> None:
     export(ExportOptions(str(world.folder / "base"), tmp_path / "plain", weights="fp32", report_tokens=0))
     assert not list((tmp_path / "plain/onnx").glob("*_adapters.onnx"))
