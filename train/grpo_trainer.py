@@ -106,7 +106,7 @@ class DogeGRPOTrainer(DogeTraining, PlainLogps, OwnReference, GRPOTrainer):
         if step_of_epoch % steps:
             raise OptionError(
                 f"resume_from_checkpoint is {checkpoint}; its step must be a multiple of {steps} in its epoch, "
-                f"as completions in use are not saved; set save_steps so"
+                "as completions in use are not saved; set save_steps so"
             )
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -92,7 +92,9 @@ def test_a_run_goes_on_as_if_it_had_not_ended(dense: Path, tmp_path: Path) -> No
 REUSED: dict[str, tuple[dict[str, Any], list[int]]] = {  # options, steps of an epoch that completions end at
     "twice": ({"num_iterations": 2}, [2, 4]),
     "over two steps": ({"steps_per_generation": 4}, [2, 4]),
-    "twice, three micro-batches": ({"num_iterations": 3, "batch_completions": 16}, [3]),
+    "three times": ({"num_iterations": 3, "batch_completions": 16}, [3]),
+    # 9 batches of 4 an epoch are steps of 2, 2, 2, 2 and 1: the 5th ends it
+    "over a step and a half": ({"steps_per_generation": 3, "datasets": ["nine.jsonl"], "max_steps": 9}, [3, 5, 8]),
 }
 
 
@@ -101,12 +103,14 @@ def test_a_run_whose_completions_serve_several_steps_goes_on_where_they_end(
     case: str, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options, ends = REUSED[case]
-    options = options | {"max_steps": 5, "reward_funcs": ["tests.train.test_grpo.spaces"]}
+    write_jsonl(dense / "nine.jsonl", problems(9))
+    options = {"max_steps": 5} | options
     whole = reason(dense, tmp_path / "whole", save_strategy="steps", save_steps=1, **options)
-    for step in range(1, 5):
+    for step in range(1, options["max_steps"]):
         resume = options | {"resume_from_checkpoint": whole / f"checkpoint-{step}"}
         if step in ends:
-            assert logged(reason(dense, tmp_path / str(step), **resume), "reward") == logged(whole, "reward")
+            again = reason(dense, tmp_path / str(step), **resume)
+            assert all(logged(again, name) == logged(whole, name) for name in ("reward", "loss", "grad_norm"))
             continue
         with pytest.raises(SystemExit):
             reason(dense, tmp_path / str(step), **resume)
