@@ -1,10 +1,11 @@
-"""What a text with its label may look like, in a file to train on as in a file to measure on.
+"""The forms of a text with its label, in a file to train on as in a file to measure on.
 
-text        a string, or messages, of which the user's count
-label       becomes         shape
-a name, a whole number, a truth     its name        ONE
-a list of them      their names     SEVERAL
-a number with a point, or a list of them        the numbers as text     NUMBERS
+    label                                       becomes                 shape
+    a name, a whole number, a truth             its name                ONE
+    a list of them                              their names             SEVERAL
+    a number with a point, or a list of them    the numbers as text     NUMBERS
+
+The text is a string, or messages of which the user's count.
 """
 
 from __future__ import annotations

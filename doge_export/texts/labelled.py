@@ -1,6 +1,6 @@
 """The texts on which a classifier is compared with PyTorch: a user's, with or without labels, or pieces of our own.
 
-A record is what `train.classify` trains on, by `doge_common.labelled`; labels may also be missing from all of them.
+`doge_common.labelled` reads records, as for `train.classify`. Labels may also be missing from all of them.
 """
 
 from __future__ import annotations

@@ -107,3 +107,13 @@ def test_the_decoder_can_be_driven_with_onnxruntime_alone(demo_folders: dict[str
     command = [sys.executable, str(ROOT / "examples" / "onnxruntime_only.py"), str(folder), *map(str, ids)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert printed.strip() == str(model.generate(ids, max_new_tokens=10, ignore_eos=True).token_ids)
+
+
+def test_texts_that_a_page_measures_on_are_written_by_a_command_before() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        text = page.read_text()
+        for found in re.finditer(r"^ {4}.*--texts (\S+)", text, re.MULTILINE):
+            assert f"> {found[1]}\n" in text[: found.start()], (
+                f"{page.name} measures on {found[1]}, which nothing writes"
+            )
