@@ -53,7 +53,10 @@ def load(
         unused = {"operators": operators, "max_streams": max_streams, "cache_mb": cache_mb or None}
         given = [name for name, value in (unused | {"assistant": assistant}).items() if value is not None]
         if given:
-            raise OptionError(f"{folder} is a classifier, which has no {given[0]}; leave {' and '.join(given)} out")
+            raise OptionError(
+                f"{folder} is a classifier, which writes no text and takes no {' and '.join(given)}; load it "
+                "without, or give an exported decoder"
+            )
         return load_classifier(path, threads)
     decoder, tokenizer = Decoder(path, threads=threads, operators=operators), Tokenizer.from_folder(path)
     if tokenizer is not None:

@@ -446,7 +446,7 @@ def test_an_assistant_of_another_tokenizer_ends_in_one_sentence(tmp_path: Path) 
     other = tmp_path / "other"
     shutil.copytree(talks, other)
     tokenizer = (other / "tokenizer.json").read_text(encoding="utf-8")
-    (other / "tokenizer.json").write_text(tokenizer.replace("<|end_header_id|>", "<|no_header_id|>"), encoding="utf-8")
+    (other / "tokenizer.json").write_text(tokenizer.replace("<|end_header_id|>", "<|fin_header_id|>"), encoding="utf-8")
     done = CliRunner().invoke(chat.main, [str(talks), "--assistant", str(other), "--prompt", "Hello"])
     assert done.exit_code == 2
     assert "other has another tokenizer than" in done.stderr and "give an assistant with the same" in done.stderr
