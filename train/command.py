@@ -22,9 +22,14 @@ from .paths import check_data_file, check_no_run, is_data_file
 
 
 def run_stage(stage: str) -> None:
-    """Check the paths of the command line, then run the stage. Ctrl-C and a full disk end in one sentence too."""
+    """Check the paths of the command line, then run the stage.
+
+    Ctrl-C, a full disk and an output_dir that cannot be written end in one sentence too.
+    """
+    given: dict[str, Any] = {}
     try:
-        check_paths(given_options(sys.argv[1:]))
+        given = given_options(sys.argv[1:])
+        check_paths(given)
         main = vars(importlib.import_module(f"train.stages.{stage}"))["main"]
         main()
     except DogeError as error:
@@ -33,7 +38,8 @@ def run_stage(stage: str) -> None:
         print(f"\n{stage} was stopped before its end.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        output_dir = str(given.get("output_dir") or "")
+        if error.errno != errno.ENOSPC and not (output_dir and str(error.filename).startswith(output_dir)):
             raise
         fail(DogeError(f"{error.filename or 'a file of output_dir'} cannot be written: {error.strerror}"))
 

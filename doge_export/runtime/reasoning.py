@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from ..errors import OptionError
 
@@ -40,9 +40,8 @@ def check_mode(mode: object) -> ReasoningMode:
     """The mode, None being to show; OptionError for any other than show, hide and cut."""
     if mode is None:
         return "show"
-    for known in get_args(ReasoningMode):
-        if mode == known:
-            return known  # type: ignore[no-any-return]
+    if mode in get_args(ReasoningMode):
+        return cast(ReasoningMode, mode)
     raise OptionError(f"reasoning is {mode!r}; it must be one of {', '.join(get_args(ReasoningMode))}")
 
 

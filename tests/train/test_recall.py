@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -215,3 +216,15 @@ def test_streams_that_are_not_all_written_leave_no_file_and_one_sentence(
     error = capsys.readouterr().err.strip()
     assert stop.value.code == code and error.startswith(sentence) and "\n" not in error
     assert not list(tmp_path.glob("streams*"))
+
+
+def test_an_output_dir_that_fails_while_it_is_written_ends_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fault = OSError(30, "Read-only file system", str(tmp_path / "streams.jsonl.partial"))
+    monkeypatch.setattr("train.stages.recall.as_messages", Mock(side_effect=fault))
+    for output_dir, stops in ((tmp_path, SystemExit), (tmp_path / "other", OSError)):  # other files are our fault
+        monkeypatch.setattr("sys.argv", ["recall", "--output_dir", str(output_dir), "--overwrite_output_dir", "true"])
+        with pytest.raises(stops):
+            run_command("recall")
+    assert capsys.readouterr().err.strip() == f"Error: {fault.filename} cannot be written: Read-only file system"

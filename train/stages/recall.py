@@ -5,7 +5,6 @@ python -m train.recall --output_dir data/recall --streams 2800
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from doge_common.errors import OptionError
 
+from ..files import write_records
 from ..recall_streams import BEGIN, END, PAD, UNKNOWN, RecallStream, Symbols, draw_stream
 from ..stage import run
 
@@ -63,17 +63,11 @@ def recall(arguments: RecallArguments) -> Path:
     """Write the streams and their tokenizer into output_dir; return the file of streams."""
     rng, symbols = np.random.default_rng(arguments.seed), Symbols(*[arguments.symbols] * 3)
     folder = Path(arguments.output_dir)
-    path, unfinished = folder / STREAMS_FILE, folder / f"{STREAMS_FILE}.partial"
+    path = folder / STREAMS_FILE
     recall_tokenizer(symbols, arguments.tokens).save_pretrained(folder)
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for _ in range(arguments.streams):
-                pairs = int(rng.integers(arguments.least_pairs, arguments.most_pairs + 1))
-                stream = draw_stream(rng, arguments.tokens, pairs, arguments.near, symbols)
-                file.write(json.dumps({"messages": as_messages(stream)}) + "\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    counts = (int(rng.integers(arguments.least_pairs, arguments.most_pairs + 1)) for _ in range(arguments.streams))
+    streams = (draw_stream(rng, arguments.tokens, pairs, arguments.near, symbols) for pairs in counts)
+    write_records(path, ({"messages": as_messages(stream)} for stream in streams))
     print(f"{arguments.streams} streams of {arguments.tokens} tokens are in {path}")
     return path
 

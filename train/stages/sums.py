@@ -7,8 +7,7 @@ python -m train.sums --output_dir data/sums
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from doge_common.errors import OptionError
 
+from ..files import write_records
 from ..rewards import TAGS
 from ..stage import run
 
@@ -71,7 +71,7 @@ def sums(arguments: SumsArguments) -> None:
     drawn = iter(draw_sums(np.random.default_rng(arguments.seed), sum(counts.values()), arguments.digits))
     for name, count in counts.items():
         record = as_conversation if name == CONVERSATIONS_FILE else as_problem
-        write(folder / name, (record(*next(drawn)) for _ in range(count)))
+        write_records(folder / name, (record(*next(drawn)) for _ in range(count)))
         print(f"{count} sums are in {folder / name}")
 
 
@@ -108,17 +108,6 @@ def as_conversation(first: int, second: int) -> dict[str, Any]:
 def as_problem(first: int, second: int) -> dict[str, str]:
     """A sum with its key."""
     return {"problem": f"{first}+{second}", "solution": str(first + second)}
-
-
-def write(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """One JSON object a line; a file that is there is whole."""
-    unfinished = path.with_name(f"{path.name}.partial")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def sums_tokenizer() -> PreTrainedTokenizerFast:
