@@ -106,7 +106,10 @@ def check_files(path: Path) -> None:
     if portable.is_file() and not any(path.parent.glob("decoder*.onnx")):
         if CLASSIFIER_KEY.encode() in portable.read_bytes():
             raise PackageError(f"{path.parent.parent} is a classifier, which writes no text; run doge-classify with it")
-        raise PackageError(f"{path.parent.parent} was exported by an earlier version; export the checkpoint again")
+        raise PackageError(
+            f"{path.parent.parent} was exported by an earlier version, or {portable.name} is damaged; export the "
+            "checkpoint again"
+        )
     missing = data_beside(path) if path.is_file() else path
     raise PackageError(f"{missing} is missing; give a folder that doge-export wrote, or export the model again")
 

@@ -25,5 +25,5 @@ def test_a_missing_graph_is_named(folder: Path) -> None:
 def test_an_export_of_an_earlier_version_is_told_as_one(folder: Path) -> None:
     for graph in (folder / "onnx").glob("decoder*.onnx"):
         graph.unlink()
-    with pytest.raises(PackageError, match="exported by an earlier version; export the checkpoint again"):
+    with pytest.raises(PackageError, match="exported by an earlier version, or "):
         load_model(str(folder), threads=1)
