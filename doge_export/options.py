@@ -20,7 +20,7 @@ from .texts.labelled import check_texts
 
 MIN_REPORT_TOKENS = 16
 BUILT_IN_TEXT = "built-in"  # of calibrate_window: the text that comes along
-RECENT = 32  # tokens for which every key of the calibration text stays: nobody has asked for newer keys yet
+RECENT = 32  # tokens for which calibrate_window keeps every key: nobody has asked for newer ones yet
 
 # option: its least value, its largest, and both in words
 RANGES = {

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from doge_common.errors import OptionError
 
 from .configuration import DogeConfig
-from .mask import numbers_of_key, split_numbers, tie_classes, with_sinks
+from .mask import numbers_of_key, split_numbers, tie_classes, with_recent, with_sinks
 
 
 class KeepWindowLayer(DynamicLayer):
@@ -30,10 +30,12 @@ class KeepWindowLayer(DynamicLayer):
 
     is_croppable = False  # evicted keys cannot come back
 
-    def __init__(self, keep_window_size: int, keep_sinks: int, head_dim: int, keep_bonus: int = 0) -> None:
+    def __init__(
+        self, keep_window_size: int, keep_sinks: int, head_dim: int, keep_bonus: int = 0, keep_recent: int = 0
+    ) -> None:
         super().__init__()
         self.keep_window_size, self.keep_sinks, self.head_dim = keep_window_size, keep_sinks, head_dim
-        self.keep_bonus = keep_bonus
+        self.keep_bonus, self.keep_recent = keep_bonus, keep_recent
         self.tokens_seen = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -48,7 +50,7 @@ class KeepWindowLayer(DynamicLayer):
         keys, values = super().update(key_states, value_states)
         if keys.shape[2] > self.keep_window_size:
             _, precedence = split_numbers(keys[..., self.head_dim :], self.keep_bonus)
-            precedence = with_sinks(precedence, self.keep_sinks)
+            precedence = with_recent(with_sinks(precedence, self.keep_sinks), self.keep_recent)
             order = tie_classes(precedence).argsort(dim=-1, stable=True)  # of equals the most recent comes last
             kept = order[..., -self.keep_window_size :].sort(dim=-1).values
             self.keys, self.values = (
@@ -105,21 +107,27 @@ class KeepWindowCache(Cache):
     def __init__(self, config: DogeConfig) -> None:
         head_dim = config.head_dim
         assert head_dim is not None
-        window, sinks, bonus = config.keep_window_size, config.keep_sinks, config.keep_bonus
-        layers = [KeepWindowLayer(window, sinks, head_dim, bonus) for _ in range(config.num_hidden_layers)]
+        self.keep_window_size, self.keep_sinks = config.keep_window_size, config.keep_sinks
+        self.keep_bonus, self.keep_recent = config.keep_bonus, config.keep_recent
+        rule = self.keep_bonus, self.keep_recent
+        layers = [
+            KeepWindowLayer(self.keep_window_size, self.keep_sinks, head_dim, *rule)
+            for _ in range(config.num_hidden_layers)
+        ]
         super().__init__(layers=layers)
-        self.keep_window_size, self.keep_sinks, self.keep_bonus = window, sinks, bonus
 
     def check(self, config: DogeConfig) -> None:
-        """Refuse a model of another window, other sinks, bonuses or layers than the cache is for.
+        """Refuse a model of another window, other sinks, bonuses, safe keys or layers than the cache is for.
 
         Raises:
             OptionError: the cache is for another model.
         """
-        made = self.keep_window_size, self.keep_sinks, self.keep_bonus, len(self.layers)
-        needed = config.keep_window_size, config.keep_sinks, config.keep_bonus, config.num_hidden_layers
+        made = self.keep_window_size, self.keep_sinks, self.keep_bonus, self.keep_recent, len(self.layers)
+        rule = config.keep_window_size, config.keep_sinks, config.keep_bonus, config.keep_recent
+        needed = *rule, config.num_hidden_layers
         if made != needed:
             raise OptionError(
-                f"the cache has a window of {made[0]}, {made[1]} sinks, keep_bonus {made[2]} and {made[3]} layers; it "
-                f"must have {needed[0]}, {needed[1]}, {needed[2]} and {needed[3]}, as of KeepWindowCache(model.config)"
+                f"the cache has a window of {made[0]}, {made[1]} sinks, keep_bonus {made[2]}, keep_recent {made[3]} "
+                f"and {made[4]} layers; it must have {', '.join(map(str, rule))} and {needed[-1]}, as of "
+                "KeepWindowCache(model.config)"
             )

@@ -22,7 +22,7 @@ MAYBE_OBJECT = ("an object or null", dict, NoneType)
 NEEDED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 KIND_OF: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys((*NEEDED, "max_position_embeddings", "keep_window_size"), WHOLE),
-    **dict.fromkeys(("num_experts", "num_experts_per_tok", "keep_sinks", "keep_bonus"), WHOLE),
+    **dict.fromkeys(("num_experts", "num_experts_per_tok", "keep_sinks", "keep_bonus", "keep_recent"), WHOLE),
     **dict.fromkeys(("num_key_value_heads", "num_mask_heads", "head_dim", "sliding_window"), MAYBE_WHOLE),
     **dict.fromkeys(("bos_token_id", "pad_token_id", "original_max_position_embeddings"), MAYBE_WHOLE),
     **dict.fromkeys(("rms_norm_eps", "initializer_range", "hidden_dropout", "router_aux_loss_coef"), NUMBER),
@@ -35,7 +35,8 @@ KIND_OF: dict[str, tuple[Any, ...]] = {
 }
 ROPE_FIELDS = {"rope_theta", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"}  # of 4.x
 LARGEST = 2**24  # of a field that sizes a tensor; far beyond every model
-UNBOUNDED = {"max_position_embeddings", "keep_window_size", "keep_sinks", "original_max_position_embeddings"}
+UNBOUNDED = {"max_position_embeddings", "original_max_position_embeddings"}
+UNBOUNDED |= {"keep_window_size", "keep_sinks", "keep_recent"}
 
 # rope_type -> the keys that it needs, and those that it may have.
 ROPE_KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -27,6 +27,7 @@ class DogeConfig(TransformersDogeConfig):
         keep_sinks: the first tokens of a stream whose keys never leave the window; 0 for none.
         keep_bonus: the most tokens by which a key counts as younger than it is, as `mask.kept_until` says; its dt_proj
             has a bias. 0: the keys with the largest dt are kept, whatever their age.
+        keep_recent: the last tokens up to a query whose keys it sees in any case; 0 for none.
     """
 
     # A type that transformers does not know. So it loads no model of ours as its own Doge, with random weights for the
@@ -39,6 +40,7 @@ class DogeConfig(TransformersDogeConfig):
     router_bias: bool = False
     keep_sinks: int = 0
     keep_bonus: int = 0
+    keep_recent: int = 0
 
     def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
@@ -80,6 +82,7 @@ class DogeConfig(TransformersDogeConfig):
         heads, kv_heads, rope = self.num_attention_heads, self.num_key_value_heads, self.rope_parameters or {}
         grid = int(self.num_experts**0.5) ** 2
         sinks_fit = 0 <= self.keep_sinks < self.keep_window_size
+        room = self.keep_window_size - self.keep_sinks - 1
         same_factors = rope.get("short_factor") == rope.get("long_factor")
         return [
             ("num_key_value_heads", f"be a divisor of num_attention_heads ({heads})", heads % kv_heads == 0),
@@ -92,6 +95,7 @@ class DogeConfig(TransformersDogeConfig):
             ("rope_parameters", "have a short_factor equal to its long_factor", same_factors),
             ("keep_sinks", f"be from 0 to {self.keep_window_size - 1}, below keep_window_size", sinks_fit),
             ("keep_bonus", f"be from 0 to {MOST_BONUS}", 0 <= self.keep_bonus <= MOST_BONUS),
+            ("keep_recent", f"be from 0 to {room}, below keep_window_size - keep_sinks", 0 <= self.keep_recent <= room),
             ("num_experts_per_tok", f"be at most {grid}", not self.is_moe or self.num_experts_per_tok <= grid),
         ]
 

@@ -117,6 +117,18 @@ def with_sinks(precedence: Tensor, keep_sinks: int) -> Tensor:
     return precedence.masked_fill(real & (real.cumsum(dim=-1) <= keep_sinks), torch.inf)
 
 
+def with_recent(precedence: Tensor, keep_recent: int) -> Tensor:
+    """Precedence with which none of the last `keep_recent` keys is evicted: theirs becomes infinite.
+
+    Padding does not count. precedence float [B, M, K], -inf at padding -> the same shape.
+    """
+    if keep_recent == 0:
+        return precedence
+    real = precedence > -torch.inf
+    later = real.flip(-1).cumsum(dim=-1).flip(-1)  # real keys from this one on
+    return precedence.masked_fill(real & (later <= keep_recent), torch.inf)
+
+
 def kept_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
     """The keys that each query keeps: the keep_window_size largest up to it, of equal ones the most recent.
 
@@ -141,23 +153,52 @@ def kept_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Te
     return chunk_above < (keep_window_size - past_above)[..., None, :]
 
 
-def visible_keys(precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
-    """The keys that a query sees: those up to it that are kept. precedence [B, M, K] -> bool [B, M, num_queries, K]."""
+def visible_keys(precedence: Tensor, num_queries: int, keep_window_size: int, keep_recent: int = 0) -> Tensor:
+    """The keys that a query sees: those up to it that are kept. precedence [B, M, K] -> bool [B, M, num_queries, K].
+
+    The last keep_recent keys up to a query are safe. Among the others the rule is that of the query so many tokens ago,
+    for a window that is as much smaller.
+    """
     num_keys = precedence.shape[-1]
     index = torch.arange(num_keys, device=precedence.device)
-    causal = index <= index[num_keys - num_queries :, None]
+    queries = index[num_keys - num_queries :, None]
+    causal = index <= queries
     if num_keys <= keep_window_size:
         return causal.expand(*precedence.shape[:2], -1, -1)
-    return kept_keys(precedence, num_queries, keep_window_size) & causal
+    if keep_recent == 0:
+        return kept_keys(precedence, num_queries, keep_window_size) & causal
+    real = precedence > -torch.inf
+    if not bool(real.all()):
+        return _visible_beside_padding(precedence, real, num_queries, keep_window_size, keep_recent)
+    earlier = min(num_queries + keep_recent, num_keys)
+    kept = kept_keys(precedence, earlier, keep_window_size - keep_recent)[..., : earlier - keep_recent, :]
+    kept = F.pad(kept, (0, 0, num_queries - kept.shape[-2], 0))  # before keep_recent tokens, all are safe
+    return (kept | (index > queries - keep_recent)) & causal
 
 
-def dynamic_mask(dt: Tensor, precedence: Tensor, num_queries: int, keep_window_size: int) -> Tensor:
+def _visible_beside_padding(
+    precedence: Tensor, real: Tensor, num_queries: int, keep_window_size: int, keep_recent: int
+) -> Tensor:
+    """`visible_keys` with all padding moved to the front and back again, so that ages count real tokens alone."""
+    num_keys = precedence.shape[-1]
+    order = real.int().argsort(dim=-1, stable=True)
+    places = order.argsort(dim=-1)
+    moved = precedence.gather(-1, order).clamp(min=torch.finfo(precedence.dtype).min)
+    visible = visible_keys(moved, num_queries, keep_window_size, keep_recent)
+    rows = (places[..., -num_queries:] - (num_keys - num_queries)).clamp(min=0)
+    visible = visible.gather(-2, rows[..., None].expand_as(visible))
+    return visible.gather(-1, places[..., None, :].expand_as(visible))
+
+
+def dynamic_mask(
+    dt: Tensor, precedence: Tensor, num_queries: int, keep_window_size: int, keep_recent: int = 0
+) -> Tensor:
     """The additive mask: dt of every key that the query sees, and the smallest number of the dtype for all others.
 
     dt and precedence [B, M, K] -> [B, M, num_queries, K] in the dtype of dt. Both are -inf at padding, which so takes
     no place in the window.
     """
-    visible = visible_keys(precedence, num_queries, keep_window_size) & (dt[:, :, None, :] > -torch.inf)
+    visible = visible_keys(precedence, num_queries, keep_window_size, keep_recent) & (dt[:, :, None, :] > -torch.inf)
     return torch.where(visible, dt[:, :, None, :], torch.finfo(dt.dtype).min)
 
 

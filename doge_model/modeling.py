@@ -142,7 +142,8 @@ class DogeAttention(nn.Module):
         query [B, H, T, D], key, value [B, G, K, D], dt, precedence [B, M, K] -> [B, H, T, D], and the weights
         [B, H, T, K] if attention is eager. sink_query, of the shape of query, meets the sinks in its place.
         """
-        heads, num_queries, window = query.shape[1], query.shape[2], self.config.keep_window_size
+        heads, num_queries = query.shape[1], query.shape[2]
+        window, recent = self.config.keep_window_size, self.config.keep_recent
         backend, dropout = self.config._attn_implementation, self.config.attention_dropout if self.training else 0.0
         key, value = (repeat_heads(x, heads // x.shape[1]) for x in (key, value))
         times = heads // dt.shape[1]
@@ -150,9 +151,9 @@ class DogeAttention(nn.Module):
         if backend == "sdpa" and num_queries == dt.shape[2] and sink_query is None:
             visible = None
             if num_queries > window:
-                visible = repeat_heads(visible_keys(precedence, num_queries, window), times)
+                visible = repeat_heads(visible_keys(precedence, num_queries, window, recent), times)
             return key_channel_attention(query, key, value, repeat_heads(dt, times), visible, dropout), None
-        mask = repeat_heads(dynamic_mask(dt.to(key.dtype), precedence, num_queries, window), times)
+        mask = repeat_heads(dynamic_mask(dt.to(key.dtype), precedence, num_queries, window, recent), times)
         if sink_query is not None:
             mask = mask + sink_bias(query, sink_query, key, repeat_heads(precedence == torch.inf, times))
         if backend == "eager":

@@ -50,7 +50,7 @@ def is_llama(config: DogeConfig, tensors: Mapping[str, Tensor]) -> bool:
     """
     if config.qk_norm or config.is_moe or config.keep_window_size != config.max_position_embeddings:
         return False
-    if config.keep_sinks != llama_sinks(config.keep_window_size) or config.keep_bonus:
+    if config.keep_sinks != llama_sinks(config.keep_window_size) or config.keep_bonus or config.keep_recent:
         return False
     # dt is exp(A softplus(z)). With A = 0 it is 1 for every key, whatever dt_proj holds.
     counting = {end: value for end, value in FILLS.items() if ".dt_proj." not in end}
@@ -71,7 +71,7 @@ def runs_in_transformers(config: DogeConfig) -> bool:
     """Whether transformers' own Doge (5.23) computes the same within max_position_embeddings tokens.
 
     It has qk norm and a mask head for each kv head, and routes the experts of a token by other tokens' logits. Beyond
-    the window it evicts any of several keys of equal dt, and it knows no bonus.
+    the window it evicts any of several keys of equal dt, and it knows no bonus. Sinks and safe keys count there alone.
     """
     own = not config.qk_norm or config.is_moe or config.num_mask_heads != config.num_key_value_heads
     return not own and not config.keep_bonus and config.keep_window_size >= config.max_position_embeddings

@@ -172,9 +172,10 @@ void Attention::free_slots(const Cache& cache, Range rows, int head) {
     if (mask_channels > 0) own = floats_of(values.row(r) + kv_head_of(head) * width)[head % mask_channels];
     if (d.bonus > 0) own = bonus_of(own, d.bonus);
     int64_t position = tokens.position(r);
+    Competitor key = competitor(precedence, positions, d.window, d.recent, own, position);
     int slot = mask_channels == 0 ? oldest_slot(positions, d.sinks, d.window, position)
-               : d.bonus > 0 ? freed_slot_by_bonus(precedence, positions, d.sinks, d.window, own, position)
-                             : freed_slot(precedence, positions, d.sinks, d.window, own);
+               : d.bonus > 0 ? freed_slot_by_bonus(precedence, positions, d.sinks, d.window, key)
+                             : freed_slot(precedence, positions, d.sinks, d.window, key);
     freed_by(r, head) = slot;
     if (slot < 0) continue;
     precedence[slot] = own;

@@ -54,6 +54,7 @@ struct Decoder {
   int hidden, heads, kv_heads, head_dim, channels, mask_heads, mask_width, intermediate, vocabulary, window;
   int sinks;              // first slots of a full window, whose keys never leave
   int bonus;              // most tokens by which a key counts as younger; 0: precedence alone decides
+  int recent;             // last tokens whose keys are safe
   int experts_per_token;  // 0: dense
   int dt_digits;          // extra channels of a key for each mask head of its kv head
   RowLayout layout;       // of the cache

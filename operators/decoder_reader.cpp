@@ -14,6 +14,7 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
       keep_window_size(api.integer(info, "keep_window_size")),
       keep_sinks(api.integer_or_0(info, "keep_sinks")),
       keep_bonus(api.integer_or_0(info, "keep_bonus")),
+      keep_recent(api.integer_or_0(info, "keep_recent")),
       qk_norm(api.integer(info, "qk_norm")),
       tied(api.integer(info, "tied")),
       num_experts_per_tok(api.integer(info, "num_experts_per_tok")),
@@ -45,7 +46,10 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
   check(keep_window_size >= 1, "keep_window_size must be at least 1");
   check(keep_sinks >= 0 && keep_sinks < keep_window_size, "keep_sinks must be from 0 to below keep_window_size");
   check(keep_bonus >= 0 && keep_bonus <= 1 << 20, "keep_bonus must be from 0 to 2 ** 20");
-  check(keep_bonus == 0 || num_mask_heads > 0, "keep_bonus must be 0 without a mask");
+  check(keep_recent >= 0 && keep_recent < keep_window_size - keep_sinks,
+        "keep_recent must be from 0 to below keep_window_size - keep_sinks");
+  check((keep_bonus == 0 && keep_recent == 0) || num_mask_heads > 0,
+        "keep_bonus and keep_recent must be 0 without a mask");
   check(num_experts_per_tok >= 0, "num_experts_per_tok must be 0 or more");
   check(activation >= 0 && activation <= 3, "activation must be from 0 to 3");
   size_t matrices = (num_experts_per_tok > 0 ? 6 : 4) * num_layers + (tied ? 1 : 2), parts = 0;
@@ -96,6 +100,7 @@ void DecoderReader::read_sizes() {
   d.window = (int)a.keep_window_size;
   d.sinks = (int)a.keep_sinks;
   d.bonus = (int)a.keep_bonus;
+  d.recent = (int)a.keep_recent;
   d.experts_per_token = (int)a.num_experts_per_tok;
   d.dt_digits = (int)a.dt_digits;
   d.layout = a.layout();

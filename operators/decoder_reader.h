@@ -8,7 +8,7 @@ namespace doge::ort {
 
 struct Attributes {
   int64_t num_layers, num_heads, num_kv_heads, head_dim, channels, num_mask_heads, keep_window_size, keep_sinks,
-      keep_bonus;
+      keep_bonus, keep_recent;
   int64_t qk_norm, tied, num_experts_per_tok, router_bias, activation, cache_type, dt_digits;
   float epsilon;
   std::vector<int64_t> part_counts, part_bits, zero_points, biases, residuals;

@@ -21,6 +21,14 @@ float least_of(const float* x, int n) {
   return *std::min_element(lanes, lanes + LANES);
 }
 
+float least_of_older(const float* precedence, const int64_t* positions, int sinks, int window, int64_t than) {
+  float least = std::numeric_limits<float>::infinity();
+  for (int i = sinks; i < window; i++) {
+    if (positions[i] < than) least = std::min(least, precedence[i]);
+  }
+  return least;
+}
+
 bool any_up_to(const float* x, int n, float limit) {
   int found = 0;
   for (int i = 0; i < n; i++) found |= x[i] <= limit;
@@ -29,10 +37,21 @@ bool any_up_to(const float* x, int n, float limit) {
 
 }  // namespace
 
-int freed_slot(const float* precedence, const int64_t* positions, int sinks, int window, float newcomer) {
-  float highest_tied = least_of(precedence + sinks, window - sinks) + TIE;
+Competitor competitor(const float* precedence, const int64_t* positions, int window, int recent, float newcomer,
+                      int64_t position) {
+  if (recent == 0) return {newcomer, position, -1};
+  int slot = (int)(std::find(positions, positions + window, position - recent) - positions);
+  if (slot == window) return {newcomer, position, -1};  // no stream leads to such positions
+  return {precedence[slot], position - recent, slot};
+}
+
+int freed_slot(const float* precedence, const int64_t* positions, int sinks, int window, Competitor competitor) {
+  float least = competitor.slot < 0
+                    ? least_of(precedence + sinks, window - sinks)  // all are older
+                    : least_of_older(precedence, positions, sinks, window, competitor.position);
+  float highest_tied = least + TIE;
   int slot = -1;
-  int64_t oldest = std::numeric_limits<int64_t>::max();
+  int64_t oldest = competitor.position;
   for (int start = sinks; start < window; start += LANES) {
     int end = std::min(start + LANES, window);
     if (end - start == LANES && !any_up_to(precedence + start, LANES, highest_tied)) continue;
@@ -42,25 +61,25 @@ int freed_slot(const float* precedence, const int64_t* positions, int sinks, int
       slot = older ? i : slot;
     }
   }
-  if (slot < 0) return -1;  // no number
-  return newcomer >= precedence[slot] - TIE ? slot : -1;
+  if (slot < 0) return competitor.slot;  // no number
+  return competitor.precedence >= precedence[slot] - TIE ? slot : competitor.slot;
 }
 
-int freed_slot_by_bonus(const float* bonuses, const int64_t* positions, int sinks, int window, float newcomer,
-                        int64_t position) {
+int freed_slot_by_bonus(const float* bonuses, const int64_t* positions, int sinks, int window, Competitor competitor) {
   // the sum first, then the age: of equal sums, the oldest has the largest bonus
   auto rank = [](float bonus, int64_t position) {
     int64_t tokens = (int64_t)bonus;
     return (position + tokens) * ((int64_t)2 << 20) - tokens;
   };
-  int64_t least = std::numeric_limits<int64_t>::max();
-  int slot = -1;
+  int64_t least = rank(competitor.precedence, competitor.position);
+  int slot = competitor.slot;
   for (int i = sinks; i < window; i++) {
     int64_t own = rank(bonuses[i], positions[i]);
-    slot = own < least ? i : slot;
-    least = std::min(own, least);
+    bool lower = own < least && positions[i] < competitor.position;
+    slot = lower ? i : slot;
+    least = lower ? own : least;
   }
-  return rank(newcomer, position) > least ? slot : -1;
+  return slot;
 }
 
 float bonus_of(float precedence, int most) {

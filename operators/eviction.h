@@ -5,13 +5,23 @@
 
 namespace doge {
 
-// The slot that a new key of this precedence takes among `window` keys, the oldest of those that rank lowest. -1 where
-// the new key ranks lower itself, and so is not kept. The keys in the first `sinks` slots never leave.
-int freed_slot(const float* precedence, const int64_t* positions, int sinks, int window, float newcomer);
+// The key that competes with all older ones at a step.
+struct Competitor {
+  float precedence;
+  int64_t position;
+  int slot;  // -1: the new key, which has none yet
+};
+
+// It is the new key. Where the last `recent` tokens are safe, it is the key that many tokens before, of `window` keys.
+Competitor competitor(const float* precedence, const int64_t* positions, int window, int recent, float newcomer,
+                      int64_t position);
+
+// The slot that is freed: of the oldest key of those that rank lowest, or the competitor's own where that ranks lower.
+// -1 there says that the new key is not kept. The keys in the first `sinks` slots never leave.
+int freed_slot(const float* precedence, const int64_t* positions, int sinks, int window, Competitor competitor);
 
 // The same with bonuses: the key with the smallest position + bonus leaves, of equal sums the oldest. Both are whole.
-int freed_slot_by_bonus(const float* bonuses, const int64_t* positions, int sinks, int window, float newcomer,
-                        int64_t position);
+int freed_slot_by_bonus(const float* bonuses, const int64_t* positions, int sinks, int window, Competitor competitor);
 
 // The bonus in tokens that a precedence stands for, at most `most` of them.
 float bonus_of(float precedence, int most);

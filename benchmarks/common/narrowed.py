@@ -102,7 +102,7 @@ def change(model: onnx.ModelProto, folder: Path, window: Window) -> None:
     sizes = {"keep_window_size": window.keys, "keep_sinks": window.sinks}
     node.attribute.extend([*kept, *(onnx.helper.make_attribute(name, size) for name, size in sizes.items())])
     before = description_of(model, folder)
-    version = format_version(before.cache_type, window.sinks, before.keep_bonus)
+    version = format_version(before.cache_type, window.sinks, before.keep_bonus, before.keep_recent)
     assert version is not None
     after = replace(before, format_version=version, keep_window_size=window.keys, keep_sinks=window.sinks)
     written = after.to_metadata()

@@ -1,7 +1,4 @@
-"""Bonuses of every layer, one layer after the other: guessed from the harm, scaled, refined, and the best chosen.
-
-Recent keys are safe on these texts: where one would leave within RECENT tokens, bonuses are lowered until none does.
-"""
+"""Bonuses of every layer, one layer after the other: guessed from the harm, scaled, refined, and the best chosen."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from torch import Tensor, nn
 from doge_model import DogeForCausalLM
 from doge_model.modeling import DogeAttention, DogeDecoderLayer
 
-from ..options import RECENT
 from .harm import Linear, log_harm, ridge
 from .layer import Heads, Window, evicted_at, written
 from .refine import refine
@@ -23,8 +19,6 @@ SHIFTS = (-0.5, 0.0, 0.5, 1.0)  # in standard deviations of z
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # windows a standard deviation
 STRIDE = 40  # every so many queries tell the error of an output
 TINY_A = 2.0**-40  # dt is 1 to rounding then, so the logits inside the window stay as they are
-
-LOWER = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 8.0)  # windows, until recent keys are safe
 
 Progress = Callable[[str], None]
 
@@ -36,24 +30,22 @@ class FittedBonuses:
     Attributes:
         with_sinks: without bonuses.
         with_bonuses: with them.
-        least_stay: tokens that every key of the texts stays at least.
     """
 
     with_sinks: float
     with_bonuses: float
-    least_stay: int
 
 
 @torch.no_grad()
 def fit_bonuses(model: DogeForCausalLM, streams: Sequence[Tensor], window: Window, progress: Progress) -> FittedBonuses:
-    """Give a model bonuses for a narrow window, in place; the window itself is left to the caller.
+    """Give a model bonuses and safe keys for a narrow window, in place; the window itself is left to the caller.
 
     streams: int64 [T] each; of the last third, the error decides between the candidates.
     """
     hidden = [model.model.embed_tokens(stream[None]) for stream in streams]
     positions = torch.arange(max(map(len, streams)))[None]
     generator = torch.Generator().manual_seed(0)
-    errors, stays = [], []
+    errors = []
     fitting = len(streams) - max(1, len(streams) // 3)
     layers = [layer for layer in model.model.layers if isinstance(layer, DogeDecoderLayer)]
     for index, layer in enumerate(layers):
@@ -66,12 +58,11 @@ def fit_bonuses(model: DogeForCausalLM, streams: Sequence[Tensor], window: Windo
         best = fit_layer(attention, texts[:fitting], texts[fitting:], window, generator)
         none = Linear(torch.zeros_like(best.weight), torch.zeros_like(best.offset))
         errors.append([output_error(attention, texts[fitting:], each, window) for each in (none, best)])
-        stays.append(least_stay(best, texts, window))
         hidden = [layer(each, model.model.rotary_emb(positions[:, : each.shape[1]])) for each in hidden]
         give_bonuses(attention, best)
-    model.config.keep_bonus = window.most
+    model.config.keep_bonus, model.config.keep_recent = window.most, window.recent
     before, after = (sum(part) / len(errors) for part in zip(*errors, strict=True))
-    return FittedBonuses(before, after, int(torch.stack(stays).min()))
+    return FittedBonuses(before, after)
 
 
 def fit_layer(
@@ -96,33 +87,7 @@ def fit_layer(
     scaled = choose(attention, others, candidates, window)
     with torch.enable_grad():
         refined = refine(attention, texts, scaled, window, generator)
-    safe = [with_recent_keys(each, (*texts, *others), window) for each in (scaled, refined)]
-    return choose(attention, others, [none, *safe], window)
-
-
-def with_recent_keys(bonuses: Linear, texts: Sequence[Heads], window: Window) -> Linear:
-    """The bonuses, those of each head lowered until every key of the texts stays for RECENT tokens.
-
-    Keys whose bonus comes to 0 go by age, and those above keep their lead.
-    """
-    unsafe = torch.ones_like(bonuses.offset, dtype=torch.bool)
-    found = Linear(torch.zeros_like(bonuses.weight), torch.zeros_like(bonuses.offset))
-    for windows in LOWER:
-        tried = Linear(bonuses.weight, bonuses.offset - windows * window.size)
-        safe = unsafe & (least_stay(tried, texts, window) >= RECENT)
-        found = Linear(tried.weight.where(safe[:, None], found.weight), tried.offset.where(safe, found.offset))
-        unsafe &= ~safe
-    return found
-
-
-def least_stay(bonuses: Linear, texts: Sequence[Heads], window: Window) -> Tensor:
-    """The tokens that every key stays at least, by head: int64 [G]; those that the text's end cuts short left out."""
-    stays = []
-    for text in texts:
-        gone = evictions(bonuses.of(text.features()), window)
-        stay = gone - torch.arange(text.length)
-        stays.append(stay.where(gone < text.length, text.length).amin(1))
-    return torch.stack(stays).amin(0)
+    return choose(attention, others, [none, scaled, refined], window)
 
 
 def choose(attention: DogeAttention, texts: Sequence[Heads], candidates: Sequence[Linear], window: Window) -> Linear:

@@ -14,11 +14,12 @@ from doge_model.rotary import apply_rotary
 
 
 class Window(NamedTuple):
-    """Keys that are kept, how many of the first tokens are among them for good, and the largest bonus."""
+    """Keys that are kept, how many first tokens are among them for good, the largest bonus, and how many last ones."""
 
     size: int
     sinks: int
     most: int
+    recent: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,15 @@ def written(attention: DogeAttention, outputs: Tensor) -> Tensor:
 def evicted_at(bonus: Tensor, window: Window) -> Tensor:
     """The first query that does not see a key any more, T where all do: whole [T] -> int64 [T].
 
-    The rule of `doge_model.mask.kept_until`, token by token.
+    The rule of `doge_model.mask.kept_until`, token by token: a key competes once it is no longer recent.
     """
     gone, heap = [len(bonus)] * len(bonus), list[tuple[float, int]]()
-    for position, own in enumerate(bonus.tolist()):
+    for position, own in enumerate(bonus[: max(0, len(bonus) - window.recent)].tolist()):
         if position < window.sinks:
             continue
         key = (position + own, position)
-        if len(heap) < window.size - window.sinks:
+        if len(heap) < window.size - window.sinks - window.recent:
             heapq.heappush(heap, key)
         else:
-            gone[heapq.heappushpop(heap, key)[1]] = position
+            gone[heapq.heappushpop(heap, key)[1]] = position + window.recent
     return torch.tensor(gone)

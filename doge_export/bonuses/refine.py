@@ -60,12 +60,15 @@ def gradually_kept(z: Tensor, asked: Tensor, window: Window, width: float) -> Te
     until = positions + (F.softplus(z / width) * width).clamp(max=window.most)
     until = until.masked_fill(positions < window.sinks, torch.inf)
     seen = until[:, None].where(positions <= asked[:, None], -torch.inf)  # [G, Q, T]
-    least = seen.detach().topk(window.size, dim=-1).values[..., -1:]
+    recent = positions > asked[:, None] - window.recent
+    others = seen.detach().masked_fill(recent, -torch.inf)
+    least = others.topk(window.size - window.recent, dim=-1).values[..., -1:]
     lead = (seen - least) / width
     share = lead.sigmoid()
     # a key that stays longer pushes another one out: the smallest kept number rises with those that are near it
-    slope = (share * (1 - share)).detach()
+    slope = (share * (1 - share)).detach().masked_fill(recent, 0.0)
     slope = slope / slope.sum(-1, keepdim=True)
     finite = until.masked_fill(positions < window.sinks, 0.0)
     pushed = slope @ (finite - finite.detach())[..., None]
-    return (lead - pushed / width).sigmoid()
+    safe = recent & (positions <= asked[:, None])
+    return (lead - pushed / width).sigmoid().masked_fill(safe, 1.0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from doge_model import Checkpoint
 
 from ..errors import ExportError, OptionError
-from ..options import BUILT_IN_TEXT, check_least_window
+from ..options import BUILT_IN_TEXT, RECENT, check_least_window
 from ..texts.calibration import BUILT_IN, CHARACTERS, Calibration, describe_calibration, read_text
 from ..texts.token_ids import text_ids
 from .fit import FittedBonuses, Progress, fit_bonuses
@@ -30,18 +30,20 @@ class WindowCalibration:
         text: that was read, with the number of tokens and their hash.
         errors: of the layers' outputs, without bonuses and with them.
         keep_bonus: the most tokens by which a key counts as younger.
+        keep_recent: the last tokens, whose keys stay whatever the text is.
     """
 
     text: Calibration
     errors: FittedBonuses
     keep_bonus: int
+    keep_recent: int
 
     def summary(self) -> str:
         """For the user, in a line."""
         before, after = self.errors.with_sinks, self.errors.with_bonuses
         return (
             f"from {self.text.tokens} tokens of {self.text.text}; squared error of layers {after:.4f}, by sinks alone "
-            f"{before:.4f}; every key stays at least {self.errors.least_stay} tokens"
+            f"{before:.4f}; every key stays for {self.keep_recent} tokens"
         )
 
 
@@ -68,10 +70,10 @@ def calibrate_window(
         )
     most = min(MOST, context - keep_window)
     streams = streams_of(checkpoint, source, min(context, max(STREAM, 2 * keep_window)))
-    window = Window(keep_window, keep_sinks, most)
+    window = Window(keep_window, keep_sinks, most, RECENT)
     errors = fit_bonuses(model, [torch.from_numpy(stream) for stream in streams], window, progress)
     named = None if source == BUILT_IN_TEXT else source
-    return WindowCalibration(describe_calibration(named, np.concatenate(streams)), errors, most)
+    return WindowCalibration(describe_calibration(named, np.concatenate(streams)), errors, most, RECENT)
 
 
 def streams_of(checkpoint: Checkpoint, source: str, length: int) -> list[NDArray[np.int64]]:

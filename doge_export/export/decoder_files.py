@@ -136,7 +136,7 @@ def describe(folded: FoldedDecoder, data: Path, scales: KeyValueScales | None = 
     if scales is not None:
         digest.update(scales.tobytes())
     cache_type = "float32" if scales is None else "int8"
-    version = format_version(cache_type, d.keep_sinks, d.keep_bonus)
+    version = format_version(cache_type, d.keep_sinks, d.keep_bonus, d.keep_recent)
     assert version is not None
     return DecoderDescription(
         format_version=version,
@@ -152,4 +152,5 @@ def describe(folded: FoldedDecoder, data: Path, scales: KeyValueScales | None = 
         cache_type=cache_type,
         keep_sinks=d.keep_sinks,
         keep_bonus=d.keep_bonus,
+        keep_recent=d.keep_recent,
     )

@@ -36,9 +36,10 @@ class Dimensions:
     num_experts: int | None
     num_experts_per_tok: int
     kv_int8: bool = False  # keys and values of the cache in 8 bits
-    # Not in the hash of a model: a state says itself how many sinks, and which bonus, it has.
+    # Not in the hash of a model: a state says itself how many sinks and safe keys, and which bonus, it has.
     keep_sinks: int = field(default=0, repr=False)
-    keep_bonus: int = field(default=0, repr=False)  # 0 without a mask too
+    keep_bonus: int = field(default=0, repr=False)  # 0 without a mask too, where the most recent keys are kept anyway
+    keep_recent: int = field(default=0, repr=False)  # the same
 
     @classmethod
     def from_config(cls, config: DogeConfig, has_mask: bool, kv_int8: bool = False) -> Dimensions:
@@ -63,6 +64,7 @@ class Dimensions:
             kv_int8=kv_int8,
             keep_sinks=config.keep_sinks,
             keep_bonus=config.keep_bonus if has_mask else 0,
+            keep_recent=config.keep_recent if has_mask else 0,
         )
 
     @property

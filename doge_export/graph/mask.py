@@ -91,18 +91,16 @@ def gather_precedence(graph: GraphBuilder, d: Dimensions, index: int, value: str
     return rows
 
 
-def new_precedence(graph: GraphBuilder, d: Dimensions, index: int, name: str, value: str) -> tuple[str, str]:
-    """Of the new keys per cache head, as a column and as a row; with bonuses, counted from the first new token.
+def new_precedence(graph: GraphBuilder, d: Dimensions, index: int, name: str, value: str) -> str:
+    """Of the new keys per cache head; with bonuses, counted from the first new token.
 
-    values [1, S, kv heads * channels] -> [1, cache heads, S, 1] and [1, cache heads, 1, S].
+    values [1, S, kv heads * channels] -> [1, cache heads, S].
     """
     rows = gather_precedence(graph, d, index, value)
     (by_head,) = graph.op("Transpose", [rows], name, perm=[0, 2, 1])
     if d.keep_bonus:
         by_head = kept_until(graph, d, name, by_head, NEW_POSITIONS)
-    (column,) = graph.op("Unsqueeze", [by_head, graph.constant("axis.last", np.array([-1]))], f"{name}.column")
-    (row,) = graph.op("Unsqueeze", [by_head, graph.constant("axis.before_last", np.array([-2]))], f"{name}.row")
-    return column, row
+    return by_head
 
 
 def kept_until(graph: GraphBuilder, d: Dimensions, name: str, precedence: str, positions: str) -> str:

@@ -110,8 +110,9 @@ def rotary_constants(graph: GraphBuilder, spec: RotarySpec) -> list[str]:
 
 
 def attributes(d: Dimensions) -> dict[str, int | float]:
-    """The sizes that no input shows; a graph without sinks or bonuses is one of before there were any."""
-    newer = {name: size for name, size in (("keep_sinks", d.keep_sinks), ("keep_bonus", d.keep_bonus)) if size}
+    """The sizes that no input shows; a graph without sinks, bonuses or safe keys is one of before there were any."""
+    rule = {"keep_sinks": d.keep_sinks, "keep_bonus": d.keep_bonus, "keep_recent": d.keep_recent}
+    newer = {name: size for name, size in rule.items() if size}
     return {
         "num_layers": d.num_layers,
         "num_heads": d.num_heads,

@@ -3,6 +3,8 @@
 A query evicts a key once keep_window_size of the keys up to the query outrank it. Keys get a number in the order of
 precedence, closer ones than TIE by their place. Outranking is then a comparison of these numbers, and a running sum
 along the queries counts. That is a matrix [S, S] for each mask head, so it is computed for longer texts alone.
+
+Where the last keep_recent keys are safe, the count is that of the query so many tokens before.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def whole_text_bias(graph: GraphBuilder, d: Dimensions, index: int, value: str) 
     (outranks,) = graph.op("Greater", [above, below], f"{name}.outranks")  # [B, M, outranking, outranked]
     (counted,) = graph.op("Cast", [outranks], f"{name}.outranks.count", to=TensorProto.FLOAT)
     (count,) = graph.op("CumSum", [counted, graph.constant("int.2", np.array(2))], f"{name}.count")
-    window = graph.constant("eviction.window.count", np.array(d.keep_window_size - 0.5, np.float32))
+    window = graph.constant("eviction.window.count", np.array(d.keep_window_size - d.keep_recent - 0.5, np.float32))
+    if d.keep_recent:
+        count = _of_earlier_queries(graph, d, name, count)
     (gone,) = graph.op("Greater", [count, window], f"{name}.gone")
     numbers = [graph.constant("eviction.never", np.array(EVICTED)), graph.constant("zero", np.array(0, np.float32))]
     (bias,) = graph.op("Where", [gone, *numbers], f"{name}.bias")
@@ -41,6 +45,21 @@ def whole_text_bias(graph: GraphBuilder, d: Dimensions, index: int, value: str) 
     )
     (bias,) = graph.op("Gather", [bias, order], f"{name}.bias.heads", axis=1)
     return bias
+
+
+def _of_earlier_queries(graph: GraphBuilder, d: Dimensions, name: str, count: str) -> str:
+    """The count of the query keep_recent tokens before, 0 of the keys since then: [B, M, S, S] -> the same shape."""
+    bounds = [graph.constant("int.0", np.array(0)), LONGEST, graph.constant("int.1", np.array(1))]
+    (places,) = graph.op("Range", bounds, f"{name}.queries")
+    recent = graph.constant("eviction.recent.scalar", np.array(d.keep_recent))
+    (earlier,) = graph.op("Sub", [places, recent], f"{name}.earlier")
+    (rows,) = graph.op("Max", [earlier, graph.constant("int.0", np.array(0))], f"{name}.earlier.rows")
+    (shifted,) = graph.op("Gather", [count, rows], f"{name}.count.earlier", axis=2)
+    (column,) = graph.op("Unsqueeze", [earlier, graph.constant("axis.last", np.array([-1]))], f"{name}.earlier.column")
+    (competes,) = graph.op("GreaterOrEqual", [column, places], f"{name}.competes")  # [S, S], query by key
+    zero = graph.constant("zero", np.array(0, np.float32))
+    (counted,) = graph.op("Where", [competes, shifted, zero], f"{name}.count.competing")
+    return counted
 
 
 def _precedence(graph: GraphBuilder, d: Dimensions, index: int, name: str, value: str) -> str:

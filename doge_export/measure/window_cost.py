@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 
 TOKENS_BEYOND = 1024  # tokens behind the narrowed window that are compared
 CHUNK = 128
+# measured with planted needles (docs/state.md#bonuses)
+LOST_FACTS = "single facts of a far past are lost, more than by sinks alone: widen the window where they are asked for"
 
 
 class Window(NamedTuple):
-    """Keys that are kept, how many of the first tokens are among them for good, and the largest bonus, 0 for none."""
+    """Keys that are kept, the first and last tokens that are always among them, and the largest bonus, 0 for none."""
 
     keep_window_size: int
     keep_sinks: int
     keep_bonus: int = 0
+    keep_recent: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class NarrowedWindow:
         other_sinks: the number that it is compared with: none, or where it has none itself, as many as a Llama has.
         other_cost: of the same window with these; None without tokens, or where there is no room for any.
         keep_bonus: the most tokens by which a key counts as younger; 0 without bonuses.
+        keep_recent: the last tokens, whose keys stay in any case.
         unlearned_cost: of the same window and sinks without bonuses; None without tokens or bonuses.
         nats: by position, from the beginning of the text; None without tokens.
     """
@@ -98,6 +102,7 @@ class NarrowedWindow:
     cost: Cost | None = None
     other_cost: Cost | None = None
     keep_bonus: int = 0
+    keep_recent: int = 0
     unlearned_cost: Cost | None = None
     nats: NatsByPosition | None = None
 
@@ -106,11 +111,17 @@ class NarrowedWindow:
         """The other number of sinks, in words."""
         return with_sinks(self.other_sinks)
 
+    @property
+    def warning(self) -> str:
+        """The use that a learned window is wrong for, in words; empty without bonuses."""
+        return LOST_FACTS if self.keep_bonus else ""
+
     def summary(self) -> str:
         """For the user, in a line."""
         first = f" {self.keep_sinks}" if self.keep_sinks > 1 else ""
         sinks = f", the first{first} of a stream for good" if self.keep_sinks else ""
         sinks += ", others by what they say" if self.keep_bonus else ""
+        sinks += f", the last {self.keep_recent} safe" if self.keep_recent else ""
         if self.keep_window_size == self.original_keep_window_size:
             return f"{self.keep_window_size} tokens, as the checkpoint has it{sinks}"
         change = f"{self.keep_window_size} tokens{sinks}, instead of {self.original_keep_window_size}: another model "
@@ -120,9 +131,10 @@ class NarrowedWindow:
         compared = [(self.other_name, self.other_cost), ("sinks alone", self.unlearned_cost)]
         costs = ", ".join(f"{name} {cost}" for name, cost in compared if cost is not None)
         other = f" ({costs})" if costs else ""
+        warning = f"; {self.warning}" if self.warning else ""
         return (
             f"{change}; {self.cost} nats per token{other}, KL {self.kl_mean:.1e}, same most likely token "
-            f"{self.top1:.1%}, on {self.tokens} tokens"
+            f"{self.top1:.1%}, on {self.tokens} tokens{warning}"
         )
 
 
@@ -135,17 +147,22 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
     """Narrow a checkpoint's window in place and measure how the model changes; bonuses that it has stay.
 
     Raises:
-        OptionError: the checkpoint's window is smaller already.
+        OptionError: the checkpoint's window is smaller already, or the new one has no room beside the keys that stay.
     """
     config = checkpoint.model.config
-    bonus = config.keep_bonus
-    original = Window(config.keep_window_size, config.keep_sinks, bonus)
+    bonus, recent = config.keep_bonus, config.keep_recent
+    original = Window(config.keep_window_size, config.keep_sinks, bonus, recent)
     if keep_window > original.keep_window_size:
         raise OptionError(
             f"keep_window is {keep_window}; the checkpoint has {original.keep_window_size}, and it can only be narrowed"
         )
+    if keep_window <= keep_sinks + recent:
+        raise OptionError(
+            f"keep_window is {keep_window}; it must be at least {keep_sinks + recent + 1}, as {keep_sinks} sinks and "
+            f"the last {recent} tokens always stay"
+        )
     other = Window(keep_window, 0 if keep_sinks else llama_sinks(keep_window))
-    compared = {"narrowed": Window(keep_window, keep_sinks, bonus)}
+    compared = {"narrowed": Window(keep_window, keep_sinks, bonus, recent)}
     if (other.keep_window_size, other.keep_sinks) != (keep_window, keep_sinks):
         compared["other"] = other
     if bonus:
@@ -160,6 +177,7 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
         other_sinks=other.keep_sinks,
         text=text,
         keep_bonus=bonus,
+        keep_recent=recent,
         **comparison.figures(keep_window, list(compared)),
     )
 
@@ -248,16 +266,16 @@ def window_set(model: DogeForCausalLM, window: Window) -> Iterator[None]:
     Without the bonuses that it has, every A is 0: recency decides, as before they were fitted.
     """
     config = model.config
-    before = Window(config.keep_window_size, config.keep_sinks, config.keep_bonus)
+    before = Window(config.keep_window_size, config.keep_sinks, config.keep_bonus, config.keep_recent)
     masks = [each for name, each in model.named_parameters() if name.endswith(".self_attn.A")]
     kept = [each.data for each in masks]
-    config.keep_window_size, config.keep_sinks, config.keep_bonus = window
+    config.keep_window_size, config.keep_sinks, config.keep_bonus, config.keep_recent = window
     try:
         if before.keep_bonus and not window.keep_bonus:
             for each in masks:
                 each.data = torch.zeros_like(each)
         yield
     finally:
-        config.keep_window_size, config.keep_sinks, config.keep_bonus = before
+        config.keep_window_size, config.keep_sinks, config.keep_bonus, config.keep_recent = before
         for each, data in zip(masks, kept, strict=True):
             each.data = data

@@ -31,6 +31,8 @@ NUMBERS: dict[str, type[np.generic]] = {"float32": np.float32, "int8": np.int8}
 NUMBERS |= dict.fromkeys(PACKED_NUMBERS, np.uint8)
 SINKS_FORMAT = 10  # added to these where a driver must keep sinks
 BONUS_FORMAT = 20  # added where it must count bonuses too
+RECENT_FORMAT = 40  # added where recent keys are safe
+RULE = ("keep_sinks", "keep_bonus", "keep_recent")  # a file does not mention those that are 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class DecoderDescription:
         adapter: the name of the adapter that computes with it, whose numbers weights_sha256 knows too; in no file.
         keep_bonus: the most tokens by which a key counts as younger than it is; 0 where precedence alone decides. A
             file of 0 does not mention it.
+        keep_recent: the last tokens up to a query whose keys are safe; a file without any does not mention it.
     """
 
     format_version: int
@@ -69,6 +72,7 @@ class DecoderDescription:
     cache_type: str = "float32"
     keep_sinks: int = 0
     keep_bonus: int = 0
+    keep_recent: int = 0
     adapter: str = field(default="", compare=False)
 
     @property
@@ -107,7 +111,7 @@ class DecoderDescription:
         del values["adapter"]
         if self.cache_type == "float32":
             del values["cache_type"]
-        for name in ("keep_sinks", "keep_bonus"):
+        for name in RULE:
             if values[name] == 0:
                 del values[name]
         return {METADATA_KEY: json.dumps(values)}
@@ -122,14 +126,14 @@ class DecoderDescription:
         if METADATA_KEY not in metadata:
             raise PackageError(f"{path} has no {METADATA_KEY!r} in its metadata; give a decoder that doge-export wrote")
         try:
-            values = {"cache_type": "float32", "keep_sinks": 0, "keep_bonus": 0} | json.loads(metadata[METADATA_KEY])
+            values = {"cache_type": "float32"} | dict.fromkeys(RULE, 0) | json.loads(metadata[METADATA_KEY])
         except (TypeError, ValueError) as error:
             raise PackageError(f"{path} has damaged metadata ({error}); export the checkpoint again") from error
         known = {each.name for each in dataclasses.fields(cls)} - {"adapter"}
-        version = format_version(str(values["cache_type"]), values["keep_sinks"], values["keep_bonus"])
+        rule = [values[name] for name in RULE]
+        version = format_version(str(values["cache_type"]), *rule)
         written = values.get("format_version")
-        newest = max(FORMAT_VERSIONS.values()) + (SINKS_FORMAT if values["keep_sinks"] else 0)
-        newest += BONUS_FORMAT if values["keep_bonus"] else 0
+        newest = max(FORMAT_VERSIONS.values()) + _format_of_rule(*rule)
         if isinstance(written, int) and written > newest:
             raise PackageError(
                 f"{path} has decoder format {written}, which is newer than this version of doge-export; update it, or "
@@ -149,9 +153,15 @@ def packed_width(cache_type: str, head_dim: int, mask_channels: int) -> int:
     return 4 * mask_channels + padded * np.dtype(PACKED_NUMBERS[cache_type]).itemsize
 
 
-def format_version(cache_type: str, keep_sinks: object, keep_bonus: object = 0) -> int | None:
-    """The format of a decoder with such a cache, so many sinks and such a bonus; None where there is none."""
-    version = FORMAT_VERSIONS.get(cache_type)
-    if version is None or any(type(each) is not int or each < 0 for each in (keep_sinks, keep_bonus)):
+def format_version(cache_type: str, keep_sinks: object, keep_bonus: object = 0, keep_recent: object = 0) -> int | None:
+    """The format of a decoder with such a cache and such a rule of eviction; None where there is none."""
+    version, rule = FORMAT_VERSIONS.get(cache_type), (keep_sinks, keep_bonus, keep_recent)
+    if version is None or any(type(each) is not int or each < 0 for each in rule):
         return None
-    return version + (SINKS_FORMAT if keep_sinks else 0) + (BONUS_FORMAT if keep_bonus else 0)
+    return version + _format_of_rule(*rule)
+
+
+def _format_of_rule(keep_sinks: object, keep_bonus: object, keep_recent: object) -> int:
+    """The part of a format that a rule adds to that of the cache."""
+    added = ((keep_sinks, SINKS_FORMAT), (keep_bonus, BONUS_FORMAT), (keep_recent, RECENT_FORMAT))
+    return sum(number for part, number in added if part)

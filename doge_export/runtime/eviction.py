@@ -7,6 +7,9 @@ kept whatever their dt is. They stand in the first slots, in the order of the st
 With bonuses, the keys with the largest position + bonus are kept, and of equal sums the most recent. `Keys.precedence`
 is the bonus then, a whole number of tokens. Sums are counted from the first new token, so that float32 is exact.
 
+The last keep_recent tokens up to a query may be safe. A key then competes with the others so many tokens later, when
+it is no longer recent. A new key stays, and at every step the key that many tokens before it competes.
+
 A step has two halves. `FullWindow.candidates` names the slots that may be freed. The graph writes its rows behind the
 window, and `FullWindow.admit` moves the kept ones into free slots. Nothing else knows how keys are evicted.
 """
@@ -18,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+MOST = np.finfo(np.float32).max  # precedence of a key that does not leave
 TIE = np.float32(2.0 ** (-17 - 40))  # `doge_model.mask.TIE`; a graph computes precedence times 2^-40
 NO_POSITION = np.int64(2**63 - 1)
 SCALE = np.float32(2.0**-40)  # of the precedence that a graph computes
@@ -62,10 +66,13 @@ def bonuses(precedence: NDArray[np.float32], keep_bonus: int) -> NDArray[np.floa
 
 
 class Candidates(NamedTuple):
-    """The cached keys that a chunk of S tokens can evict, R = min(S, keep_window_size - sinks) of each mask head.
+    """The cached keys that a chunk of S tokens can evict.
 
-    slots: int64 [layers, heads, R], in the order of eviction. keys: those in them, as the graph compares them: with
-    bonuses, precedence is their sums.
+    R = min(S, keep_window_size - sinks - keep_recent) of each mask head are in the order of eviction. Behind them stand
+    the min(S, keep_recent) that are the next to compete with them, in the order of the stream.
+
+    slots: int64 [layers, heads, R + those]. keys: those in them, as the graph compares them: with bonuses, precedence
+    is their sums.
     """
 
     slots: NDArray[np.int64]
@@ -79,20 +86,26 @@ class FullWindow:
         keys: [layers, heads, keep_window_size].
     """
 
-    def __init__(self, keys: Keys, keep_sinks: int = 0, has_bonus: bool = False) -> None:
-        """keep_sinks: slots, from the first on, whose keys never leave. has_bonus: whether precedence is a bonus."""
-        self.keys, self._sinks, self._has_bonus = keys, keep_sinks, has_bonus
+    def __init__(self, keys: Keys, keep_sinks: int = 0, has_bonus: bool = False, keep_recent: int = 0) -> None:
+        """keep_sinks: slots, from the first on, whose keys never leave. has_bonus: whether precedence is a bonus.
+
+        keep_recent: the last tokens, whose keys are safe.
+        """
+        self.keys, self._sinks, self._has_bonus, self._recent = keys, keep_sinks, has_bonus, keep_recent
         self._layer, self._head = np.ogrid[tuple(map(slice, keys.positions.shape[:2]))]
 
     def copy(self) -> FullWindow:
         """The same keys in memory of its own."""
         keys = Keys(self.keys.precedence.copy(), self.keys.positions.copy())
-        return FullWindow(keys, self._sinks, self._has_bonus)
+        return FullWindow(keys, self._sinks, self._has_bonus, self._recent)
 
     def candidates(self, tokens: int, position: int) -> Candidates:
         """The keys that a chunk of so many tokens can evict, whose first one has this position."""
         ordered = self._compared(self.keys, position)
-        slots = self._next_evicted(ordered, min(tokens, self.keys.positions.shape[-1] - self._sinks))
+        room = self.keys.positions.shape[-1] - self._sinks - self._recent
+        slots = self._next_evicted(ordered, min(tokens, room), position)
+        if self._recent:
+            slots = np.concatenate([slots, self._entering(min(tokens, self._recent), position)], axis=-1)
         return Candidates(slots, ordered.take((self._layer[..., None], self._head[..., None], slots)))
 
     def admit(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
@@ -112,9 +125,20 @@ class FullWindow:
             return keys
         return Keys(keys.precedence + (keys.positions - position).astype(np.float32), keys.positions)
 
-    def _next_evicted(self, ordered: Keys, count: int) -> NDArray[np.int64]:
+    def _entering(self, count: int, position: int) -> NDArray[np.int64]:
+        """Slots of the oldest `count` safe keys, the oldest first: int64 [layers, heads, count]."""
+        age = self.keys.positions - (position - self._recent)
+        layer, head, slot = np.nonzero((age >= 0) & (age < count))
+        slots = np.zeros((*age.shape[:2], count), np.int64)
+        slots[layer, head, age[layer, head, slot]] = slot
+        return slots
+
+    def _next_evicted(self, ordered: Keys, count: int, position: int) -> NDArray[np.int64]:
         """Slots of the `count` keys that are evicted first, in that order: int64 [layers, heads, count]."""
         keys = ordered.take((..., slice(self._sinks, None)))
+        if self._recent:
+            safe = keys.positions >= position - self._recent
+            keys = Keys(np.where(safe, MOST, keys.precedence), keys.positions)
         if count > 1:
             return keys.eviction_order()[..., :count] + self._sinks
         least = keys.precedence.min(axis=-1, keepdims=True)
@@ -126,7 +150,12 @@ class FullWindow:
         """One new key: it is kept where it outranks the candidate. No sort, which a single step cannot afford."""
         keys, window = self.keys, self.keys.positions.shape[-1]
         slots, precedence = candidates.slots[..., 0], new.precedence[..., 0]  # its sum is its bonus
-        layers, heads = np.nonzero(precedence >= candidates.keys.precedence[..., 0] - TIE)
+        least = candidates.keys.precedence[..., 0] - TIE
+        if self._recent:  # it takes the slot of the candidate, or of the key that competes with that
+            slots = np.where(candidates.keys.precedence[..., 1] >= least, slots, candidates.slots[..., 1])
+            layers, heads = np.nonzero(slots >= 0)
+        else:
+            layers, heads = np.nonzero(precedence >= least)
         chosen = slots[layers, heads]
         rows[layers, :, heads, chosen] = rows[layers, :, heads, window]
         keys.precedence[layers, heads, chosen] = precedence[layers, heads]
@@ -134,15 +163,16 @@ class FullWindow:
 
     def _admit_many(self, rows: NDArray[Any], candidates: Candidates, new: Keys) -> None:
         """Several new keys: order them together with the candidates."""
-        window, count = self.keys.positions.shape[-1], candidates.slots.shape[-1]
+        window, count, tokens = self.keys.positions.shape[-1], candidates.slots.shape[-1], new.positions.shape[-1]
+        entering = tokens - min(tokens, self._recent)  # new keys that compete; those behind them stay
         ordered = self._compared(new, int(new.positions.flat[0]))
         both = Keys(
-            np.concatenate([candidates.keys.precedence, ordered.precedence], axis=-1),
-            np.concatenate([candidates.keys.positions, ordered.positions], axis=-1),
+            np.concatenate([candidates.keys.precedence, ordered.precedence[..., :entering]], axis=-1),
+            np.concatenate([candidates.keys.positions, ordered.positions[..., :entering]], axis=-1),
         )
         order = both.eviction_order()
-        kept = np.ones(order.shape, bool)
-        np.put_along_axis(kept, order[..., :-count], False, axis=-1)
+        kept = np.ones((*order.shape[:2], count + tokens), bool)
+        np.put_along_axis(kept, order[..., :tokens], False, axis=-1)
         for layer, head in np.ndindex(order.shape[:2]):
             free = candidates.slots[layer, head, ~kept[layer, head, :count]]
             chosen = np.flatnonzero(kept[layer, head, count:])

@@ -44,6 +44,11 @@ class Arrival(NamedTuple):
         return self.counted is None or bool(self.counted[0] == self.position + len(self.token_ids))
 
 
+def full_window(keys: Keys, description: DecoderDescription) -> FullWindow:
+    """The bookkeeping of these keys by the rule of a decoder."""
+    return FullWindow(keys, description.keep_sinks, description.keep_bonus > 0, description.keep_recent)
+
+
 class Claim:
     """One thread at a time; the one that has it may enter again."""
 
@@ -265,7 +270,7 @@ class State:
         if file.key_positions is not None:
             precedence = cache.precedence_of(slice(0, description.keep_window_size))
             keys = Keys(precedence.copy(), file.key_positions.copy())
-            window = FullWindow(keys, description.keep_sinks, description.keep_bonus > 0)
+            window = full_window(keys, description)
         state = cls(description)
         state._memory = (cache, window)
         state._position = file.position
@@ -286,8 +291,7 @@ class State:
             cache = cache.per_mask_head()
             precedence = cache.precedence_of(slice(0, self.description.keep_window_size)).copy()
             positions = np.broadcast_to(np.arange(self.description.keep_window_size), precedence.shape).copy()
-            d = self.description
-            window = FullWindow(Keys(precedence, positions), d.keep_sinks, d.keep_bonus > 0)
+            window = full_window(Keys(precedence, positions), self.description)
             self._memory = (cache, window)
         return window
 

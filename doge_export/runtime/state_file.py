@@ -39,7 +39,7 @@ READABLE = {
     "packed_int8": ("packed_int8",),
 }
 HEADER_FIELDS = {"format_version", "weights_sha256", "keep_window_size", "keep_sinks", "position", "unfed_token"}
-HEADER_FIELDS |= {"metadata", "keep_bonus", "adapter"}
+HEADER_FIELDS |= {"metadata", "keep_bonus", "keep_recent", "adapter"}
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -90,6 +90,8 @@ class StateFile:
             header["adapter"] = description.adapter
         if description.keep_bonus:
             header["keep_bonus"] = description.keep_bonus
+        if description.keep_recent:
+            header["keep_recent"] = description.keep_recent
         tensors: Tensors = {"cache": self.cache, "seen_tokens": self.seen_tokens}
         tensors["first_positions"] = self.first_positions
         if self.precedence is not None:
@@ -207,7 +209,7 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
     if not isinstance(header, dict) or header.get("format_version") != FORMAT_VERSION:
         version = header.get("format_version") if isinstance(header, dict) else None
         raise StateError(f"{path} has state format {version!r}, but this version reads {FORMAT_VERSION} only")
-    header = dict[str, Any](keep_sinks=0, keep_bonus=0, adapter="") | header
+    header = dict[str, Any](keep_sinks=0, keep_bonus=0, keep_recent=0, adapter="") | header
     if set(header) != HEADER_FIELDS:
         raise StateError(f"{path} is damaged: its header has the fields {sorted(header)}")
     if header["adapter"] != description.adapter:
@@ -232,11 +234,12 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
             f"{path} is the state of a model that keeps {header['keep_sinks']!r} sinks, but this one keeps "
             f"{description.keep_sinks}; load it with the model that made it"
         )
-    if header["keep_bonus"] != description.keep_bonus:
-        raise StateError(
-            f"{path} is the state of a model with keep_bonus {header['keep_bonus']!r}, but this one has "
-            f"{description.keep_bonus}; load it with the model that made it"
-        )
+    for name, own in (("keep_bonus", description.keep_bonus), ("keep_recent", description.keep_recent)):
+        if header[name] != own:
+            raise StateError(
+                f"{path} is the state of a model with {name} {header[name]!r}, but this one has {own}; load it with "
+                "the model that made it"
+            )
     position, unfed, notes = header["position"], header["unfed_token"], header["metadata"]
     if type(position) is not int or not 0 <= position < POSITION_LIMIT:
         raise StateError(f"{path} is damaged: its position is {position!r}")
@@ -309,10 +312,11 @@ def _check_values(path: Path, header: Mapping[str, Any], tensors: Tensors, descr
 
 
 def _are_key_positions(values: NDArray[np.int64], position: int, description: DecoderDescription) -> bool:
-    """Whether every head has different tokens of the stream, and the sinks in their slots."""
-    sinks = description.keep_sinks
+    """Whether every head has different tokens of the stream, the sinks in their slots, and the last ones if safe."""
+    sinks, recent = description.keep_sinks, description.keep_recent
     in_place = bool((values[..., :sinks] == np.arange(sinks)).all())
-    return in_place and _all_different_below(position, values)
+    are_last = bool(((values >= position - recent).sum(-1) == recent).all())
+    return in_place and are_last and _all_different_below(position, values)
 
 
 def _all_different_below(limit: int, values: NDArray[np.int64]) -> bool:

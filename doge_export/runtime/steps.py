@@ -132,7 +132,7 @@ class RecurrentStep:
     def __init__(self, session: ort.InferenceSession, state: State) -> None:
         self._session = session
         d = state.description
-        shape = (d.num_layers, d.num_recurrent_heads, 1)
+        shape = (d.num_layers, d.num_recurrent_heads, 1 + min(1, d.keep_recent))
         self.inputs = step_inputs(state, tokens=1, cached=d.keep_window_size)
         self.inputs |= {"eviction_slots": np.zeros(shape, np.int64), "eviction_precedence": np.zeros(shape, np.float32)}
         logits = np.zeros((1, 1, d.vocab_size), np.float32)

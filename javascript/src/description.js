@@ -85,6 +85,12 @@ function checkVersion(values, file) {
         'checkpoint without --calibrate-window',
     );
   }
+  if (values.keep_recent) {
+    throw new PackageError(
+      `${file} has a window whose last ${values.keep_recent} tokens are safe (keep_recent), which JavaScript does not ` +
+        'know; export the checkpoint with a keep_recent of 0',
+    );
+  }
   const sinks = values.keep_sinks ? SINKS_FORMAT : 0;
   const written = values.format_version;
   const newest = Math.max(...Object.values(FORMAT_VERSIONS)) + sinks;

@@ -38,6 +38,14 @@ test('a decoder whose keys have bonuses is refused in one sentence', () => {
   );
 });
 
+test('a decoder whose recent keys are safe is refused in one sentence', () => {
+  const fields = JSON.stringify({ keep_recent: 32, format_version: 46 });
+  assert.throws(
+    () => readDescription(new Map([[METADATA_KEY, fields]]), 'decoder.onnx'),
+    /whose last 32 tokens are safe \(keep_recent\), which JavaScript does not know; export the checkpoint with a/,
+  );
+});
+
 test('a seed draws the tokens that it draws in Python', () => {
   for (const { logits, options, seed, left, tokens } of cases.samples) {
     const generator = new Pcg64(BigInt(seed));

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from doge_export.bonuses import calibrate_window, streams
-from doge_export.bonuses.fit import choose, evictions, fit_bonuses, least_stay, output_error, with_recent_keys
+from doge_export.bonuses.fit import choose, evictions, fit_bonuses, output_error
 from doge_export.bonuses.harm import Linear, log_harm, ridge
 from doge_export.bonuses.layer import Heads, Window, evicted_at
 from doge_export.bonuses.refine import gradually_kept
@@ -26,7 +26,7 @@ from tests.helpers.checkpoints import save_doge
 from tests.helpers.evaluation_data import save_talking_checkpoint
 from tests.helpers.models import attentions, random_ids, relative_difference, tiny_model, torch_logits, without_mask
 
-WINDOW = Window(80, 2, 200)
+WINDOW = Window(80, 2, 200, RECENT)
 
 
 def llama(seed: int = 0, **fields: Any) -> DogeForCausalLM:
@@ -41,13 +41,19 @@ def heads_of(model: DogeForCausalLM, length: int = 300, seed: int = 0) -> tuple[
         return layer.self_attn, Heads.of(layer, model.model.embed_tokens(ids), rotary)
 
 
-@given(bonus=st.lists(st.integers(0, 9), min_size=1, max_size=20), size=st.integers(2, 10), sinks=st.integers(0, 4))
-def test_keys_leave_when_the_mask_says_so(bonus: list[int], size: int, sinks: int) -> None:
+@given(
+    bonus=st.lists(st.integers(0, 9), min_size=1, max_size=20),
+    size=st.integers(2, 10),
+    sinks=st.integers(0, 4),
+    recent=st.integers(0, 6),
+)
+def test_keys_leave_when_the_mask_says_so(bonus: list[int], size: int, sinks: int, recent: int) -> None:
     sinks, length = min(sinks, size - 1), len(bonus)
-    gone = evicted_at(torch.tensor(bonus).float(), Window(size, sinks, 9))
+    recent = min(recent, size - sinks - 1)
+    gone = evicted_at(torch.tensor(bonus).float(), Window(size, sinks, 9, recent))
     z = torch.tensor(bonus).float()[None, :, None]
     until = kept_until(z, torch.ones(1), torch.arange(length)[None], 9).transpose(1, 2)
-    visible = visible_keys(with_sinks(until, sinks), length, size)[0, 0]
+    visible = visible_keys(with_sinks(until, sinks), length, size, recent)[0, 0]
     positions = torch.arange(length)
     assert torch.equal(visible, (positions[:, None] < gone) & (positions[:, None] >= positions))
 
@@ -83,9 +89,10 @@ def test_harm_is_largest_for_a_key_that_later_queries_attend_to() -> None:
     assert (harm[:, 50] > harm[:, 5:200].median(1).values).all()
 
 
-def test_keys_leave_gradually_as_they_leave_by_the_rule_when_the_step_is_steep() -> None:
+@pytest.mark.parametrize("recent", [0, 9])
+def test_keys_leave_gradually_as_they_leave_by_the_rule_when_the_step_is_steep(recent: int) -> None:
     z = torch.randn(2, 120, generator=torch.Generator().manual_seed(1)) * 40
-    window, asked = Window(20, 2, 60), torch.arange(30, 120, 7)
+    window, asked = Window(20, 2, 60, recent), torch.arange(30, 120, 7)
     share = gradually_kept(z, asked, window, width=0.01)
     positions = torch.arange(120)
     for group, own in enumerate(z):
@@ -114,22 +121,13 @@ def test_each_head_gets_the_candidate_with_the_smallest_change() -> None:
     assert errors[0] <= min(errors[1:]) + 1e-6
 
 
-def test_no_bonus_pushes_a_recent_key_out() -> None:
-    _, heads = heads_of(llama())
-    wild = Linear(400 * torch.randn(2, 16, generator=torch.Generator().manual_seed(0)), torch.zeros(2))
-    window = Window(RECENT + 30, 2, 4096)
-    assert int(least_stay(wild, [heads], window).min()) < RECENT
-    assert int(least_stay(with_recent_keys(wild, [heads], window), [heads], window).min()) >= RECENT
-
-
 def test_a_fitted_model_is_nearer_to_the_whole_context_and_the_same_inside_the_window() -> None:
     model, ids = llama(num_key_value_heads=1), random_ids(300, seed=9)
     whole, texts = torch_logits(model, ids), [torch.from_numpy(random_ids(300, seed)) for seed in range(3)]
     found = fit_bonuses(model, texts, WINDOW, lambda step: None)
     assert found.with_bonuses < found.with_sinks
-    assert found.least_stay >= RECENT
     assert relative_difference(whole, torch_logits(model, ids)) < 1e-5  # whose window is 400 still
-    assert model.config.keep_bonus == 200
+    assert (model.config.keep_bonus, model.config.keep_recent) == (200, RECENT)
     assert all(attention.dt_proj.weight.shape == (1, 8) for attention in attentions(model))
 
 

@@ -172,9 +172,13 @@ def test_a_window_that_has_learned_from_a_text_is_exported_with_its_gain(
     assert learned["text"]["tokens"] == 900
     assert learned["errors"]["with_bonuses"] <= learned["errors"]["with_sinks"]
     assert "sinks alone" in (tmp_path / "out" / "export_report.html").read_text()
-    assert "every key stays at least" in result.stdout
+    assert "every key stays for 32 tokens" in result.stdout
     assert "learning which keys to keep: layer 2 of 2" in result.stderr
-    assert Decoder(tmp_path / "out").description.keep_bonus == learned["keep_bonus"] > 0
+    description = Decoder(tmp_path / "out").description
+    assert description.keep_bonus == learned["keep_bonus"] > 0
+    assert description.keep_recent == learned["keep_recent"] == cost["keep_recent"] == 32
+    for said in (result.stdout, (tmp_path / "out" / "export_report.html").read_text()):
+        assert "single facts of a far past are lost" in said
 
 
 @pytest.mark.slow

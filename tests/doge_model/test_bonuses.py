@@ -40,19 +40,22 @@ def stream(model: DogeForCausalLM, ids: np.ndarray, lengths: list[int]) -> np.nd
     logits=st.lists(st.floats(-3, 14), min_size=1, max_size=14),
     window=st.integers(1, 12),
     sinks=st.integers(0, 11),
+    recent=st.integers(0, 11),
     most=st.integers(1, 10),
 )
-def test_every_query_sees_the_keys_of_the_largest_position_and_bonus(
-    logits: list[float], window: int, sinks: int, most: int
+def test_every_query_sees_the_last_keys_and_those_of_the_largest_position_and_bonus(
+    logits: list[float], window: int, sinks: int, recent: int, most: int
 ) -> None:
     sinks, length = min(sinks, window - 1), len(logits)
+    recent = min(recent, window - sinks - 1)
     z = torch.tensor(logits)[None, :, None]
     until = kept_until(z, torch.ones(1), torch.arange(length)[None], most).transpose(1, 2)
-    visible = visible_keys(with_sinks(until, sinks), length, window)[0, 0]
+    visible = visible_keys(with_sinks(until, sinks), length, window, recent)[0, 0]
     bonus = [min(max(round(number), 0), most) for number in np.array(logits, np.float32).tolist()]
     for query in range(length):
-        rest = sorted(range(sinks, query + 1), key=lambda j: (j + bonus[j], j))[-(window - sinks) :]
-        assert set(visible[query].nonzero().flatten().tolist()) == {*range(min(sinks, query + 1)), *rest}
+        older, last = range(sinks, query + 1 - recent), range(max(0, query + 1 - recent), query + 1)
+        rest = sorted(older, key=lambda j: (j + bonus[j], j))[-(window - sinks - recent) :]
+        assert set(visible[query].nonzero().flatten().tolist()) == {*range(min(sinks, query + 1)), *rest, *last}
 
 
 def test_a_negative_a_turns_the_order_round_and_one_of_zero_leaves_recency() -> None:
@@ -72,6 +75,7 @@ def test_digits_hold_any_position_in_any_dtype_and_padding(dtype: torch.dtype) -
 @given(
     window=st.integers(1, 24),
     sinks=st.integers(0, 6),
+    recent=st.sampled_from([0, 0, 1, 3, 10, 23]),
     heads=st.sampled_from([{}, {"num_key_value_heads": 1}, {"num_mask_heads": 4}]),
     attn_implementation=st.sampled_from(["eager", "sdpa"]),
     most=st.integers(1, 200),
@@ -79,9 +83,18 @@ def test_digits_hold_any_position_in_any_dtype_and_padding(dtype: torch.dtype) -
     seed=st.integers(0, 10_000),
 )
 def test_any_chunking_through_the_cache_equals_the_full_matrix(
-    window: int, sinks: int, heads: dict[str, Any], attn_implementation: str, most: int, cuts: list[int], seed: int
+    window: int,
+    sinks: int,
+    recent: int,
+    heads: dict[str, Any],
+    attn_implementation: str,
+    most: int,
+    cuts: list[int],
+    seed: int,
 ) -> None:
-    fields = BONUSES | heads | {"keep_bonus": most, "keep_window_size": window, "keep_sinks": min(sinks, window - 1)}
+    sinks = min(sinks, window - 1)
+    fields = BONUSES | heads | {"keep_bonus": most, "keep_window_size": window, "keep_sinks": sinks}
+    fields["keep_recent"] = min(recent, window - sinks - 1)
     model, ids = tiny_model(seed, attn_implementation, **fields), random_ids(120, seed)
     borders = sorted({0, *cuts, 120})
     assert relative_difference(torch_logits(model, ids), stream(model, ids, np.diff(borders).tolist())) < 1e-5
@@ -96,8 +109,10 @@ def test_bonuses_change_which_keys_are_kept() -> None:
     assert relative_difference(learned[40:], torch_logits(model, ids)[40:]) > 0.05
 
 
-def test_a_row_with_padding_in_front_computes_as_it_would_alone() -> None:
-    model, ids = tiny_model(**BONUSES, keep_window_size=10, keep_sinks=2), torch.from_numpy(random_ids(60))[None]
+@pytest.mark.parametrize("recent", [0, 5])
+def test_a_row_with_padding_in_front_computes_as_it_would_alone(recent: int) -> None:
+    model = tiny_model(**BONUSES, keep_window_size=10, keep_sinks=2, keep_recent=recent)
+    ids = torch.from_numpy(random_ids(60))[None]
     padded, mask = torch.nn.functional.pad(ids, (11, 0)), torch.ones(1, 71, dtype=torch.long)
     mask[:, :11] = 0
     with torch.inference_mode():
@@ -147,7 +162,7 @@ def test_a_cache_of_another_bonus_is_refused() -> None:
     model = tiny_model(**BONUSES)
     cache = KeepWindowCache(model.config)
     model.config.keep_bonus = 7
-    with pytest.raises(OptionError, match=r"keep_bonus 60 and 2 layers; it must have 64, 0, 7 and 2"):
+    with pytest.raises(OptionError, match=r"keep_bonus 60, keep_recent 0 and 2 layers; it must have 64, 0, 7, 0 and 2"):
         model(torch.arange(3)[None], past_key_values=cache)
 
 

@@ -49,7 +49,7 @@ def test_the_cache_goes_back_within_its_window_and_not_beyond() -> None:
 
 def test_a_cache_of_another_window_is_refused() -> None:
     cache = KeepWindowCache(tiny_model(keep_window_size=5).config)
-    with pytest.raises(OptionError, match="has a window of 5, 0 sinks, keep_bonus 0 and 2 layers; it must have 6"):
+    with pytest.raises(OptionError, match="has a window of 5, 0 sinks, keep_bonus 0, keep_recent 0 and 2 layers; it"):
         tiny_model(keep_window_size=6)(torch.tensor([[1, 2]]), past_key_values=cache)
 
 

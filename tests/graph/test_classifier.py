@@ -35,6 +35,15 @@ def test_every_form_has_the_logits_of_pytorch(form: str, window: str, tmp_path: 
         assert relative_difference(reference(model, rows), graph.run(rows, left=left, width=60)) < FP32
 
 
+@pytest.mark.parametrize("form", ["native", "small-doge", "bonuses"])
+def test_recent_keys_are_safe_beyond_the_window(form: str, tmp_path: Path) -> None:
+    rule = {"keep_window_size": 8, "keep_recent": 5}
+    model, rows = tiny_classifier(**FORMS[form] | rule), token_rows((9, 1, 17, 4, 50))
+    graph = write_classifier_folder(model, tmp_path)
+    for left in (True, False):
+        assert relative_difference(reference(model, rows), graph.run(rows, left=left, width=60)) < FP32
+
+
 def test_a_lifted_llama_takes_texts_within_its_window_and_refuses_longer_ones(tmp_path: Path) -> None:
     model = without_mask(tiny_classifier(keep_window_size=20))
     graph, rows = write_classifier_folder(model, tmp_path), token_rows()

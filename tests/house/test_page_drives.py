@@ -19,6 +19,14 @@ pytestmark = pytest.mark.slow
 
 TIE = 2.0**-57
 Array = NDArray[Any]
+RULES: list[dict[str, int]] = [
+    {},
+    {"keep_sinks": 3},
+    {"keep_bonus": 40},
+    {"keep_sinks": 3, "keep_bonus": 40},
+    {"keep_sinks": 3, "keep_bonus": 40, "keep_recent": 7},
+    {"keep_recent": 20},
+]
 
 
 class Driver:
@@ -32,7 +40,7 @@ class Driver:
         metadata = self.graphs["decoder"].get_modelmeta().custom_metadata_map
         self.d = json.loads(metadata["doge_export.decoder"])
         d, self.window, self.position = self.d, self.d["keep_window_size"], 0
-        self.sinks, self.bonus = d.get("keep_sinks", 0), d.get("keep_bonus", 0)
+        self.sinks, self.bonus, self.recent = d.get("keep_sinks", 0), d.get("keep_bonus", 0), d.get("keep_recent", 0)
         slots = self.window + 16
         dtype = np.dtype(d.get("cache_type", "float32"))
         self.past = np.zeros((d["num_layers"], 2, 1, d["num_kv_heads"], slots, d["channels"]), dtype)
@@ -86,14 +94,24 @@ class Driver:
             for h in range(d["num_recurrent_heads"]):
                 self.precedence[:, h] = self.past[:, 1, 0, h, :, d["head_dim"] + h % d["mask_channels"]]
 
-    def order(self, layer: int, head: int, count: int) -> list[int]:
-        """The first `count` slots, those of sinks left out, by (class of precedence, position), smallest first."""
+    def order(self, layer: int, head: int, count: int, fed: int) -> list[int]:
+        """Of the first `count` slots those that compete, by (class of precedence, position), smallest first.
+
+        Sinks do not, nor the last keep_recent of `fed` tokens.
+        """
         assert self.positions is not None
         precedence, positions = self.compared()[layer, head, :count], self.positions[layer, head, :count]
-        ascending = self.sinks + np.argsort(precedence[self.sinks :], kind="stable")
+        slots = self.sinks + np.flatnonzero(positions[self.sinks :] < fed - self.recent)
+        ascending = slots[np.argsort(precedence[slots], kind="stable")]
         classes = np.zeros(count, int)
         classes[ascending[1:]] = np.cumsum(np.diff(precedence[ascending]) > TIE)
-        return sorted(range(self.sinks, count), key=lambda slot: (classes[slot], positions[slot]))
+        return sorted(slots.tolist(), key=lambda slot: (classes[slot], positions[slot]))
+
+    def entering(self, layer: int, head: int, count: int) -> list[int]:
+        """The slots of the oldest `count` of the last keep_recent tokens, the oldest first."""
+        assert self.positions is not None
+        first = self.position - self.recent
+        return [int(np.flatnonzero(self.positions[layer, head, : self.window] == first + i)[0]) for i in range(count)]
 
     def compared(self) -> Array:
         """Precedence, or the sums of position and bonus less the position of the next token."""
@@ -105,15 +123,21 @@ class Driver:
 
     def feed_full_window(self, tokens: Array) -> Array:
         assert self.positions is not None
-        count, shape = min(len(tokens), self.window - self.sinks), self.precedence.shape[:2]
-        slots = np.array([self.order(layer, head, self.window)[:count] for layer, head in np.ndindex(shape)])
-        slots = slots.reshape(*shape, count)
+        count, shape = min(len(tokens), self.window - self.sinks - self.recent), self.precedence.shape[:2]
+        entering, fed = min(len(tokens), self.recent), self.position + len(tokens)
+        slots = np.array(
+            [
+                self.order(layer, head, self.window, self.position)[:count] + self.entering(layer, head, entering)
+                for layer, head in np.ndindex(shape)
+            ]
+        ).reshape(*shape, count + entering)
         candidates = {"eviction_slots": slots, "eviction_precedence": np.take_along_axis(self.compared(), slots, 2)}
         logits = self.run("decoder_recurrent", tokens, self.window, **candidates)
         self.read_precedence()
         self.positions[..., self.window : self.window + len(tokens)] = np.arange(len(tokens)) + self.position
         for layer, head in np.ndindex(shape):
-            kept = set(self.order(layer, head, self.window + len(tokens))[len(tokens) :]) | set(range(self.sinks))
+            gone = set(self.order(layer, head, self.window + len(tokens), fed)[: len(tokens)])
+            kept = set(range(self.window + len(tokens))) - gone
             free = [slot for slot in range(self.window) if slot not in kept]
             for slot, new in zip(free, sorted(kept - set(range(self.window))), strict=True):
                 for array in (self.past[layer, 0, 0, head], self.past[layer, 1, 0, head]):
@@ -126,7 +150,7 @@ class Driver:
 
 @pytest.mark.parametrize("cache_type", ["float32", "int8"])
 @pytest.mark.parametrize("mask_heads", [2, 4])
-@pytest.mark.parametrize("rule", [{}, {"keep_sinks": 3}, {"keep_bonus": 40}, {"keep_sinks": 3, "keep_bonus": 40}])
+@pytest.mark.parametrize("rule", RULES)
 def test_a_driver_of_the_page_says_what_ours_says(
     tmp_path: Path, cache_type: str, mask_heads: int, rule: dict[str, Any]
 ) -> None:
@@ -137,4 +161,6 @@ def test_a_driver_of_the_page_says_what_ours_says(
     for start, end in ((48, 64), (64, 70), (70, 71), (71, 72), (72, 88), *((i, i + 1) for i in range(88, 150))):
         found.append(driver.feed(ids[start:end]))
     expected = decoder.forward(decoder.new_state(), ids, "all")
-    np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-4 * np.abs(expected).max())
+    # in other chunks a number may round to the next of 8 bits
+    limit = 1e-3 if cache_type == "int8" else 1e-4
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=limit * np.abs(expected).max())

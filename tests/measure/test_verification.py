@@ -78,8 +78,9 @@ def test_another_model_is_found(weights: str, tmp_path: Path) -> None:
         verified(tiny_model(), tmp_path, weights, tiny_model(seed=1)).require()
 
 
-def test_a_window_longer_than_the_context_counts_its_bonuses_from_where_keys_stand(tmp_path: Path) -> None:
-    model = tiny_model(qk_norm=False, keep_bonus=60, keep_window_size=150, keep_sinks=2)
+@pytest.mark.parametrize("recent", [0, 20])
+def test_a_window_longer_than_the_context_counts_its_bonuses_from_where_keys_stand(recent: int, tmp_path: Path) -> None:
+    model = tiny_model(qk_norm=False, keep_bonus=60, keep_window_size=150, keep_sinks=2, keep_recent=recent)
     verification = verified(model, tmp_path, "fp32")
     assert verification.full_window is not None
     assert LIMITS["fp32"].misses(verification.full_window) == []
@@ -90,7 +91,7 @@ def test_a_window_that_evicts_the_wrong_keys_is_found_only_when_it_is_full(
 ) -> None:
     monkeypatch.setattr(
         "doge_export.runtime.eviction.FullWindow._next_evicted",
-        lambda self, ordered, count: np.sort(ordered.eviction_order()[..., -count:]),
+        lambda self, ordered, count, position: np.sort(ordered.eviction_order()[..., -count:]),
     )
     verification = verified(tiny_model(keep_window_size=40), tmp_path, "fp32", operators=False)
     assert LIMITS["fp32"].misses(verification.single_tokens) == []
