@@ -213,6 +213,16 @@ class Adapters:
         return StepGraph.over(adapted, self._library, step_description(session, self._graph))
 
 
+def open_decoder(folder: Path, threads: int | None, adapter: str | None) -> Decoder:
+    """The decoder of an exported folder, with one of its adapters where a name is given.
+
+    Raises:
+        PackageError, OptionError: of `Decoder` and of `Adapters.decoder`.
+    """
+    decoder = Decoder(folder, threads)
+    return decoder if adapter is None else Adapters(folder, decoder).decoder(adapter)
+
+
 def step_library(folder: Path, graphs: Graphs) -> Path | None:
     """The library of DogeStep, where it computes the base and the folder has its graph for adapters.
 
