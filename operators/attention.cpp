@@ -90,7 +90,10 @@ void Attention::finish_row(int index, int r, const float* projected) {
   bool looks_up = d.mask_heads > 0 && index == 0;  // the first layer's mask logits depend on the token alone
   const float* logits = projected + d.rotated_heads() * d.head_dim;
   const float* after_logits = logits + (looks_up ? 0 : d.mask_width);
-  if (looks_up) logits = d.first_layer_logits + tokens.ids[r] * d.mask_heads;
+  if (looks_up) {
+    const float* own = tokens.adapter.first_layer_logits;
+    logits = (own == nullptr ? d.first_layer_logits : own) + tokens.ids[r] * d.mask_heads;
+  }
   if (layer.exponents != nullptr) softplus_of(r, logits);
   for (int head = 0; head < d.rotated_heads(); head++) finish_head(layer, r, head, projected + head * d.head_dim);
   finish_values(looks_up, r, after_logits, logits);

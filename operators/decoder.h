@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "adapter.h"
 #include "kernels.h"
 #include "rotary.h"
 
@@ -62,7 +63,7 @@ struct Decoder {
   float epsilon;
   Rotary rotary;
   const float* first_norm;          // [hidden], of the first layer
-  const float* first_layer_logits;  // [vocabulary][mask heads]; null without a mask
+  const float* first_layer_logits;  // [vocabulary][mask heads]; null without a mask, and where adapters have it
   const float* precedence_factors;  // [kv heads][mask heads of a kv head]
   Matrix embedding, output;         // often the same
   std::vector<Layer> layers;
@@ -91,6 +92,7 @@ struct Tokens {
   std::vector<Cache> caches;  // of each layer
   const int64_t* kept;        // [num_kept], the tokens of each stream whose logits are wanted
   int num_kept;
+  Adapter adapter;
 
   int rows() const { return streams * length; }
   int64_t position(int row) const { return past[row / length] + row % length; }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "adapter_reader.h"
+
 namespace doge::ort {
 
 Attributes::Attributes(const Api& api, const KernelInfo* info)
@@ -22,6 +24,7 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
       activation(api.integer(info, "activation")),
       cache_type(api.integer_or_0(info, "cache_type")),
       dt_digits(std::max<int64_t>(api.integer_or_0(info, "dt_digits"), 1)),
+      adapters(api.integer_or_0(info, "adapters")),
       epsilon(api.real(info, "epsilon")),
       part_counts(api.integers(info, "part_counts")),
       part_bits(api.integers(info, "part_bits")),
@@ -71,6 +74,10 @@ RowLayout Attributes::layout() const {
   return {type, (int)(num_mask_heads / num_kv_heads), (int)(head_dim + 7) / 8 * 8};
 }
 
+int64_t Attributes::adapter_inputs() const {
+  return adapters == 0 ? 0 : ort::adapter_inputs(num_layers, num_mask_heads);
+}
+
 Decoder DecoderReader::read() {
   read_sizes();
   read_rotary();
@@ -82,12 +89,12 @@ Decoder DecoderReader::read() {
   d.embedding = table("embedding", d.hidden);
   d.vocabulary = d.embedding.rows();
   if (d.mask_heads > 0) {
-    d.first_layer_logits = inputs.floats("first_layer_logits", {d.vocabulary, d.mask_heads});
+    if (a.adapters == 0) d.first_layer_logits = inputs.floats("first_layer_logits", {d.vocabulary, d.mask_heads});
     d.precedence_factors = inputs.floats("precedence_factors", {d.kv_heads, d.mask_heads / d.kv_heads});
   }
   for (int64_t index = 0; index < a.num_layers; index++) d.layers.push_back(layer(index));
   d.output = a.tied ? d.embedding : matrix("output", d.hidden, d.vocabulary);
-  inputs.end();
+  inputs.end(a.adapter_inputs());
   return d;
 }
 

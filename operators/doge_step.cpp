@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 
+#include "adapter_reader.h"
 #include "decoder_reader.h"
 #include "step.h"
 
@@ -21,7 +22,7 @@ class DogeStep {
  public:
   DogeStep(const Api& api, const KernelInfo* info) : api_(api), a(api, info) {
     // `read_once` keeps where they lie; graph optimization makes constants of what the graph computes from constants
-    for (size_t i = FIXED_INPUTS + 2 * a.num_layers; i < api.input_count(info); i++) {
+    for (size_t i = FIXED_INPUTS + 2 * a.num_layers; i + a.adapter_inputs() < api.input_count(info); i++) {
       if (!api.is_constant(info, i)) {
         throw refused("input " + std::to_string(i) +
                       " is no constant; the inputs behind the past must be, so leave graph optimization on");
@@ -54,6 +55,10 @@ class DogeStep {
     tokens.heads = (int)cache[1];
     tokens.slots = (int)cache[2];
     const Decoder& decoder = read_once(inputs);
+    if (a.adapters != 0) {
+      inputs.move_to_last(a.adapter_inputs());
+      tokens.adapter = read_adapter(decoder, inputs);
+    }
     check_tokens(tokens, decoder);
     check_window(tokens, window, decoder);
     precedence = written_in_place(context, 2, precedence, window);

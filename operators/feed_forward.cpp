@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "adapted_product.h"
+
 namespace doge {
 namespace {
 
@@ -15,8 +17,10 @@ float activated(Activation activation, float x) {
   return x;
 }
 
-Rows gated_mlp(const Decoder& d, const Layer& layer, const Rows& x, const Products& products) {
-  Rows gate_up = products.product(layer.gate_up, x), gated(products.memory, x.rows(), d.intermediate);
+Rows gated_mlp(const Decoder& d, const Layer& layer, const LayerUpdates& updates, const Rows& x,
+               const Products& products) {
+  Rows gate_up = adapted_product(layer.gate_up, updates.gate_up, x, products),
+       gated(products.memory, x.rows(), d.intermediate);
   products.each_row(x.rows(), [&](int r) {
     const float *gate = gate_up.row(r), *up = gate + d.intermediate;
     float* y = gated.row(r);
@@ -26,7 +30,7 @@ Rows gated_mlp(const Decoder& d, const Layer& layer, const Rows& x, const Produc
       for (int i = 0; i < d.intermediate; i++) y[i] = activated(d.activation, gate[i]) * up[i];
     }
   });
-  return products.product(layer.down, gated);
+  return adapted_product(layer.down, updates.down, gated, products);
 }
 
 // ---- experts
@@ -140,8 +144,9 @@ class RoutedExperts {
 
 }  // namespace
 
-Rows feed_forward(const Decoder& d, const Layer& layer, const Rows& x, const Products& products) {
-  Rows y = gated_mlp(d, layer, x, products);
+Rows feed_forward(const Decoder& d, const Layer& layer, const LayerUpdates& updates, const Rows& x,
+                  const Products& products) {
+  Rows y = gated_mlp(d, layer, updates, x, products);
   if (d.experts_per_token == 0) return y;
   RoutedExperts routed(d, layer.experts, x, products);
   products.each_row(x.rows(), [&](int r) { routed.add_to(r, y.row(r)); });

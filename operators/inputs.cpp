@@ -41,8 +41,9 @@ void* Inputs::next(const char* name, Type type, const Shape& shape, Shape* found
   return api_.data(value);
 }
 
-void Inputs::end() const {
-  if (index_ != count_) throw refused(std::to_string(count_ - index_) + " inputs too many");
+void Inputs::end(size_t behind) const {
+  if (index_ + behind > count_) throw refused(std::to_string(index_ + behind - count_) + " inputs are missing");
+  if (index_ + behind < count_) throw refused(std::to_string(count_ - behind - index_) + " inputs too many");
 }
 
 }  // namespace doge::ort

@@ -26,7 +26,11 @@ class Inputs {
     return (const float*)next(name, FLOAT, shape, found);
   }
 
-  void end() const;
+  // Throws where other than `behind` inputs follow.
+  void end(size_t behind) const;
+
+  // So many inputs before the end.
+  void move_to_last(size_t behind) { index_ = count_ - behind; }
 
  private:
   const Api& api_;

@@ -98,6 +98,11 @@ struct Kernels {
   void (*float_products)(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
                          int rows, float* y, size_t y_stride);
 
+  // y[r * y_stride + i] += sum over c of x[r * x_stride + c] * matrix[c * stride + i], for i of [first, last), all c
+  // below height and all r of rows.
+  void (*add_weighted_rows)(const float* matrix, size_t stride, int height, int first, int last, const float* x,
+                            size_t x_stride, int rows, float* y, size_t y_stride);
+
   // Each of `count` queries over the same slots.
   void (*attend)(const Query* queries, int count, const Slots& slots, float scale);
 

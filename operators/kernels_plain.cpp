@@ -53,6 +53,17 @@ void float_products(const float* matrix, int width, int first, int last, const f
   }
 }
 
+void add_weighted_rows(const float* matrix, size_t stride, int height, int first, int last, const float* x,
+                       size_t x_stride, int rows, float* y, size_t y_stride) {
+  for (int r = 0; r < rows; r++) {
+    for (int i = first; i < last; i++) {
+      float total = 0;
+      for (int c = 0; c < height; c++) total += x[r * x_stride + c] * matrix[c * stride + i];
+      y[r * y_stride + i] += total;
+    }
+  }
+}
+
 float number_at(const float* p) { return *p; }
 float number_at(const Float16* p) { return float32_of(*p); }
 float number_at(const int8_t* p) { return *p; }
@@ -103,6 +114,7 @@ void gated_silu(const float* gate, const float* up, int n, float* y) {
 
 }  // namespace
 
-const Kernels plain_kernels = {"plain", quantize, block_products, float_products, attend, sum_of_squares, gated_silu};
+const Kernels plain_kernels = {"plain",           quantize, block_products, float_products,
+                               add_weighted_rows, attend,   sum_of_squares, gated_silu};
 
 }  // namespace doge

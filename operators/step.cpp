@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "adapted_product.h"
 #include "attention.h"
 #include "feed_forward.h"
 #include "workspace.h"
@@ -44,11 +45,12 @@ void step(const Decoder& d, const Tokens& tokens, const Kernels& kernels, Team& 
   add_and_norm(d, nullptr, embedded, d.first_norm, residual, hidden, products);
   for (size_t index = 0; index < d.layers.size(); index++) {
     const Layer& layer = d.layers[index];
-    Rows attended = attention.attend((int)index, products.product(layer.qkv, hidden));
-    add_and_norm(d, layer.attention_residual, products.product(layer.o, attended), layer.feed_forward_norm, residual,
-                 hidden, products);
-    add_and_norm(d, layer.feed_forward_residual, feed_forward(d, layer, hidden, products), layer.next_norm, residual,
-                 hidden, products);
+    const LayerUpdates& updates = tokens.adapter.of(index);
+    Rows attended = attention.attend((int)index, adapted_product(layer.qkv, updates.qkv, hidden, products));
+    add_and_norm(d, layer.attention_residual, adapted_product(layer.o, updates.o, attended, products),
+                 layer.feed_forward_norm, residual, hidden, products);
+    add_and_norm(d, layer.feed_forward_residual, feed_forward(d, layer, updates, hidden, products), layer.next_norm,
+                 residual, hidden, products);
   }
   products.product(d.output, kept_rows(tokens, hidden, memory), logits);
 }

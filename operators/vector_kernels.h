@@ -41,6 +41,7 @@ namespace {
 
 constexpr int AHEAD = 4096;       // bytes behind a tile that are not asked for, as they are on their way
 constexpr int ROWS_AHEAD = 8192;  // bytes behind a row of the cache
+constexpr int WIDTH_OF_SUMS = 4;  // vectors of columns that are added up at once
 constexpr int GROUP = 4;          // blocks whose scales and zero points are read together
 using Four = uint32_t __attribute__((vector_size(16)));  // GCC and Clang calculate with vectors in any instructions
 
@@ -310,6 +311,66 @@ struct VectorKernels {
     }
   }
 
+  // ---- sums of a matrix's rows, each times a number of x
+
+  // y += WIDTH vectors of columns of the sums for TOKENS tokens, the last one of `last` columns. ahead: to the numbers
+  // that are read next in this place.
+  template <int WIDTH, int TOKENS>
+  static void weighted_tile(const float* matrix, size_t stride, int height, size_t ahead, int last, const float* x,
+                            size_t x_stride, float* y, size_t y_stride) {
+    Floats totals[TOKENS][WIDTH];
+    for (auto& of_token : totals) {
+      for (auto& total : of_token) total = V::zero();
+    }
+    for (int c = 0; c < height; c++, matrix += stride) {
+      for (int i = 0; i < WIDTH * LANES; i += 16) __builtin_prefetch(matrix + ahead + i);
+      Floats columns[WIDTH];
+      for (int w = 0; w + 1 < WIDTH; w++) columns[w] = V::load(matrix + w * LANES);
+      columns[WIDTH - 1] = V::load_first(matrix + (WIDTH - 1) * LANES, last);
+      for (int k = 0; k < TOKENS; k++) {
+        Floats weight = V::set(x[k * x_stride + c]);
+        for (int w = 0; w < WIDTH; w++) totals[k][w] = V::multiply_add(weight, columns[w], totals[k][w]);
+      }
+    }
+    for (int k = 0; k < TOKENS; k++, y += y_stride) {
+      for (int w = 0; w < WIDTH; w++) {
+        int count = w + 1 < WIDTH ? LANES : last;
+        V::store_first(y + w * LANES, count, V::add(V::load_first(y + w * LANES, count), totals[k][w]));
+      }
+    }
+  }
+
+  // All tokens.
+  template <int WIDTH>
+  static void weighted_columns(const float* matrix, size_t stride, int height, size_t ahead, int last, const float* x,
+                               size_t x_stride, int rows, float* y, size_t y_stride) {
+    constexpr int TOKENS = V::ACCUMULATORS / WIDTH_OF_SUMS;
+    int r = 0;
+    for (; r + TOKENS <= rows; r += TOKENS, x += TOKENS * x_stride, y += TOKENS * y_stride) {
+      weighted_tile<WIDTH, TOKENS>(matrix, stride, height, ahead, last, x, x_stride, y, y_stride);
+    }
+    for (; r < rows; r++, x += x_stride, y += y_stride) {
+      weighted_tile<WIDTH, 1>(matrix, stride, height, ahead, last, x, x_stride, y, y_stride);
+    }
+  }
+
+  template <int... WIDTHS>
+  static auto weighted_columns_of(int width, std::integer_sequence<int, WIDTHS...>) {
+    decltype(&weighted_columns<1>) const of_width[] = {weighted_columns<WIDTHS + 1>...};
+    return of_width[width - 1];
+  }
+
+  static void add_weighted_rows(const float* matrix, size_t stride, int height, int first, int last, const float* x,
+                                size_t x_stride, int rows, float* y, size_t y_stride) {
+    constexpr int COLUMNS = WIDTH_OF_SUMS * LANES;
+    size_t ahead = stride <= COLUMNS ? AHEAD / sizeof(float) : COLUMNS;
+    for (int i = first; i < last; i += COLUMNS) {
+      int count = smaller(COLUMNS, last - i), width = (count + LANES - 1) / LANES;
+      auto add = weighted_columns_of(width, std::make_integer_sequence<int, WIDTH_OF_SUMS>());
+      add(matrix + i, stride, height, ahead, count - (width - 1) * LANES, x, x_stride, rows, y + i, y_stride);
+    }
+  }
+
   static float sum_of_squares(const float* x, int n) {
     Floats total = V::zero();
     int i = 0;
@@ -509,7 +570,8 @@ struct VectorKernels {
 template <class V>
 constexpr Kernels vector_kernels(const char* name) {
   using K = VectorKernels<V>;
-  return {name, K::quantize, K::block_products, K::float_products, K::attend, K::sum_of_squares, K::gated_silu};
+  return {name,      K::quantize,       K::block_products, K::float_products, K::add_weighted_rows,
+          K::attend, K::sum_of_squares, K::gated_silu};
 }
 
 }  // namespace

@@ -3,9 +3,9 @@
     doge-export smollm2-135m out --int8 --adapters legal=runs/legal --adapters support=runs/support
     python -m benchmarks.speed.adapters out --threads 1,2 --json results/adapters.json
 
-64 tokens of prompt, then 32 steps. The ways take turns: the standard graphs without adapter, those with empty places
-for one, and each adapter. Ratios are medians of the rounds' ratios to the first. Our operators take no adapter, so they
-are not among the ways. A change is timed as the first step of a new stream.
+64 tokens of prompt, then 32 steps. The ways take turns: the base, empty places for an adapter, and each adapter. All
+are computed by DogeStep, where the library is installed, and by the standard graphs. Ratios are medians of the rounds'
+ratios to the base by the same graphs. A change is timed as the first step of a new stream.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from benchmarks.common.results import announce, finish
 from benchmarks.common.timing import in_turns, median
 from doge_export.measure.greedy import new_stream
 from doge_export.measure.speed import time_greedy
-from doge_export.runtime.adapters import AdaptedSessions, Adapters
+from doge_export.runtime.adapters import Adapter, Adapters
 from doge_export.runtime.decoder import Decoder
-from doge_export.runtime.standard_graphs import Sessions, StandardGraphs
+from doge_export.runtime.operators import operators_library
 
 PROMPT, STEPS = 64, 32  # tokens
+NO_ADAPTER = Adapter({}, "")
 
 
 @click.command()
@@ -45,20 +46,30 @@ def main(folder: Path, thread_counts: tuple[int, ...], rounds: int, out: Path | 
 
 def compare(folder: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
     """A row for each way."""
-    base = Decoder(folder, threads, operators=False)
-    adapters = Adapters(folder, base)
-    empty = StandardGraphs(folder, threads, AdaptedSessions(Sessions(folder, threads), {}))
-    ways = {"base": base, "empty places": base.computed_by(empty)}
-    ways |= {name: adapters.decoder(name) for name in adapters.names}
-    for decoder in ways.values():
+    own = [] if operators_library() is None else [True]
+    ways = [way for operators in (*own, False) for way in ways_by(folder, threads, operators)]
+    for _, _, decoder in ways:
         speed_of(decoder)
-    speeds, rows = in_turns([partial(speed_of, decoder) for decoder in ways.values()], rounds), []
-    for i, (name, decoder) in enumerate(ways.items()):
-        ratio, change = median(speeds[:, i] / speeds[:, 0]), milliseconds_to_change(decoder)
-        rows.append({"way": name, "threads": threads, "tokens_per_s": median(speeds[:, i]), "ratio": ratio})
-        rows[-1]["change_ms"] = change
-        click.echo(f"{threads} thread(s) {name:16} {median(speeds[:, i]):8.1f} tokens/s ({ratio:.3f}), {change:.1f} ms")
+    speeds, rows = in_turns([partial(speed_of, decoder) for *_, decoder in ways], rounds), []
+    bases = {graphs: i for i, (graphs, name, _) in enumerate(ways) if name == "base"}
+    for i, (graphs, name, decoder) in enumerate(ways):
+        ratio, change = median(speeds[:, i] / speeds[:, bases[graphs]]), milliseconds_to_change(decoder)
+        rows.append({"graphs": graphs, "way": name, "threads": threads, "tokens_per_s": median(speeds[:, i])})
+        rows[-1] |= {"ratio": ratio, "change_ms": change}
+        click.echo(
+            f"{threads} thread(s) {graphs:24} {name:16} {median(speeds[:, i]):8.1f} tokens/s ({ratio:.3f}), "
+            f"{change:.1f} ms"
+        )
     return rows
+
+
+def ways_by(folder: Path, threads: int, operators: bool) -> list[tuple[str, str, Decoder]]:
+    """Who computes, a name and a decoder: the base, empty places, and each adapter."""
+    base = Decoder(folder, threads, operators=operators)
+    adapters = Adapters(folder, base)
+    ways = {"base": base, "empty places": adapters.with_values(NO_ADAPTER, "")}
+    ways |= {name: adapters.decoder(name) for name in adapters.names}
+    return [(base.kernels, name, decoder) for name, decoder in ways.items()]
 
 
 def speed_of(decoder: Decoder) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import OptionError
 from ..measure.greedy import new_stream
 from ..measure.speed import random_prompt, time_rounds
-from ..runtime.decoder import Decoder
+from ..runtime.adapters import open_decoder
 from ..runtime.description import DATA_FILE
 from ..runtime.threads import check_threads
 from . import probe
@@ -38,6 +38,7 @@ class BenchOptions:
         prompt_tokens: length of the prompt, which is random.
         new_tokens: decoding steps in a round, as in `measure.speed`.
         rounds: how often prompt, steps and ceiling are timed, in turns.
+        adapter: the name of one of the folder's, which computes too; the ceiling knows the base alone.
 
     Raises:
         OptionError: of `check_threads`, or for a number below 1.
@@ -48,6 +49,7 @@ class BenchOptions:
     prompt_tokens: int = 64
     new_tokens: int = 128
     rounds: int = 11
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         check_threads(self.threads)
@@ -99,10 +101,11 @@ class Bench:
         """Open the model.
 
         Raises:
-            PackageError: the folder is no export.
+            PackageError: the folder is no export, or the adapter's file is damaged.
+            OptionError: it has no adapter of that name.
         """
         self.options = options
-        self.decoder = Decoder(options.folder, options.threads)
+        self.decoder = open_decoder(options.folder, options.threads, options.adapter)
         self.threads = self.decoder.threads
         self.products = open_products(options.folder, self.threads)
 
@@ -131,7 +134,9 @@ class Bench:
                 add(samples, "share_of_ceiling", times.decode_tokens_per_s / ceiling)
             on_round()
         for _ in range(STARTS):
-            start, peak = probe.watch(options.folder, self.threads, options.prompt_tokens, options.new_tokens)
+            start, peak = probe.watch(
+                options.folder, self.threads, options.prompt_tokens, options.new_tokens, options.adapter
+            )
             add(samples, "start_ms", start)
             add(samples, "peak_rss_mb", peak)
         return self._result(samples)

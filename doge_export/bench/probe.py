@@ -1,6 +1,6 @@
 """A process that opens a model and generates, so that its parent can time the start and read its peak of memory.
 
-    python -m doge_export.bench.probe FOLDER THREADS PROMPT_TOKENS NEW_TOKENS
+    python -m doge_export.bench.probe FOLDER THREADS PROMPT_TOKENS NEW_TOKENS [ADAPTER]
 
 It prints the first token as soon as that is there. After the last one it prints its peak of resident memory in MB.
 """
@@ -21,13 +21,13 @@ from ..errors import PackageError
 from ..measure.greedy import greedy_steps, new_stream
 from ..measure.machine import peak_rss_mb
 from ..measure.speed import random_prompt
-from ..runtime.decoder import Decoder
+from ..runtime.adapters import open_decoder
 
 
 def main() -> None:
     """Generate greedily, by the arguments of the command line."""
-    folder, (threads, prompt_tokens, new_tokens) = Path(sys.argv[1]), map(int, sys.argv[2:])
-    decoder = Decoder(folder, threads)
+    folder, (threads, prompt_tokens, new_tokens) = Path(sys.argv[1]), map(int, sys.argv[2:5])
+    decoder = open_decoder(folder, threads, sys.argv[5] if len(sys.argv) > 5 else None)
     steps = greedy_steps(new_stream(decoder), random_prompt(decoder.vocab_size, prompt_tokens))
     print(next(steps), flush=True)
     for _ in islice(steps, new_tokens):
@@ -35,13 +35,16 @@ def main() -> None:
     print(peak_rss_mb(), flush=True)
 
 
-def watch(folder: Path, threads: int, prompt_tokens: int, new_tokens: int) -> tuple[float, float]:
+def watch(
+    folder: Path, threads: int, prompt_tokens: int, new_tokens: int, adapter: str | None = None
+) -> tuple[float, float]:
     """Run the process: milliseconds from its start to its first token, and its peak of memory in MB.
 
     Raises:
         PackageError: the process cannot be started, or ended before it was done.
     """
     command = [sys.executable, "-m", __name__, str(folder), *map(str, (threads, prompt_tokens, new_tokens))]
+    command += [] if adapter is None else [adapter]
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         try:

@@ -4,6 +4,7 @@ doge-bench smollm2-135m-int8
 doge-bench owner/name --revision v1
 doge-bench --random 20m --int8 --threads 1
 doge-bench smollm2-135m-int8 --assistant small-int8
+doge-bench smollm2-135m-int8 --adapter legal
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ UNITS = {  # unit of each row that is shown, in this order
 @click.option(
     "--assistant", metavar="FOLDER", help="Time answers to a few questions with and without this assistant instead."
 )
+@click.option("--adapter", metavar="NAME", help="Compute with this adapter of the folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but the JSON object.")
 def main(
     folder: Path | None,
@@ -76,6 +78,7 @@ def main(
     new_tokens: int,
     rounds: int,
     assistant: str | None,
+    adapter: str | None,
     as_json: bool,
 ) -> None:
     """Time the exported model in FOLDER, which may be a hub id, or a random one.
@@ -95,7 +98,10 @@ def main(
         )
     if folder is None and revision is not None:
         raise OptionError("--revision goes with the hub id of an exported model; leave it out with --random")
-    options = BenchOptions(folder or Path(), threads, prompt_tokens, new_tokens, rounds)  # refuses before an export
+    if adapter is not None and (folder is None or assistant is not None):
+        raise OptionError("--adapter goes with FOLDER and without --assistant; give the name of an adapter of FOLDER")
+    # refuses before an export
+    options = BenchOptions(folder or Path(), threads, prompt_tokens, new_tokens, rounds, adapter)
     console = Console(stderr=True)
     weights = "fp32" if fp32 else "int8"
     given = None if folder is None else folder_of(folder, revision)
@@ -106,6 +112,7 @@ def main(
         return
     with folder_to_time(given, random_size, weights, console) as path:
         name = f"random {random_size} {weights}" if given is None else str(folder if is_on_hub(str(folder)) else given)
+        name += "" if adapter is None else f":{adapter}"
         time_model(replace(options, folder=path), name, as_json, console)
 
 

@@ -3,6 +3,7 @@
 doge-eval smollm2-135m-int8 --tasks piqa,arc --data-dir ./eval
 doge-eval smollm2-135m-int8 --tasks gsm8k,arc_easy
 doge-eval smollm2-135m --perplexity book.txt
+doge-eval smollm2-135m-int8 --adapter legal --perplexity book.txt
 doge-eval --compare smollm2-135m-fp32 smollm2-135m-int8 --tasks piqa
 """
 
@@ -82,6 +83,7 @@ SECONDS_BETWEEN_LINES = 60  # lines of progress where there is no terminal
     help="Folder of finished requests (default: .doge-eval).",
 )
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation (default: the runtime's choice).")
+@click.option("--adapter", metavar="NAME", help="Compute with this adapter of an exported folder.")
 def main(
     model: str | None,
     tasks: str,
@@ -99,6 +101,7 @@ def main(
     out: Path | None,
     journal: Path | None,
     threads: int | None,
+    adapter: str | None,
 ) -> None:
     """Evaluate MODEL, a folder that doge-export wrote or a PyTorch checkpoint that it takes.
 
@@ -125,6 +128,7 @@ def main(
         "stride": stride,
         "journal": journal,
         "threads": threads,
+        "adapter": adapter,
     }
     check_measuring(sources, given)
     options = partial(EvaluationOptions, settings=settings, **given)

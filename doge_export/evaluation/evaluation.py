@@ -128,7 +128,7 @@ def prepare(source: str, options: EvaluationOptions, progress: Progress = silent
         check_tasks(options)
     progress("reading the model", 0, 0)
     text = None if options.perplexity is None else read_text(options.perplexity)
-    evaluated = load_model(source, options.threads)
+    evaluated = load_model(source, options.threads, options.adapter)
     settings = Settings(
         settings=options.settings,
         limit=options.limit,
@@ -149,18 +149,24 @@ def prepare(source: str, options: EvaluationOptions, progress: Progress = silent
     return Evaluation(evaluated, options, settings, text_ids, text_bytes, speed_ids, tasks, columns)
 
 
-def load_model(source: str, threads: int | None) -> EvaluatedModel:
+def load_model(source: str, threads: int | None, adapter: str | None = None) -> EvaluatedModel:
     """Load an export, a folder or a hub id, or else a checkpoint: these, a .gguf file or the name of the demo.
 
     Raises:
         PackageError, CheckpointError: it is neither.
+        OptionError: an adapter is named that it does not have.
         EvaluationError: the checkpoint has no tokenizer.
     """
     if is_export(source):
-        return load_exported(source, threads)
+        return load_exported(source, threads, adapter)
     wanted = wanted_export(Path(source))
     if wanted is not None and wanted.folder == Path(source):  # an export's name, and no checkpoint
         raise PackageError(wanted.reason)
+    if adapter is not None:
+        raise OptionError(
+            f"adapter is {adapter!r}, but {source} is no exported folder; give one that doge-export wrote with "
+            "--adapters, or the adapter's own folder as MODEL"
+        )
     from .torch_model import load_torch  # noqa: PLC0415  an exported folder needs no torch
 
     return load_torch(source, threads)

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 HASHED_FILES = (DECODER_FILE, RECURRENT_FILE, "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def load_exported(source: str, threads: int | None) -> EvaluatedModel:
-    """Load a folder that doge-export wrote, or the hub id of one.
+def load_exported(source: str, threads: int | None, adapter: str | None = None) -> EvaluatedModel:
+    """Load a folder that doge-export wrote, or the hub id of one; with one of its adapters, where a name is given.
 
     Raises:
         PackageError: the folder is no export, a damaged one, or has no tokenizer.
+        OptionError: it has no adapter of that name.
     """
     folder = folder_of(source)
     model = load(folder, threads)
+    model = model if adapter is None else model.with_adapter(adapter)
     tokenizer = model.require_tokenizer()
 
     def harness() -> LM:
@@ -34,7 +36,7 @@ def load_exported(source: str, threads: int | None) -> EvaluatedModel:
 
     numbers = f"{model.new_state().description.weights_sha256} {model.decoder.kernels}"  # each rounds by its own rule
     return EvaluatedModel(
-        name=source,
+        name=source if adapter is None else f"{source}:{adapter}",
         kind="onnxruntime",
         model_hash=files_hash((folder / name for name in HASHED_FILES), numbers),
         has_chat_template=model.has_chat_template,

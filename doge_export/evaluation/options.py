@@ -29,6 +29,7 @@ class EvaluationOptions:
         window, stride: of the perplexity, in tokens; see `doge_export.evaluation.perplexity`.
         journal: a folder for finished requests; None takes `.doge-eval` in the current folder.
         threads: of the computation; None leaves the choice to the runtime.
+        adapter: the name of one of an exported folder's adapters, with which it computes.
 
     Raises:
         OptionError: an option is outside its allowed values.
@@ -46,6 +47,7 @@ class EvaluationOptions:
     stride: int | None = None
     journal: Path | None = None
     threads: int | None = None
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(dict.fromkeys(self.tasks)))

@@ -21,6 +21,7 @@ from ..measure.verification import Verification, verify
 from ..options import ExportOptions
 from ..runtime.adapters import ENDING, FOLDER, Adapters, write_adapter
 from ..runtime.decoder import Decoder
+from ..runtime.step_graph import StepGraph
 
 Progress = Callable[[str], None]
 
@@ -126,6 +127,7 @@ class MeasuredAdapters:
     def __init__(self, adapters: list[NamedAdapter], checkpoint: Checkpoint, decoder: Decoder, folder: Path) -> None:
         self._adapters, self._checkpoint = adapters, checkpoint
         self._folder, self._opened = folder, Adapters(folder, decoder)
+        self._computed_by_step = isinstance(decoder.graphs, StepGraph)
         self._qualities: dict[str, AdapterQuality] = {}
 
     def measure(self, tokens: int, progress: Progress) -> None:
@@ -142,16 +144,22 @@ class MeasuredAdapters:
         Raises:
             VerificationError: a decoder disagrees with PyTorch and PEFT.
         """
-        reports = []
+        reports, standard = [], None
+        if self._adapters and self._computed_by_step:
+            standard = Adapters(self._folder, Decoder(self._folder, options.threads, operators=False))
         for adapter in self._adapters:
             progress(f"comparing the adapter {adapter.name} with PyTorch and PEFT")
             with beside(self._checkpoint, adapter.files) as updates:
-                decoder = self._opened.decoder(adapter.name)
-                verification = verify(self._checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
-                require(verification, adapter.name)
+                verification = self._verify(self._opened, adapter.name, options)
+                other = None if standard is None else self._verify(standard, adapter.name, options)
                 rank = max(int(np.shape(each.down)[0]) for each in updates.values())
             path = self._folder / FOLDER / f"{adapter.name}{ENDING}"
             quality = self._qualities.get(adapter.name)
             size = path.stat().st_size
-            reports.append(AdapterReport(adapter.name, adapter.source, rank, size, quality, verification))
+            reports.append(AdapterReport(adapter.name, adapter.source, rank, size, quality, verification, other))
         return tuple(reports)
+
+    def _verify(self, adapters: Adapters, name: str, options: ExportOptions) -> Verification:
+        verification = verify(self._checkpoint, adapters.decoder(name), options.weights, kv_int8=options.kv_int8)
+        require(verification, name)
+        return verification

@@ -87,27 +87,30 @@ def write_decoder(
     if can_step(folded, plan):
         graphs[STEP_FILE] = build_step(folded, plan, pool, cache)
     if base is not None:
-        graphs |= adapted_graphs(folded, plan, pool, scales)
+        graphs |= adapted_graphs(folded, plan, pool, scales, cache)
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
     pool.write(data)
     metadata = describe(folded, data, scales).to_metadata() | {SAMPLE_KEY: json.dumps(sample_of(data))}
     for name, graph in graphs.items():
-        extra = {STEP_KEY: cache.cache_type} if name == STEP_FILE else {}
+        extra = {STEP_KEY: cache.cache_type} if name in (STEP_FILE, ADAPTED_FILES[STEP_FILE]) else {}
         if name in ADAPTED_FILES.values():
-            extra = {BASE_KEY: json.dumps({"base": base})}
+            extra[BASE_KEY] = json.dumps({"base": base})
         graph.write(folder / name, metadata | extra)
 
 
 def adapted_graphs(
-    folded: FoldedDecoder, plan: Plan, pool: ConstantPool, scales: KeyValueScales | None
+    folded: FoldedDecoder, plan: Plan, pool: ConstantPool, scales: KeyValueScales | None, cache: StepCache
 ) -> dict[str, GraphBuilder]:
     """The graphs once more, with places for an adapter; their weights are the same."""
     kinds: dict[str, type[AdaptedWeights]] = {DRAFT_FILE: DraftWeights}
-    return {
+    graphs = {
         ADAPTED_FILES[name]: build_decoder(variant, folded, plan, pool, scales, kinds.get(name, AdaptedWeights))
         for name, variant in VARIANTS.items()
     }
+    if can_step(folded, plan):
+        graphs[ADAPTED_FILES[STEP_FILE]] = build_step(folded, plan, pool, cache, adapters=True)
+    return graphs
 
 
 def base_number(folded: FoldedDecoder) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .builder import GraphBuilder
 from .dimensions import Dimensions
-from .folding import layer_tensors, pad_heads, pad_output
+from .folding import FoldedDecoder, Matrix, layer_tensors, pad_heads, pad_output
 from .mask_numbers import first_layer_logits, pad_mask_rows, precedence_rows
 from .matmul import Weights
 
@@ -25,6 +25,7 @@ Array = NDArray[np.float32]
 Tensors = Mapping[str, Array]
 DOWN, UP = "lora_A", "lora_B"
 TABLE = "first_layer_logits"
+PRODUCTS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")  # of a layer
 FUSED_IN = {f"self_attn.{name}_proj": "self_attn.qkv_proj" for name in ("q", "k", "v", "dt")}
 FUSED_IN |= {f"mlp.{name}_proj": "mlp.gate_up_proj" for name in ("gate", "up")}
 
@@ -63,15 +64,14 @@ class AdaptedWeights(Weights):
         """
         matrix = self._folded.matrices[name]
         parts = parts_of(matrix.roles)
-        down = place(graph, f"{name}.{DOWN}", (1, matrix.weight.shape[1], 0), f"{name}.rank")
+        down, *ups = matrix_places(graph, name, matrix)
         (thin,) = graph.op("MatMul", [x, down], f"{name}.thin")
         if len(parts) > 1:
             thins = graph.op("Split", [thin], f"{name}.thins", outputs=len(parts), axis=-1, num_outputs=len(parts))
         else:
             thins = [thin]
         updates = []
-        for part, own in zip(parts, thins, strict=True):
-            up = place(graph, f"{name}.{UP}{part.ending}", (1, 0, part.rows), f"{name}.part_rank")
+        for part, own, up in zip(parts, thins, ups, strict=True):
             updates += graph.op("MatMul", [own, up], f"{name}.update{part.ending}")
         if len(updates) == 1:
             return updates[0]
@@ -80,9 +80,7 @@ class AdaptedWeights(Weights):
 
     def constant(self, graph: GraphBuilder, name: str) -> str:
         """A folded constant; the first layer's mask logits may be replaced."""
-        if name == TABLE:
-            graph.input(name, np.float32, list(self._folded.constants[name].shape))
-        return super().constant(graph, name)
+        return table_place(graph, self._folded) if name == TABLE else super().constant(graph, name)
 
 
 class DraftWeights(AdaptedWeights):
@@ -105,6 +103,33 @@ def parts_of(roles: Mapping[str, int]) -> list[Part]:
     if len(roles) == 1:
         return [Part("", *roles.values())]
     return [Part(f".{role}", rows) for role, rows in roles.items()]
+
+
+def step_places(graph: GraphBuilder, folded: FoldedDecoder) -> list[str]:
+    """The names of all places in the order in which DogeStep takes them (docs/operators.md)."""
+    names = [table_place(graph, folded)] if folded.dimensions.has_mask else []
+    for index in range(folded.dimensions.num_layers):
+        for product in PRODUCTS:
+            name = f"layers.{index}.{product}"
+            names += matrix_places(graph, name, folded.matrices[name])
+    return names
+
+
+def matrix_places(graph: GraphBuilder, name: str, matrix: Matrix) -> list[str]:
+    """Inputs for the thin matrices of a product: down, then up of each part."""
+    down = place(graph, f"{name}.{DOWN}", (1, matrix.weight.shape[1], 0), f"{name}.rank")
+    ups = [
+        place(graph, f"{name}.{UP}{part.ending}", (1, 0, part.rows), f"{name}.part_rank")
+        for part in parts_of(matrix.roles)
+    ]
+    return [down, *ups]
+
+
+def table_place(graph: GraphBuilder, folded: FoldedDecoder) -> str:
+    """An input for the first layer's mask logits, whose default are those of the base."""
+    table = folded.constants[TABLE]
+    graph.input(TABLE, np.float32, list(table.shape))
+    return graph.constant(TABLE, table)
 
 
 def place(graph: GraphBuilder, name: str, shape: tuple[int, ...], rank: str) -> str:

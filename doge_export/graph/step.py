@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .adapters import TABLE, step_places
 from .blocks import BlockQuantized
 from .builder import DOGE, ConstantPool, GraphBuilder
 from .dimensions import Dimensions
@@ -51,9 +52,14 @@ class StepCache:
     scales: KeyValueScales | None = None
 
 
-def build_step(folded: FoldedDecoder, plan: Plan, pool: ConstantPool, cache: StepCache) -> GraphBuilder:
-    """The graph: tokens and the past -> logits float32 [B, N, vocab] and the present."""
-    graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan)
+def build_step(
+    folded: FoldedDecoder, plan: Plan, pool: ConstantPool, cache: StepCache, adapters: bool = False
+) -> GraphBuilder:
+    """The graph: tokens and the past -> logits float32 [B, N, vocab] and the present.
+
+    adapters: whether it has places for one.
+    """
+    graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan, adapters)
     tokens = declare_tokens(graph)
     graph.output("logits", np.float32, ["batch_size", "num_logits", d.vocab_size])
     pasts, presents = declare_state(graph, d, cache)
@@ -62,9 +68,10 @@ def build_step(folded: FoldedDecoder, plan: Plan, pool: ConstantPool, cache: Ste
         constants += [graph.constant("step.key_scales", cache.scales.keys)]
         constants += [graph.constant("step.value_scales", cache.scales.values)]
     constants += inputs.write(graph)
+    places = step_places(graph, folded) if adapters else []
     graph.node(
         "DogeStep",
-        [*tokens, *pasts, *constants],
+        [*tokens, *pasts, *constants, *places],
         ["logits", *presents],
         DOGE,
         cache_type=CACHE_TYPES[cache.cache_type],
@@ -133,8 +140,8 @@ def attributes(d: Dimensions) -> dict[str, int | float]:
 class StepInputs:
     """The constants in the operator's order, and the attributes that say which of them there are."""
 
-    def __init__(self, folded: FoldedDecoder, plan: Plan) -> None:
-        self._folded, self._plan = folded, plan
+    def __init__(self, folded: FoldedDecoder, plan: Plan, adapters: bool) -> None:
+        self._folded, self._plan, self._adapters = folded, plan, adapters
         self._part_counts: list[int] = []
         self._part_bits: list[int] = []
         self._zero_points: list[int] = []
@@ -152,6 +159,7 @@ class StepInputs:
             "zero_points": self._zero_points,
             "biases": self._biases,
             "residuals": self._residuals,
+            **({"adapters": 1} if self._adapters else {}),
         }
 
     def write(self, graph: GraphBuilder) -> list[str]:
@@ -159,7 +167,7 @@ class StepInputs:
         d, names = self._folded.dimensions, list(self._constants(graph, "layers.0.input_layernorm.weight"))
         names += self._matrix(graph, "embed_tokens")
         if d.has_mask:
-            names += self._constants(graph, "first_layer_logits", "first_layer.factors")
+            names += self._constants(graph, *([] if self._adapters else [TABLE]), "first_layer.factors")
         for index in range(d.num_layers):
             names += self._layer(graph, f"layers.{index}")
         if "lm_head" in self._folded.matrices:

@@ -48,6 +48,7 @@ class AdapterReport:
         nbytes: of its file.
         quality: None where the report was left out.
         verification: against PyTorch with PEFT and the stored numbers.
+        standard_verification: that of the standard graphs, where the one above is of the project's own operators.
     """
 
     name: str
@@ -56,6 +57,7 @@ class AdapterReport:
     nbytes: int
     quality: AdapterQuality | None
     verification: Verification
+    standard_verification: Verification | None = None
 
     @property
     def summary(self) -> str:

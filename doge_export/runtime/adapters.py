@@ -22,14 +22,17 @@ import onnxruntime as ort
 from ..errors import OptionError, PackageError
 from .adapter_names import check_name
 from .decoder import Decoder
-from .description import DECODER_FILE, DRAFT_FILE, PORTABLE_FILE, RECURRENT_FILE
+from .description import DECODER_FILE, DRAFT_FILE, PORTABLE_FILE, RECURRENT_FILE, STEP_FILE
+from .graphs import Graphs
 from .sessions import metadata_of, refusals
 from .standard_graphs import Sessions, StandardGraphs
+from .step_graph import StepGraph, step_description
 
 ADAPTED_FILES = {  # a graph -> the same one with places for an adapter
     DECODER_FILE: "onnx/decoder_adapters.onnx",
     RECURRENT_FILE: "onnx/decoder_recurrent_adapters.onnx",
     DRAFT_FILE: "onnx/decoder_draft_adapters.onnx",
+    STEP_FILE: "onnx/decoder_step_adapters.onnx",  # where DogeStep computes the decoder
     PORTABLE_FILE: "onnx/model_adapters.onnx",  # for onnxruntime-genai
 }
 FOLDER, ENDING = "adapters", ".onnx_adapter"
@@ -136,7 +139,10 @@ class Adapters:
     def __init__(self, folder: Path, decoder: Decoder) -> None:
         """folder: of the export. decoder: of its base."""
         self._folder, self._base = folder, decoder
-        self._sessions = Sessions(folder, decoder.threads)
+        self._library = step_library(folder, decoder.graphs)
+        self._file = ADAPTED_FILES[DECODER_FILE if self._library is None else STEP_FILE]
+        self._graph = folder / self._file
+        self._sessions = Sessions(folder, decoder.threads, self._library)
         self._lock = threading.Lock()
         self._decoders: dict[str, Decoder] = {}
         self._paths = adapter_files(folder)
@@ -176,17 +182,55 @@ class Adapters:
             return self._decoders[name]
 
     def _opened(self, name: str, path: Path) -> Decoder:
-        graph = self._folder / ADAPTED_FILES[DECODER_FILE]
-        if not graph.is_file():
-            raise PackageError(f"{self._folder} has no graphs for adapters; export it with --adapters NAME=DIR")
-        session = self._sessions.get(ADAPTED_FILES[DECODER_FILE])
-        shapes = places(session)
-        adapter = Adapter.read(path, shapes, base_number(metadata_of(session, graph), graph))
-        adapted = AdaptedSessions(self._sessions, adapter.values)
-        graphs = StandardGraphs(self._folder, self._base.threads, adapted)
+        session = self._session()
+        adapter = Adapter.read(path, places(session), base_number(metadata_of(session, self._graph), self._graph))
+        return self.with_values(adapter, name)
+
+    def with_values(self, adapter: Adapter, name: str) -> Decoder:
+        """The decoder that computes with an adapter of this base.
+
+        Raises:
+            PackageError: the graphs for it are missing or damaged.
+        """
+        graphs = self._graphs(self._session(), adapter)
         own = hashlib.sha256(f"{graphs.description.weights_sha256} {adapter.sha256}".encode()).hexdigest()
         graphs.description = replace(graphs.description, weights_sha256=own, adapter=name)
         return self._base.computed_by(graphs)
+
+    def _session(self) -> ort.InferenceSession:
+        """Of the first graph with places."""
+        if not self._graph.is_file():
+            raise PackageError(f"{self._folder} has no graphs for adapters; export it with --adapters NAME=DIR")
+        session: ort.InferenceSession = self._sessions.get(self._file)
+        return session
+
+    def _graphs(self, session: ort.InferenceSession, adapter: Adapter) -> Graphs:
+        """Those that compute with an adapter, which have a description of their own."""
+        if self._library is None:
+            sessions = AdaptedSessions(self._sessions, adapter.values)
+            return StandardGraphs(self._folder, self._base.threads, sessions)
+        adapted = AdaptedSession(session, adapter.values)
+        return StepGraph.over(adapted, self._library, step_description(session, self._graph))
+
+
+def open_decoder(folder: Path, threads: int | None, adapter: str | None) -> Decoder:
+    """The decoder of an exported folder, with one of its adapters where a name is given.
+
+    Raises:
+        PackageError, OptionError: of `Decoder` and of `Adapters.decoder`.
+    """
+    decoder = Decoder(folder, threads)
+    return decoder if adapter is None else Adapters(folder, decoder).decoder(adapter)
+
+
+def step_library(folder: Path, graphs: Graphs) -> Path | None:
+    """The library of DogeStep, where it computes the base and the folder has its graph for adapters.
+
+    Exports of earlier versions have none, so the standard graphs compute their adapters.
+    """
+    if isinstance(graphs, StepGraph) and (folder / ADAPTED_FILES[STEP_FILE]).is_file():
+        return graphs.library
+    return None
 
 
 def adapter_files(folder: Path) -> dict[str, Path]:

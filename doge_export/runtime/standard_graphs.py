@@ -31,8 +31,9 @@ CHECK_COSTS = (0.0, 1.0, *[2.4] * (DRAFT_TOKENS - 1))
 class Sessions:
     """The sessions of an exported folder's graphs, each opened when it is first needed."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self._folder, self._threads = folder, threads
+    def __init__(self, folder: Path, threads: int, library: Path | None = None) -> None:
+        """library: with the graphs' own operators."""
+        self._folder, self._threads, self._library = folder, threads, library
         self._open: dict[str, ort.InferenceSession] = {}
         self._opening = threading.Lock()
 
@@ -45,7 +46,7 @@ class Sessions:
         if file not in self._open:
             with self._opening:
                 if file not in self._open:
-                    self._open[file] = open_session(self._folder / file, self._threads)
+                    self._open[file] = open_session(self._folder / file, self._threads, self._library)
         return self._open[file]
 
 

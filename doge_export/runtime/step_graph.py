@@ -9,6 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -45,25 +46,22 @@ class StepGraph:
             PackageError: onnxruntime refuses, or the folder is not one of ours.
         """
         session = open_session(folder / STEP_FILE, threads, library)
-        metadata = metadata_of(session, folder / STEP_FILE)
-        standard = DecoderDescription.from_metadata(metadata, folder / STEP_FILE)
-        self._take(session, library, standard.of_step(metadata, folder / STEP_FILE))
+        self._take(session, library, step_description(session, folder / STEP_FILE))
 
     @classmethod
-    def over(
-        cls, session: ort.InferenceSession, library: Path, description: DecoderDescription, constants: object
-    ) -> StepGraph:
+    def over(cls, session: Any, library: Path, description: DecoderDescription, constants: object = None) -> StepGraph:
         """The graph of a session that is open, with the operator's library.
 
-        constants: held as long as the graph, for the session has only their addresses.
+        session: of onnxruntime, or one with an adapter in it. constants: held as long as the graph, for the session has
+            only their addresses.
         """
         graph = cls.__new__(cls)
         graph._constants = constants
         graph._take(session, library, description)
         return graph
 
-    def _take(self, session: ort.InferenceSession, library: Path, description: DecoderDescription) -> None:
-        self._session, self.description = session, description
+    def _take(self, session: Any, library: Path, description: DecoderDescription) -> None:
+        self._session, self.library, self.description = session, library, description
         self.kernels = f"DogeStep with {kernels_of(library)}"
         # of steps and drafts by their number of tokens, for each state
         self._bound: weakref.WeakKeyDictionary[State, dict[int, BoundTokens]] = weakref.WeakKeyDictionary()
@@ -105,6 +103,16 @@ class StepGraph:
         return bound
 
 
+def step_description(session: ort.InferenceSession, path: Path) -> DecoderDescription:
+    """Of the open graph in a file.
+
+    Raises:
+        PackageError: it is not one of ours.
+    """
+    metadata = metadata_of(session, path)
+    return DecoderDescription.from_metadata(metadata, path).of_step(metadata, path)
+
+
 def first(logits: Logits) -> Logits:
     """Those of the one stream: float32 [1, N, vocab] -> [N, vocab]."""
     rows: Logits = logits[0]
@@ -127,7 +135,7 @@ class BoundTokens:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        session: Any,
         state: State,
         count: int,
         keep: NDArray[np.int64],

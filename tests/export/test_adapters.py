@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from doge_export.commands.export import main
 from doge_export.export import ExportOptions
 from doge_export.runtime.decoder import Decoder
+from doge_export.runtime.operators import LIBRARY
 from tests.helpers.adapters import IDS, doge_of, llama_base, logits, lora_config, save_random_adapter
 from tests.helpers.models import feed, relative_difference
 
@@ -91,6 +92,7 @@ def test_every_adapter_has_its_quality_and_verification_in_the_report(adapter: A
     (report,) = json.loads((tmp_path / "out" / "export_report.json").read_text())["adapters"]
     assert report["quality"]["tokens"] == 64
     assert report["verification"]["single_tokens"]["decided_top1"] > 0.9
+    assert (report["standard_verification"] is not None) is LIBRARY.is_file()  # where DogeStep is the first one
     assert CliRunner().invoke(main, ["--check", "out"]).exit_code == 0
 
 

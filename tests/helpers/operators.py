@@ -16,19 +16,23 @@ from numpy.typing import NDArray
 
 from doge_export.export.decoder_files import step_cache
 from doge_export.graph import (
+    AdaptedWeights,
     ConstantPool,
     Dimensions,
     FoldedDecoder,
     KeyValueScales,
     Plain,
     Plan,
+    Update,
     build_decoder,
+    fold_updates,
 )
 from doge_export.graph.blocks import quantize_blocks
 from doge_export.graph.eviction import cache_heads
-from doge_export.graph.matmul import stored_values
+from doge_export.graph.matmul import Weights, stored_values
 from doge_export.graph.step import build_step
 from doge_export.quantization.gptq import nearest
+from doge_model import DogeForCausalLM
 
 ROOT = Path(__file__).parents[2]
 SLOTS = 64
@@ -69,13 +73,17 @@ def write_graph(
     name: str,
     scales: KeyValueScales | None = None,
     kv_float16: bool = False,
+    adapters: bool = False,
 ) -> Path:
-    """A model file in a folder of its own: "step", or the standard graph for any other name."""
+    """A model file in a folder of its own: "step", or the standard graph for any other name.
+
+    adapters: whether it has places for one.
+    """
     pool = ConstantPool()
     if name == "step":
-        graph = build_step(folded, plan, pool, step_cache(folded.dimensions, scales, kv_float16))
+        graph = build_step(folded, plan, pool, step_cache(folded.dimensions, scales, kv_float16), adapters)
     else:
-        graph = build_decoder(Plain(), folded, plan, pool, scales)
+        graph = build_decoder(Plain(), folded, plan, pool, scales, AdaptedWeights if adapters else Weights)
     (folder / name).mkdir(parents=True)
     pool.write(folder / name / "model.onnx_data")
     graph.write(folder / name / "model.onnx", {})
@@ -97,6 +105,7 @@ class Stream:
         self.keys = (d.num_layers, cache_heads(d))
         pasts = [each for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
         self.caches = {each.name: np.zeros((*shape, each.shape[-1]), NUMBERS[each.type]) for each in pasts}
+        self.adapter: dict[str, Floats] = {}  # bound in every run
 
     def feed(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> Floats:
         """Feed int64 [streams, S] tokens behind `past` int64 [streams] of them: logits [streams, S, vocab]."""
@@ -122,6 +131,8 @@ class Stream:
         binding = self.session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, array in self.adapter.items():  # bind_cpu_input knows no inputs that have defaults
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         for name, cache in self.caches.items():
             value = ort.OrtValue.ortvalue_from_numpy(cache)
             binding.bind_ortvalue_input(name, value)
@@ -132,3 +143,16 @@ class Stream:
         outputs = [each.name for each in self.session.get_outputs() if not each.name.startswith("present.")]
         logits: Floats = binding.get_outputs()[len(self.caches) + outputs.index("logits")].numpy()
         return logits
+
+
+def random_adapter(model: DogeForCausalLM, folded: FoldedDecoder, rank: int) -> dict[str, Floats]:
+    """Arrays for the places of every product of a model's layers, as an export folds them."""
+    tensors = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
+    generator = np.random.default_rng(0)
+    updates = {}
+    for name, tensor in tensors.items():
+        if name.endswith("_proj.weight"):
+            down, up = ((rank, tensor.shape[1]), (len(tensor), rank))
+            thin = [0.2 * generator.standard_normal(shape, np.float32) for shape in (down, up)]
+            updates[name.removesuffix(".weight")] = Update(*thin)
+    return fold_updates(folded.dimensions, tensors, updates)

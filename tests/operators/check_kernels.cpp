@@ -256,6 +256,38 @@ static void check_float_products(const Kernels& kernels) {
   }
 }
 
+// Against sums in double, added to what is there; and columns outside a range stay as they are.
+static void check_weighted_rows(const Kernels& kernels) {
+  for (int columns : {1, 3, 8, 15, 16, 33, 48, 64, 65, 130, 257}) {
+    for (int rows : {1, 2, 3, 4, 5, 6, 13}) {
+      int height = integer(1, 40), first = integer(0, columns - 1), last = integer(first + 1, columns);
+      Floats matrix = normals((size_t)height * columns), x = normals((size_t)rows * height);
+      Floats before = normals((size_t)rows * columns), y = before;
+      kernels.add_weighted_rows(matrix.data(), columns, height, first, last, x.data(), height, rows, y.data(), columns);
+      for (int r = 0; r < rows; r++) {
+        for (int i = 0; i < columns; i++) {
+          size_t at = (size_t)r * columns + i;
+          double exact = before[at], size = std::fabs(exact);
+          bool inside = i >= first && i < last;
+          for (int c = 0; c < height && inside; c++) {
+            double term = (double)x[r * height + c] * matrix[c * columns + i];
+            exact += term;
+            size += std::fabs(term);
+          }
+          require(std::fabs(y[at] - exact) <= (inside ? (height + 1) * 6e-8 * size : 0),
+                  "add_weighted_rows: %d of %d columns, height %d: column %d of token %d is %.9g, not %.9g", last - first,
+                  columns, height, i, r, y[at], exact);
+          if (!inside) continue;
+          float alone = before[at];
+          kernels.add_weighted_rows(matrix.data(), columns, height, i, i + 1, x.data() + r * height, height, 1, &alone - i, 1);
+          require(same_bits(alone, y[at]), "add_weighted_rows: %d columns: column %d of token %d of %d is %.9g in company, "
+                  "%.9g alone", columns, i, r, rows, y[at], alone);
+        }
+      }
+    }
+  }
+}
+
 // ---- the rest; exponentials are within 2 ulp, so 5e-7 of a value is allowed
 
 static void check_elements(const Kernels& kernels) {
@@ -423,6 +455,7 @@ static void check(const Kernels& kernels) {
     }
   }
   check_float_products(kernels);
+  check_weighted_rows(kernels);
   check_elements(kernels);
   check_attentions(kernels);
 }

@@ -26,6 +26,8 @@ from tests.helpers.adapters import IDS, doge_of, llama_base, logits, lora_config
 from tests.helpers.checkpoints import save_doge
 from tests.helpers.models import FORMS, random_ids, relative_difference, torch_logits
 
+pytestmark = pytest.mark.usefixtures("each_way")
+
 
 class World(NamedTuple):
     """A model with two adapters, and PEFT's models of them by name; None is the base."""
@@ -42,7 +44,7 @@ def exported(base: Path, adapters: dict[str, Path], out: Path, weights: str = "f
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(each_way: None, tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     found: dict[str | None, Any] = {None: doge_of_base(folder / "base")}
     for seed, name in enumerate(("legal", "support")):
