@@ -45,58 +45,49 @@ class Together {
 
 }  // namespace
 
-Attention::Attention(const Decoder& decoder, const Tokens& tokens, const Products& products)
-    : d(decoder),
+Attention::Attention(const AttentionSizes& sizes, const Tokens& tokens, const Rotations& rotations,
+                     const Products& products)
+    : d(sizes),
       tokens(tokens),
+      rotations(rotations),
       products(products),
-      layout(decoder.layout),
+      layout(sizes.layout),
       width(layout.numbers + layout.floats),
-      cos(products.memory, tokens.rows(), d.head_dim / 2),
-      sin(products.memory, tokens.rows(), d.head_dim / 2),
       softplus(products.memory, tokens.rows(), std::max(d.mask_width, 1)),
       queries(products.memory, tokens.rows(), d.heads * width),
       keys(products.memory, tokens.rows(), d.kv_heads * width),
       values(products.memory, tokens.rows(), d.kv_heads * width),
-      sink_cos(products.memory, 1, d.head_dim / 2),
-      sink_sin(products.memory, 1, d.head_dim / 2),
       sink_queries(products.memory, has_far_sinks() ? tokens.rows() : 0, d.heads * width),
       freed(tokens.is_full() ? (size_t)BLOCK * tokens.heads : 0),
       chunks(most_chunks({0, tokens.rows()})),
       partial(products.memory, parts(), layout.numbers),
       attended(parts()) {
   for (int i = 0; i < parts(); i++) attended[i].sums = partial.row(i);
-  products.each_row(tokens.rows(), [&](int r) { d.rotary.write(tokens.position(r), cos.row(r), sin.row(r)); });
-  if (has_far_sinks()) d.rotary.write(d.window - 1, sink_cos.row(0), sink_sin.row(0));
 }
 
-Rows Attention::attend(int index, const Rows& projected) {
-  const Layer& layer = d.layers[index];
-  const Cache& cache = tokens.caches[index];
-  Rows y(products.memory, tokens.rows(), d.heads * d.channels);
-  products.each_row(tokens.rows(), [&](int r) { finish_row(index, r, projected.row(r)); });
+void Attention::attend(const AttentionLayer& layer, const Cache& cache, const float* projected, float* y) {
+  size_t numbers = d.projected(layer.looks_up);
+  products.each_row(tokens.rows(), [&](int r) { finish_row(layer, r, projected + r * numbers); });
   if (!tokens.is_full()) {
     products.each_row(tokens.rows(), [&](int r) { append(layer, cache, r); });
   }
   for (int r = 0; r < tokens.rows(); r += BLOCK) {
     attend_rows(layer, cache, {r, std::min(r + BLOCK, tokens.rows())}, y);
   }
-  return y;
 }
 
 // ---- queries, keys and values of a row
 
-void Attention::finish_row(int index, int r, const float* projected) {
-  const Layer& layer = d.layers[index];
-  bool looks_up = d.mask_heads > 0 && index == 0;  // the first layer's mask logits depend on the token alone
+void Attention::finish_row(const AttentionLayer& layer, int r, const float* projected) {
   const float* logits = projected + d.rotated_heads() * d.head_dim;
-  const float* after_logits = logits + (looks_up ? 0 : d.mask_width);
-  if (looks_up) {
+  const float* after_logits = logits + (layer.looks_up ? 0 : d.mask_width);
+  if (layer.looks_up) {
     const float* own = tokens.adapter.first_layer_logits;
     logits = (own == nullptr ? d.first_layer_logits : own) + tokens.ids[r] * d.mask_heads;
   }
   if (layer.exponents != nullptr) softplus_of(r, logits);
   for (int head = 0; head < d.rotated_heads(); head++) finish_head(layer, r, head, projected + head * d.head_dim);
-  finish_values(looks_up, r, after_logits, logits);
+  finish_values(layer.looks_up, r, after_logits, logits);
 }
 
 void Attention::softplus_of(int r, const float* logits) {
@@ -107,7 +98,7 @@ void Attention::softplus_of(int r, const float* logits) {
 }
 
 // Norm and rotation, then exp(A softplus(z)) in the extra channels: dt in keys, a constant in queries.
-void Attention::finish_head(const Layer& layer, int r, int head, const float* projected) {
+void Attention::finish_head(const AttentionLayer& layer, int r, int head, const float* projected) {
   bool is_query = head < d.heads;
   float* y = is_query ? queries.row(r) + head * width : keys.row(r) + (head - d.heads) * width;
   std::copy_n(projected, d.head_dim, y);
@@ -120,13 +111,14 @@ void Attention::finish_head(const Layer& layer, int r, int head, const float* pr
   if (is_query && has_far_sinks()) {
     float* from_afar = sink_queries.row(r) + head * width;
     std::copy_n(y, width, from_afar);
-    finish_rotated(layer, r, head, sink_cos.row(0), sink_sin.row(0), from_afar);
+    finish_rotated(layer, r, head, tokens.rows(), from_afar);
   }
-  finish_rotated(layer, r, head, cos.row(r), sin.row(r), y);
+  finish_rotated(layer, r, head, r, y);
 }
 
-void Attention::finish_rotated(const Layer& layer, int r, int head, const float* cos, const float* sin, float* y) {
-  rotate(y, cos, sin, d.head_dim / 2);
+void Attention::finish_rotated(const AttentionLayer& layer, int r, int head, int rotation, float* y) {
+  size_t half = d.head_dim / 2;
+  rotate(y, rotations.cos + rotation * half, rotations.sin + rotation * half, d.head_dim / 2);
   if (head < d.heads && layer.key_scales != nullptr) {  // keys are codes
     const float* scales = layer.key_scales + head / (d.heads / d.kv_heads) * d.head_dim;
     for (int c = 0; c < d.head_dim; c++) y[c] *= scales[c];
@@ -161,7 +153,7 @@ void Attention::finish_values(bool looks_up, int r, const float* projected, cons
 // ---- the cache
 
 // Behind the keys of its stream.
-void Attention::append(const Layer& layer, const Cache& cache, int r) {
+void Attention::append(const AttentionLayer& layer, const Cache& cache, int r) {
   for (int head = 0; head < tokens.heads; head++) store(layer, cache, r, head, (int)tokens.position(r));
 }
 
@@ -186,7 +178,7 @@ void Attention::free_slots(const Cache& cache, Range rows, int head) {
   }
 }
 
-void Attention::store(const Layer& layer, const Cache& cache, int r, int head, int slot) {
+void Attention::store(const AttentionLayer& layer, const Cache& cache, int r, int head, int slot) {
   int kv_head = kv_head_of(head), scales = kv_head * d.head_dim;
   bool is_int8 = layer.key_scales != nullptr;
   store_row(keys.row(r) + kv_head * width, is_int8 ? layer.key_scales + scales : nullptr,
@@ -220,7 +212,7 @@ uint8_t* Attention::row_of(uint8_t* cache, int r, int head, int slot) const {
 
 // ---- attention
 
-void Attention::attend_rows(const Layer& layer, const Cache& cache, Range rows, Rows& y) {
+void Attention::attend_rows(const AttentionLayer& layer, const Cache& cache, Range rows, float* y) {
   if (tokens.is_full()) {
     products.team.parallel(tokens.heads, [&](int head) { free_slots(cache, rows, head); });
   }
@@ -234,14 +226,14 @@ void Attention::attend_rows(const Layer& layer, const Cache& cache, Range rows, 
   products.each_row(rows.last - rows.first, [&](int i) {
     int r = rows.first + i;
     for (int head = 0; head < d.heads; head++) {
-      merge(layer, head, parts_of(r, head), chunks_for(r), y.row(r) + head * d.channels);
+      merge(layer, head, parts_of(r, head), chunks_for(r), y + ((size_t)r * d.heads + head) * d.channels);
     }
   });
 }
 
 // Rows of one stream in their order, over a chunk of one head of the cache. In a full window, each row first takes its
 // slot, if that lies in the chunk. So it sees the keys of the rows before it, and none of those behind it.
-void Attention::attend_chunk(const Layer& layer, const Cache& cache, Range rows, int cache_head, int index) {
+void Attention::attend_chunk(const AttentionLayer& layer, const Cache& cache, Range rows, int cache_head, int index) {
   int heads = d.heads / tokens.heads;  // that attend to this head of the cache
   Chunk chunk = chunk_at(index);
   const uint8_t *chunk_keys = row_of(cache.keys, rows.first, cache_head, chunk.start),
@@ -283,7 +275,7 @@ int Attention::most_chunks(Range rows) const {
   return most;
 }
 
-void Attention::merge(const Layer& layer, int head, const Attended* parts, int count, float* y) const {
+void Attention::merge(const AttentionLayer& layer, int head, const Attended* parts, int count, float* y) const {
   float largest = parts[0].largest, total = 0;
   for (int i = 1; i < count; i++) largest = std::max(largest, parts[i].largest);
   int numbers = layout.numbers;

@@ -5,12 +5,18 @@
 
 namespace doge {
 
+// cos and sin of each row's position, float32 [rows][head_dim / 2]; where the window is full and has sinks, one row more,
+// of the window's last position.
+struct Rotations {
+  const float *cos, *sin;
+};
+
 class Attention {
  public:
-  Attention(const Decoder& decoder, const Tokens& tokens, const Products& products);
+  Attention(const AttentionSizes& sizes, const Tokens& tokens, const Rotations& rotations, const Products& products);
 
-  // projected [rows][qkv rows] of layer `index` -> [rows][heads * channels]; keys and values join the layer's cache.
-  Rows attend(int index, const Rows& projected);
+  // y [rows][heads * channels] of projected [rows][d.projected()] of a layer; keys and values join its cache.
+  void attend(const AttentionLayer& layer, const Cache& cache, const float* projected, float* y);
 
  private:
   static constexpr int BLOCK = 32;  // rows whose partial results are kept at once
@@ -25,23 +31,23 @@ class Attention {
     const Rows& queries;
   };
 
-  void finish_row(int index, int r, const float* projected);
-  void finish_head(const Layer& layer, int r, int head, const float* projected);
-  void finish_rotated(const Layer& layer, int r, int head, const float* cos, const float* sin, float* y);
+  void finish_row(const AttentionLayer& layer, int r, const float* projected);
+  void finish_head(const AttentionLayer& layer, int r, int head, const float* projected);
+  void finish_rotated(const AttentionLayer& layer, int r, int head, int rotation, float* y);
   void finish_values(bool looks_up, int r, const float* values, const float* logits);
   void softplus_of(int r, const float* logits);
   float* floats_of(float* row) const { return row + (layout.floats > 0 ? layout.numbers : d.head_dim); }
 
-  void append(const Layer& layer, const Cache& cache, int r);
+  void append(const AttentionLayer& layer, const Cache& cache, int r);
   void free_slots(const Cache& cache, Range rows, int head);
-  void store(const Layer& layer, const Cache& cache, int r, int head, int slot);
+  void store(const AttentionLayer& layer, const Cache& cache, int r, int head, int slot);
   void store_row(const float* x, const float* scales, uint8_t* row) const;
   uint8_t* row_of(uint8_t* cache, int r, int head, int slot) const;
   int kv_head_of(int head) const { return head / (tokens.heads / d.kv_heads); }
 
-  void attend_rows(const Layer& layer, const Cache& cache, Range rows, Rows& y);
-  void attend_chunk(const Layer& layer, const Cache& cache, Range rows, int cache_head, int index);
-  void merge(const Layer& layer, int head, const Attended* parts, int count, float* y) const;
+  void attend_rows(const AttentionLayer& layer, const Cache& cache, Range rows, float* y);
+  void attend_chunk(const AttentionLayer& layer, const Cache& cache, Range rows, int cache_head, int index);
+  void merge(const AttentionLayer& layer, int head, const Attended* parts, int count, float* y) const;
   Attended* parts_of(int r, int head) { return &attended[((size_t)(r % BLOCK) * d.heads + head) * chunks]; }
   int& freed_by(int r, int head) { return freed[(size_t)(r % BLOCK) * tokens.heads + head]; }
   Chunk chunk_at(int index) const;
@@ -53,16 +59,15 @@ class Attention {
   // Behind the window's length every query sees the sinks as from its last position (doge_export/graph/sinks.py).
   bool has_far_sinks() const { return tokens.is_full() && d.sinks > 0; }
 
-  const Decoder& d;
+  const AttentionSizes& d;
   const Tokens& tokens;
+  const Rotations& rotations;
   const Products& products;
   const RowLayout& layout;     // of the cache
   int width;                   // of a query, key or value: numbers, then floats
-  Rows cos, sin;               // [rows][head_dim / 2]
   Rows softplus;               // [rows][mask width], of the layer at work
   Rows queries, keys, values;  // [rows][heads or kv heads * width], of the layer at work
-  Rows sink_cos, sink_sin;     // [1][head_dim / 2], of the window's last position
-  Rows sink_queries;           // as queries, rotated by them; no rows where there are no far sinks
+  Rows sink_queries;           // as queries, rotated for far sinks; no rows where there are none
   std::vector<int> freed;      // [rows of a block][cache heads]: the slot that a row takes in a full window, or -1
   int chunks;                  // of the row that has most
   Rows partial;                // [rows of a block * heads * chunks][numbers]

@@ -39,11 +39,16 @@ struct Experts {
   Matrix down, up;         // [keys * keys][hidden], one part each
 };
 
-struct Layer {
-  Matrix qkv, o, gate_up, down;
-  const float* head_norms;             // [heads + kv heads][head_dim]; null without a norm of heads
-  const float* exponents;              // [mask width][(heads + kv heads) * extra channels]; null without a mask
+// Attention's own share of a layer.
+struct AttentionLayer {
+  bool looks_up;            // the mask logits by token, as a first layer's depend on nothing else
+  const float* head_norms;  // [heads + kv heads][head_dim]; null without a norm of heads
+  const float* exponents;   // [mask width][(heads + kv heads) * extra channels]; null without a mask
   const float *key_scales, *value_scales;  // [kv heads][head_dim] of a cache in 8 bits; null otherwise
+};
+
+struct Layer : AttentionLayer {
+  Matrix qkv, o, gate_up, down;
   const float* attention_residual;     // [hidden]; null: ones
   const float* feed_forward_residual;  // [hidden]; null: ones
   const float* feed_forward_norm;      // [hidden]
@@ -51,27 +56,38 @@ struct Layer {
   Experts experts;
 };
 
-struct Decoder {
-  int hidden, heads, kv_heads, head_dim, channels, mask_heads, mask_width, intermediate, vocabulary, window;
-  int sinks;              // first slots of a full window, whose keys never leave
-  int bonus;              // most tokens by which a key counts as younger; 0: precedence alone decides
-  int recent;             // last tokens whose keys are safe
-  int experts_per_token;  // 0: dense
-  int dt_digits;          // extra channels of a key for each mask head of its kv head
-  RowLayout layout;       // of the cache
-  Activation activation;
-  float epsilon;
-  Rotary rotary;
-  const float* first_norm;          // [hidden], of the first layer
-  const float* first_layer_logits;  // [vocabulary][mask heads]; null without a mask, and where adapters have it
-  const float* precedence_factors;  // [kv heads][mask heads of a kv head]
-  Matrix embedding, output;         // often the same
-  std::vector<Layer> layers;
+// What attention has to know of a decoder.
+struct AttentionSizes {
+  int heads, kv_heads, head_dim, channels, mask_heads, mask_width, vocabulary, window;
+  int sinks;         // first slots of a full window, whose keys never leave
+  int bonus;         // most tokens by which a key counts as younger; 0: precedence alone decides
+  int recent;        // last tokens whose keys are safe
+  int dt_digits;     // extra channels of a key for each mask head of its kv head
+  RowLayout layout;  // of the cache
+  float epsilon;     // of the norm of heads
+  const float* first_layer_logits;  // [vocabulary][mask heads], of a layer that looks them up; null: the adapter's
+  const float* precedence_factors;  // [kv heads][mask heads of a kv head], of such a layer
 
   int extra() const { return channels - head_dim; }
   int extra_floats() const { return layout.floats > 0 ? layout.floats : extra(); }  // of a cached row
   int rotated_heads() const { return heads + kv_heads; }
   int recurrent_heads() const { return mask_heads > 0 ? mask_heads : kv_heads; }
+
+  // Numbers of a token that the fused product makes: queries and keys, mask logits, values.
+  int projected(bool looks_up) const {
+    int numbers = rotated_heads() * head_dim;
+    return numbers + (looks_up ? kv_heads * head_dim : mask_width + kv_heads * channels);
+  }
+};
+
+struct Decoder : AttentionSizes {
+  int hidden, intermediate;
+  int experts_per_token;  // 0: dense
+  Activation activation;
+  Rotary rotary;
+  const float* first_norm;   // [hidden], of the first layer
+  Matrix embedding, output;  // often the same
+  std::vector<Layer> layers;
 };
 
 // Keys and values of a layer, [streams][heads][slots] rows each.

@@ -1,59 +1,24 @@
 #include "decoder_reader.h"
 
-#include <algorithm>
-
 #include "adapter_reader.h"
 
 namespace doge::ort {
 
 Attributes::Attributes(const Api& api, const KernelInfo* info)
-    : num_layers(api.integer(info, "num_layers")),
-      num_heads(api.integer(info, "num_heads")),
-      num_kv_heads(api.integer(info, "kv_num_heads")),
-      head_dim(api.integer(info, "head_dim")),
-      channels(api.integer(info, "channels")),
-      num_mask_heads(api.integer(info, "num_mask_heads")),
-      keep_window_size(api.integer(info, "keep_window_size")),
-      keep_sinks(api.integer_or_0(info, "keep_sinks")),
-      keep_bonus(api.integer_or_0(info, "keep_bonus")),
-      keep_recent(api.integer_or_0(info, "keep_recent")),
-      qk_norm(api.integer(info, "qk_norm")),
+    : AttentionAttributes(api, info),
+      num_layers(api.integer(info, "num_layers")),
       tied(api.integer(info, "tied")),
       num_experts_per_tok(api.integer(info, "num_experts_per_tok")),
       router_bias(api.integer(info, "router_bias")),
       activation(api.integer(info, "activation")),
-      cache_type(api.integer_or_0(info, "cache_type")),
-      dt_digits(std::max<int64_t>(api.integer_or_0(info, "dt_digits"), 1)),
       adapters(api.integer_or_0(info, "adapters")),
-      epsilon(api.real(info, "epsilon")),
       part_counts(api.integers(info, "part_counts")),
       part_bits(api.integers(info, "part_bits")),
       zero_points(api.integers(info, "zero_points")),
       biases(api.integers(info, "biases")),
       residuals(api.integers(info, "residuals")) {
-  for (int64_t size : {num_layers, num_heads, num_kv_heads, head_dim, channels, num_mask_heads, keep_window_size,
-                       num_experts_per_tok}) {
-    check(size >= 0 && size <= 1 << 24, "every size must be from 0 to 2 ** 24");
-  }
-  check(num_layers >= 1 && num_heads >= 1 && num_kv_heads >= 1 && num_heads % num_kv_heads == 0,
-        "num_heads must be a multiple of kv_num_heads, and num_layers at least 1");
-  check(head_dim >= 2 && head_dim % 2 == 0 && channels >= head_dim && channels % 8 == 0,
-        "head_dim must be even, and channels a multiple of 8 that is no less");
-  check(num_mask_heads >= 0 && num_mask_heads % num_kv_heads == 0, "num_mask_heads must be a multiple of kv_num_heads");
-  check(num_mask_heads == 0 || num_heads % num_mask_heads == 0, "num_heads must be a multiple of num_mask_heads");
-  check(dt_digits <= 2, "dt_digits must be 1 or 2");
-  check(dt_digits * (num_mask_heads / num_kv_heads) <= channels - head_dim,
-        "channels must have room for the mask heads");
-  check(cache_type >= 0 && cache_type <= 2, "cache_type must be from 0 to 2");
-  check(cache_type > 0 || dt_digits == 1, "dt_digits must be 1 for a float32 cache");
-  check(keep_window_size >= 1, "keep_window_size must be at least 1");
-  check(keep_sinks >= 0 && keep_sinks < keep_window_size, "keep_sinks must be from 0 to below keep_window_size");
-  check(keep_bonus >= 0 && keep_bonus <= 1 << 20, "keep_bonus must be from 0 to 2 ** 20");
-  check(keep_recent >= 0 && keep_recent < keep_window_size - keep_sinks,
-        "keep_recent must be from 0 to below keep_window_size - keep_sinks");
-  check((keep_bonus == 0 && keep_recent == 0) || num_mask_heads > 0,
-        "keep_bonus and keep_recent must be 0 without a mask");
-  check(num_experts_per_tok >= 0, "num_experts_per_tok must be 0 or more");
+  check(num_layers >= 1 && num_layers <= 1 << 24, "num_layers must be from 1 to 2 ** 24");
+  check(num_experts_per_tok >= 0 && num_experts_per_tok <= 1 << 24, "num_experts_per_tok must be from 0 to 2 ** 24");
   check(activation >= 0 && activation <= 3, "activation must be from 0 to 3");
   size_t matrices = (num_experts_per_tok > 0 ? 6 : 4) * num_layers + (tied ? 1 : 2), parts = 0;
   check(part_counts.size() == matrices, "part_counts must have a number for every matrix");
@@ -65,13 +30,6 @@ Attributes::Attributes(const Api& api, const KernelInfo* info)
         "part_bits and zero_points must have a number for every part");
   check(biases.size() == matrices, "biases must have a number for every matrix");
   check((int64_t)residuals.size() == 2 * num_layers, "residuals must have two numbers for every layer");
-}
-
-// A float32 row has the extra channels behind those of the head. Other rows begin with the mask's numbers in float32.
-RowLayout Attributes::layout() const {
-  auto type = (NumberType)cache_type;
-  if (type == NumberType::FLOAT32) return {type, 0, (int)channels};
-  return {type, (int)(num_mask_heads / num_kv_heads), (int)(head_dim + 7) / 8 * 8};
 }
 
 int64_t Attributes::adapter_inputs() const {
@@ -99,20 +57,9 @@ Decoder DecoderReader::read() {
 }
 
 void DecoderReader::read_sizes() {
-  d.heads = (int)a.num_heads;
-  d.kv_heads = (int)a.num_kv_heads;
-  d.head_dim = (int)a.head_dim;
-  d.channels = (int)a.channels;
-  d.mask_heads = (int)a.num_mask_heads;
-  d.window = (int)a.keep_window_size;
-  d.sinks = (int)a.keep_sinks;
-  d.bonus = (int)a.keep_bonus;
-  d.recent = (int)a.keep_recent;
+  a.write(d);
   d.experts_per_token = (int)a.num_experts_per_tok;
-  d.dt_digits = (int)a.dt_digits;
-  d.layout = a.layout();
   d.activation = (Activation)a.activation;
-  d.epsilon = a.epsilon;
 }
 
 void DecoderReader::read_rotary() {
@@ -145,9 +92,8 @@ Layer DecoderReader::layer(int64_t index) {
     check(shape[0] == d.mask_width && d.mask_width >= d.mask_heads,
           "exponents must have a row for every mask head, as many in all layers");
   }
-  bool looked_up = d.mask_heads > 0 && index == 0;
-  int64_t values = d.kv_heads * (looked_up ? d.head_dim : d.channels);
-  layer.qkv = matrix("qkv", d.hidden, heads * d.head_dim + (looked_up ? 0 : d.mask_width) + values);
+  layer.looks_up = d.mask_heads > 0 && index == 0;
+  layer.qkv = matrix("qkv", d.hidden, d.projected(layer.looks_up));
   if (a.qk_norm) layer.head_norms = inputs.floats("head_norms", {heads, d.head_dim});
   layer.o = matrix("o", d.heads * d.channels, d.hidden);
   if (a.residuals[2 * index]) layer.attention_residual = inputs.floats("attention_residual", {d.hidden});

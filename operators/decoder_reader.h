@@ -1,21 +1,16 @@
 // Attributes and constant inputs of DogeStep, read into a Decoder; docs/operators.md has their order.
 #pragma once
 
-#include "decoder.h"
-#include "inputs.h"
+#include "attention_reader.h"
 
 namespace doge::ort {
 
-struct Attributes {
-  int64_t num_layers, num_heads, num_kv_heads, head_dim, channels, num_mask_heads, keep_window_size, keep_sinks,
-      keep_bonus, keep_recent;
-  int64_t qk_norm, tied, num_experts_per_tok, router_bias, activation, cache_type, dt_digits, adapters;
-  float epsilon;
+struct Attributes : AttentionAttributes {
+  int64_t num_layers, tied, num_experts_per_tok, router_bias, activation, adapters;
   std::vector<int64_t> part_counts, part_bits, zero_points, biases, residuals;
 
   Attributes(const Api& api, const KernelInfo* info);
 
-  RowLayout layout() const;        // of the cache
   int64_t adapter_inputs() const;  // the last ones, of a run as those before the constants
 };
 

@@ -19,7 +19,7 @@ bool fits(const Shape& given, const Shape& wanted) {
 
 }  // namespace
 
-Error refused(const std::string& reason) { return {INVALID_ARGUMENT, "DogeStep: " + reason}; }
+Error refused(const std::string& reason) { return {INVALID_ARGUMENT, reason}; }
 
 void check(bool holds, const char* rule) {
   if (!holds) throw refused(rule);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "doge_step.h"
+#include "dynamic_mask_attention.h"
 #include "kernels.h"
 #include "onnxruntime_abi.h"
 
@@ -41,6 +42,7 @@ EXPORTED doge::ort::Status* RegisterCustomOps(doge::ort::SessionOptions* options
   try {
     Domain* domain = api.new_domain("doge");
     api.add(domain, doge_step());
+    api.add(domain, dynamic_mask_attention());
     api.add(options, domain);
     return nullptr;
   } catch (const Error& error) {

@@ -31,11 +31,32 @@ Rows kept_rows(const Tokens& tokens, const Rows& hidden, Memory& memory) {
   return kept;
 }
 
+// cos and sin of all rows; of sinks in a full window, one row more.
+class RotaryTable {
+ public:
+  RotaryTable(const Decoder& d, const Tokens& tokens, const Products& products)
+      : rows_(tokens.rows() + (tokens.is_full() && d.sinks > 0 ? 1 : 0)),
+        cos_(products.memory, rows_, d.head_dim / 2),
+        sin_(products.memory, rows_, d.head_dim / 2) {
+    products.each_row(rows_, [&](int r) {
+      d.rotary.write(r < tokens.rows() ? tokens.position(r) : d.window - 1, cos_.row(r), sin_.row(r));
+    });
+  }
+
+  Rotations rotations() const { return {cos_.row(0), sin_.row(0)}; }
+
+ private:
+  int rows_;
+  Rows cos_, sin_;
+};
+
 }  // namespace
 
-void step(const Decoder& d, const Tokens& tokens, const Kernels& kernels, Team& team, Memory& memory, float* logits) {
-  Products products(kernels, team, memory);
-  Attention attention(d, tokens, products);
+void step(const Decoder& d, const Tokens& tokens, const Products& products, float* logits) {
+  Memory& memory = products.memory;
+  RotaryTable table(d, tokens, products);
+  Rotations rotations = table.rotations();
+  Attention attention(d, tokens, rotations, products);
   Rows embedded(memory, tokens.rows(), d.hidden), residual(memory, tokens.rows(), d.hidden),
       hidden(memory, tokens.rows(), d.hidden);
   for (int r = 0; r < tokens.rows(); r++) {
@@ -46,7 +67,9 @@ void step(const Decoder& d, const Tokens& tokens, const Kernels& kernels, Team& 
   for (size_t index = 0; index < d.layers.size(); index++) {
     const Layer& layer = d.layers[index];
     const LayerUpdates& updates = tokens.adapter.of(index);
-    Rows attended = attention.attend((int)index, adapted_product(layer.qkv, updates.qkv, hidden, products));
+    Rows projected = adapted_product(layer.qkv, updates.qkv, hidden, products);
+    Rows attended(memory, tokens.rows(), d.heads * d.channels);
+    attention.attend(layer, tokens.caches[index], projected.row(0), attended.row(0));
     add_and_norm(d, layer.attention_residual, adapted_product(layer.o, updates.o, attended, products),
                  layer.feed_forward_norm, residual, hidden, products);
     add_and_norm(d, layer.feed_forward_residual, feed_forward(d, layer, updates, hidden, products), layer.next_norm,

@@ -6,7 +6,6 @@
 namespace doge {
 
 // Logits float32 [streams][num_kept][vocabulary].
-void step(const Decoder& decoder, const Tokens& tokens, const Kernels& kernels, Team& team, Memory& memory,
-          float* logits);
+void step(const Decoder& decoder, const Tokens& tokens, const Products& products, float* logits);
 
 }  // namespace doge

@@ -29,7 +29,8 @@ from ..graph import (
     fold,
 )
 from ..graph.builder import GraphBuilder
-from ..graph.step import StepCache, build_step, can_step
+from ..graph.step import build_step, can_step
+from ..graph.step_cache import StepCache
 from ..runtime.adapters import ADAPTED_FILES, BASE_KEY
 from ..runtime.description import (
     DATA_FILE,

@@ -9,7 +9,7 @@ from .folding import FoldedDecoder, Matrix, fold, unfold
 from .kv_scales import KeyValueScales
 from .matmul import Part, Plan
 from .rotary import RotarySpec
-from .variants import Draft, Plain, Portable, Recurrent, Variant
+from .variants import Draft, Layered, Plain, Portable, Recurrent, Variant
 
 __all__ = [
     "AdaptedWeights",
@@ -19,6 +19,7 @@ __all__ = [
     "DraftWeights",
     "FoldedDecoder",
     "KeyValueScales",
+    "Layered",
     "Matrix",
     "Part",
     "Plain",

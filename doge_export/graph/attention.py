@@ -22,11 +22,14 @@ def dynamic_mask_attention(
     """x float32 [B, S, hidden] -> [B, S, hidden]; reads past_key_values.{index} and writes present.{index}."""
     name = f"layers.{index}.self_attn"
     projected = weights.linear(graph, f"{name}.qkv_proj", x)
-    if d.attention_can_rotate and variant.positions_are_slots:
-        attended = variant.attend(graph, d, index, [projected, "", ""])
-    else:
-        attended = variant.attend(graph, d, index, query_key_value(graph, d, variant, index, projected, weights))
-    return weights.linear(graph, f"{name}.o_proj", attended)
+    return weights.linear(graph, f"{name}.o_proj", attend(graph, d, variant, index, projected, weights))
+
+
+def attend(graph: GraphBuilder, d: Dimensions, variant: Variant, index: int, projected: str, weights: Weights) -> str:
+    """All between the two products: the fused projection [B, S, ...] -> [B, S, heads * channels]."""
+    if variant.takes_projection(d):
+        return variant.attend(graph, d, index, [projected, "", ""])
+    return variant.attend(graph, d, index, query_key_value(graph, d, variant, index, projected, weights))
 
 
 def query_key_value(

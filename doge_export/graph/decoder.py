@@ -39,7 +39,7 @@ def build_decoder(
         declare_scales(graph, d, variant.cache_heads(d), scales)
     positions, limit = variant.rotary_positions(graph, d)
     angles = rotary_table(graph, folded.rotary, positions, limit)
-    if limit is None and d.keep_sinks:
+    if limit is None and d.keep_sinks and not variant.takes_projection(d):
         declare_sinks(graph, d, folded.rotary, positions, angles)
     declare_row_shape(graph)
     if "first_layer_logits" in weights:

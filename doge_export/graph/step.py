@@ -7,7 +7,6 @@ for it alone. Its inputs come in the order in which the decoder uses them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,14 +16,13 @@ from .builder import DOGE, ConstantPool, GraphBuilder
 from .dimensions import Dimensions
 from .eviction import cache_heads
 from .folding import FoldedDecoder
-from .kv_scales import KeyValueScales
 from .matmul import Part, Plan
 from .rotary import RotarySpec
+from .step_cache import StepCache, attention_attributes
 from .variants.interface import past_names, present_names
 
 FLOAT_BITS = 32  # of a part that is not in blocks
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3}
-CACHE_TYPES = {"float32": 0, "packed_float16": 1, "packed_int8": 2}
 TABLES = ("embed_tokens", "down_embed", "up_embed")  # matrices whose rows are looked up
 
 
@@ -35,21 +33,6 @@ def can_step(folded: FoldedDecoder, plan: Plan) -> bool:
     offsets = any(isinstance(part, BlockQuantized) and part.offsets is not None for part in parts)
     mixed = any(len(parts) > 1 for name, parts in plan.items() if name.endswith(TABLES))
     return d.hidden_act in ACTIVATIONS and not offsets and not mixed
-
-
-@dataclass(frozen=True)
-class StepCache:
-    """How DogeStep keeps keys and values.
-
-    Attributes:
-        cache_type: one of CACHE_TYPES.
-        row_width: elements of a cached row, float32 or bytes.
-        scales: of packed_int8; None otherwise.
-    """
-
-    cache_type: str
-    row_width: int
-    scales: KeyValueScales | None = None
 
 
 def build_step(
@@ -74,7 +57,7 @@ def build_step(
         [*tokens, *pasts, *constants, *places],
         ["logits", *presents],
         DOGE,
-        cache_type=CACHE_TYPES[cache.cache_type],
+        **attention_attributes(d, cache),
         **attributes(d),
         **inputs.attributes,
     )
@@ -92,7 +75,6 @@ def declare_state(graph: GraphBuilder, d: Dimensions, step_cache: StepCache) -> 
     """The names of past and present: lengths [B], the order of a full window's keys, keys and values."""
     order: list[int | str] = [d.num_layers, cache_heads(d), "keys"]
     cache: list[int | str] = ["batch_size", "heads", "slots", step_cache.row_width]
-    number = np.float32 if step_cache.cache_type == "float32" else np.uint8
     declared: list[tuple[str, str, type[np.generic], list[int | str]]] = [
         ("past_lengths", "present_lengths", np.int64, ["batch_size"]),
         ("past_precedence", "present_precedence", np.float32, order),
@@ -100,7 +82,7 @@ def declare_state(graph: GraphBuilder, d: Dimensions, step_cache: StepCache) -> 
     ]
     for index in range(d.num_layers):
         names = zip(past_names(index), present_names(index), strict=True)
-        declared += [(past, present, number, cache) for past, present in names]
+        declared += [(past, present, step_cache.number, cache) for past, present in names]
     for past, present, dtype, shape in declared:
         graph.input(past, dtype, shape)
         graph.output(present, dtype, shape)
@@ -117,23 +99,11 @@ def rotary_constants(graph: GraphBuilder, spec: RotarySpec) -> list[str]:
 
 
 def attributes(d: Dimensions) -> dict[str, int | float]:
-    """The sizes that no input shows; a graph without sinks, bonuses or safe keys is one of before there were any."""
-    rule = {"keep_sinks": d.keep_sinks, "keep_bonus": d.keep_bonus, "keep_recent": d.keep_recent}
-    newer = {name: size for name, size in rule.items() if size}
+    """The sizes beyond those of attention that no input shows."""
     return {
         "num_layers": d.num_layers,
-        "num_heads": d.num_heads,
-        "kv_num_heads": d.num_kv_heads,
-        "head_dim": d.head_dim,
-        "channels": d.channels,
-        "num_mask_heads": d.num_mask_heads if d.has_mask else 0,
-        "dt_digits": d.dt_digits,
-        "keep_window_size": d.keep_window_size,
-        "qk_norm": int(d.qk_norm),
         "num_experts_per_tok": d.num_experts_per_tok if d.num_experts is not None else 0,
         "activation": ACTIVATIONS[d.hidden_act],
-        "epsilon": d.rms_norm_eps,
-        **newer,
     }
 
 

@@ -17,6 +17,7 @@ DECODER_FILE = "onnx/decoder.onnx"  # these are within an exported folder
 RECURRENT_FILE = "onnx/decoder_recurrent.onnx"
 DRAFT_FILE = "onnx/decoder_draft.onnx"
 STEP_FILE = "onnx/decoder_step.onnx"  # of one operator of our own; only some exports have it
+LAYERED_FILE = "onnx/decoder_layered.onnx"  # of another one, for decoders that the former does not compute
 PORTABLE_FILE = "onnx/model.onnx"  # for other runtimes, which look for this name
 DATA_FILE = "onnx/model.onnx_data"  # the weights of all; other runtimes look for the portable graph's name + "_data"
 DRAFT_TOKENS = 8  # that decoder_draft.onnx takes at once: the token to feed and up to seven guesses

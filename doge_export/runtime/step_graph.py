@@ -7,9 +7,9 @@ window too. Nothing but the position is left to do here.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnxruntime as ort
@@ -33,6 +33,8 @@ CHECK_COSTS = (0.0, 1.0, 1.1, 1.2, 1.4, 1.8, 2.1, 2.4, 2.8)
 class StepGraph:
     """See `Graphs`."""
 
+    file: ClassVar[str] = STEP_FILE
+    operator: ClassVar[str] = "DogeStep"
     cuts_freely = True  # every row is computed as in a step
     check_costs: Sequence[float] = CHECK_COSTS
     _constants: object = None
@@ -45,8 +47,10 @@ class StepGraph:
         Raises:
             PackageError: onnxruntime refuses, or the folder is not one of ours.
         """
-        session = open_session(folder / STEP_FILE, threads, library)
-        self._take(session, library, step_description(session, folder / STEP_FILE))
+        path = folder / self.file
+        session = open_session(path, threads, library)
+        metadata = metadata_of(session, path)
+        self._take(session, library, DecoderDescription.from_metadata(metadata, path).of_step(metadata, path))
 
     @classmethod
     def over(cls, session: Any, library: Path, description: DecoderDescription, constants: object = None) -> StepGraph:
@@ -62,10 +66,15 @@ class StepGraph:
 
     def _take(self, session: Any, library: Path, description: DecoderDescription) -> None:
         self._session, self.library, self.description = session, library, description
-        self.kernels = f"DogeStep with {kernels_of(library)}"
+        self.kernels = f"{self.operator} with {kernels_of(library)}"
         # of steps and drafts by their number of tokens, for each state
         self._bound: weakref.WeakKeyDictionary[State, dict[int, BoundTokens]] = weakref.WeakKeyDictionary()
         self.drafts, self.batches = Exactness.by_construction(), Exactness.by_construction()
+
+    @staticmethod
+    def order(keys: Keys) -> Arrays:
+        """The order of a full window's keys, by the ends of the names that past and present have in the graph."""
+        return {"precedence": keys.precedence, "positions": keys.positions}
 
     def step(self, state: State, token_id: int) -> Logits:
         """Feed one token: float32 [1, vocab]."""
@@ -75,7 +84,7 @@ class StepGraph:
     def chunk(self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64]) -> Logits:
         """Feed int64 [S] tokens in one piece: float32 [N, vocab] of those in keep."""
         use_full_window(state)
-        bound = BoundTokens(self._session, state, len(token_ids), keep)
+        bound = BoundTokens(self._session, self.order, state, len(token_ids), keep)
         return first(bound.feed([state], token_ids))
 
     def draft(self, state: State, token_ids: NDArray[np.int64]) -> Logits:
@@ -86,7 +95,7 @@ class StepGraph:
     def batch(self, states: Sequence[State], memory: Rows) -> BatchForward:
         """Steps of several states."""
         states = list(states)
-        bound = BoundTokens(self._session, states[0], 1, np.array([0]), memory[:, :, : len(states)])
+        bound = BoundTokens(self._session, self.order, states[0], 1, np.array([0]), memory[:, :, : len(states)])
 
         def forward(token_ids: Sequence[int]) -> Logits:
             rows: Logits = bound.feed(states, np.array(token_ids)[:, None])[:, 0]
@@ -99,7 +108,7 @@ class StepGraph:
         of_state = self._bound.setdefault(state, {})
         bound = of_state.get(count)
         if bound is None or bound.rows is not state.cache or bound.full is not state.overflowed:
-            bound = of_state[count] = BoundTokens(self._session, state, count, np.arange(count))
+            bound = of_state[count] = BoundTokens(self._session, self.order, state, count, np.arange(count))
         return bound
 
 
@@ -136,12 +145,15 @@ class BoundTokens:
     def __init__(
         self,
         session: Any,
+        order: Callable[[Keys], Arrays],
         state: State,
         count: int,
         keep: NDArray[np.int64],
         memory: Rows | None = None,
     ) -> None:
-        """state: the stream; any of several ones, where memory [layers, 2, streams, ...] holds them."""
+        """order: the arrays of a window's order; those of past and present alike, under their names behind that.
+
+        state: the stream; any of several ones, where memory [layers, 2, streams, ...] holds them."""
         d, self._session = state.description, session
         self.rows, self.full = state.cache, state.overflowed
         memory = state.rows() if memory is None else memory
@@ -149,8 +161,7 @@ class BoundTokens:
         self._input_ids = np.zeros((streams, count), np.int64)
         self._lengths = np.zeros(streams, np.int64)
         self._logits = np.zeros((streams, len(keep), d.vocab_size), np.float32)
-        order = state.full_window().keys if self.full else no_keys(state)
-        in_place: Arrays = {"lengths": self._lengths, "precedence": order.precedence, "positions": order.positions}
+        in_place = {"lengths": self._lengths} | order(state.full_window().keys if self.full else no_keys(state))
         inputs: Arrays = {"input_ids": self._input_ids, "logits_to_keep": keep}
         inputs |= {f"past_{name}": array for name, array in in_place.items()}
         outputs: Arrays = {"logits": self._logits} | {f"present_{name}": array for name, array in in_place.items()}

@@ -2,8 +2,9 @@
 
 from .draft import Draft
 from .interface import Variant
+from .layered import Layered
 from .plain import Plain
 from .portable import Portable
 from .recurrent import Recurrent
 
-__all__ = ["Draft", "Plain", "Portable", "Recurrent", "Variant"]
+__all__ = ["Draft", "Layered", "Plain", "Portable", "Recurrent", "Variant"]

@@ -34,8 +34,11 @@ class Draft:
     """See `Variant`. tokens: that the graph takes, of one stream."""
 
     tokens: int
-    positions_are_slots: bool = True
     token_ids: str = "input_ids"
+
+    def takes_projection(self, d: Dimensions) -> bool:
+        """Where GroupQueryAttention rotates by itself, a token's position being its slot."""
+        return d.attention_can_rotate
 
     def cache_heads(self, d: Dimensions) -> int:
         """A head for each kv head."""

@@ -33,9 +33,8 @@ class TokenRows(Protocol):
 class Variant(TokenRows, Protocol):
     """One way to drive a decoder."""
 
-    @property
-    def positions_are_slots(self) -> bool:
-        """Whether a token's position is its slot in the cache; attention may then rotate by itself."""
+    def takes_projection(self, d: Dimensions) -> bool:
+        """Whether attention takes the fused projection as it is, and does all that comes between by itself."""
 
     def cache_heads(self, d: Dimensions) -> int:
         """Heads of the cache."""
@@ -50,7 +49,7 @@ class Variant(TokenRows, Protocol):
         """Causal attention over the past and the new rows, which it appends to the cache.
 
         query_key_value: float32 [B, S, heads * channels] each, or the fused projection and two empty names where
-        attention rotates by itself. Returns [B, S, heads * channels].
+        attention takes that. Returns [B, S, heads * channels].
         """
 
     def kept_rows(self, graph: GraphBuilder, hidden: str) -> str:

@@ -21,8 +21,11 @@ from .interface import (
 class Plain:
     """See `Variant`."""
 
-    positions_are_slots = True
     token_ids = "input_ids"
+
+    def takes_projection(self, d: Dimensions) -> bool:
+        """Where GroupQueryAttention rotates by itself, a token's position being its slot."""
+        return d.attention_can_rotate
 
     def cache_heads(self, d: Dimensions) -> int:
         """A head for each kv head."""

@@ -28,8 +28,11 @@ POSITIONS = "position_within_keep_window_size"  # int64 [B, S], those of the tur
 class Portable:
     """See `Variant`."""
 
-    positions_are_slots = True
     token_ids = "turned.input_ids"
+
+    def takes_projection(self, d: Dimensions) -> bool:
+        """Where GroupQueryAttention rotates by itself, a token's position being its slot."""
+        return d.attention_can_rotate
 
     def cache_heads(self, d: Dimensions) -> int:
         """A head for each kv head."""

@@ -23,8 +23,11 @@ from .interface import (
 class Recurrent:
     """See `Variant`."""
 
-    positions_are_slots = False
     token_ids = "input_ids"
+
+    def takes_projection(self, d: Dimensions) -> bool:
+        """Never: a token's position is not its slot."""
+        return False
 
     def cache_heads(self, d: Dimensions) -> int:
         """A head for each mask head."""
