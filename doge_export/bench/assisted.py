@@ -114,4 +114,5 @@ def answer(model: Model, prompt: Any, new_tokens: int) -> GenerationResult:
     """A greedy answer of exactly so many tokens."""
     if are_messages(prompt):
         return model.chat(prompt, temperature=0.0, max_new_tokens=new_tokens, ignore_eos=True)
-    return model.generate(prompt, temperature=0.0, max_new_tokens=new_tokens, ignore_eos=True)
+    result: GenerationResult = model.generate(prompt, temperature=0.0, max_new_tokens=new_tokens, ignore_eos=True)
+    return result
