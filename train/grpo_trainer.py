@@ -81,7 +81,25 @@ class EpochOrder(RepeatSampler):
 
 
 class DogeGRPOTrainer(DogeTraining, PlainLogps, OwnReference, GRPOTrainer):
-    """TRL's GRPOTrainer for a Doge."""
+    """TRL's GRPOTrainer for a Doge.
+
+    Completions that serve several steps are in no checkpoint. So a run goes on only from a step behind which new ones
+    are written.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Make the trainer.
+
+        Raises:
+            OptionError: no checkpoint that save_steps asks for could be gone on from.
+        """
+        super().__init__(**kwargs)
+        steps = self._saved_steps()
+        if steps and not any(map(self._writes_anew, steps)):
+            raise OptionError(
+                f"save_steps is {self.args.save_steps}; it must be a multiple of {self._steps_served()}, or each "
+                "checkpoint lies between steps on the same completions, where no run goes on"
+            )
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """TRL's training; it goes on only from a step after which new completions are written.
@@ -90,24 +108,41 @@ class DogeGRPOTrainer(DogeTraining, PlainLogps, OwnReference, GRPOTrainer):
             OptionError: the checkpoint lies between two steps on the same completions, which it does not hold.
         """
         if isinstance(resume_from_checkpoint, str):
-            self._check_boundary(resume_from_checkpoint)
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / "trainer_state.json"))
+            if not self._writes_anew(state.global_step):
+                raise OptionError(
+                    f"resume_from_checkpoint is {resume_from_checkpoint}; its step must be a multiple of "
+                    f"{self._steps_served()} in its epoch, as completions in use are not saved; set save_steps so"
+                )
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _check_boundary(self, checkpoint: str) -> None:
-        config, step = self.args, TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json")).global_step
+    def _saved_steps(self) -> range:
+        """The steps before the last one that are saved by save_steps."""
+        args, epoch = self.args, self._steps_of_epoch()
+        last = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * (epoch or 0))
+        if args.save_strategy != "steps" or not last:
+            return range(0)
+        every = math.ceil(last * args.save_steps) if args.save_steps < 1 else int(args.save_steps)
+        return range(every, last, every)
+
+    def _writes_anew(self, step: int) -> bool:
+        """Whether new completions are written behind a step."""
+        epoch = self._steps_of_epoch()
+        return (step if epoch is None else step % epoch) % self._steps_served() == 0
+
+    def _steps_served(self) -> int:
+        """The steps until the last one on some completions is the last of its batches too."""
+        config = self.args
         accumulated, serves = config.gradient_accumulation_steps, config.steps_per_generation * self.num_iterations
-        if isinstance(self.train_dataset, Sized):  # an epoch's last step may take fewer batches, and then all are used
-            sampler: Any = super()._get_train_sampler()
-            batches = len(sampler) // config.generation_batch_size
-            step_of_epoch = step % max(math.ceil(batches / accumulated), 1)
-        else:
-            step_of_epoch = step
-        steps = serves // math.gcd(serves, accumulated)
-        if step_of_epoch % steps:
-            raise OptionError(
-                f"resume_from_checkpoint is {checkpoint}; its step must be a multiple of {steps} in its epoch, "
-                "as completions in use are not saved; set save_steps so"
-            )
+        return int(serves // math.gcd(serves, accumulated))
+
+    def _steps_of_epoch(self) -> int | None:
+        """The steps of an epoch; its last one may take fewer batches, and then all are used. None for a stream."""
+        if not isinstance(self.train_dataset, Sized):
+            return None
+        sampler: Any = super()._get_train_sampler()
+        batches = len(sampler) // self.args.generation_batch_size
+        return max(math.ceil(batches / self.args.gradient_accumulation_steps), 1)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
         """Rewards [completions of all devices, functions], nan for no opinion.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..runtime.loading import load
 from ..runtime.model import Model
+from ..runtime.prompts import are_messages
 from ..runtime.streaming import GenerationResult
 
 PROMPTS = (
@@ -48,21 +50,31 @@ class AssistedResult:
 
 
 def time_assisted(
-    folder: Path, assistant: Path, threads: int | None, new_tokens: int, rounds: int, on_round: Callable[[], object]
+    folder: Path,
+    assistant: Path,
+    threads: int | None,
+    new_tokens: int,
+    rounds: int,
+    on_round: Callable[[], object],
+    prompts: Sequence[Any] | None = None,
 ) -> AssistedResult:
     """Answer every question greedily with and without the assistant, `rounds` times.
+
+    prompts: texts or token ids to continue, and conversations to answer; None for PROMPTS, in a chat where the model
+        has a template.
 
     Raises:
         PackageError, OptionError: of `load`; the two must have the same tokenizer.
     """
     alone, assisted = load(folder, threads), load(folder, threads, assistant=assistant)
+    asked = own_prompts(alone) if prompts is None else prompts
     pairs: list[tuple[GenerationResult, GenerationResult]] = []
     for _ in range(rounds):
-        pairs += answer_pairs(alone, assisted, new_tokens)
+        pairs += answer_pairs(alone, assisted, asked, new_tokens)
         on_round()
     plain, quick = (np.array([[r.decode_tokens_per_s for r in pair] for pair in pairs]).T[row] for row in (0, 1))
     low, high = np.percentile(quick / plain, (25, 75))
-    last = [with_assistant for _, with_assistant in pairs[-len(PROMPTS) :]]
+    last = [with_assistant for _, with_assistant in pairs[-len(asked) :]]
     return AssistedResult(
         decode_tokens_per_s=float(np.median(plain)),
         assisted_tokens_per_s=float(np.median(quick)),
@@ -78,9 +90,18 @@ def time_assisted(
     )
 
 
-def answer_pairs(alone: Model, assisted: Model, new_tokens: int) -> Iterator[tuple[GenerationResult, GenerationResult]]:
+def own_prompts(model: Model) -> list[Any]:
+    """PROMPTS as conversations, or as texts where the model has no template."""
+    if not model.has_chat_template:
+        return list(PROMPTS)
+    return [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+
+
+def answer_pairs(
+    alone: Model, assisted: Model, prompts: Sequence[Any], new_tokens: int
+) -> Iterator[tuple[GenerationResult, GenerationResult]]:
     """The answers to each question, by turns without and with the assistant; their tokens are the same."""
-    for number, prompt in enumerate(PROMPTS):
+    for number, prompt in enumerate(prompts):
         models = (alone, assisted) if number % 2 else (assisted, alone)
         answers = {model is assisted: answer(model, prompt, new_tokens) for model in models}
         plain, quick = answers[False], answers[True]
@@ -89,9 +110,9 @@ def answer_pairs(alone: Model, assisted: Model, new_tokens: int) -> Iterator[tup
         yield plain, quick
 
 
-def answer(model: Model, prompt: str, new_tokens: int) -> GenerationResult:
-    """A greedy answer of exactly so many tokens, in a chat where the model has a template."""
-    if model.has_chat_template:
-        messages = [{"role": "user", "content": prompt}]
-        return model.chat(messages, temperature=0.0, max_new_tokens=new_tokens, ignore_eos=True)
-    return model.generate(prompt, temperature=0.0, max_new_tokens=new_tokens, ignore_eos=True)
+def answer(model: Model, prompt: Any, new_tokens: int) -> GenerationResult:
+    """A greedy answer of exactly so many tokens."""
+    if are_messages(prompt):
+        return model.chat(prompt, temperature=0.0, max_new_tokens=new_tokens, ignore_eos=True)
+    result: GenerationResult = model.generate(prompt, temperature=0.0, max_new_tokens=new_tokens, ignore_eos=True)
+    return result

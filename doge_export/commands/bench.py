@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -26,6 +27,8 @@ from ..bench.assisted import time_assisted
 from ..bench.measurement import Bench, BenchOptions, BenchResult
 from ..errors import OptionError
 from ..export.random_model import export_random
+from ..jobs.rows import RowError, question_of
+from ..jobs.sources import read_rows
 from ..measure.machine import cpu_name, versions
 from ..runtime.hub import folder_of
 from ..runtime.threads import usable_cores
@@ -66,6 +69,12 @@ UNITS = {  # unit of each row that is shown, in this order
     "--assistant", metavar="FOLDER", help="Time answers to a few questions with and without this assistant instead."
 )
 @click.option("--adapter", metavar="NAME", help="Compute with this adapter of the folder.")
+@click.option(
+    "--prompts",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="With --assistant: lines of JSON with prompt or messages, as of doge-generate, in place of those questions.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print nothing but the JSON object.")
 def main(
     folder: Path | None,
@@ -79,6 +88,7 @@ def main(
     rounds: int,
     assistant: str | None,
     adapter: str | None,
+    prompts: Path | None,
     as_json: bool,
 ) -> None:
     """Time the exported model in FOLDER, which may be a hub id, or a random one.
@@ -100,6 +110,8 @@ def main(
         raise OptionError("--revision goes with the hub id of an exported model; leave it out with --random")
     if adapter is not None and (folder is None or assistant is not None):
         raise OptionError("--adapter goes with FOLDER and without --assistant; give the name of an adapter of FOLDER")
+    if prompts is not None and assistant is None:
+        raise OptionError("--prompts goes with --assistant; leave it out, as other measurements draw their tokens")
     # refuses before an export
     options = BenchOptions(folder or Path(), threads, prompt_tokens, new_tokens, rounds, adapter)
     console = Console(stderr=True)
@@ -108,7 +120,8 @@ def main(
     if assistant is not None:
         if given is None:
             raise OptionError("--assistant goes with FOLDER; a random model answers nothing that could be guessed")
-        compare_assisted(options, given, folder_of(assistant), as_json, console)
+        asked = None if prompts is None else questions(prompts)
+        compare_assisted(options, given, folder_of(assistant), asked, as_json, console)
         return
     with folder_to_time(given, random_size, weights, console) as path:
         name = f"random {random_size} {weights}" if given is None else str(folder if is_on_hub(str(folder)) else given)
@@ -151,12 +164,40 @@ def time_model(options: BenchOptions, name: str, as_json: bool, console: Console
     click.echo(json.dumps(machine | asdict(result)))
 
 
-def compare_assisted(options: BenchOptions, folder: Path, assistant: Path, as_json: bool, console: Console) -> None:
+def questions(path: Path) -> list[Any]:
+    """The prompt or the messages of every row of a file; OptionError where there is none, or a row that has none."""
+    found = []
+    for number, row in enumerate(read_rows(path), 1):
+        try:
+            if isinstance(row, RowError):
+                raise row
+            found.append(question_of(row))
+        except OptionError as error:
+            raise OptionError(f"{path}, row {number}: {error}") from error
+    if not found:
+        raise OptionError(f"{path} holds no row; give lines of JSON with prompt or messages")
+    return found
+
+
+def compare_assisted(
+    options: BenchOptions,
+    folder: Path,
+    assistant: Path,
+    prompts: Sequence[Any] | None,
+    as_json: bool,
+    console: Console,
+) -> None:
     """Print how fast answers are with an assistant, beside those without."""
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"{options.rounds} rounds", total=options.rounds)
         result = time_assisted(
-            folder, assistant, options.threads, options.new_tokens, options.rounds, lambda: progress.advance(task)
+            folder,
+            assistant,
+            options.threads,
+            options.new_tokens,
+            options.rounds,
+            lambda: progress.advance(task),
+            prompts,
         )
     if not as_json:
         low, high = result.ratio_spread

@@ -25,6 +25,8 @@ from ..runtime.step_graph import StepGraph
 
 Progress = Callable[[str], None]
 
+ENDS = ("bos_token", "eos_token", "unk_token")
+
 
 @dataclass(frozen=True)
 class NamedAdapter:
@@ -62,21 +64,39 @@ def check_text(adapter: AdapterFiles, base: PreTrainedTokenizerFast | None) -> N
     """Refuse an adapter that reads text in another way than its base, whose tokenizer and template it would get.
 
     Raises:
-        CheckpointError: its folder has another vocabulary or chat template.
+        CheckpointError: its folder has another vocabulary, chat template or other special tokens.
     """
     own = load_tokenizer(adapter.folder)
-    if own is None:
-        return
+    differs = None if own is None else difference(own, base)
+    if differs is not None:
+        raise CheckpointError(
+            f"the adapter {adapter.folder} has {differs} of its own, but beside a base it would get the base's; give "
+            f"both the same tokenizer files, or {REMEDY}"
+        )
+
+
+def difference(own: PreTrainedTokenizerFast, base: PreTrainedTokenizerFast | None) -> str | None:
+    """The first thing in which two tokenizers read or end a text otherwise; None if there is none.
+
+    The token for padding is none of them: trainers choose one, and no text has it.
+    """
     if base is None or own.get_vocab() != base.get_vocab():
-        differs = "a vocabulary"
-    elif own.chat_template is not None and own.chat_template != base.chat_template:
-        differs = "a chat template"
-    else:
-        return
-    raise CheckpointError(
-        f"the adapter {adapter.folder} has {differs} of its own, but beside a base it would get the base's; give both "
-        f"the same tokenizer files, or {REMEDY}"
-    )
+        return "a vocabulary"
+    for name in ENDS:
+        if own.special_tokens_map.get(name) != base.special_tokens_map.get(name):
+            return f"{name} ({own.special_tokens_map.get(name)})"
+    padding = {own.pad_token, base.pad_token}
+    others = (special_tokens(own) ^ special_tokens(base)) - padding
+    if others:
+        return f"special tokens ({', '.join(sorted(others))})"
+    if own.chat_template is not None and own.chat_template != base.chat_template:
+        return "a chat template"
+    return None
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> set[str]:
+    """The tokens that count as no text."""
+    return {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
 
 
 def write_adapters(

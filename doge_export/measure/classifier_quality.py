@@ -32,6 +32,7 @@ class ClassifierQuality:
         text: where the texts are from.
         texts: their number.
         tokens: of all of them.
+        cut: texts that were longer than the model takes, and lost their end before both read them.
         same_labels: share of texts to which both give the same labels; None for a regression.
         spread_error: root mean square difference of the logits, as a share of how far PyTorch's texts lie apart.
         accuracy_fp32, accuracy: of the PyTorch model and of the export; None for a regression, and where the right
@@ -45,6 +46,7 @@ class ClassifierQuality:
     text: str
     texts: int
     tokens: int
+    cut: int
     same_labels: float | None
     spread_error: float
     accuracy_fp32: float | None
@@ -73,6 +75,7 @@ def measure_classifier(
         text=texts.name,
         texts=len(texts.rows),
         tokens=sum(map(len, texts.rows)),
+        cut=texts.cut,
         same_labels=same_labels(reference, logits, problem),
         spread_error=rms(reference.astype(np.float64) - logits) / max(rms(spread), TINY),
         accuracy_fp32=accuracy_of(reference, texts.labels, problem),

@@ -91,7 +91,8 @@ class ClassifierReport:
         quality = self.quality
         if quality is None:
             return {}
-        rows = {"against fp32, on": f"{quality.texts} texts of {quality.text}, {quality.tokens} tokens"}
+        cut = f", {quality.cut} of them cut at {self.longest}, which the model takes" if quality.cut else ""
+        rows = {"against fp32, on": f"{quality.texts} texts of {quality.text}, {quality.tokens} tokens{cut}"}
         if quality.same_labels is not None:
             rows["same labels"] = f"{quality.same_labels:.1%}"
         rows["logits off by"] = f"{quality.spread_error:.1e} of their spread"

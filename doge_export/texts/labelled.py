@@ -37,11 +37,13 @@ class Texts:
         name: of the file.
         rows: of token ids.
         labels: the right ones, as `truth_of` gives them; None where they are not known.
+        cut: the number of texts that were longer than the model takes, and lost their end.
     """
 
     name: str
     rows: list[list[int]]
     labels: NDArray[np.float64] | None = None
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,14 @@ def evaluation_texts(checkpoint: ClassifierCheckpoint, source: str | None, longe
     records = read_records(Path(source))
     encoded = checkpoint.tokenizer([record.text for record in records], verbose=False)["input_ids"]
     rows = [list(ids[:longest] if longest else ids) for ids in encoded]
+    cut = sum(len(ids) > len(row) for ids, row in zip(encoded, rows, strict=True))
     empty = next((record.number for record, row in zip(records, rows, strict=True) if not row), None)
     if empty is not None:
         raise OptionError(f"texts is {source}, whose line {empty} has no token; leave it out")
     if not any(record.shape for record in records):
-        return Texts(Path(source).name, rows)
+        return Texts(Path(source).name, rows, cut=cut)
     config = checkpoint.model.config
-    return Texts(Path(source).name, rows, truth_of(records, list(config.label2id), config.problem_type, source))
+    return Texts(Path(source).name, rows, truth_of(records, list(config.label2id), config.problem_type, source), cut)
 
 
 def truth_of(records: Sequence[Record], names: Sequence[str], problem: str, source: str) -> NDArray[np.float64]:

@@ -252,6 +252,25 @@ def test_an_assistant_is_timed_beside_answers_without(monkeypatch: pytest.Monkey
     assert "guesses" in done.stdout
 
 
+def test_an_assistant_is_timed_on_prompts_of_ones_own(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "Once"}\n{"messages": [{"role": "user", "content": "Hello"}]}\n{"prompt": "Two"}\n')
+    words = ("--assistant", TALKS, "--prompts", prompts, "--new-tokens", 4, "--rounds", 1, "--threads", 1)
+    result = json.loads(run(TALKS, *words).stdout.splitlines()[-1])
+    assert result["completion_tokens"] == 12
+    prompts.write_text('{"prompt": "Once"}\n{"text": "Hello"}\n')
+    done = run(TALKS, *words)
+    assert done.exit_code == 2
+    assert "row 2: it has neither prompt nor messages; give one of them" in done.stderr
+
+
+def test_prompts_go_with_an_assistant(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text("")
+    for words, sentence in (((), "--prompts goes with --assistant"), (("--assistant", TALKS), "holds no row")):
+        done = run(TALKS, "--prompts", tmp_path / "prompts.jsonl", *words)
+        assert (done.exit_code, sentence in done.stderr) == (2, True)
+
+
 def test_an_assistant_of_a_random_model_is_refused() -> None:
     done = run("--random", "20m", "--assistant", TALKS)
     assert done.exit_code == 2

@@ -101,9 +101,12 @@ def test_every_adapter_has_its_quality_and_verification_in_the_report(adapter: A
     [
         (lambda tokenizer: tokenizer.add_tokens(["<turn>"]), "has a vocabulary of its own, but beside a base"),
         (lambda tokenizer: setattr(tokenizer, "chat_template", "{{ messages }}"), "has a chat template of its own"),
+        (lambda tokenizer: setattr(tokenizer, "eos_token", "b"), "has eos_token (b) of its own, but beside a base"),
+        (lambda tokenizer: tokenizer.add_tokens(["b"], special_tokens=True), "has special tokens (b) of its own"),
+        (lambda tokenizer: setattr(tokenizer, "pad_token", "b"), None),
         (lambda tokenizer: None, None),
     ],
-    ids=["vocabulary", "template", "the same"],
+    ids=["vocabulary", "template", "another end", "a special token", "another padding", "the same"],
 )
 def test_an_adapter_beside_its_base_reads_text_as_the_base_does(
     change: Callable[[Any], object], words: str | None, adapter: Any, tmp_path: Path
@@ -117,6 +120,16 @@ def test_an_adapter_beside_its_base_reads_text_as_the_base_does(
     assert done.exit_code == (0 if words is None else 1), done.output
     assert words is None or words in done.output
     assert words is None or "or merge it: doge-export BASE --adapter DIR" in done.output
+
+
+def test_answers_of_a_merged_adapter_end_where_its_own_tokenizer_ends(adapter: Any, tmp_path: Path) -> None:
+    tokenizer = doge_of(tmp_path / "base").tokenizer
+    assert tokenizer is not None
+    tokenizer.eos_token = "b"
+    tokenizer.save_pretrained(tmp_path / "legal")
+    assert run("legal").exit_code == 0
+    ends = json.loads((tmp_path / "legal-fp32" / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.convert_tokens_to_ids("b") in ends
 
 
 def test_the_folder_is_named_after_base_and_adapter() -> None:

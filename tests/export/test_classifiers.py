@@ -24,7 +24,7 @@ from doge_export.quantization.rounding import simple_plan
 from doge_export.runtime.classifier_graph import ClassifierGraph
 from doge_export.texts.labelled import read_records
 from doge_model import load_classifier
-from tests.helpers.checkpoints import edit_config, save_doge
+from tests.helpers.checkpoints import edit_config, save_doge, save_tokenizer
 from tests.helpers.classifiers import NAMES, classifier_checkpoint, transformers_classifier
 
 LABELLED = [
@@ -100,6 +100,19 @@ def test_texts_with_labels_give_the_accuracy_of_both(tmp_path: Path) -> None:
     assert quality.accuracy == quality.accuracy_fp32
     assert quality.accuracy >= 1 / 3
     assert (quality.text, quality.texts, quality.same_labels) == ("texts.jsonl", 3, 1.0)
+
+
+def test_texts_that_are_cut_are_counted_in_summary_report_and_card(tmp_path: Path) -> None:
+    transformers_classifier("llama", max_position_embeddings=16, vocab_size=300).save_pretrained(
+        tmp_path / "checkpoint"
+    )
+    save_tokenizer(tmp_path / "checkpoint")
+    texts = labelled_file(tmp_path / "texts.jsonl", [*LABELLED, {"text": "ab " * 16, "label": "sports"}])
+    report = export(tmp_path, texts=texts)
+    assert report.quality is not None and (report.quality.texts, report.quality.cut) == (4, 1)
+    assert report.rows()["against fp32, on"].endswith("tokens, 1 of them cut at 16, which the model takes")
+    assert json.loads((report.folder / "export_report.json").read_text())["quality"]["cut"] == 1
+    assert "| cut at 16 tokens to be measured | 1 of 4 texts |" in (report.folder / "README.md").read_text()
 
 
 def test_nothing_is_written_when_the_graph_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

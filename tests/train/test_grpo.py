@@ -117,6 +117,17 @@ def test_a_run_whose_completions_serve_several_steps_goes_on_where_they_end(
         assert f"checkpoint-{step}; its step must be a multiple of {ends[0]} in its epoch" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("every", [3, 0.3])
+def test_checkpoints_of_which_none_could_be_gone_on_from_are_refused_before_the_first(
+    every: float, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"num_iterations": 4, "max_steps": 9, "save_strategy": "steps"}  # an epoch has 12
+    with pytest.raises(SystemExit):
+        reason(dense, tmp_path / "run", save_steps=every, **options)
+    assert f"save_steps is {every}; it must be a multiple of 4, or each checkpoint" in capsys.readouterr().err
+    assert not list(tmp_path.glob("run/*"))
+
+
 def test_prompts_come_in_one_order_without_shuffling(dense: Path, tmp_path: Path) -> None:
     options = {"max_steps": 12, "shuffle_dataset": "false", "reward_funcs": ["tests.train.test_grpo.first_sums"]}
     asked.clear()

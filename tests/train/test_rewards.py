@@ -39,6 +39,8 @@ MISREAD = [
 ]
 MISREAD += [
     r"\boxed{Paris}",
+    r"\boxed{xy}",
+    r"\boxed{2xy}",
     "$no$",
     r"\frac{xy}{2}",
     r"\boxed{\text{Paris} \text{Pairs}}",
@@ -89,6 +91,8 @@ def said(*answers: str) -> list[list[dict[str, str]]]:
                 ("12500", r"$12\,500$"),
                 (r"\text{Paris}", r"\boxed{\text{Paris}}"),
                 ("yx", "$x y$"),
+                ("2yx", r"\boxed{2 x y}"),
+                ("(b)", r"\boxed{B}"),
             ]
         ),
         *(
@@ -100,6 +104,8 @@ def said(*answers: str) -> list[list[dict[str, str]]]:
                 ("10:30", "1/3"),
                 ("1 000", "0"),
                 ("1e3", "$3e$"),
+                ("xz", r"\boxed{x y}"),
+                ("A", r"\boxed{B}"),
                 (r"\text{Pairs}", r"\boxed{\text{Paris}}"),
                 ("1e-05", "0"),
                 ("1/1" + "0" * 5000, "2"),
