@@ -7,6 +7,7 @@ doge-serve FOLDER FOLDER --port 8080 --api-key KEY
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -70,6 +71,13 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
     help="Longest prompt.",
 )
 @click.option("--threads", type=int, metavar="N", help="Threads of the computation (default: by the model's size).")
+@click.option(
+    "--reasoning-format",
+    type=click.Choice(["none", "deepseek"]),
+    default="none",
+    show_default=True,
+    help="A trace of reasoning in a chat's answer: none leaves it there, deepseek tells it as reasoning_content.",
+)
 def main(
     folders: tuple[Path, ...],
     host: str,
@@ -81,6 +89,7 @@ def main(
     max_seconds: float,
     max_prompt_tokens: int,
     threads: int | None,
+    reasoning_format: Literal["none", "deepseek"],
 ) -> None:
     """Serve the exported models in FOLDERs, each by the name of its folder.
 
@@ -98,7 +107,8 @@ def main(
     limits = Limits(max_streams, max_queue, max_seconds, max_prompt_tokens=max_prompt_tokens)
     bound = bound_socket(host, port)  # before models are loaded, which takes longer
     with noted_warnings():
-        app = served_app([found_or_made(folder) for folder in folders], limits, cache_mb, threads, api_key)
+        paths = [found_or_made(folder) for folder in folders]
+        app = served_app(paths, limits, cache_mb, threads, api_key, reasoning_format)
     if api_key is None and host not in LOCAL:
         note(f"everybody who reaches {host} may use it; --api-key asks for a key.")
     note(f"{', '.join(app.state.models)}: {url_of(bound)}/ says how to call it. Ctrl-C ends it.")

@@ -63,11 +63,22 @@ class Reasoning:
         self._place: Literal["start", "trace", "behind", "opened", "answer"] = "start" if begun is None else "trace"
         self._held = ""
         self._trace = io.StringIO()
+        self._told = 0  # characters of it
 
     @property
     def text(self) -> str | None:
         """The trace so far; None where there is none."""
         return None if self._tags is None else self._trace.getvalue().strip()
+
+    def new_trace(self) -> str:
+        """The certain text of the trace that was not asked for before; all of them make up `text`.
+
+        White space at its end waits for more.
+        """
+        self._trace.seek(self._told)
+        new, is_first = self._trace.read().rstrip(), self._told == 0
+        self._told += len(new)
+        return new.lstrip() if is_first else new
 
     def push(self, piece: str) -> str:
         """The text of the answer that is certain now."""

@@ -147,6 +147,10 @@ class AnswerText:
         """The trace so far, where it is hidden and there is one."""
         return None if self._reasoning is None else self._reasoning.text
 
+    def new_reasoning(self) -> str:
+        """The trace that became certain since the last call; "" where none is hidden."""
+        return "" if self._reasoning is None else self._reasoning.new_trace()
+
     @property
     def whole_text(self) -> str:
         """The text so far with a trace that is hidden, and its tags."""

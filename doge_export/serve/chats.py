@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
+from ..errors import OptionError
 from ..runtime.model import Model
 from ..runtime.streaming import AnswerText
 from .asked import Underway
@@ -36,9 +37,11 @@ class AskedChat(Underway):
 
     Attributes:
         reads_calls: whether an answer may be calls of functions; then a stream tells it at its end.
+        tells_reasoning: whether a trace that is hidden from the content is told beside it.
     """
 
     reads_calls = False
+    tells_reasoning = True
 
     def completion(self) -> ChatCompletion:
         """The whole response, all answers being there."""
@@ -60,6 +63,8 @@ class AskedChat(Underway):
     def _events_of(self, piece: Piece) -> Iterator[str]:
         index, answer = piece.number, self.job.answers[piece.number]
         logprobs, text = self._logprobs(index), "" if self.reads_calls else piece.text
+        if self.tells_reasoning and (trace := answer.new_reasoning()):
+            yield self._event(index, Delta(reasoning_content=trace))
         if self.reads_calls and answer.finished:
             content, calls, reason = self._parsed(answer)
             yield self._event(index, Delta(content=content, tool_calls=calls), logprobs)
@@ -72,7 +77,8 @@ class AskedChat(Underway):
 
     def _choice(self, index: int, answer: AnswerText) -> ChatChoice:
         content, calls, reason = self._parsed(answer)
-        message = AnswerMessage(content=content, tool_calls=calls)
+        trace = answer.reasoning if self.tells_reasoning else None
+        message = AnswerMessage(content=content, reasoning_content=trace, tool_calls=calls)
         return ChatChoice(index=index, message=message, logprobs=self._logprobs(index), finish_reason=reason)
 
     def _parsed(self, answer: AnswerText) -> tuple[str | None, list[AnsweredCall] | None, FinishReason]:
@@ -121,7 +127,25 @@ def asked_chat(body: ChatRequest, engine: Engine, limits: Limits) -> AskedChat:
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     asked = AskedChat(engine, job, count, "chatcmpl", include_usage)
     asked.reads_calls = bool(tools)
+    hide_reasoning(body, engine, asked, has_form=options.has_form)
     return asked
+
+
+def hide_reasoning(body: ChatRequest, engine: Engine, asked: AskedChat, has_form: bool) -> None:
+    """Keep traces out of the content where that is wanted; ApiError where nobody can tell them.
+
+    has_form: whether the answer has a form, which leaves no place for a trace.
+    """
+    asked.tells_reasoning = body.include_reasoning is not False
+    hides = (body.reasoning_format or engine.reasoning_format) == "deepseek" or not asked.tells_reasoning
+    if not hides or has_form:
+        return
+    for request, answer in zip(asked.job.requests, asked.job.answers, strict=True):
+        try:
+            answer.hide_reasoning(engine.model.reasoning_of(request.prompt_ids))
+        except OptionError as error:
+            param = "reasoning_format" if asked.tells_reasoning else "include_reasoning"
+            raise bad_request(f"{param} cannot part a trace from the content: {error}", param) from error
 
 
 def check_chat_fields(body: ChatRequest) -> None:

@@ -16,6 +16,7 @@ from ..runtime.model import Model
 from ..runtime.streaming import AnswerText
 from .limits import Places
 from .metrics import Metrics
+from .schemas import ReasoningFormat
 
 
 class Job(NamedTuple):
@@ -38,10 +39,14 @@ class Engine:
 
     Attributes:
         created: when it was loaded, in seconds since 1970.
+        reasoning_format: of chats that do not say.
     """
 
-    def __init__(self, name: str, model: Model, places: Places, metrics: Metrics) -> None:
+    def __init__(
+        self, name: str, model: Model, places: Places, metrics: Metrics, reasoning_format: ReasoningFormat = "none"
+    ) -> None:
         """model: one that merges calls."""
+        self.reasoning_format = reasoning_format
         self.name, self.model, self.places, self.metrics = name, model, places, metrics
         self.created = int(time.time())
 

@@ -13,6 +13,7 @@ MOST_PROMPTS = 256
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 NonEmpty = Annotated[str, Field(min_length=1)]
+ReasoningFormat = Literal["none", "deepseek"]  # leave a trace of reasoning in the content, or tell it apart
 LogitBias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
 
 
@@ -169,3 +170,5 @@ class ChatRequest(Sampling):
     top_logprobs: int | None = Field(None, ge=0, le=MOST_BEST, description="Needs logprobs.")
     tools: list[Tool] | None = Field(None, description="Where the chat template writes tools.")
     tool_choice: Literal["none", "auto"] | None = None
+    reasoning_format: ReasoningFormat | None = Field(None, description="llama.cpp's: where a trace of reasoning goes.")
+    include_reasoning: bool | None = Field(None, description="vLLM's; false leaves a trace of reasoning out.")

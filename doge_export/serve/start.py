@@ -16,16 +16,23 @@ from .engine import Engine
 from .limits import Limits, Places
 from .metrics import Metrics
 from .page import Page
+from .schemas import ReasoningFormat
 
 
 def served_app(
-    folders: Sequence[Path], limits: Limits, cache_mb: float = 0, threads: int | None = None, key: str | None = None
+    folders: Sequence[Path],
+    limits: Limits,
+    cache_mb: float = 0,
+    threads: int | None = None,
+    key: str | None = None,
+    reasoning_format: ReasoningFormat = "none",
 ) -> FastAPI:
     """The application. cache_mb: of all models together. `state.models` has their names.
 
-    A folder's adapters are models too, by the names FOLDER:ADAPTER.
+    A folder's adapters are models too, by the names FOLDER:ADAPTER. reasoning_format: of chats that do not say.
 
-    Raises PackageError for a folder that cannot be served, and OptionError for two of one name.
+    Raises PackageError for a folder that cannot be served, and OptionError for two of one name. OptionError too where
+    a model's traces of reasoning cannot be told, though `reasoning_format` wants that.
     """
     paths = [folder_of(folder) for folder in folders]
     named = dict(zip(names_of(folders, paths), paths, strict=True))
@@ -37,10 +44,12 @@ def served_app(
         model = load(path, threads=threads, max_streams=limits.max_streams, cache_mb=share)
         model.require_tokenizer()
         model.new_state()  # a classifier has none, and says so
-        engines[name] = Engine(name, model, Places(limits), metrics)
+        if reasoning_format != "none":
+            model.reasoning_of([])
+        engines[name] = Engine(name, model, Places(limits), metrics, reasoning_format)
         for adapter in adapters[name]:
             own = adapted_name(name, adapter)
-            engines[own] = Engine(own, model.with_adapter(adapter), Places(limits), metrics)
+            engines[own] = Engine(own, model.with_adapter(adapter), Places(limits), metrics, reasoning_format)
     app = create_app(engines, limits, metrics, key, Page(list(engines), named))
     app.state.models = list(engines)
     return app

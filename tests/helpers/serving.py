@@ -17,6 +17,7 @@ from doge_export.serve.app import create_app
 from doge_export.serve.engine import Engine
 from doge_export.serve.limits import Limits, Places
 from doge_export.serve.metrics import Metrics
+from doge_export.serve.schemas import ReasoningFormat
 from doge_export.serve.server import bound_socket, server_of, url_of
 from tests.helpers.fakes import CHATML, BigramDecoder, byte_level_tokenizer, defaults_for, random_table
 
@@ -42,10 +43,15 @@ def bigram_model(
 
 
 @contextmanager
-def served(models: Mapping[str, Model], limits: Limits | None = None, key: str | None = None) -> Iterator[str]:
+def served(
+    models: Mapping[str, Model],
+    limits: Limits | None = None,
+    key: str | None = None,
+    reasoning_format: ReasoningFormat = "none",
+) -> Iterator[str]:
     """Serve models that merge calls; the server's address."""
     limits, metrics = limits or Limits(), Metrics()
-    engines = {name: Engine(name, model, Places(limits), metrics) for name, model in models.items()}
+    engines = {name: Engine(name, model, Places(limits), metrics, reasoning_format) for name, model in models.items()}
     server = server_of(create_app(engines, limits, metrics, key), limits)
     bound = bound_socket("127.0.0.1", 0)
     address = url_of(bound)

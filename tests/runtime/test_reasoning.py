@@ -54,9 +54,13 @@ CASES: dict[str, tuple[str, Tags | None, str | None, str]] = {  # text, begun, t
 def test_a_trace_is_told_from_the_answer_in_pieces_of_any_size(case: str, size: int) -> None:
     text, begun, trace, answer = CASES[case]
     reasoning = Reasoning(begun)
-    pieces = [reasoning.push(text[start : start + size]) for start in range(0, len(text), size)]
+    pieces, traces = [], []
+    for start in range(0, len(text), size):
+        pieces.append(reasoning.push(text[start : start + size]))
+        traces.append(reasoning.new_trace())
     assert "".join(pieces) + reasoning.finish() == answer
     assert reasoning.text == trace
+    assert "".join(traces) + reasoning.new_trace() == (trace or "")
 
 
 PARTS = [" ", "\n", "a", "<", "<|", "<th", "|>", *(tag for tags in TAGS for tag in astuple(tags) if tag)]
