@@ -17,20 +17,24 @@ const received = {
     element("status").textContent =
       `loading ${file}: ${megabytes(loaded)} of ${megabytes(total)}`;
   },
-  ready({ name, threads, context, isolated, unkept }) {
+  ready({ name, provider, kernels, threads, context, isolated, unkept }) {
     element("name").textContent = name;
     document.title = name;
     progress.hidden = true;
     const reason = isolated
       ? ""
       : ", as this page is served without the headers that more need";
+    const computes =
+      provider === "webgpu"
+        ? kernels
+        : `${threads} ${threads === 1 ? "thread" : "threads"}${reason}`;
     element("status").textContent =
-      `${threads} ${threads === 1 ? "thread" : "threads"}${reason}; remembers ${context.toLocaleString("en")} tokens${hint}`;
+      `${computes}; remembers ${context.toLocaleString("en")} tokens${hint}`;
     if (unkept)
       element("status").textContent +=
         `; needs the network for the model's files, as ${unkept}`;
     remember(folder);
-    setBusy(false);
+    chosen(provider);
   },
   piece({ text, speed, position }) {
     const atEnd =
@@ -64,10 +68,12 @@ const received = {
   failed({ message, fatal, answered }) {
     error.textContent = message;
     error.hidden = false;
+    progress.hidden = true;
     if (fatal) {
       element("status").textContent = "the model cannot be used here";
-      progress.hidden = true;
+      element("provider").disabled = false; // the other one may do
     } else {
+      element("provider").value = provider;
       if (answer && !answered) takeBack();
       setBusy(false);
     }
@@ -118,7 +124,7 @@ function send(message) {
 }
 
 function setBusy(busy) {
-  for (const id of ["question", "send", "reset", "save", "open"])
+  for (const id of ["question", "send", "reset", "save", "open", "provider"])
     element(id).disabled = busy;
   answer?.classList.toggle("waiting", busy);
   if (busy) return;
@@ -163,7 +169,28 @@ async function start() {
     return;
   }
   hint = await keepPage();
-  worker.postMessage({ type: "load", url: folder, threads: wanted(threads) });
+  loadBy(provider);
+}
+
+/** Load the model by WebAssembly or WebGPU; a conversation goes on. */
+function loadBy(name) {
+  send({ type: "load", url: folder, threads: wanted(threads), provider: name });
+}
+
+/** Who computes: the address says so from now on, and the service worker keeps what it needs. */
+function chosen(name) {
+  provider = name;
+  element("provider").value = name;
+  const address = new URL(location.href);
+  if (
+    address.searchParams.get("provider") !== name &&
+    (name !== "wasm" || address.searchParams.has("provider"))
+  ) {
+    address.searchParams.set("provider", name);
+    history.replaceState(null, "", address);
+  }
+  if (name !== "webgpu" || !navigator.serviceWorker) return;
+  navigator.serviceWorker.ready.then(({ active }) => active.postMessage(name));
 }
 
 /** Let a service worker keep the page for offline use; the model's files are kept by the package. Why it cannot. */
@@ -211,4 +238,9 @@ function remember(name) {
 const query = new URLSearchParams(location.search);
 const folder = query.get("model") ?? remembered() ?? "model/";
 const threads = query.get("threads");
+let provider = query.get("provider") ?? "wasm";
+element("provider").value = provider;
+element("provider").addEventListener("change", ({ target }) =>
+  loadBy(target.value),
+);
 await start();

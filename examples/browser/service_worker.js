@@ -6,10 +6,14 @@ const PACKAGE = "doge-export/";
 const HOME = new URL("./", location.href);
 
 self.addEventListener("install", (event) =>
-  event.waitUntil(keepAll().then(() => self.skipWaiting())),
+  event.waitUntil(keepList("all", PAGE).then(() => self.skipWaiting())),
 );
 self.addEventListener("activate", (event) =>
   event.waitUntil(self.clients.claim()),
+);
+// the name of a provider that the page has chosen, which needs files beyond those of all pages
+self.addEventListener("message", (event) =>
+  event.waitUntil(keepList(event.data)),
 );
 self.addEventListener("fetch", (event) => {
   const name = ownFile(event.request);
@@ -25,11 +29,14 @@ function ownFile({ method, url }) {
   return PAGE.includes(name) || name.startsWith(PACKAGE) ? name : null;
 }
 
-async function keepAll() {
+/** Keep a list of files.json, and others. */
+async function keepList(name, others = []) {
   const response = await fetch(`${PACKAGE}files.json`);
   if (!response.ok) throw new Error(`files.json: ${response.status}`);
-  const files = (await response.json()).map((file) => PACKAGE + file);
-  await (await caches.open(CACHE)).addAll([...PAGE, ...files]);
+  const files = ((await response.json())[name] ?? []).map(
+    (file) => PACKAGE + file,
+  );
+  await (await caches.open(CACHE)).addAll([...others, ...files]);
 }
 
 async function answer(event, name) {

@@ -26,26 +26,34 @@ let conversation = null;
 let answer = null; // the AbortController of the one that is being given
 
 const received = {
-  async load({ url, threads }) {
+  async load({ url, threads, provider }) {
     let last = 0;
     const onProgress = ({ file, loaded, total }) => {
       if (loaded < total && performance.now() - last < PROGRESS_MS) return;
       last = performance.now();
       postMessage({ type: "progress", file, loaded, total });
     };
-    model = await load(url, {
+    const next = await load(url, {
       onProgress,
+      executionProviders: [provider],
       ...(threads === null ? {} : { threads }),
     });
-    conversation = new Conversation(model);
+    const bytes = conversation?.messages.length ? conversation.save() : null;
+    await model?.dispose();
+    model = next;
     postMessage({
       type: "ready",
       name: model.name,
+      provider,
+      kernels: model.decoder.backend.kernels,
       threads: model.decoder.backend.threads,
       context: model.contextSize,
       isolated: crossOriginIsolated,
       unkept: model.unkept,
     });
+    replaceConversation(
+      bytes ? Conversation.resume(model, bytes) : new Conversation(model),
+    );
   },
 
   async ask({ text, sampling }) {
@@ -94,7 +102,7 @@ const received = {
 };
 
 function replaceConversation(next) {
-  conversation.dispose();
+  conversation?.dispose();
   conversation = next;
   postMessage({
     type: "conversation",
@@ -114,7 +122,7 @@ onmessage = async ({ data }) => {
     postMessage({
       type: "failed",
       ...fault(error),
-      fatal: data.type === "load",
+      fatal: model === null, // else it goes on by what it had
     });
   }
 };

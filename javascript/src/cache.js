@@ -115,8 +115,9 @@ export class Cache {
     const bytes = this.memory.bytes();
     const [layer, head] = [Math.floor(lane / this.heads), lane % this.heads];
     for (const part of [0, 1]) {
-      const start = this.offset(layer, part, head, from);
-      bytes.copyWithin(this.offset(layer, part, head, to), start, start + this.rowBytes);
+      const [at, start] = [this.offset(layer, part, head, to), this.offset(layer, part, head, from)];
+      bytes.copyWithin(at, start, start + this.rowBytes);
+      this.memory.changed(at, this.rowBytes);
     }
   }
 

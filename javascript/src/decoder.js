@@ -197,7 +197,7 @@ export class Decoder {
   /** Guesses that `checkDraft` can take behind the next token. @param {State} state */
   roomForDraft(state) {
     const fits = state.position + DRAFT_TOKENS <= this.description.keepWindowSize;
-    return fits && this.draftsAreExact !== false ? DRAFT_TOKENS - 1 : 0;
+    return fits && this.backend.drafts && this.draftsAreExact !== false ? DRAFT_TOKENS - 1 : 0;
   }
 
   /**

@@ -60,6 +60,8 @@ const FUNCTIONS = [
 export class HeapBackend {
   kernels = 'onnxruntime-web in WebAssembly';
   readsAllSlots = false; // it works in place
+  drafts = true;
+  longestChunk = Infinity;
 
   /**
    * @param {Module} module @param {import('./source.js').Source} source
@@ -125,6 +127,7 @@ export class HeapBackend {
     const memory = {
       nbytes,
       bytes: () => new Uint8Array(heap.buffer, at, nbytes),
+      changed() {},
       dispose() {
         if (at) module._free(at);
         at = 0;

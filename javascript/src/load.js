@@ -4,6 +4,7 @@ import { Decoder } from './decoder.js';
 import { OptionError, PackageError, oneLine, shown } from './errors.js';
 import { checkedFolder } from './folder_files.js';
 import { generationDefaults } from './generation_options.js';
+import { GpuBackend, findAdapter } from './gpu_session.js';
 import { HeapBackend } from './heap_session.js';
 import { Model, checkTokenizer } from './model.js';
 import { NativeBackend } from './native_session.js';
@@ -15,16 +16,18 @@ import { Unreachable, WebSource } from './web_source.js';
  * @typedef {object} LoadOptions
  * @property {typeof import('onnxruntime-common')} [ort] the module onnxruntime-node, where it is not to be imported
  * @property {number} [threads] of the computation; by default one for small models, else one per core
- * @property {readonly ('cpu' | 'wasm')[]} [executionProviders] cpu is onnxruntime-node, the default in Node; wasm is
- * onnxruntime-web, the default elsewhere
- * @property {string | URL} [wasmPaths] the folder with ort-wasm-simd-threaded.mjs and .wasm of onnxruntime-web; by
- * default the package's own in Node, and the folder onnxruntime beside this file elsewhere
+ * @property {readonly ('cpu' | 'wasm' | 'webgpu')[]} [executionProviders] cpu is onnxruntime-node, the default in Node; wasm
+ * is onnxruntime-web, the default elsewhere; webgpu is onnxruntime-web on a browser's GPU
+ * @property {string | URL} [wasmPaths] the folder with onnxruntime-web's files; by default the package's own in Node, and
+ * the folder onnxruntime beside this file elsewhere
  * @property {string | null} [cache] name of the browser's cache storage for the files; null keeps none
  * @property {import('./source.js').OnProgress} [onProgress] told of every part of a download
  * @property {AbortSignal} [signal] ends a download
  */
 
 const WASM_MODULE = 'ort-wasm-simd-threaded.mjs';
+const GPU_MODULE = 'ort.webgpu.min.mjs';
+const PROVIDERS = ['cpu', 'wasm', 'webgpu'];
 const OPTIONS = ['ort', 'threads', 'executionProviders', 'wasmPaths', 'cache', 'onProgress', 'signal'];
 const MOST_THREADS = 8;
 const ONE_THREAD_BYTES = 32 * 2 ** 20; // as in `runtime/threads.py`
@@ -77,11 +80,11 @@ function checkOptions(options) {
     throw new OptionError(`threads is ${shown(threads)}; it must be a whole number from 1 to 64`);
   }
   const isKnown =
-    executionProviders === undefined ||
-    (executionProviders.length === 1 && ['cpu', 'wasm'].includes(executionProviders[0]));
+    executionProviders === undefined || (executionProviders.length === 1 && PROVIDERS.includes(executionProviders[0]));
   if (!isKnown)
     throw new OptionError(
-      `executionProviders is ${shown(executionProviders)}; it must be ["cpu"] for onnxruntime-node or ["wasm"] for onnxruntime-web`,
+      `executionProviders is ${shown(executionProviders)}; it must be ["cpu"] for onnxruntime-node, or ["wasm"] ` +
+        'or ["webgpu"] for onnxruntime-web',
     );
 }
 
@@ -101,6 +104,7 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
  */
 async function backendOf(source, graphs, options, description) {
   const [provider] = options.executionProviders ?? [isNode() ? 'cpu' : 'wasm'];
+  if (provider === 'webgpu') return gpuBackend(source, graphs, options, description);
   const threads = options.threads ?? defaultThreads((await source.data()).size, await cores());
   if (provider === 'wasm') {
     checkIsolation(threads, options.threads !== undefined);
@@ -117,6 +121,21 @@ async function backendOf(source, graphs, options, description) {
     throw new OptionError('onnxruntime-node opens local folders only; give a path, or executionProviders: ["wasm"]');
   }
   return new NativeBackend(options.ort ?? (await nativeOrt()), source, graphs, threads, description);
+}
+
+/**
+ * @param {FolderSource | WebSource} source @param {ReadonlyMap<string, Uint8Array>} graphs @param {LoadOptions} options
+ * @param {import('./description.js').DecoderDescription} description
+ */
+async function gpuBackend(source, graphs, { wasmPaths }, description) {
+  if (isNode())
+    throw new OptionError('executionProviders is ["webgpu"], which is for browsers; in Node give ["cpu"] or ["wasm"]');
+  const adapter = await findAdapter(description);
+  const folder = wasmFolder(wasmPaths);
+  const ort = await imported(new URL(GPU_MODULE, folder).href);
+  // what the GPU does not compute is small: no threads, and no headers for them
+  Object.assign(ort.env.wasm, { wasmPaths: folder.href, numThreads: 1 });
+  return new GpuBackend(ort, adapter, source, graphs, description);
 }
 
 /** @param {number} nbytes of the weights @param {number} available */

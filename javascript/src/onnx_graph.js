@@ -20,6 +20,7 @@ export const UINT8 = 2;
 export const INT8 = 3;
 export const INT64 = 7;
 export const FLOAT16 = 10;
+export const FLOAT64 = 11;
 
 /**
  * @typedef {object} Node
@@ -122,6 +123,23 @@ export function node(opType, inputs, outputs, domain, integers = {}) {
       ]),
     ),
     field(NODE.domain, domain),
+  ]);
+}
+
+/** A node with the default in place of an attribute. @param {Node} node @param {string} name */
+export function withDefault({ bytes }, name) {
+  const isOther = (/** @type {Field} */ { number, value }) =>
+    number !== NODE.attribute || !(value instanceof Uint8Array) || text(parse(value), ATTRIBUTE.name) !== name;
+  return serialize(parse(bytes).filter(isOther));
+}
+
+/** A float32 tensor. @param {string} name @param {readonly number[]} dims @param {Float32Array} values */
+export function floats(name, dims, values) {
+  return serialize([
+    ...dims.map((dim) => numberField(TENSOR.dims, dim)),
+    numberField(TENSOR.dataType, FLOAT32),
+    field(TENSOR.name, name),
+    field(TENSOR.rawData, new Uint8Array(values.buffer, values.byteOffset, values.byteLength)),
   ]);
 }
 

@@ -2,7 +2,8 @@
  * The shape of a backend: it opens graphs, gives memory for states, and binds both together.
  *
  * A binding has memory of its own for small inputs and outputs. After a run the state's memory has the new rows too, and
- * no step hands a state to JavaScript. `native_session.js` and `heap_session.js` are the two backends.
+ * no step hands a state to JavaScript. `native_session.js`, `heap_session.js` and `gpu_session.js` are the
+ * backends.
  */
 
 /** @typedef {'int64' | 'int32' | 'float32' | 'int8'} NumberType */
@@ -18,6 +19,8 @@
  * @typedef {object} Memory
  * @property {number} nbytes
  * @property {() => Uint8Array} bytes a view, to be asked for again after every run
+ * @property {(offset: number, nbytes: number) => void} changed to be called where bytes were written since the first
+ * binding
  * @property {() => void} dispose
  */
 
@@ -40,6 +43,8 @@
  * @property {string} kernels who computes, in a word or two
  * @property {number} threads
  * @property {boolean} readsAllSlots whether a step takes time for slots of a state that hold no key
+ * @property {boolean} drafts whether it runs the draft graph
+ * @property {number} longestChunk tokens that it takes at once
  * @property {(file: string) => Promise<Session>} open
  * @property {(nbytes: number) => Memory} allocate
  * @property {() => Promise<void>} dispose

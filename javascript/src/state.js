@@ -146,7 +146,8 @@ export class State {
   /** Tokens that the next chunk may have: a chunk must not cross the moment the window fills. */
   roomForChunk() {
     const beforeFull = this.description.keepWindowSize - this.position;
-    return beforeFull > 0 ? Math.min(MAX_CHUNK, beforeFull) : FULL_WINDOW_CHUNK;
+    const most = beforeFull > 0 ? Math.min(MAX_CHUNK, beforeFull) : FULL_WINDOW_CHUNK;
+    return Math.min(most, this.backend.longestChunk);
   }
 
   /** Make room for tokens that are fed next. @param {number} tokens */
