@@ -136,7 +136,7 @@ describe('Chromium', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     assert.deepEqual(found.tokens, greedy.slice(0, 4));
   });
 
-  test('a conversation of the page goes on by WebGPU, which is kept for offline use', async (t) => {
+  test('a conversation of the page goes on by WebGPU, which opens offline too', async (t) => {
     if (lacksAdapter(t)) return;
     const [pages, address] = await served(folderOf('doge-tiny-fp32'));
     const other = await browser.newPage();
@@ -168,8 +168,11 @@ describe('Chromium', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     const kept = async () => (await keptIn(other, 'doge-export-page')).some((url) => url.endsWith('asyncify.wasm'));
     for (let tries = 0; tries < 100 && !(await kept()); tries++) await new Promise((done) => setTimeout(done, 100));
     assert.ok(await kept());
-    await other.close();
     pages.kill();
+    await other.reload();
+    await ready(other);
+    assert.match(await textOf(other, '#status'), /WebGPU/);
+    await other.close();
   });
 
   test('a state in 8 bits is refused in a sentence', async (t) => {
