@@ -9,13 +9,16 @@ const [messages, question, error, progress] = [
 ].map(element);
 const worker = new Worker("worker.js", { type: "module" });
 let [asked, answer] = [null, null]; // the paragraphs of the last question and of its answer, which grows
+let opened = ""; // the status of the model that answers
 let hint = ""; // why the page cannot be used offline
 
 const received = {
   progress({ file, loaded, total }) {
     progress.value = total ? loaded / total : 0;
     element("status").textContent =
-      `loading ${file}: ${megabytes(loaded)} of ${megabytes(total)}`;
+      loaded < total
+        ? `loading ${file}: ${megabytes(loaded)} of ${megabytes(total)}`
+        : "opening the model ...";
   },
   ready({ name, provider, kernels, threads, context, isolated, unkept }) {
     element("name").textContent = name;
@@ -33,6 +36,7 @@ const received = {
     if (unkept)
       element("status").textContent +=
         `; needs the network for the model's files, as ${unkept}`;
+    opened = element("status").textContent;
     remember(folder);
     chosen(provider);
   },
@@ -73,6 +77,7 @@ const received = {
       element("status").textContent = "the model cannot be used here";
       element("provider").disabled = false; // the other one may do
     } else {
+      element("status").textContent = opened;
       element("provider").value = provider;
       if (answer && !answered) takeBack();
       setBusy(false);
@@ -174,6 +179,7 @@ async function start() {
 
 /** Load the model by WebAssembly or WebGPU; a conversation goes on. */
 function loadBy(name) {
+  progress.hidden = false;
   send({ type: "load", url: folder, threads: wanted(threads), provider: name });
 }
 

@@ -152,8 +152,8 @@ class Values {
   /** @param {string} form */
   unknown(form) {
     return new PackageError(
-      `${this.file} has ${form} in double precision, which this version cannot compute beside WebGPU; update it, or leave ` +
-        'executionProviders out',
+      `${this.file} has ${form} in double precision, which this version cannot compute beside WebGPU; update it, or ` +
+        'take WebAssembly, which is executionProviders: ["wasm"]',
     );
   }
 }

@@ -182,7 +182,7 @@ class GpuBinding extends TensorBinding {
     await super.run();
     if (this.backend.fault === null) return;
     throw new PackageError(
-      `the GPU failed (${this.backend.fault}); load the model again, or by WebAssembly, without executionProviders`,
+      `the GPU failed (${this.backend.fault}); load the model again, or take WebAssembly, which is executionProviders: ["wasm"]`,
     );
   }
 
@@ -206,14 +206,12 @@ export async function findAdapter({ cacheType }) {
     const lack = gpu
       ? 'finds no GPU that it may use'
       : 'has no WebGPU, or the page comes neither by https nor from localhost';
-    throw new OptionError(
-      `executionProviders is ["webgpu"], but this browser ${lack}; leave it out, and WebAssembly computes`,
-    );
+    throw new OptionError(`this browser ${lack}; take WebAssembly, which is executionProviders: ["wasm"]`);
   }
   if (cacheType === 'int8') {
     throw new OptionError(
-      'executionProviders is ["webgpu"], but the state of this folder is in 8 bits, which attention on WebGPU does not ' +
-        'read; leave it out, or export the checkpoint without --kv-int8',
+      'the state of this folder is in 8 bits, which attention on WebGPU does not read; take WebAssembly, which is ' +
+        'executionProviders: ["wasm"], or export the checkpoint without --kv-int8',
     );
   }
   const { vendor, architecture, description, subgroupMinSize = EIGHT_LANES } = adapter.info;

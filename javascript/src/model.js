@@ -13,6 +13,7 @@ import { TextStream } from './streaming.js';
 /** @typedef {import('./generation_options.js').GenerationOptions} GenerationOptions */
 /** @typedef {import('./prompts.js').Prompt} Prompt */
 /** @typedef {import('./state.js').State} State */
+/** @typedef {import('./streaming.js').GenerationResult} GenerationResult */
 
 /**
  * Of `generate` and `stream`. A state is one stream of tokens, and the call advances it in place. onPrompt is told how
@@ -37,9 +38,25 @@ export class Model {
     this.reader = new PromptReader(tokenizer, decoder.vocabSize, name);
   }
 
-  /** Continue a text or token ids. @param {Prompt} prompt @param {CallOptions} [options] */
+  /**
+   * Continue a text or token ids.
+   * @overload
+   * @param {Prompt} prompt @param {CallOptions} [options]
+   * @returns {Promise<GenerationResult>}
+   */
+  /**
+   * A list of prompts gives a list of results, computed one after the other: with a seed, prompt i has the seed + i.
+   * @overload
+   * @param {readonly Prompt[]} prompt @param {CallOptions} [options]
+   * @returns {Promise<GenerationResult[]>}
+   */
+  /**
+   * @param {Prompt | readonly Prompt[]} prompt @param {CallOptions} [options]
+   * @returns {Promise<GenerationResult | GenerationResult[]>}
+   */
   async generate(prompt, options = {}) {
-    return this.answer(prompt, options).readAll();
+    if (isListOfPrompts(prompt)) return this.generateEach(prompt, options);
+    return this.answer(/** @type {Prompt} */ (prompt), options).readAll();
   }
 
   /**
@@ -57,7 +74,7 @@ export class Model {
    * result. With a `state` that holds tokens already, `messages` are those that follow.
    * @template {boolean} [S=false]
    * @param {unknown} messages @param {ChatOptions & {stream?: S}} [options]
-   * @returns {S extends true ? TextStream : Promise<import('./streaming.js').GenerationResult>}
+   * @returns {S extends true ? TextStream : Promise<GenerationResult>}
    */
   chat(messages, options) {
     const { stream = false, chatTemplate, ...rest } = options ?? {};
@@ -130,6 +147,21 @@ export class Model {
   /** Tokens that end an answer of `chat`: the folder's, the tokenizer's, and the end that the template writes. */
   get turnEnds() {
     return this.endsOf(this.hasChatTemplate ? this.chatPrompt : null);
+  }
+
+  /** @param {readonly Prompt[]} prompts @param {CallOptions} options */
+  async generateEach(prompts, options) {
+    if (options.state != null) {
+      throw new OptionError('a list of prompts takes no state; give one prompt, or leave the state out');
+    }
+    const { seed } = this.options(options);
+    prompts.forEach((prompt) => this.reader.nextIds(prompt)); // all are read before the first is answered
+    const results = [];
+    for (const [i, prompt] of prompts.entries()) {
+      const own = seed === null ? options : { ...options, seed: seed + BigInt(i) };
+      results.push(await this.answer(prompt, own).readAll());
+    }
+    return results;
   }
 
   /** Give the model's memory back. */
@@ -210,6 +242,11 @@ export class Model {
     const ends = [this.tokenizer.specialId(this.tokenizer.specialTokens.eos_token ?? ''), prompt?.turnEnd ?? null];
     return new Set([...this.defaults.eosTokenIds, ...ends.filter((id) => id !== null)]);
   }
+}
+
+/** @param {unknown} prompt @returns {prompt is readonly Prompt[]} */
+function isListOfPrompts(prompt) {
+  return Array.isArray(prompt) && (typeof prompt[0] === 'string' || Array.isArray(prompt[0]));
 }
 
 /**

@@ -31,6 +31,7 @@ import { OptionError, PackageError, oneLine, shown } from './errors.js';
 
 export const TEMPLATES = 'additional_chat_templates';
 export const REPORT_FILE = 'export_report.json';
+const HUB_ID = /^[A-Za-z0-9][\w.-]*\/[\w.-]+$/;
 
 /** @param {string} what */
 export const missing = (what) =>
@@ -68,7 +69,12 @@ export class FolderSource {
     ]);
     const source = new FolderSource(folder.startsWith('file:') ? pathOf(folder, url) : folder, { fs, path });
     if (!(await fs.stat(source.folder).catch(() => null))?.isDirectory()) {
-      throw new PackageError(`there is no folder ${JSON.stringify(source.folder)}; give one that doge-export wrote`);
+      const download = HUB_ID.test(folder)
+        ? `, or download a model of the hub first: hf download ${folder} --local-dir FOLDER`
+        : '';
+      throw new PackageError(
+        `there is no folder ${JSON.stringify(source.folder)}; give one that doge-export wrote${download}`,
+      );
     }
     return source;
   }

@@ -1,26 +1,22 @@
 /** The page in headless Chromium: it chats, stops, saves, reloads, goes on, and works offline. */
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdtemp, readFile, readdir, rm } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 
 import puppeteer from 'puppeteer-core';
 
 import { assemble } from '../assemble.js';
 import { Conversation, load } from '../src/index.js';
+import { CHROMIUM, ROOT, WAIT, ask, idle, keptIn, ready, served, shownMessages, textOf, type } from './page.js';
 import { folderOf } from './vectors.js';
 
 const NAME = 'doge-20m-10min-int8';
-const ROOT = fileURLToPath(new URL('../../', import.meta.url));
-const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 const [FIRST, SECOND] = ['What is water?', 'Why?'];
-const WAIT = { timeout: 120_000 };
 
 describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROMIUM}` }, () => {
   /** @type {import('node:child_process').ChildProcess} */
@@ -196,18 +192,6 @@ async function answersInNode() {
   return texts;
 }
 
-/** @param {string} folder @returns {Promise<[import('node:child_process').ChildProcess, string]>} */
-async function served(folder) {
-  const server = spawn('python3', [join(ROOT, 'examples/browser/serve.py'), folder, '--port', '0'], {
-    stdio: ['ignore', 'pipe', 'ignore'],
-  });
-  const line = await new Promise((resolve) => {
-    server.stdout?.once('data', (data) => resolve(String(data)));
-  });
-  const origin = /http:\S+/.exec(String(line))?.[0] ?? '';
-  return [server, `${origin}?model=model/${NAME}`];
-}
-
 /** A server whose data file breaks off in the middle. @param {string} folder */
 async function brokenServer(folder) {
   const server = createServer(async ({ url }, response) => {
@@ -236,44 +220,3 @@ async function downloaded(folder) {
   }
   throw new Error('nothing was downloaded');
 }
-
-/** The addresses in a cache storage. @param {import('puppeteer-core').Page} page @param {string} name */
-const keptIn = (page, name) =>
-  page.evaluate(async (cache) => (await (await caches.open(cache)).keys()).map(({ url }) => url), name);
-
-/** @param {import('puppeteer-core').Page} page */
-const ready = (page) => page.waitForSelector('#send:not([disabled])', WAIT);
-
-/** @param {import('puppeteer-core').Page} page */
-const idle = (page) =>
-  page.waitForFunction(
-    () =>
-      document.querySelector('#stop')?.hasAttribute('hidden') &&
-      !document.querySelector('#send')?.hasAttribute('disabled'),
-    WAIT,
-  );
-
-/** @param {import('puppeteer-core').Page} page @param {string} text */
-async function type(page, text) {
-  await page.type('#question', text);
-  await page.keyboard.press('Enter');
-  await page.waitForFunction(() => document.querySelector('#send')?.hasAttribute('disabled'), WAIT);
-}
-
-/** The answer to a message. @param {import('puppeteer-core').Page} page @param {string} text */
-async function ask(page, text) {
-  await type(page, text);
-  await idle(page);
-  assert.equal(
-    await page.$eval('#error', (element) => element.hasAttribute('hidden')),
-    true,
-    await textOf(page, '#error'),
-  );
-  return (await shownMessages(page)).at(-1) ?? '';
-}
-
-/** @param {import('puppeteer-core').Page} page */
-const shownMessages = (page) => page.$$eval('#messages p', (found) => found.map((p) => p.textContent ?? ''));
-
-/** @param {import('puppeteer-core').Page} page @param {string} selector */
-const textOf = (page, selector) => page.$eval(selector, (element) => element.textContent ?? '');

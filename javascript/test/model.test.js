@@ -158,6 +158,16 @@ for (const provider of PROVIDERS) {
       assert.equal(sizes[59], sizes[20]);
     });
 
+    test('a list of prompts gives the results of each, with seeds one after the other', async () => {
+      const options = { temperature: 1, seed: 7, maxNewTokens: 8 };
+      const [text, ids] = await model.generate(['Once upon', [5, 6]], options);
+      assert.equal(text.text, (await model.generate('Once upon', options)).text);
+      assert.deepEqual(ids.tokenIds, (await model.generate([5, 6], { ...options, seed: 8 })).tokenIds);
+      const state = await model.prefill('Once');
+      await rejects(model.generate(['One'], { state }), OptionError, /a list of prompts takes no state/);
+      state.dispose();
+    });
+
     test('stop strings end an answer', async () => {
       const whole = await model.generate('Once upon a time', { maxNewTokens: 40, ignoreEos: true });
       const stop = whole.text.slice(10, 14);
@@ -325,6 +335,7 @@ describe('folders that cannot be opened', () => {
 
   test('a folder that is not there, and options that load does not have', async () => {
     await rejects(load(join(work, 'nowhere')), PackageError, /there is no folder/);
+    await rejects(load('someone/model'), PackageError, /hf download someone\/model --local-dir FOLDER/);
     await rejects(load(folderOf(NAME), /** @type {any} */ ({ thread: 1 })), OptionError, /no option "thread"/);
     await rejects(load(folderOf(NAME), { threads: 0 }), OptionError, /threads is 0/);
     await rejects(
