@@ -3,7 +3,6 @@
 doge-eval smollm2-135m-int8 --tasks piqa,arc --data-dir ./eval
 doge-eval smollm2-135m-int8 --tasks gsm8k,arc_easy
 doge-eval smollm2-135m --perplexity book.txt
-doge-eval smollm2-135m-int8 --adapter legal --perplexity book.txt
 doge-eval --compare smollm2-135m-fp32 smollm2-135m-int8 --tasks piqa
 """
 

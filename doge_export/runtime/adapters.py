@@ -37,6 +37,7 @@ ADAPTED_FILES = {  # a graph -> the same one with places for an adapter
 }
 FOLDER, ENDING = "adapters", ".onnx_adapter"
 BASE_KEY = "doge_export.adapters"  # of the metadata: the number of the base, which its adapters' files hold too
+LINE = 64  # bytes of a cache line
 Shapes = Mapping[str, list[int | str]]
 
 
@@ -77,7 +78,7 @@ class Adapter:
         for name, value in values.items():
             check_value(path, name, value, shapes)
         check_ranks(path, values)
-        return cls(values, hashlib.sha256(content).hexdigest())
+        return cls(aligned(values), hashlib.sha256(content).hexdigest())
 
 
 def check_value(path: Path, name: str, value: ort.OrtValue, shapes: Shapes) -> None:
@@ -88,6 +89,24 @@ def check_value(path: Path, name: str, value: ort.OrtValue, shapes: Shapes) -> N
         raise PackageError(f"{path} has {name} of shape {found}, for which the base has {expected or 'no place'}")
     if value.data_type() != "tensor(float)" or not np.isfinite(value.numpy()).all():
         raise PackageError(f"{path} has {name}, which must hold finite numbers of float32; export it again")
+
+
+def aligned(values: Mapping[str, ort.OrtValue]) -> dict[str, ort.OrtValue]:
+    """The same arrays in one piece of memory, each at a cache line's beginning; in the file they lie anywhere."""
+    arrays = {name: value.numpy() for name, value in values.items()}
+    memory = np.empty(sum(padded(array.nbytes) for array in arrays.values()) + LINE, np.uint8)
+    memory = memory[-memory.ctypes.data % LINE :]
+    moved = {}
+    for name, array in arrays.items():
+        own, memory = memory[: array.nbytes].view(array.dtype).reshape(array.shape), memory[padded(array.nbytes) :]
+        own[...] = array
+        moved[name] = ort.OrtValue.ortvalue_from_numpy(own)
+    return moved
+
+
+def padded(nbytes: int) -> int:
+    """Bytes up to the next line."""
+    return nbytes + -nbytes % LINE
 
 
 def check_ranks(path: Path, values: Mapping[str, ort.OrtValue]) -> None:
