@@ -103,6 +103,7 @@ void gated_silu(const float* gate, const float* up, int n, float* y) {
 
 }  // namespace
 
-const Kernels plain_kernels = {"plain", quantize, block_products, float_products, attend, sum_of_squares, gated_silu};
+const Kernels plain_kernels = {"plain", quantize, block_products, float_products, attend,
+                               0,       nullptr,  nullptr,        sum_of_squares, gated_silu};
 
 }  // namespace doge

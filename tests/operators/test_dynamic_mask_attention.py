@@ -83,20 +83,26 @@ def test_it_attends_as_the_nodes_it_replaces_before_and_beyond_the_window(
 
 
 @pytest.mark.parametrize("cache_type", ["float32", "packed_float16", "packed_int8"])
-def test_rows_of_a_prompt_equal_single_rows_bit_by_bit(cache_type: str, tmp_path: Path) -> None:
-    folded = fold_model(tiny_model(num_mask_heads=4), kv_int8=cache_type == "packed_int8")
+@pytest.mark.parametrize("window", [WINDOW, 300])  # less than a chunk of keys, and several
+@pytest.mark.parametrize("sinks", [0, 3])
+def test_rows_of_a_prompt_equal_single_rows_bit_by_bit(
+    cache_type: str, window: int, sinks: int, tmp_path: Path
+) -> None:
+    model = tiny_model(num_mask_heads=1, num_key_value_heads=1, keep_window_size=window, head_dim=24, keep_sinks=sinks)
+    folded = fold_model(model, kv_int8=cache_type == "packed_int8")
     scales = some_scales(folded.dimensions) if cache_type == "packed_int8" else None
     single, together = (
         OwnAttention(folded, tmp_path / name, OPERATORS, scales, cache_type == "packed_float16", rotary_given=True)
         for name in ("single", "together")
     )
-    ids, projected = random_ids(TOKENS), random_projected(single.d, (1, TOKENS), 0)
-    for start, end in ((0, 23), (23, WINDOW), (WINDOW, TOKENS)):
+    ids = random_ids(window + 70)
+    projected = random_projected(single.d, (1, len(ids)), 0)
+    for start, end in ((0, 23), (23, window), (window, len(ids))):
         rows = together.feed(ids[start:end], [each[:, start:end].copy() for each in projected])
         for i in range(start, end):
             alone = single.feed(ids[i : i + 1], [each[:, i : i + 1].copy() for each in projected])
             assert all(np.array_equal(a[:, 0], b[:, i - start]) for a, b in zip(alone, rows, strict=True))
-    assert np.array_equal(single.state.cache[..., :WINDOW, :], together.state.cache[..., :WINDOW, :])
+    assert np.array_equal(single.state.cache[..., :window, :], together.state.cache[..., :window, :])
 
 
 def test_streams_of_a_batch_have_lengths_of_their_own(tmp_path: Path) -> None:
