@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from doge_export.export.decoder_files import fold_model
+from doge_export.export.decoder_files import fold_model, step_cache
 from doge_export.graph import Dimensions, KeyValueScales
+from doge_export.graph.step_cache import attention_attributes
 from doge_export.runtime.operators import LIBRARY
 from tests.helpers.attention import OwnAttention, StandardAttention, head_channels, random_projected
 from tests.helpers.models import random_ids, relative_difference, tiny_model, without_mask
@@ -153,3 +154,12 @@ def test_no_tokens_are_nothing_to_do(tmp_path: Path) -> None:
     before = own.state.cache.copy()
     own.feed(random_ids(0), random_projected(own.d, (1, 0), 0))
     assert np.array_equal(own.state.cache, before)
+
+
+def test_the_page_has_every_attribute_and_named_input() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
+    folded = fold_model(tiny_model(keep_sinks=2, keep_bonus=9, qk_norm=False))
+    attributes = attention_attributes(folded.dimensions, step_cache(folded.dimensions)) | {"first_layer": 1}
+    section = page.split("## DynamicMaskAttention")[1].split("## How it is fast")[0]
+    names = ["projected", "past_lengths", "past_precedence", "past_key", "cos", "input_ids", "attended", "present_key"]
+    assert {name for name in (*attributes, *names) if f"`{name}`" not in section} == set()
