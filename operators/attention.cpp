@@ -1,6 +1,7 @@
 #include "attention.h"
 
 #include <cmath>
+#include <memory>
 
 #include "eviction.h"
 #include "float16.h"
@@ -11,36 +12,69 @@ namespace {
 // Keys are attended to in chunks of slots, whose results are then merged in order. So the sum is the same on any number
 // of threads, and beside any other rows.
 constexpr int CHUNK = 128;
-constexpr int TOGETHER = 4;  // queries that go over a chunk together
+constexpr int LARGEST_GROUP = 32;  // of any kernels
+constexpr int AT_ONCE = 4;         // queries without a group that go over a chunk together
 
 int chunks_of(int length) { return (length + CHUNK - 1) / CHUNK; }
 
-// Queries over the same slots, attended to a few at a time.
+// Queries over the same slots, of which groups are attended to at once.
 class Together {
  public:
-  Together(const Kernels& kernels, const Slots& slots, float scale) : kernels_(kernels), slots_(slots), scale_(scale) {}
+  // columns: of all groups, as Kernels::attend_group has them; null where there are none.
+  Together(const Kernels& kernels, const Slots& slots, const float* columns, int width, float scale)
+      : kernels_(kernels), slots_(slots), columns_(columns), width_(width), scale_(scale) {
+    group_ = columns == nullptr ? LARGEST_GROUP : kernels.group;
+  }
 
-  void add(const float* query, int length, Attended* result) {
-    if (count_ == TOGETHER || length != slots_.length) attend();
+  // index: of the query among all of them, in their order.
+  void add(int index, const float* query, int length, Attended* result) {
+    if (length != slots_.length || count_ == group_ || index % group_ == 0) attend();
     slots_.length = length;
     queries_[count_] = {query, scores_[count_], result};
     count_++;
+    if (columns_ != nullptr && count_ == group_) attend_group(index / group_);
   }
 
   void attend() {
     if (count_ == 0) return;
-    kernels_.attend(queries_, count_, slots_, scale_);
+    for (int i = 0; i < count_; i += AT_ONCE) {
+      kernels_.attend(queries_ + i, std::min(AT_ONCE, count_ - i), slots_, scale_);
+      slots_.are_near = true;
+    }
     count_ = 0;
-    slots_.are_near = true;
   }
 
+  // A slot has a new key.
+  void has_changed() { unpacked_length_ = 0; }
+
  private:
+  void attend_group(int index) {
+    size_t stride = padded(slots_.layout.numbers) + slots_.layout.floats, numbers = CHUNK * stride;
+    if (memory_ == nullptr) memory_.reset(new float[2 * numbers + CHUNK * LARGEST_GROUP]);
+    float *keys = memory_.get(), *values = keys + numbers;
+    if (unpacked_length_ != slots_.length) {
+      kernels_.unpack(slots_.keys, slots_, keys);
+      kernels_.unpack(slots_.values, slots_, values);
+      unpacked_length_ = slots_.length;
+      slots_.are_near = true;
+    }
+    Unpacked unpacked{keys,        values,        slots_.layout.numbers, slots_.layout.floats,
+                      (int)stride, slots_.length, values + numbers};
+    kernels_.attend_group(queries_, columns_ + (size_t)index * group_ * width_, unpacked, scale_);
+    count_ = 0;
+  }
+
   const Kernels& kernels_;
   Slots slots_;
+  const float* columns_;
+  int width_;
   float scale_;
-  Query queries_[TOGETHER];
-  float scores_[TOGETHER][CHUNK];
+  int group_;
+  Query queries_[LARGEST_GROUP];
+  float scores_[LARGEST_GROUP][CHUNK];
   int count_ = 0;
+  std::unique_ptr<float[]> memory_;  // for a chunk's keys and values, and for scores
+  int unpacked_length_ = 0;
 };
 
 }  // namespace
@@ -57,6 +91,7 @@ Attention::Attention(const AttentionSizes& sizes, const Tokens& tokens, const Ro
       queries(products.memory, tokens.rows(), d.heads * width),
       keys(products.memory, tokens.rows(), d.kv_heads * width),
       values(products.memory, tokens.rows(), d.kv_heads * width),
+      columns(products.memory, has_groups() ? blocks() * BLOCK : 0, d.heads * width),
       sink_queries(products.memory, has_far_sinks() ? tokens.rows() : 0, d.heads * width),
       freed(tokens.is_full() ? (size_t)BLOCK * tokens.heads : 0),
       chunks(most_chunks({0, tokens.rows()})),
@@ -114,6 +149,14 @@ void Attention::finish_head(const AttentionLayer& layer, int r, int head, const 
     finish_rotated(layer, r, head, tokens.rows(), from_afar);
   }
   finish_rotated(layer, r, head, r, y);
+  if (is_query && columns.rows() > 0) write_column(r, head, y);
+}
+
+// Beside the other queries of its group, which are those of a block's rows that attend to one head of the cache.
+void Attention::write_column(int r, int head, const float* query) {
+  int group = products.kernels.group, index = index_in_block(r, head);
+  float* y = columns_of(r, head / heads_of_cache_head()) + (size_t)(index / group) * group * width + index % group;
+  for (int c = 0; c < width; c++) y[(size_t)c * group] = query[c];
 }
 
 void Attention::finish_rotated(const AttentionLayer& layer, int r, int head, int rotation, float* y) {
@@ -234,11 +277,13 @@ void Attention::attend_rows(const AttentionLayer& layer, const Cache& cache, Ran
 // Rows of one stream in their order, over a chunk of one head of the cache. In a full window, each row first takes its
 // slot, if that lies in the chunk. So it sees the keys of the rows before it, and none of those behind it.
 void Attention::attend_chunk(const AttentionLayer& layer, const Cache& cache, Range rows, int cache_head, int index) {
-  int heads = d.heads / tokens.heads;  // that attend to this head of the cache
+  int heads = heads_of_cache_head();
   Chunk chunk = chunk_at(index);
   const uint8_t *chunk_keys = row_of(cache.keys, rows.first, cache_head, chunk.start),
                 *chunk_values = row_of(cache.values, rows.first, cache_head, chunk.start);
-  Together together(products.kernels, {layout, chunk_keys, chunk_values, 0, false}, 1 / std::sqrt((float)d.head_dim));
+  bool has_columns = columns.rows() > 0 && &chunk.queries == &queries;
+  Together together(products.kernels, {layout, chunk_keys, chunk_values, 0, false},
+                    has_columns ? columns_of(rows.first, cache_head) : nullptr, width, 1 / std::sqrt((float)d.head_dim));
   for (int r = rows.first; r < rows.last; r++) {
     int length = std::min(visible(r), chunk.end) - chunk.start;
     if (length <= 0) continue;
@@ -247,10 +292,11 @@ void Attention::attend_chunk(const AttentionLayer& layer, const Cache& cache, Ra
       if (slot >= chunk.start && slot < chunk.end) {
         together.attend();
         store(layer, cache, r, cache_head, slot);
+        together.has_changed();
       }
     }
     for (int head = cache_head * heads; head < (cache_head + 1) * heads; head++) {
-      together.add(chunk.queries.row(r) + head * width, length, parts_of(r, head) + index);
+      together.add(index_in_block(r, head), chunk.queries.row(r) + head * width, length, parts_of(r, head) + index);
     }
   }
   together.attend();

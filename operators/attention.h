@@ -35,6 +35,7 @@ class Attention {
   void finish_head(const AttentionLayer& layer, int r, int head, const float* projected);
   void finish_rotated(const AttentionLayer& layer, int r, int head, int rotation, float* y);
   void finish_values(bool looks_up, int r, const float* values, const float* logits);
+  void write_column(int r, int head, const float* query);
   void softplus_of(int r, const float* logits);
   float* floats_of(float* row) const { return row + (layout.floats > 0 ? layout.numbers : d.head_dim); }
 
@@ -54,7 +55,22 @@ class Attention {
   int chunks_for(int r) const;
   int most_chunks(Range rows) const;
   int parts() const { return std::min(tokens.rows(), BLOCK) * d.heads * chunks; }
+  int blocks() const { return (tokens.rows() + BLOCK - 1) / BLOCK; }
   int visible(int r) const { return tokens.is_full() ? d.window : (int)tokens.position(r) + 1; }
+
+  // Heads that attend to one head of the cache, and the number of such a query among those of its block of rows.
+  int heads_of_cache_head() const { return d.heads / tokens.heads; }
+  int index_in_block(int r, int head) const { return r % BLOCK * heads_of_cache_head() + head % heads_of_cache_head(); }
+
+  // Whether one stream's rows fill a group of the kernels.
+  bool has_groups() const {
+    int group = products.kernels.group;
+    return group > 0 && tokens.streams == 1 && tokens.rows() * heads_of_cache_head() >= group;
+  }
+  float* columns_of(int r, int cache_head) {
+    int block = r / BLOCK * tokens.heads + cache_head;
+    return columns.row(0) + (size_t)block * BLOCK * heads_of_cache_head() * width;
+  }
 
   // Behind the window's length every query sees the sinks as from its last position (doge_export/graph/sinks.py).
   bool has_far_sinks() const { return tokens.is_full() && d.sinks > 0; }
@@ -67,6 +83,7 @@ class Attention {
   int width;                   // of a query, key or value: numbers, then floats
   Rows softplus;               // [rows][mask width], of the layer at work
   Rows queries, keys, values;  // [rows][heads or kv heads * width], of the layer at work
+  Rows columns;                // the queries once more, those of a group side by side; no rows without groups
   Rows sink_queries;           // as queries, rotated for far sinks; no rows where there are none
   std::vector<int> freed;      // [rows of a block][cache heads]: the slot that a row takes in a full window, or -1
   int chunks;                  // of the row that has most

@@ -84,6 +84,16 @@ struct Query {
   Attended* result;
 };
 
+// Numbers of a row in float32, with zeros behind them up to the widest vectors.
+[[gnu::always_inline]] inline int padded(int numbers) { return (numbers + 15) / 16 * 16; }
+
+// Keys and values of slots in float32, [length][stride]: padded numbers, then floats.
+struct Unpacked {
+  const float *keys, *values;
+  int numbers, floats, stride, length;
+  float* scores;  // [length][queries of a group], to work with
+};
+
 struct Kernels {
   const char* name;
 
@@ -105,6 +115,16 @@ struct Kernels {
 
   // Each of `count` queries over the same slots.
   void (*attend)(const Query* queries, int count, const Slots& slots, float scale);
+
+  // Queries of a group, for which the following two are faster than the former; 0 where there are no such.
+  int group;
+
+  // Keys or values of some slots, which begin at `rows`, as Unpacked has them.
+  void (*unpack)(const uint8_t* rows, const Slots& slots, float* y);
+
+  // A whole group over the same slots; columns [numbers + floats][group] are its queries side by side. The scores of
+  // `queries` are not used. Their results have the bits that `attend` gives.
+  void (*attend_group)(const Query* queries, const float* columns, const Unpacked& slots, float scale);
 
   float (*sum_of_squares)(const float* x, int n);
 

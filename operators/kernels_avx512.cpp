@@ -6,7 +6,7 @@
 #endif
 #include <immintrin.h>
 
-#include "vector_kernels.h"
+#include "kernel_table.h"
 
 namespace doge {
 namespace {
@@ -23,6 +23,7 @@ struct Avx512 {
 
   static constexpr int QUERIES = 4;
   static constexpr int ACCUMULATORS = 20;
+  static constexpr int GROUP_VECTORS = 2;
 
   static Floats zero() { return _mm512_setzero_ps(); }
   static Floats set(float x) { return _mm512_set1_ps(x); }

@@ -114,7 +114,7 @@ void gated_silu(const float* gate, const float* up, int n, float* y) {
 
 }  // namespace
 
-const Kernels plain_kernels = {"plain",           quantize, block_products, float_products,
-                               add_weighted_rows, attend,   sum_of_squares, gated_silu};
+const Kernels plain_kernels = {"plain", quantize, block_products, float_products, add_weighted_rows, attend,
+                                0,       nullptr,  nullptr,        sum_of_squares, gated_silu};
 
 }  // namespace doge

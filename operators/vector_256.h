@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "vector_kernels.h"
+#include "kernel_table.h"
 
 namespace doge {
 namespace {
@@ -19,6 +19,7 @@ struct Avx2 {
 
   static constexpr int QUERIES = 2;
   static constexpr int ACCUMULATORS = 10;
+  static constexpr int GROUP_VECTORS = 0;
 
   static Floats zero() { return _mm256_setzero_ps(); }
   static Floats set(float x) { return _mm256_set1_ps(x); }

@@ -1,6 +1,6 @@
 // Every kernel, once, in terms of the few operations on vectors that an instruction set gives.
 //
-// A file of an instruction set names those operations in a struct `V` and makes its table by `vector_kernels<V>`:
+// A file of an instruction set names those operations in a struct `V` and makes its table by `vector_kernels<V>` (kernel_table.h):
 //
 //   LANES                       floats in a vector, a multiple of 4
 //   Floats, Integers            a vector of floats; one of as many int32
@@ -12,6 +12,7 @@
 //   largest_lane(x)             the largest of all lanes
 //   QUERIES                     that share a key of the cache while it is in a register; 2 or more
 //   ACCUMULATORS                vectors of sums that registers hold, a multiple of QUERIES
+//   GROUP_VECTORS               of queries in a group that is attended to at once (group_attention.h); 0: that is no faster
 //   store_sums(x, p)            p[0] to p[3] = sums of the lanes of x[0] to x[3], all in the same order
 //   to_integers(x)              of whole numbers; total(x) the sum of the integers in all lanes
 //
@@ -566,13 +567,6 @@ struct VectorKernels {
     }
   }
 };
-
-template <class V>
-constexpr Kernels vector_kernels(const char* name) {
-  using K = VectorKernels<V>;
-  return {name,      K::quantize,       K::block_products, K::float_products, K::add_weighted_rows,
-          K::attend, K::sum_of_squares, K::gated_silu};
-}
 
 }  // namespace
 }  // namespace doge

@@ -3,7 +3,7 @@
 
 #include <arm_neon.h>
 
-#include "vector_kernels.h"
+#include "kernel_table.h"
 
 namespace doge {
 namespace {
@@ -15,6 +15,7 @@ struct Neon {
 
   static constexpr int QUERIES = 2;
   static constexpr int ACCUMULATORS = 20;
+  static constexpr int GROUP_VECTORS = 0;
 
   static Floats zero() { return vdupq_n_f32(0); }
   static Floats set(float x) { return vdupq_n_f32(x); }

@@ -17,8 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from doge_export.export.decoder_files import step_cache
-from doge_export.graph import ConstantPool, Dimensions, FoldedDecoder, Matrix, RotarySpec
-from doge_export.graph.blocks import BlockQuantized
+from doge_export.graph import ConstantPool
 from doge_export.graph.step import build_step
 from doge_export.measure.agreement import log_softmax
 from doge_export.runtime.description import DATA_FILE, DECODER_FILE, STEP_FILE, DecoderDescription, format_version
@@ -26,7 +25,8 @@ from doge_export.runtime.operators import LIBRARY
 from doge_export.runtime.state import State
 from doge_export.runtime.step_graph import StepGraph
 from doge_model.config_fields import make_config
-from doge_model.rotary import DogeRotaryEmbedding
+
+from .stored import stored_decoder
 
 
 class Window(NamedTuple):
@@ -58,22 +58,12 @@ def step_folder(folder: Path) -> Iterator[Path]:
 
 def write_step(folder: Path, out: Path) -> None:
     """The graph of DogeStep for the arrays of an export in 8 bits."""
-    plain = onnx.load(folder / DECODER_FILE)
-    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in plain.graph.initializer}
-    config = make_config(json.loads((folder / "config.json").read_text()))
-    d = Dimensions.from_config(config, has_mask="layers.0.self_attn.A" in arrays)
-    rotary = DogeRotaryEmbedding(config)
-    spec = RotarySpec(
-        rotary.inv_freq, rotary.attention_scaling, rotary.max_position, rotary.theta, rotary.dynamic_factor
-    )
-    names = [name.removesuffix(".data") for name in arrays if name.endswith(".data")]
-    plan = {name: (BlockQuantized(arrays[f"{name}.data"], arrays[f"{name}.scales"]),) for name in names}
-    matrices = {name: Matrix(np.zeros((0, 0), np.float32), {}) for name in names}  # their numbers are in the plan
+    folded, plan, metadata = stored_decoder(folder, make_config(json.loads((folder / "config.json").read_text())))
     pool = ConstantPool()
-    graph = build_step(FoldedDecoder(d, spec, matrices, arrays), plan, pool, step_cache(d))
+    graph = build_step(folded, plan, pool, step_cache(folded.dimensions))
     (out / STEP_FILE).parent.mkdir()
     pool.write(out / DATA_FILE)
-    graph.write(out / STEP_FILE, {entry.key: entry.value for entry in plain.metadata_props})
+    graph.write(out / STEP_FILE, metadata)
 
 
 def own_window(folder: Path) -> Window:

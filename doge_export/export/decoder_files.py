@@ -19,6 +19,7 @@ from ..graph import (
     DraftWeights,
     FoldedDecoder,
     KeyValueScales,
+    Layered,
     Plain,
     Plan,
     Portable,
@@ -37,6 +38,7 @@ from ..runtime.description import (
     DECODER_FILE,
     DRAFT_FILE,
     DRAFT_TOKENS,
+    LAYERED_FILE,
     PORTABLE_FILE,
     RECURRENT_FILE,
     SAMPLE_KEY,
@@ -76,7 +78,7 @@ def write_decoder(
     kv_float16: bool = False,
     base: int | None = None,
 ) -> None:
-    """Write the decoder files into `folder`/onnx, that of DogeStep where the operator computes this decoder.
+    """Write the decoder files into `folder`/onnx: that of DogeStep, or the layered one where it does not compute this.
 
     plan: the stored parts of every matrix. scales: of a state in 8 bits; None keeps it in float32, and in float16 by
     DogeStep where kv_float16 says so. base: the number by which adapters' files know the model; with it there are
@@ -87,6 +89,8 @@ def write_decoder(
     cache = step_cache(folded.dimensions, scales, kv_float16)
     if can_step(folded, plan):
         graphs[STEP_FILE] = build_step(folded, plan, pool, cache)
+    else:
+        graphs[LAYERED_FILE] = build_decoder(Layered(folded.constants, cache), folded, plan, pool)
     if base is not None:
         graphs |= adapted_graphs(folded, plan, pool, scales, cache)
     data = folder / DATA_FILE
@@ -94,7 +98,7 @@ def write_decoder(
     pool.write(data)
     metadata = describe(folded, data, scales).to_metadata() | {SAMPLE_KEY: json.dumps(sample_of(data))}
     for name, graph in graphs.items():
-        extra = {STEP_KEY: cache.cache_type} if name in (STEP_FILE, ADAPTED_FILES[STEP_FILE]) else {}
+        extra = {STEP_KEY: cache.cache_type} if name in (STEP_FILE, LAYERED_FILE, ADAPTED_FILES[STEP_FILE]) else {}
         if name in ADAPTED_FILES.values():
             extra[BASE_KEY] = json.dumps({"base": base})
         graph.write(folder / name, metadata | extra)

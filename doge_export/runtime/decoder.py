@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError, StateError
 from .batch import Batch
-from .description import DATA_FILE, DRAFT_TOKENS, STEP_FILE
+from .description import DATA_FILE, DRAFT_TOKENS, LAYERED_FILE, STEP_FILE
 from .folder_files import check_folder
 from .graphs import Graphs
+from .layered_graph import LayeredGraph
 from .operators import operators_library, wanted
 from .standard_graphs import StandardGraphs
 from .state import State
@@ -193,18 +194,17 @@ class Decoder:
 
 
 def open_graphs(folder: Path, threads: int, operators: bool | None) -> Graphs:
-    """The graph of our own operator, where both it and the operator are there, else the standard ones.
+    """The graph of our own operators that a folder has, where the operators are there too; else the standard ones.
 
     Raises:
         PackageError, OptionError: of the graphs and of `operators_library`.
     """
     wanted(operators)
-    if not (folder / STEP_FILE).is_file():
-        if operators:
-            raise OptionError(
-                f"{folder} has no {STEP_FILE}, so operators cannot be True; leave it out, or export a model that they "
-                "compute (docs/operators.md)"
-            )
-        return StandardGraphs(folder, threads)
-    library = operators_library(operators)
-    return StandardGraphs(folder, threads) if library is None else StepGraph(folder, threads, library)
+    own = next((graph for graph in (StepGraph, LayeredGraph) if (folder / graph.file).is_file()), None)
+    if own is None and operators:
+        raise OptionError(
+            f"{folder} has no {STEP_FILE} and no {LAYERED_FILE}, so operators cannot be True; leave it out, or export "
+            "the checkpoint again"
+        )
+    library = None if own is None else operators_library(operators)
+    return StandardGraphs(folder, threads) if own is None or library is None else own(folder, threads, library)

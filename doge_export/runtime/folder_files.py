@@ -22,6 +22,7 @@ from .description import (
     DATA_FILE,
     DECODER_FILE,
     DRAFT_FILE,
+    LAYERED_FILE,
     METADATA_KEY,
     PORTABLE_FILE,
     RECURRENT_FILE,
@@ -36,6 +37,7 @@ TOKENIZER_FILE = "tokenizer.json"
 FILES = [
     *GRAPHS,
     STEP_FILE,
+    LAYERED_FILE,
     "onnx/decoder*_adapters.onnx",
     "adapters/*.onnx_adapter",
     DATA_FILE,
@@ -69,7 +71,7 @@ def check_folder(folder: Path) -> None:
 
 def check_graphs(folder: Path) -> None:
     """Refuse graphs of different models; the odd ones out are named, against the plain one where they are as many."""
-    files = (*GRAPHS, STEP_FILE, PORTABLE_FILE)
+    files = (*GRAPHS, STEP_FILE, LAYERED_FILE, PORTABLE_FILE)
     graphs = {name: (folder / name).read_bytes() for name in files if (folder / name).is_file()}
     entries = {name: metadata_entry(graph, METADATA_KEY) for name, graph in graphs.items()}
     most = Counter(entries.values()).most_common(1)[0][0]  # of equally many, the first: that of the plain graph

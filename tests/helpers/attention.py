@@ -162,6 +162,7 @@ class OwnAttention:
         inputs |= {f"past_{name}": rows for name, rows in order.items()}
         if self.rotary is not None:
             positions = self.state.position + np.arange(len(ids), dtype=np.float64)
+            positions = np.append(positions, [self.d.keep_window_size - 1] * (self.d.keep_sinks > 0))
             angles = np.multiply.outer(positions, self.rotary.inv_freq)
             inputs |= {name: f(angles).astype(np.float32) for name, f in zip(ROTARY, (np.cos, np.sin), strict=True)}
         return inputs | {"logits_to_keep": np.zeros(0, np.int64)} | named("projected", projected)

@@ -16,6 +16,7 @@ from doge_export.runtime.description import (
     DECODER_FILE,
     DRAFT_FILE,
     FORMAT_VERSIONS,
+    LAYERED_FILE,
     METADATA_KEY,
     PORTABLE_FILE,
     RECURRENT_FILE,
@@ -127,7 +128,7 @@ def test_the_page_has_every_format_number() -> None:
 
 
 def test_the_page_has_every_file() -> None:
-    assert [row[0] for row in table(PAGE)] == [*FILES, STEP_FILE, DATA_FILE]
+    assert [row[0] for row in table(PAGE)] == [*FILES, STEP_FILE, LAYERED_FILE, DATA_FILE]
 
 
 def test_the_page_has_the_portable_graph_s_inputs(decoder: tuple[str, Path]) -> None:

@@ -404,6 +404,46 @@ static void check_attention(const Kernels& kernels, const RowLayout& layout, int
   }
 }
 
+// The queries of a group side by side, and the slots unpacked for them.
+struct Group {
+  Floats columns, keys, values, scores;
+  Unpacked unpacked;
+
+  Group(const Kernels& kernels, const Queries& queries, const Slots& slots) {
+    int numbers = slots.layout.numbers, floats = slots.layout.floats, stride = padded(numbers) + floats;
+    for (int c = 0; c < queries.width; c++) {
+      for (const Query& query : queries.queries) columns.push_back(query.numbers[c]);
+    }
+    keys.resize((size_t)slots.length * stride);
+    values.resize(keys.size());
+    scores.resize((size_t)slots.length * kernels.group);
+    kernels.unpack(slots.keys, slots, keys.data());
+    kernels.unpack(slots.values, slots, values.data());
+    unpacked = {keys.data(), values.data(), numbers, floats, stride, slots.length, scores.data()};
+  }
+};
+
+static void check_group(const Kernels& kernels, const RowLayout& layout, int length) {
+  if (kernels.group == 0) return;
+  float scale = 1 / std::sqrt((float)layout.numbers) / (layout.type == NumberType::INT8 ? 64 : 1);
+  CachedRows keys(layout, length), values(layout, length);
+  Slots slots{layout, keys.bytes.data(), values.bytes.data(), length, integer(0, 1) == 1};
+  Queries apart(layout, kernels.group, length, 4), together = apart;
+  kernels.attend(apart.queries.data(), kernels.group, slots, scale);
+  Group group(kernels, apart, slots);
+  for (int i = 0; i < kernels.group; i++) {
+    together.results[i].sums = &together.sums[(size_t)i * (layout.numbers + 1)];
+    together.queries[i].result = &together.results[i];
+  }
+  kernels.attend_group(together.queries.data(), group.columns.data(), group.unpacked, scale);
+  for (int i = 0; i < kernels.group; i++) {
+    const Attended &a = apart.results[i], &b = together.results[i];
+    require(same_bits(a.largest, b.largest) && same_bits(a.total, b.total) &&
+                std::memcmp(a.sums, b.sums, (layout.numbers + 1) * sizeof(float)) == 0,
+            "attend_group: length %d, %d numbers: query %d differs from itself alone", length, layout.numbers, i);
+  }
+}
+
 // A copy of the last key behind itself: equal weights, wherever both lie.
 static void check_equal_keys(const Kernels& kernels, const RowLayout& layout, int length) {
   CachedRows key(layout, 1);
@@ -421,6 +461,7 @@ static void check_attentions(const Kernels& kernels) {
       for (int length : {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 64, 100, 255, 300}) {
         RowLayout layout{type, type == NumberType::FLOAT32 ? 0 : integer(0, 5), numbers};
         check_attention(kernels, layout, length);
+        check_group(kernels, layout, length);
         check_equal_keys(kernels, layout, length);
       }
     }
@@ -522,6 +563,22 @@ static void print_speed(const Kernels& kernels) {
       });
       std::printf("%-9s attention of %d over 128 keys of type %d: %.2f us\n", kernels.name, count, (int)type, time);
     }
+  }
+  for (int numbers : {64, 128}) {
+    if (kernels.group == 0) break;
+    RowLayout layout{NumberType::FLOAT16, 0, numbers};
+    CachedRows keys(layout, 128), values(layout, 128);
+    Slots slots{layout, keys.bytes.data(), values.bytes.data(), 128, true};
+    Queries queries(layout, kernels.group, 128, 1);
+    Group group(kernels, queries, slots);
+    double unpacked = microseconds([&] { kernels.unpack(slots.keys, slots, group.keys.data()); });
+    double apart = microseconds([&] { kernels.attend(queries.queries.data(), kernels.group, slots, 0.1f); });
+    double time = microseconds([&] {
+      kernels.attend_group(queries.queries.data(), group.columns.data(), group.unpacked, 0.1f);
+    });
+    double products = 2e-3 * kernels.group * 128 * numbers;
+    std::printf("%-9s attention of %d over 128 keys of %d numbers: %.1f us (%.1f G/s), as a group %.1f (%.1f), unpacking %.1f\n",
+                kernels.name, kernels.group, numbers, apart, products / apart, time, products / time, 2 * unpacked);
   }
   std::vector<int16_t> codes(width);
   std::vector<int32_t> sums(width);

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 
-from doge_export.export.decoder_files import fold_model
+from doge_export.export.decoder_files import fold_model, step_cache
 from doge_export.graph import Dimensions, KeyValueScales
+from doge_export.graph.step_cache import attention_attributes
 from doge_export.runtime.operators import LIBRARY
 from tests.helpers.attention import OwnAttention, StandardAttention, head_channels, random_projected
 from tests.helpers.models import random_ids, relative_difference, tiny_model, without_mask
@@ -83,20 +84,26 @@ def test_it_attends_as_the_nodes_it_replaces_before_and_beyond_the_window(
 
 
 @pytest.mark.parametrize("cache_type", ["float32", "packed_float16", "packed_int8"])
-def test_rows_of_a_prompt_equal_single_rows_bit_by_bit(cache_type: str, tmp_path: Path) -> None:
-    folded = fold_model(tiny_model(num_mask_heads=4), kv_int8=cache_type == "packed_int8")
+@pytest.mark.parametrize("window", [WINDOW, 300])  # less than a chunk of keys, and several
+@pytest.mark.parametrize("sinks", [0, 3])
+def test_rows_of_a_prompt_equal_single_rows_bit_by_bit(
+    cache_type: str, window: int, sinks: int, tmp_path: Path
+) -> None:
+    model = tiny_model(num_mask_heads=1, num_key_value_heads=1, keep_window_size=window, head_dim=24, keep_sinks=sinks)
+    folded = fold_model(model, kv_int8=cache_type == "packed_int8")
     scales = some_scales(folded.dimensions) if cache_type == "packed_int8" else None
     single, together = (
         OwnAttention(folded, tmp_path / name, OPERATORS, scales, cache_type == "packed_float16", rotary_given=True)
         for name in ("single", "together")
     )
-    ids, projected = random_ids(TOKENS), random_projected(single.d, (1, TOKENS), 0)
-    for start, end in ((0, 23), (23, WINDOW), (WINDOW, TOKENS)):
+    ids = random_ids(window + 70)
+    projected = random_projected(single.d, (1, len(ids)), 0)
+    for start, end in ((0, 23), (23, window), (window, len(ids))):
         rows = together.feed(ids[start:end], [each[:, start:end].copy() for each in projected])
         for i in range(start, end):
             alone = single.feed(ids[i : i + 1], [each[:, i : i + 1].copy() for each in projected])
             assert all(np.array_equal(a[:, 0], b[:, i - start]) for a, b in zip(alone, rows, strict=True))
-    assert np.array_equal(single.state.cache[..., :WINDOW, :], together.state.cache[..., :WINDOW, :])
+    assert np.array_equal(single.state.cache[..., :window, :], together.state.cache[..., :window, :])
 
 
 def test_streams_of_a_batch_have_lengths_of_their_own(tmp_path: Path) -> None:
@@ -147,3 +154,12 @@ def test_no_tokens_are_nothing_to_do(tmp_path: Path) -> None:
     before = own.state.cache.copy()
     own.feed(random_ids(0), random_projected(own.d, (1, 0), 0))
     assert np.array_equal(own.state.cache, before)
+
+
+def test_the_page_has_every_attribute_and_named_input() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
+    folded = fold_model(tiny_model(keep_sinks=2, keep_bonus=9, qk_norm=False))
+    attributes = attention_attributes(folded.dimensions, step_cache(folded.dimensions)) | {"first_layer": 1}
+    section = page.split("## DynamicMaskAttention")[1].split("## How it is fast")[0]
+    names = ["projected", "past_lengths", "past_precedence", "past_key", "cos", "input_ids", "attended", "present_key"]
+    assert {name for name in (*attributes, *names) if f"`{name}`" not in section} == set()

@@ -1,0 +1,185 @@
+// Attention of many queries over the same slots: VectorKernels::attend in another order of loops, with the same bits.
+//
+// A vector has a number of each of LANES queries, where it has neighbouring numbers of one query elsewhere. So no sum
+// crosses a register, and keys and values are unpacked once for all queries. Every score is made of the very products
+// that `attend` adds, in the order in which V::store_sums adds lanes; so are the sums of weights.
+#pragma once
+
+#include "vector_kernels.h"
+
+namespace doge {
+namespace {
+
+template <class V>
+struct GroupAttention {
+  using Floats = typename V::Floats;
+  using K = VectorKernels<V>;
+  static constexpr int LANES = V::LANES;
+  static constexpr int VECTORS = V::GROUP_VECTORS;  // of queries
+  static constexpr int GROUP = VECTORS * LANES;     // queries
+  static constexpr int KEYS = V::QUERIES;           // that are multiplied together
+  static constexpr int WIDTH = 4;                   // vectors of values that are weighed together
+
+  // One vector of queries by each of some keys.
+  struct Tile {
+    Floats x[VECTORS][KEYS];
+  };
+
+  // x(FROM) + ... + x(FROM + COUNT - 1), neighbours first
+  template <int FROM, int COUNT, class Terms>
+  [[gnu::always_inline]] static Tile neighbours_added(const Terms& x) {
+    if constexpr (COUNT == 1) {
+      return x(FROM);
+    } else {
+      return added(neighbours_added<FROM, COUNT / 2>(x), neighbours_added<FROM + COUNT / 2, COUNT / 2>(x));
+    }
+  }
+
+  [[gnu::always_inline]] static Tile added(const Tile& a, const Tile& b) {
+    Tile sum;
+    for (int v = 0; v < VECTORS; v++) {
+      for (int t = 0; t < KEYS; t++) sum.x[v][t] = V::add(a.x[v][t], b.x[v][t]);
+    }
+    return sum;
+  }
+
+  // Of all lanes, as V::store_sums adds them: of 16 the two halves first.
+  template <class Terms>
+  [[gnu::always_inline]] static Tile lanes_added(const Terms& x) {
+    if constexpr (LANES <= 8) {
+      return neighbours_added<0, LANES>(x);
+    } else {
+      static_assert(LANES == 16);
+      return neighbours_added<0, 8>([&](int lane) { return added(x(lane), x(lane + 8)); });
+    }
+  }
+
+  // The share of a lane in the dots of four keys.
+  [[gnu::always_inline]] static Tile lane_of_dots(const float* columns, const float* const* keys, int numbers, int lane) {
+    Tile sum;
+    for (auto& of_vector : sum.x) {
+      for (auto& each : of_vector) each = V::zero();
+    }
+    for (int c = lane; c < numbers; c += LANES) {
+      for (int v = 0; v < VECTORS; v++) {
+        Floats q = V::load(columns + c * GROUP + v * LANES);
+        for (int t = 0; t < KEYS; t++) sum.x[v][t] = V::multiply_add(q, V::set(keys[t][c]), sum.x[v][t]);
+      }
+    }
+    return sum;
+  }
+
+  // scores[slot][query] = scaled dots, floats included; tops get the largest of each query
+  static void scores_of(const float* columns, const Unpacked& slots, float scale, Floats* tops) {
+    const int numbers = slots.numbers, floats_at = padded(numbers);
+    for (int j = 0; j < slots.length; j += KEYS) {
+      const float* keys[KEYS];  // the last key again, where there are fewer
+      for (int t = 0; t < KEYS; t++) keys[t] = slots.keys + (size_t)smaller(j + t, slots.length - 1) * slots.stride;
+      Tile dots = lanes_added([&](int lane) { return lane_of_dots(columns, keys, numbers, lane); });
+      for (int f = 0; f < slots.floats; f++) {
+        for (int v = 0; v < VECTORS; v++) {
+          Floats q = V::load(columns + (numbers + f) * GROUP + v * LANES);
+          for (int t = 0; t < KEYS; t++) {
+            dots.x[v][t] = V::multiply_add(q, V::set(keys[t][floats_at + f]), dots.x[v][t]);
+          }
+        }
+      }
+      for (int v = 0; v < VECTORS; v++) {
+        for (int t = 0; t < KEYS; t++) {
+          Floats score = V::multiply(dots.x[v][t], V::set(scale));
+          tops[v] = j + t == 0 ? score : V::largest(tops[v], score);
+          if (j + t < slots.length) V::store(slots.scores + (j + t) * GROUP + v * LANES, score);
+        }
+      }
+    }
+  }
+
+  // scores = exp(scores - top) in place; the sums of all slots
+  static Floats weights_of(const Unpacked& slots, int v, Floats top) {
+    Floats totals[LANES];
+    for (auto& total : totals) total = V::zero();
+    for (int j = 0; j < slots.length; j++) {
+      float* scores = slots.scores + j * GROUP + v * LANES;
+      Floats weights = K::exponential(V::subtract(V::load(scores), top));
+      V::store(scores, weights);
+      totals[j % LANES] = V::add(totals[j % LANES], weights);
+    }
+    return vectors_added(totals);
+  }
+
+  static Floats vectors_added(Floats* x) {  // as lanes_added
+    if constexpr (LANES > 8) {
+      for (int lane = 0; lane < 8; lane++) x[lane] = V::add(x[lane], x[lane + 8]);
+    }
+    for (int count = smaller(LANES, 8) / 2; count > 0; count /= 2) {
+      for (int i = 0; i < count; i++) x[i] = V::add(x[2 * i], x[2 * i + 1]);
+    }
+    return x[0];
+  }
+
+  // sums of values from number c on, for V::QUERIES queries from i on
+  template <int VALUES>
+  static void weigh(const Query* queries, int i, const Unpacked& slots, int c) {
+    Floats totals[V::QUERIES][VALUES];
+    for (auto& of_query : totals) {
+      for (auto& total : of_query) total = V::zero();
+    }
+    const float* row = slots.values + c;
+    const float* weights = slots.scores + i;
+    for (int j = 0; j < slots.length; j++, row += slots.stride, weights += GROUP) {
+      Floats values[VALUES];
+      for (int w = 0; w < VALUES; w++) values[w] = V::load(row + w * LANES);
+      for (int q = 0; q < V::QUERIES; q++) {
+        Floats weight = V::set(weights[q]);
+        for (int w = 0; w < VALUES; w++) totals[q][w] = V::multiply_add(weight, values[w], totals[q][w]);
+      }
+    }
+    for (int q = 0; q < V::QUERIES; q++) {
+      float* sums = queries[i + q].result->sums + c;
+      for (int w = 0; w < VALUES; w++) V::store_first(sums + w * LANES, slots.numbers - c - w * LANES, totals[q][w]);
+    }
+  }
+
+  static void attend(const Query* queries, const float* columns, const Unpacked& slots, float scale) {
+    Floats tops[VECTORS];
+    scores_of(columns, slots, scale, tops);
+    for (int v = 0; v < VECTORS; v++) {
+      float largest[LANES], totals[LANES];
+      V::store(totals, weights_of(slots, v, tops[v]));
+      V::store(largest, tops[v]);
+      for (int lane = 0; lane < LANES; lane++) {
+        queries[v * LANES + lane].result->largest = largest[lane];
+        queries[v * LANES + lane].result->total = totals[lane];
+      }
+    }
+    for (int i = 0; i < GROUP; i += V::QUERIES) {
+      int c = 0;
+      for (; c + WIDTH * LANES <= padded(slots.numbers); c += WIDTH * LANES) weigh<WIDTH>(queries, i, slots, c);
+      for (; c < slots.numbers; c += LANES) weigh<1>(queries, i, slots, c);
+    }
+  }
+
+  template <class Number>
+  static void unpack_all(const uint8_t* rows, const Slots& slots, float* y) {
+    const int numbers = slots.layout.numbers, floats = slots.layout.floats;
+    const size_t bytes = slots.layout.bytes();
+    for (int j = 0; j < slots.length; j++, rows += bytes, y += padded(numbers) + floats) {
+      if (!slots.are_near) K::ask_ahead(rows, bytes);
+      auto row = (const Number*)(rows + floats * sizeof(float));
+      int c = 0;
+      for (; c + LANES <= numbers; c += LANES) V::store(y + c, V::load(row + c));
+      if (c < numbers) V::store(y + c, V::load_first(row + c, numbers - c));
+      for (c += c < numbers ? LANES : 0; c < padded(numbers); c += LANES) V::store(y + c, V::zero());
+      for (int f = 0; f < floats; f++) y[padded(numbers) + f] = ((const float*)rows)[f];
+    }
+  }
+
+  static void unpack(const uint8_t* rows, const Slots& slots, float* y) {
+    if (slots.layout.type == NumberType::FLOAT32) return unpack_all<float>(rows, slots, y);
+    if (slots.layout.type == NumberType::FLOAT16) return unpack_all<Float16>(rows, slots, y);
+    unpack_all<int8_t>(rows, slots, y);
+  }
+};
+
+}  // namespace
+}  // namespace doge

@@ -1,0 +1,25 @@
+// The kernels of an instruction set, in terms of its vectors.
+#pragma once
+
+#include "group_attention.h"
+#include "vector_kernels.h"
+
+namespace doge {
+namespace {
+
+template <class V>
+constexpr Kernels vector_kernels(const char* name) {
+  using K = VectorKernels<V>;
+  Kernels kernels{name, K::quantize, K::block_products, K::float_products, K::add_weighted_rows, K::attend, 0, nullptr,
+                  nullptr, K::sum_of_squares, K::gated_silu};
+  if constexpr (V::GROUP_VECTORS > 0) {
+    using G = GroupAttention<V>;
+    kernels.group = G::GROUP;
+    kernels.unpack = G::unpack;
+    kernels.attend_group = G::attend;
+  }
+  return kernels;
+}
+
+}  // namespace
+}  // namespace doge
