@@ -36,7 +36,7 @@ def forms(draw: st.DrawFn) -> dict[str, Any]:
     head_dim = draw(st.sampled_from([8, 10, 16, 24]))
     sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "num_mask_heads": mask_heads}
     sizes |= {"head_dim": head_dim, "qk_norm": draw(st.booleans()), "keep_sinks": draw(st.sampled_from([0, 3]))}
-    return sizes | {"keep_bonus": draw(st.sampled_from([0, 60]))}
+    return sizes | {"keep_bonus": draw(st.sampled_from([0, 60])), "keep_recent": draw(st.sampled_from([0, 2]))}
 
 
 def some_scales(d: Dimensions) -> KeyValueScales:
@@ -50,7 +50,7 @@ def some_scales(d: Dimensions) -> KeyValueScales:
 def own_and_standard(
     form: dict[str, Any], cache_type: str, has_mask: bool, folder: Path
 ) -> tuple[OwnAttention, StandardAttention]:
-    model = tiny_model(**(form | ({} if has_mask else {"keep_bonus": 0})))
+    model = tiny_model(**(form | ({} if has_mask else {"keep_bonus": 0, "keep_recent": 0})))
     folded = fold_model(model if has_mask else without_mask(model), kv_int8=cache_type == "packed_int8")
     scales = some_scales(folded.dimensions) if cache_type == "packed_int8" else None
     own = OwnAttention(folded, folder, OPERATORS, scales, kv_float16=cache_type == "packed_float16", threads=1)
