@@ -5,12 +5,13 @@
     python -m benchmarks.quality.draft_pair smollm2-135m answers.jsonl draft --minutes 45
     doge-export draft draft-int8
     doge-bench smollm2-135m-int8 --assistant draft-int8
+    python -m benchmarks.quality.draft_pair smollm2-135m answers.jsonl draft --layers 0,1,29 --width 288 --steps 0
 
-The student is cut from its teacher, a Llama: some of its layers, and those directions of its residual stream that hold
-most. Each layer is fitted by least squares to stand for those that are left out
-behind it. Then TRL's DistillationTrainer distils it. Its student would write the texts, and slowly here, so both read the
-teacher's own greedy answers instead. An assistant guesses the same. The last answers are held out, and the
-share of their tokens that the student puts first is printed before and after.
+The student is cut from its teacher: some of its layers, and of a Llama those directions of the residual stream that
+hold most. Each layer is fitted by least squares to stand for those that are left out behind it. Then TRL's
+DistillationTrainer distils it. Its student would write the texts, and slowly here, so both read the teacher's own
+greedy answers instead. An assistant guesses the same. The last answers are held out, and the share of their tokens that
+the student puts first is printed before and after. The second form is the fit alone.
 """
 
 from __future__ import annotations
