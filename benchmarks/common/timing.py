@@ -19,6 +19,13 @@ def seconds(call: Callable[..., object], *arguments: Any) -> float:
     return time.perf_counter() - start
 
 
+def processor_seconds(call: Callable[..., object], *arguments: Any) -> float:
+    """Processor time of one call, over all threads of this process: of one thread, its time on an idle machine."""
+    start = time.process_time()
+    call(*arguments)
+    return time.process_time() - start
+
+
 def in_turns(calls: Sequence[Callable[[], ArrayLike]], rounds: int) -> NDArray[np.float64]:
     """Figures of several calls, each once a round: float64 [rounds, calls, ...].
 

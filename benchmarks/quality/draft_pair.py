@@ -5,11 +5,13 @@
     python -m benchmarks.quality.draft_pair smollm2-135m answers.jsonl draft --minutes 45
     doge-export draft draft-int8
     doge-bench smollm2-135m-int8 --assistant draft-int8
+    python -m benchmarks.quality.draft_pair smollm2-135m answers.jsonl draft --layers 0,1,29 --width 288 --steps 0
 
-The student is cut from its teacher, a Llama: some of its layers, and those directions of its residual stream that hold
-most. TRL's DistillationTrainer distils it. Its student would write the texts, and slowly here, so both read the
-teacher's own greedy answers instead. An assistant guesses the same. The last answers are held out, and the
-share of their tokens that the student puts first is printed before and after.
+The student is cut from its teacher: some of its layers, and of a Llama those directions of the residual stream that
+hold most. Each layer is fitted by least squares to stand for those that are left out behind it. Then TRL's
+DistillationTrainer distils it. Its student would write the texts, and slowly here, so both read the teacher's own
+greedy answers instead. An assistant guesses the same. The last answers are held out, and the share of their tokens that
+the student puts first is printed before and after. The second form is the fit alone.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ Row = dict[str, Any]  # prompt: text or messages; completion_ids: the answer's t
 @click.argument("student", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--layers", type=options.numbers, default="0,1,28,29", show_default=True, help="Of the teacher.")
 @click.option("--width", type=click.IntRange(2), help="Of the residual stream, where TEACHER is a Llama.")
-@click.option("--steps", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--steps", type=click.IntRange(0), default=1000, show_default=True, help="0: the fit alone.")
 @click.option("--minutes", type=click.FloatRange(min=0), default=45.0, show_default=True, help="An earlier end.")
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True, help="Answers a step.")
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True)
@@ -95,7 +97,8 @@ def main(
     clock = TimeLimit(minutes * 60)
     trainer.add_callback(clock)
     used = time.process_time()
-    trainer.train()
+    if steps:
+        trainer.train()
     figures |= {"steps": trainer.state.global_step, "wall_s": clock.seconds, "cpu_s": time.process_time() - used}
     figures |= {"right_before": before, "right_after": agreement(small, rest, tokenizer)}
     small.save_pretrained(student)
@@ -170,13 +173,14 @@ def agreement(model: DogeForCausalLM, rows: Sequence[Row], tokenizer: PreTrained
 def cut(model: DogeForCausalLM, layers: Sequence[int], width: int | None, texts: Sequence[Tensor]) -> DogeForCausalLM:
     """A model of some layers, each fitted to stand for those behind it; of a Llama a narrower one where width is given.
 
-    A hidden state x becomes (x s) Q then, where s is the root of the final gain. So one matrix, (E s) Q, still serves
-    as embedding and output. Q [hidden, width] are the first principal directions of the states between layers.
+    A hidden state x becomes (x s) Q then, where s is the root of the final gain's size. So one matrix, (E s) Q, still
+    serves as embedding and output. Q [hidden, width] are the first principal directions of the states between layers.
     """
     gain = model.model.norm.weight.double()
-    s = torch.ones_like(gain) if width is None else gain.sqrt()
-    points = [torch.cat(states).double() * s for states in zip(*states_of(model, (*layers, -1), texts), strict=True)]
-    points[-1] /= gain  # the last has the final norm already
+    s = torch.ones_like(gain) if width is None else gain.abs().sqrt()
+    points = [torch.cat(states).double() for states in zip(*states_of(model, (*layers, -1), texts), strict=True)]
+    # The last has its gain already. Where that is negative, the last layer learns to turn the sign.
+    points = [*(each * s for each in points[:-1]), points[-1] / (gain if width is None else s)]
     config = DogeConfig(**model.config.to_dict() | {"num_hidden_layers": len(layers)})
     if width is None:
         directions = torch.eye(len(gain), dtype=torch.float64)

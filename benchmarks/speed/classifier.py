@@ -1,6 +1,7 @@
 """How many texts a second does an exported classifier label, beside PyTorch?
 
     python -m benchmarks.speed.classifier --threads 2
+    python -m benchmarks.speed.classifier --threads 1 --processor-time    # on a busy machine
 
 Random weights of a family size, 32 texts of 8 to 256 tokens. PyTorch gets them as one padded batch, and sorted by
 length in batches of 8. It runs this package's model and transformers' own, each with both of its attentions. The export
@@ -23,7 +24,7 @@ from transformers import DogeForSequenceClassification as TransformersDoge
 
 from benchmarks.common import options
 from benchmarks.common.results import announce, finish
-from benchmarks.common.timing import in_turns, median, seconds
+from benchmarks.common.timing import in_turns, median, processor_seconds, seconds
 from doge_export.export.classifier_pipeline import write_classifier
 from doge_export.export.decoder_files import fold_model
 from doge_export.quantization.rounding import simple_plan
@@ -35,17 +36,24 @@ from doge_model.labels import give_labels
 TEXTS, PAD, TOGETHER = 32, 2, 8
 LABELS = ("one", "two", "three")
 Rows = list[list[int]]
+Clock = Callable[..., float]
 
 
 @click.command()
 @options.size
 @click.option("--longest", default=256, show_default=True, metavar="N", help="Tokens of the longest text.")
+@click.option("--processor-time", is_flag=True, help="Of one thread, which other work does not make longer.")
 @options.thread_counts
 @options.rounds(7)
 @options.json_file
-def main(size: str, longest: int, thread_counts: tuple[int, ...], rounds: int, out: Path | None) -> None:
+def main(
+    size: str, longest: int, processor_time: bool, thread_counts: tuple[int, ...], rounds: int, out: Path | None
+) -> None:
     """Compare texts a second."""
+    if processor_time and thread_counts != (1,):
+        raise click.UsageError("--processor-time goes with --threads 1, as waiting threads take processor time too")
     announce()
+    clock = processor_seconds if processor_time else seconds
     rows = random_rows(longest)
     click.echo(f"{TEXTS} texts of {min(map(len, rows))} to {max(map(len, rows))} tokens, {sum(map(len, rows))} in all")
     results = []
@@ -54,8 +62,18 @@ def main(size: str, longest: int, thread_counts: tuple[int, ...], rounds: int, o
         write_graphs(Path(folder), models["this package, sdpa"])
         for threads in thread_counts:
             torch.set_num_threads(threads)
-            results += compare(Path(folder), models, rows, threads, rounds)
-    finish({"size": size, "texts": TEXTS, "tokens": sum(map(len, rows)), "rounds": rounds, "rows": results}, out)
+            results += compare(Path(folder), models, rows, threads, rounds, clock)
+    finish(
+        {
+            "size": size,
+            "texts": TEXTS,
+            "tokens": sum(map(len, rows)),
+            "rounds": rounds,
+            "processor_time": processor_time,
+            "rows": results,
+        },
+        out,
+    )
 
 
 def random_rows(longest: int) -> Rows:
@@ -91,7 +109,9 @@ def write_graphs(folder: Path, model: DogeForSequenceClassification) -> None:
         write_classifier(folded, simple_plan(folded.matrices, RECIPES[weights]), folder / weights, PAD)
 
 
-def compare(folder: Path, models: dict[str, Any], rows: Rows, threads: int, rounds: int) -> list[dict[str, Any]]:
+def compare(
+    folder: Path, models: dict[str, Any], rows: Rows, threads: int, rounds: int, clock: Clock
+) -> list[dict[str, Any]]:
     """A row for each way."""
     calls: dict[str, Callable[[], object]] = {}
     for name, model in models.items():
@@ -109,7 +129,7 @@ def compare(folder: Path, models: dict[str, Any], rows: Rows, threads: int, roun
     click.echo(f"largest logit difference of fp32 from transformers: {difference:.1e} of the largest logit")
     for call in calls.values():
         call()  # warm
-    times = in_turns([partial(seconds, call) for call in calls.values()], rounds)
+    times = in_turns([partial(clock, call) for call in calls.values()], rounds)
     fastest = int(np.median(times[:, :of_torch], axis=0).argmin())
     results = []
     for index, name in enumerate(calls):
