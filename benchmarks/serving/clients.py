@@ -63,9 +63,9 @@ def doge_serve(folder: Path, *options: str) -> Iterator[Server]:
     try:
         line = ""
         while READY not in line:
-            line = process.stderr.readline()
+            last, line = line, process.stderr.readline()
             if not line:
-                raise RuntimeError("doge-serve has not started; its words stand above")
+                raise RuntimeError(f"doge-serve has not started: {last.strip()}")
         found = re.search(r"http://\S+:\d+", line)
         assert found is not None
         yield Server(found[0], process.pid)
