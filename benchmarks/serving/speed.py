@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import httpx
@@ -58,6 +60,38 @@ def measured(contender: Contender, clients: int, new_tokens: int, salt: int) -> 
     return sum(answer.tokens for answer in answers) / seconds, median([answer.first for answer in answers])
 
 
+def compared(
+    contenders: Sequence[Contender], clients: Sequence[int], new_tokens: int, rounds: int
+) -> list[dict[str, Any]]:
+    """A row for each contender and number of clients, all measured in turns, and printed."""
+    ways = [(contender, count) for contender in contenders for count in clients]
+    figures = np.zeros((rounds, len(ways), 2))
+    for number in range(-1, rounds):  # the first is a rehearsal
+        for index, (contender, count) in enumerate(ways):
+            figures[max(number, 0), index] = measured(contender, count, new_tokens, 1000 + number)
+    rows = []
+    for index, (contender, count) in enumerate(ways):
+        speed, first = median(figures[:, index, 0]), median(figures[:, index, 1])
+        one = index - index % len(clients)
+        ratio = median(figures[:, index, 0] / figures[:, one, 0])
+        ours = median(figures[:, index % len(clients), 0] / figures[:, index, 0])
+        rows.append(
+            {
+                "server": contender.name,
+                "clients": count,
+                "tokens_per_s": speed,
+                "ratio": ratio,
+                "ttft_s": first,
+                "ours": ours,
+            }
+        )
+        click.echo(
+            f"{contender.name}, {count} client(s): {speed:.0f} tokens/s ({ratio:.2f} times the first), first token "
+            f"after {first:.3f} s; doge-serve is {ours:.2f} times as fast"
+        )
+    return rows
+
+
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, path_type=Path))
 @click.option("--clients", type=options.numbers, default="1,8", show_default=True, help="Numbers of them.")
@@ -84,31 +118,7 @@ def main(
         contenders = [Contender("doge-serve", f"{server.address}/v1/completions", folder.resolve().name)]
         if beside is not None:
             contenders.append(Contender(beside, f"{beside}/completions", beside_model))
-        ways = [(contender, count) for contender in contenders for count in clients]
-        figures = np.zeros((rounds, len(ways), 2))
-        for number in range(-1, rounds):  # the first is a rehearsal
-            for index, (contender, count) in enumerate(ways):
-                figures[max(number, 0), index] = measured(contender, count, new_tokens, 1000 + number)
-    rows = []
-    for index, (contender, count) in enumerate(ways):
-        speed, first = median(figures[:, index, 0]), median(figures[:, index, 1])
-        one = index - index % len(clients)
-        ratio = median(figures[:, index, 0] / figures[:, one, 0])
-        ours = median(figures[:, index % len(clients), 0] / figures[:, index, 0])
-        rows.append(
-            {
-                "server": contender.name,
-                "clients": count,
-                "tokens_per_s": speed,
-                "ratio": ratio,
-                "ttft_s": first,
-                "ours": ours,
-            }
-        )
-        click.echo(
-            f"{contender.name}, {count} client(s): {speed:.0f} tokens/s ({ratio:.2f} times the first), first token "
-            f"after {first:.3f} s; doge-serve is {ours:.2f} times as fast"
-        )
+        rows = compared(contenders, clients, new_tokens, rounds)
     finish({"rounds": rounds, "new_tokens": new_tokens, "rows": rows}, out)
 
 

@@ -3,22 +3,24 @@
     python -m benchmarks.speed.constraints smollm2-135m-int8
 
 Answers by two JSON schemas and a regular expression, and one without form, are made in turns, greedy and of the same
-length. Decoding alone is measured; the time to read the form stands beside it, once for the first answer and once for
-a later one.
+length. Decoding alone is measured, by the clock and by the processor's time, which other work hardly changes. The time
+to read the form stands beside it, once for the first answer and once for a later one.
 """
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 import doge_export
 from benchmarks.common import options
 from benchmarks.common.results import announce, finish
-from benchmarks.common.timing import in_turns, median, seconds
+from benchmarks.common.timing import median, seconds
 from doge_export import Model
 
 PROMPT = "Here is a list of people as JSON:"
@@ -38,12 +40,17 @@ FORMS: dict[str, dict[str, Any]] = {  # none of which is complete before NEW tok
 }
 
 
-def tokens_per_s(model: Model, form: dict[str, Any]) -> float:
-    """The speed of one answer behind its first token."""
-    result = model.generate(PROMPT, max_new_tokens=NEW, temperature=0.0, ignore_eos=True, **form)
-    if result.completion_tokens != NEW:
-        raise click.ClickException(f"the answer has {result.completion_tokens} tokens; {NEW} are compared")
-    return result.decode_tokens_per_s
+def us_per_token(model: Model, form: dict[str, Any]) -> tuple[float, float]:
+    """Microseconds for a token behind the first piece of one answer: by the clock, and of the processor."""
+    stream = model.stream(PROMPT, max_new_tokens=NEW, temperature=0.0, ignore_eos=True, **form)
+    next(stream)
+    before, start, cpu_start = stream.count, time.perf_counter(), time.process_time()
+    for _ in stream:
+        pass
+    elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    if stream.count != NEW:
+        raise click.ClickException(f"the answer has {stream.count} tokens; {NEW} are compared")
+    return 1e6 * elapsed / (NEW - before), 1e6 * cpu / (NEW - before)
 
 
 @click.command()
@@ -59,14 +66,21 @@ def main(folder: Path, threads: int, rounds: int, out: Path | None) -> None:
     for name, form in FORMS.items():
         begin = partial(model.generate, PROMPT, max_new_tokens=1, **form)
         readings[name] = [round(1e3 * seconds(begin), 1), round(1e3 * seconds(begin), 1)]
-    speeds = in_turns([partial(tokens_per_s, model, form) for form in FORMS.values()], rounds)
+    times = np.zeros((rounds, len(FORMS), 2))
+    for number in range(-1, rounds):  # the first is a rehearsal
+        for index, form in enumerate(FORMS.values()):
+            times[max(number, 0), index] = us_per_token(model, form)
     rows = []
     for index, name in enumerate(FORMS):
-        speed, share = median(speeds[:, index]), median(speeds[:, 0] / speeds[:, index]) - 1
-        cost = median(1e6 / speeds[:, index] - 1e6 / speeds[:, 0])
-        row = {"form": name, "tokens_per_s": speed, "more_time": share, "us_per_token": cost}
+        speed = median(1e6 / times[:, index, 0])
+        share, cpu_share = (median(times[:, index, kind] / times[:, 0, kind]) - 1 for kind in (0, 1))
+        cost = median(times[:, index, 1] - times[:, 0, 1])
+        row = {"form": name, "tokens_per_s": speed, "more_time": share, "more_cpu_time": cpu_share, "cpu_us": cost}
         rows.append(row | {"first_token_ms": readings[name]})
-        click.echo(f"{name}: {speed:.0f} tokens/s, {100 * share:+.1f}% time ({cost:+.0f} us) a token")
+        click.echo(
+            f"{name}: {speed:.0f} tokens/s, {100 * share:+.1f}% time a token; {100 * cpu_share:+.1f}% of the "
+            f"processor's ({cost:+.0f} us)"
+        )
     finish({"threads": threads, "rounds": rounds, "new_tokens": NEW, "rows": rows}, out)
 
 

@@ -120,6 +120,8 @@ def add_error_handlers(app: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         if not isinstance(error, ApiError) and error.status_code in (404, 405):
             error.detail = f"{request.method} {request.url.path[:100]} is not offered; /openapi.json has the paths"
+        elif not isinstance(error, ApiError) and error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's, of a body
+            error.detail = "the body cannot be read, as it nests lists and objects too deep; give plainer ones"
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

@@ -118,8 +118,11 @@ def asked_chat(body: ChatRequest, engine: Engine, limits: Limits) -> AskedChat:
         raise bad_request(
             f"the model {engine.name} has no chat template; use /v1/completions", "model", "no_chat_template"
         )
-    prompt = model.chat_prompt
-    token_ids = prompt.encode(prompt.render(template_messages(body.messages), tools=tools))
+    prompt, messages = model.chat_prompt, template_messages(body.messages)
+    try:
+        token_ids = prompt.encode(prompt.render(messages, tools=tools))
+    except OptionError as error:  # of the template, or of a text that is none
+        raise bad_request(str(error), "messages") from error
     check_length(token_ids, limits, "messages")
     options = options_of(body, model, most_tokens(body, model), (body.top_logprobs or 0) if body.logprobs else None)
     count = body.n or 1

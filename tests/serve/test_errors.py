@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -163,3 +164,26 @@ def test_a_model_without_template_answers_completions_only() -> None:
 def test_no_field_has_the_name_of_a_branch_of_a_union() -> None:
     names = [*ChatRequest.model_fields, *CompletionRequest.model_fields]
     assert not [name for name in names if BRANCH.fullmatch(name)]
+
+
+def test_a_body_that_nests_too_deep_is_one_sentence(address: str) -> None:
+    content, headers = b'{"a":' * 5000 + b"1" + b"}" * 5000, {"Content-Type": "application/json"}
+    response = httpx.post(f"{address}/v1/chat/completions", content=content, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("the body cannot be read, as it nests lists")
+
+
+def test_half_a_character_in_a_message_is_refused_with_its_field(address: str) -> None:
+    content = json.dumps(CHAT | {"messages": [{"role": "user", "content": "\ud800"}]})
+    response = httpx.post(
+        f"{address}/v1/chat/completions", content=content, headers={"Content-Type": "application/json"}
+    )
+    error = response.json()["error"]
+    assert response.status_code == 400 and error["param"] == "messages"
+    assert "half a character" in error["message"]
+
+
+def test_messages_that_the_template_refuses_are_named() -> None:
+    with served({NAME: bigram_model(1, "{{ raise_exception('no such turn') }}")}) as address:
+        error = post(address, CHAT).json()["error"]
+    assert error["param"] == "messages" and "no such turn" in error["message"]
