@@ -31,7 +31,8 @@ Status* version_refused(const ApiBase* base) {
 // The name of the kernels that are used on this processor.
 EXPORTED const char* DogeKernels() { return doge::chosen_kernels().name; }
 
-// Rises whenever a graph written for the older number would be computed otherwise; VERSION of runtime/operators.py.
+// Rises whenever a graph written for the older number would be computed otherwise, or one for the newer not at all; VERSION
+// of runtime/operators.py.
 EXPORTED int DogeOperatorsVersion() { return 3; }
 
 EXPORTED doge::ort::Status* RegisterCustomOps(doge::ort::SessionOptions* options, const doge::ort::ApiBase* base) {
