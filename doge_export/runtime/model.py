@@ -195,7 +195,7 @@ class Model:
 
         reasoning: "show", the default, leaves a trace of reasoning in the text. "hide" keeps it out of text and pieces,
         and gives it as `result.reasoning`. "cut" does the same; a `Conversation` then forgets it too, and a `state`
-        cannot, so the two do not go together.
+        cannot, so the two do not go together. An answer with a form has no trace.
 
         With a `state` that holds tokens already, `messages` are those that follow. They come after the answer it ends
         in, closed as the template does, or else after messages rendered to their end. Raises PackageError when the

@@ -70,7 +70,8 @@ class AnswerText:
     ) -> None:
         """tokenizer: None leaves the text empty. stop: the stop strings. prompt_tokens: how many are fed first.
 
-        drafts: makes the tokens, and knows how many guesses were right. before: see `Detokenizer`.
+        drafts: makes the tokens, and knows how many guesses were right. before: of an answer with a form, see
+            `Detokenizer`.
         """
         self.collects = True
         self._token_ids, self._text = array("i"), io.StringIO()
@@ -84,12 +85,14 @@ class AnswerText:
         self._finish_reason: FinishReason | None = None
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
+        self._has_form = len(before) > 0
         self._reasoning: Reasoning | None = None
         self._whole = io.StringIO()
 
     def hide_reasoning(self, reasoning: Reasoning) -> None:
-        """Keep the trace out of the pieces; to be called before the first token."""
-        self._reasoning = reasoning
+        """Keep the trace out of the pieces; to be called before the first token. An answer with a form has none."""
+        if not self._has_form:
+            self._reasoning = reasoning
 
     @property
     def finished(self) -> bool:

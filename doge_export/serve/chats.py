@@ -130,18 +130,15 @@ def asked_chat(body: ChatRequest, engine: Engine, limits: Limits) -> AskedChat:
     include_usage = bool(body.stream_options and body.stream_options.include_usage)
     asked = AskedChat(engine, job, count, "chatcmpl", include_usage)
     asked.reads_calls = bool(tools)
-    hide_reasoning(body, engine, asked, has_form=options.has_form)
+    hide_reasoning(body, engine, asked)
     return asked
 
 
-def hide_reasoning(body: ChatRequest, engine: Engine, asked: AskedChat, has_form: bool) -> None:
-    """Keep traces out of the content where that is wanted; ApiError where nobody can tell them.
-
-    has_form: whether the answer has a form, which leaves no place for a trace.
-    """
+def hide_reasoning(body: ChatRequest, engine: Engine, asked: AskedChat) -> None:
+    """Keep traces out of the content where that is wanted; ApiError where nobody can tell them."""
     asked.tells_reasoning = body.include_reasoning is not False
     hides = (body.reasoning_format or engine.reasoning_format) == "deepseek" or not asked.tells_reasoning
-    if not hides or has_form:
+    if not hides:
         return
     for request, answer in zip(asked.job.requests, asked.job.answers, strict=True):
         try:

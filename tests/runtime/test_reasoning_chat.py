@@ -76,6 +76,14 @@ def test_a_template_may_begin_the_trace() -> None:
     assert (result.text, result.reasoning) == ("5", "Hm.")
 
 
+def test_an_answer_with_a_form_has_no_trace() -> None:
+    template = CHATML.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n")
+    model = model_saying("7")
+    alone = model.chat(QUESTION, reasoning="hide", chat_template=template, json_schema={"const": 7})
+    several = model_saying("7").chat([QUESTION], reasoning="cut", chat_template=template, regex="7")
+    assert [(each.text, each.reasoning) for each in (alone, *several)] == [("7", None)] * 2
+
+
 def test_a_trace_that_is_cut_by_the_limit_leaves_no_text() -> None:
     result = model_saying(REASONED).chat(QUESTION, reasoning="hide", max_new_tokens=16)
     assert (result.text, result.finish_reason) == ("", "length")
