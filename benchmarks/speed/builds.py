@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.builds OLD.so NEW.so FOLDER
 
-Both compute the same export by DogeStep, in turns and with one thread: a prompt, a piece that fills the window, and one
-over a full window. Then come steps behind 64 tokens and at the end of the window. Time is the processor's, which other
-work disturbs least. Ratios are medians of the rounds' ratios, old to new. The logits of the piece that fills the window
-are compared bit by bit.
+Both compute the same export by DogeStep, in turns and with one thread. The work is a prompt, a piece that fills the
+window, and one over a full window. Then come steps behind 64 tokens and at the end of the window. Time is the
+processor's, which other work disturbs least. Ratios are medians of the rounds' ratios, old to new. The logits of the
+piece that fills the window are compared bit by bit.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m benchmarks.speed.layered --sizes 20m,60m,160m --models models
 
-All three compute the same 8-bit export of random weights, in turns: prompts of 512 and of 2,000 tokens, and steps behind
-the former. The memory is that of a new process that holds one of them after the longer prompt, less that of one without.
-Ratios are medians of the rounds' ratios of time, to DogeStep's. `--processor-time` is for a machine with other work, and
-for one thread.
+All three compute the same 8-bit export of random weights, in turns: prompts of 512 and of 2,000 tokens, and steps
+behind the former. The memory is that of a new process that holds one of them after the longer prompt, less that of one
+without. Ratios are medians of the rounds' ratios of time, to DogeStep's. `--processor-time` is for a machine with other
+work, and for one thread.
 """
 
 from __future__ import annotations
