@@ -1,11 +1,11 @@
 """Are prompts faster by DynamicMaskAttention between onnxruntime's products than by DogeStep and the standard graphs?
 
-    python -m benchmarks.speed.layered --sizes 20m,60m,160m,smollm2-135m --models models
+    python -m benchmarks.speed.layered --sizes 20m,60m,160m --models models
 
-All three compute the same 8-bit export, in turns: prompts of 512 and of 2,000 tokens, and steps behind the former. The
-memory is that of a new process that holds one of them after the longer prompt, less that of one without. Ratios are
-medians of the rounds' ratios of time, to DogeStep's. Time is the processor's where a machine has other work, and then
-one thread tells something.
+All three compute the same 8-bit export of random weights, in turns: prompts of 512 and of 2,000 tokens, and steps
+behind the former. The memory is that of a new process that holds one of them after the longer prompt, less that of one
+without. Ratios are medians of the rounds' ratios of time, to DogeStep's. `--processor-time` is for a machine with other
+work, and for one thread.
 """
 
 from __future__ import annotations
@@ -31,13 +31,11 @@ from benchmarks.common.stored import stored_decoder
 from benchmarks.common.timing import in_turns, median
 from doge_export.export.decoder_files import step_cache
 from doge_export.graph import ConstantPool, Layered, build_decoder
-from doge_export.names import DEMO
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DATA_FILE, LAYERED_FILE, STEP_FILE, STEP_KEY
 from doge_export.runtime.layered_graph import LayeredGraph
 from doge_export.runtime.operators import LIBRARY
 from doge_model import DogeConfig, preset_config
-from doge_model.config_fields import make_config
 
 SHORT, LONG, STEPS = 512, 2000, 32
 WAYS = ("DogeStep", "standard graphs", "DynamicMaskAttention")
@@ -65,20 +63,13 @@ def main(
     with models_in(models) as folder, tempfile.TemporaryDirectory(dir=models) as own:
         for size in sizes:
             model, layered = Path(folder.ours(size).model), Path(own) / size
-            write_layered(model, config_of(size, model), layered)
+            write_layered(model, preset_config(size), layered)
             memory = [resident_of(way, model, layered) for way in WAYS]
             click.echo(f"{size} memory {memory} MB")
             rows.append({"size": size, "megabytes": memory})
             for threads in thread_counts:
                 rows += compared(size, [opened(way, model, layered, threads) for way in WAYS], rounds, clock)
     finish({"rounds": rounds, "ways": WAYS, "rows": rows}, out)
-
-
-def config_of(size: str, model: Path) -> DogeConfig:
-    """That of an export."""
-    if size != DEMO:
-        return preset_config(size)
-    return make_config(json.loads((model / "config.json").read_text()))
 
 
 def write_layered(folder: Path, config: DogeConfig, out: Path) -> None:
