@@ -91,7 +91,7 @@ def main(
         checks = check_costs(decoder, rounds * 4)
         click.echo(f"{decoder.kernels}; a check of 1 to 8 tokens, in steps: {' '.join(f'{c:.2f}' for c in checks)}")
         step = step_ratio(decoder, real, rounds * 4)
-        click.echo(f"a step of the assistant: {step:.3f} by time, {assistant.costs.guess:.3f} by its weights")
+        click.echo(f"a step of the assistant: {step:.3f}, with its choice {assistant.costs.guess:.3f}")
         rows = [row(decoder, assistant, simulated, float(share), new_tokens, rounds) for share in shares.split(",")]
     figures = {"kernels": decoder.kernels, "threads": threads, "rounds": rounds, "large": str(folder or large)}
     finish(figures | {"small": small, "checks": checks, "assistant_step": step, "rows": rows}, out)

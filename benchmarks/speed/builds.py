@@ -33,7 +33,7 @@ class Contender:
     """The decoder by one build, and streams at the places of interest."""
 
     def __init__(self, library: Path, folder: Path) -> None:
-        self.decoder = Decoder.over(StepGraph(folder, 1, library.resolve()), 1, 0)
+        self.decoder = Decoder.over(StepGraph(folder, 1, library.resolve()), 1)
         self.ids = random_ids(self.decoder.vocab_size, PROMPT)
         self.window = self.decoder.keep_window_size
         self.start, self.late, self.full = self.filled(NEAR_START), self.filled(self.window), self.filled(self.window)

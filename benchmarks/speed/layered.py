@@ -88,7 +88,7 @@ def opened(way: str, model: Path, layered: Path, threads: int) -> Decoder:
     """A decoder by one of the ways."""
     if way != "DynamicMaskAttention":
         return Decoder(model, threads, operators=way == "DogeStep")
-    return Decoder.over(LayeredGraph(layered, threads, LIBRARY), threads, (layered / DATA_FILE).stat().st_size)
+    return Decoder.over(LayeredGraph(layered, threads, LIBRARY), threads)
 
 
 Clock = Callable[[], float]

@@ -79,7 +79,7 @@ class Policy:
             description = describe(folded, weights)
         constants = (self._arrays, values)
         graphs = StepGraph.over(session, self._library, description, constants)
-        return Decoder.over(graphs, self._threads, sum(array.nbytes for array in self._arrays.values()))
+        return Decoder.over(graphs, self._threads)
 
 
 def step_graph(folded: FoldedDecoder) -> tuple[GraphBuilder, FoldedDecoder]:

@@ -9,8 +9,9 @@ The number of guesses follows the share of right ones, and the cost of a check a
 
 from __future__ import annotations
 
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ FIRST_SHARE = 0.8  # of right guesses, assumed before there were any
 CONFIDENCE = 0.4  # the least probability of a guess, as transformers' assistant_confidence_threshold
 LEARNING = 1 / 64  # weight of one checked guess in the share of right ones
 UNSURE = 1 / 256  # the same of a step of the assistant whose token is too improbable to be checked
+TIMED_STEPS = 8  # of each model
 FORGETTING = 1 / 512  # of the way back to FIRST_SHARE, by each step without guesses: now and then one is tried
 
 
@@ -77,8 +79,8 @@ class Assistant:
 
     @classmethod
     def beside(cls, model: TokenDecoder, decoder: TokenDecoder) -> Assistant:
-        """A decoder that guesses for a model; its steps cost as much less as its weights are smaller."""
-        return cls(decoder, Costs(model.check_costs, decoder.nbytes / model.nbytes))
+        """A decoder that guesses for a model; a few steps of both tell the cost of a guess."""
+        return cls(decoder, Costs(model.check_costs, guess_cost(model, decoder)))
 
     def stream_beside(self, state: State) -> SharedPrefix:
         """The stream that follows a state of the large model."""
@@ -148,11 +150,38 @@ class AssistantGuesses:
     def _choose(self, logits: Logits, index: int) -> tuple[int, float]:
         """The token that the answer would have at `index`, were these its logits, and its probability."""
         if self._draws is None:
-            guess = sampling.greedy(logits)
-            return guess, probability_of(logits, guess)
+            return sure_guess(logits)
         ids, kept = sampling.candidates(logits, self._options)
         chosen = sampling.sample_at(kept, self._draws[index])
         return int(ids[chosen]), probability_of(kept, chosen)
+
+
+def guess_cost(model: TokenDecoder, decoder: TokenDecoder) -> float:
+    """The time of a greedy guess of the decoder, in greedy steps of the model.
+
+    Both take turns, and the least time of each counts, as other work only adds to it.
+    """
+    own, other = model.new_state(), decoder.new_state()
+    steps = [
+        (step_seconds(model, own, sampling.greedy), step_seconds(decoder, other, sure_guess))
+        for _ in range(TIMED_STEPS)
+    ]
+    return min(guess for _, guess in steps) / min(alone for alone, _ in steps)
+
+
+def step_seconds(decoder: TokenDecoder, state: State, choose: Callable[[Logits], object]) -> float:
+    """The time of a step over a state without tokens, which is left so, and of the choice from its logits."""
+    start = time.perf_counter()
+    choose(decoder.forward(state, np.zeros(1, np.int64))[-1])
+    seconds = time.perf_counter() - start
+    state.truncate(0)
+    return seconds
+
+
+def sure_guess(logits: Logits) -> tuple[int, float]:
+    """The likeliest token, and its probability."""
+    guess = sampling.greedy(logits)
+    return guess, probability_of(logits, guess)
 
 
 def probability_of(logits: NDArray[np.float32], index: int) -> float:

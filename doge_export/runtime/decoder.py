@@ -45,20 +45,19 @@ class Decoder:
         """
         check_threads(threads)
         check_folder(folder)
-        nbytes = (folder / DATA_FILE).stat().st_size
-        threads = threads or default_threads(nbytes)
-        self._take(open_graphs(folder, threads, operators), threads, nbytes)
+        threads = threads or default_threads((folder / DATA_FILE).stat().st_size)
+        self._take(open_graphs(folder, threads, operators), threads)
 
     @classmethod
-    def over(cls, graphs: Graphs, threads: int, nbytes: int) -> Decoder:
-        """The decoder of graphs that are open, whose weights have so many bytes."""
+    def over(cls, graphs: Graphs, threads: int) -> Decoder:
+        """The decoder of graphs that are open."""
         decoder = cls.__new__(cls)
-        decoder._take(graphs, threads, nbytes)
+        decoder._take(graphs, threads)
         return decoder
 
-    def _take(self, graphs: Graphs, threads: int, nbytes: int) -> None:
+    def _take(self, graphs: Graphs, threads: int) -> None:
         self.graphs: Graphs = graphs
-        self.threads, self.nbytes, self.description = threads, nbytes, graphs.description
+        self.threads, self.description = threads, graphs.description
         self.vocab_size = self.description.vocab_size
         self.keep_window_size = self.description.keep_window_size
 

@@ -62,10 +62,6 @@ class TokenDecoder(Protocol):
     def check_costs(self) -> Sequence[float]:
         """Time of `check_draft` of so many tokens, by their number, in that of one step; 1 for one token."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights."""
-
     def new_state(self) -> State:
         """The state before the first token."""
 

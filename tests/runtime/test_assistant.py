@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,23 @@ def test_right_guesses_become_more_and_wrong_ones_end() -> None:
         rates.append((result.drafted_tokens, result.accepted_tokens))
     assert rates[0][0] - 7 <= rates[0][1] > 1700  # all but a step for each 8 tokens
     assert rates[1][0] < 500  # of 14,000 that 2,000 steps could have had
+
+
+class SlowDecoder(BigramDecoder):
+    """A table that takes its time."""
+
+    def forward(self, *given: Any, **named: Any) -> Any:
+        time.sleep(0.002)
+        return super().forward(*given, **named)
+
+
+def test_an_assistant_that_is_slower_than_the_model_never_guesses() -> None:
+    table = random_table(6)
+    slow, quick = SlowDecoder(table), BigramDecoder(table)
+    assert Assistant.beside(slow, quick).costs.guess < 1 < Assistant.beside(quick, slow).costs.guess
+    for large, small, guesses in ((slow, quick, True), (quick, slow, False)):
+        model = Model(large, assistant=Assistant.beside(large, small))
+        assert (model.generate([1], max_new_tokens=30).drafted_tokens > 0) == guesses
 
 
 @pytest.mark.parametrize(
