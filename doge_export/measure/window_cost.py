@@ -161,7 +161,9 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
             f"keep_window is {keep_window}; it must be at least {keep_sinks + recent + 1}, as {keep_sinks} sinks and "
             f"the last {recent} tokens always stay"
         )
-    other = Window(keep_window, 0 if keep_sinks else llama_sinks(keep_window))
+    others = 0 if keep_sinks else llama_sinks(keep_window)
+    # by age alone, recent keys need no rule
+    other = Window(keep_window, others, 0, 0 if bonus else min(recent, keep_window - others - 1))
     compared = {"narrowed": Window(keep_window, keep_sinks, bonus, recent)}
     if (other.keep_window_size, other.keep_sinks) != (keep_window, keep_sinks):
         compared["other"] = other
