@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TOKENS_BEYOND = 1024  # tokens behind the narrowed window that are compared
 CHUNK = 128
 # measured with planted needles (docs/state.md#bonuses)
-LOST_FACTS = "single facts of a far past are lost, more than by sinks alone: widen the window where they are asked for"
+LOST_FACTS = "single facts of a far past are lost, unless the calibration text asks for such: else widen the window"
 
 
 class Window(NamedTuple):
@@ -161,7 +161,9 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
             f"keep_window is {keep_window}; it must be at least {keep_sinks + recent + 1}, as {keep_sinks} sinks and "
             f"the last {recent} tokens always stay"
         )
-    other = Window(keep_window, 0 if keep_sinks else llama_sinks(keep_window))
+    others = 0 if keep_sinks else llama_sinks(keep_window)
+    # by age alone, recent keys need no rule
+    other = Window(keep_window, others, 0, 0 if bonus else min(recent, keep_window - others - 1))
     compared = {"narrowed": Window(keep_window, keep_sinks, bonus, recent)}
     if (other.keep_window_size, other.keep_sinks) != (keep_window, keep_sinks):
         compared["other"] = other

@@ -115,3 +115,10 @@ def test_a_text_that_is_too_short_is_not_measured(monkeypatch: pytest.MonkeyPatc
 def test_a_window_cannot_be_widened() -> None:
     with pytest.raises(OptionError, match="the checkpoint has 64"):
         narrowed(tiny_model(), 65, 0)
+
+
+def test_a_window_without_room_beside_the_keys_that_always_stay_is_refused() -> None:
+    model = tiny_model(keep_recent=9)
+    with pytest.raises(OptionError, match="is 12; it must be at least 13, as 3 sinks and the last 9 tokens"):
+        narrowed(model, 12, 3)
+    assert narrowed(model, 13, 3).keep_recent == model.config.keep_recent == 9
