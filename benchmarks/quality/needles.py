@@ -1,12 +1,12 @@
 """Does a narrow window still know keys and values that were planted in a text, and are asked for long after?
 
     python -m benchmarks.quality.needles TEXT --window 512 --fit /tmp/fit-512.safetensors
-    python -m benchmarks.quality.needles TEXT --plant /tmp/planted.txt --fit /tmp/fit-planted.safetensors
+    python -m benchmarks.quality.needles TEXT --calibration doge_export/texts/calibration.txt
 
 Every stream is a piece of a held-out TEXT. In the midst of each quarter it says, "The password of Lisbon is 4071." From
 copies of the state at its end each place is asked for.
 An answer is right if the model finds every token of it most likely. An error is the standard error of the share over
-the streams. With --plant the window learns from a text in which facts of another form are told, and said again later.
+the streams. The built-in calibration has facts of another form; the second command learns from its text without them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from benchmarks.common import criteria, options
 from benchmarks.common.learned import learned_demo
 from benchmarks.common.results import Result, announce, finish
 from doge_export.measure.window_cost import Window, window_set
-from doge_export.texts.calibration import BUILT_IN
 from doge_model import Checkpoint, DogeForCausalLM
 
 from .eviction import LEARNED, NONE, SINKS, WHOLE, beginning, cache_of, feed, window_of
@@ -36,23 +35,6 @@ Athens Havana Sydney Moscow London Vienna Prague Warsaw Madrid Nairobi Kabul Seo
 """
 PLACES = NAMES.split()
 DEPTHS = 4
-PEOPLE = (
-    "Anna",
-    "Boris",
-    "Clara",
-    "David",
-    "Emma",
-    "Felix",
-    "Greta",
-    "Hugo",
-    "Ines",
-    "Jonas",
-    "Karin",
-    "Louis",
-    "Maria",
-)
-THINGS = ("locker", "ticket", "room", "phone", "badge", "car")
-FACT_EVERY, FACT_LATEST = 500, 8000  # characters from one fact to the next, and at most until it is said again
 
 
 @dataclass(frozen=True)
@@ -72,7 +54,6 @@ class Stream:
 @click.option("--streams", type=click.IntRange(2), default=9, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--calibration", help="The text that the window learns from. [default: the built-in one]")
-@click.option("--plant", type=click.Path(path_type=Path), help="Write the built-in text with facts here, and use it.")
 @click.option("--fit", type=click.Path(path_type=Path), help="A file that keeps the fitted bonuses for the next run.")
 @click.option("--ways", type=options.names, default=f"{WHOLE},{NONE},{SINKS},{LEARNED}", help="Also `criteria`.")
 @options.json_file
@@ -84,7 +65,6 @@ def main(
     streams: int,
     seed: int,
     calibration: str | None,
-    plant: Path | None,
     fit: Path | None,
     ways: tuple[str, ...],
     out: Path | None,
@@ -95,11 +75,6 @@ def main(
         raise click.UsageError(f"--ways has {unknown[0]!r}; take {WHOLE}, {NONE}, {SINKS}, {LEARNED} or criteria")
     if window >= length:
         raise click.UsageError(f"--window is {window}; it must be below the {length} tokens of a stream")
-    if plant is not None and calibration is not None:
-        raise click.UsageError("--plant and --calibration exclude each other; leave one of them out")
-    if plant is not None:
-        plant.write_text(with_facts(BUILT_IN.read_text(encoding="utf-8"), seed), encoding="utf-8")
-        calibration = str(plant)
     announce()
     checkpoint, learned = learned_demo(window, calibration, fit)
     made = planted(checkpoint, text, length, needles, streams, seed)
@@ -117,19 +92,6 @@ def main(
         said = "  ".join(f"{100 * share:5.1f} ± {100 * error:3.1f}" for share, error in shares)
         click.echo(f"{window} slots, {way:<22} right in % from the beginning to the end, all: {said}")
     finish(result, out)
-
-
-def with_facts(text: str, seed: int) -> str:
-    """A text with a fact behind every FACT_EVERY characters, each said once more further on, in random order."""
-    rng, parts, due = np.random.default_rng(seed), list[str](), list[tuple[int, str]]()
-    for start in range(0, len(text), FACT_EVERY):
-        end = start + FACT_EVERY
-        parts.append(text[start:end])
-        fact = f" {rng.choice(PEOPLE)}'s {rng.choice(THINGS)} number is {rng.integers(100, 100_000)}."
-        parts += [fact, *(said for when, said in due if when < end)]
-        due = [(when, said) for when, said in due if when >= end]
-        due.append((end + int(rng.integers(FACT_EVERY, FACT_LATEST)), f"\n\n{fact.strip()}"))
-    return "".join(parts)
 
 
 def standard_error(shares: NDArray[np.float64]) -> float:

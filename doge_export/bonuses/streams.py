@@ -14,6 +14,7 @@ from ..errors import ExportError, OptionError
 from ..options import BUILT_IN_TEXT, RECENT, check_least_window
 from ..texts.calibration import BUILT_IN, CHARACTERS, Calibration, describe_calibration, read_text
 from ..texts.token_ids import text_ids
+from .facts import with_facts
 from .fit import FittedBonuses, Progress, fit_bonuses
 from .layer import Window
 
@@ -52,7 +53,7 @@ def calibrate_window(
 ) -> WindowCalibration:
     """Give a checkpoint bonuses for a narrow window, in place, fitted to a text; its window stays as it is.
 
-    source: BUILT_IN_TEXT, or a text as `ExportOptions.calibration` may be.
+    source: BUILT_IN_TEXT, which has planted facts, or a text as `ExportOptions.calibration` may be.
 
     Raises:
         ExportError: the checkpoint has no tokenizer.
@@ -72,7 +73,7 @@ def calibrate_window(
     streams = streams_of(checkpoint, source, min(context, max(STREAM, 2 * keep_window)))
     window = Window(keep_window, keep_sinks, most, RECENT)
     errors = fit_bonuses(model, [torch.from_numpy(stream) for stream in streams], window, progress)
-    named = None if source == BUILT_IN_TEXT else source
+    named = f"{BUILT_IN.name} with planted facts" if source == BUILT_IN_TEXT else source
     return WindowCalibration(describe_calibration(named, np.concatenate(streams)), errors, most, RECENT)
 
 
@@ -90,7 +91,9 @@ def streams_of(checkpoint: Checkpoint, source: str, length: int) -> list[NDArray
         )
     count = max(2, TOKENS // length)
     built_in = source == BUILT_IN_TEXT
-    text = BUILT_IN.read_text(encoding="utf-8") if built_in else read_text(source, count * length * CHARACTERS)
+    text = (
+        with_facts(BUILT_IN.read_text(encoding="utf-8")) if built_in else read_text(source, count * length * CHARACTERS)
+    )
     ids = text_ids(checkpoint, text, add_special_tokens=False)
     if len(ids) < 2 * length:
         raise OptionError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.quality.needles import DEPTHS, FACT_LATEST, asked, standard_error, with_facts, with_needles
+from benchmarks.quality.needles import DEPTHS, asked, standard_error, with_needles
 from doge_export.measure.window_cost import Window
 from doge_model import Checkpoint, load_checkpoint
 from tests.helpers.evaluation_data import save_talking_checkpoint
@@ -44,13 +43,3 @@ def test_a_wrong_model_answers_nothing_and_every_way_has_a_share_for_each_depth(
 
 def test_the_standard_error_is_that_of_a_mean_over_streams() -> None:
     assert standard_error(np.array([0.0, 1.0, 0.0, 1.0])) == pytest.approx(0.5 / 3**0.5)
-
-
-def test_planted_facts_are_told_and_said_again_later() -> None:
-    planted = with_facts("x" * 60_000, seed=3)
-    facts = re.findall(r" (\w+'s \w+ number is \d+\.)", planted)
-    assert len(facts) == 120
-    for fact in facts[:90]:
-        first, again = (found.start() for found in list(re.finditer(re.escape(fact), planted))[:2])
-        assert 500 < again - first < 2 * FACT_LATEST
-    assert planted != with_facts("x" * 60_000, seed=4)
