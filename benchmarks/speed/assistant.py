@@ -5,8 +5,8 @@
 
 The assistant's steps are real ones, of a random model of the family. Its logits are then replaced: by those of the
 token that the answer has, with the probability of each share, else of another token. So the acceptance is simulated and
-the time is not. Before that, checks of 1 to 8 tokens are timed, in single steps: CHECK_COSTS of the runtime are made
-from them. Answers with and without the assistant take turns; their tokens must be the same.
+the time is not. Before that, checks of 1 to 8 tokens are timed, in single steps. Answers with and without the assistant
+take turns; their tokens must be the same.
 """
 
 from __future__ import annotations

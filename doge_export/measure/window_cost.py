@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 TOKENS_BEYOND = 1024  # tokens behind the narrowed window that are compared
 CHUNK = 128
 # measured with planted needles (docs/state.md#bonuses)
-LOST_FACTS = "single facts of a far past are lost, unless the calibration text asks for such: else widen the window"
+LOST_FACTS = "single facts of a far past are often lost: where they count, keep a wider window"
 
 
 class Window(NamedTuple):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -29,7 +30,7 @@ FIRST_SHARE = 0.8  # of right guesses, assumed before there were any
 CONFIDENCE = 0.4  # the least probability of a guess, as transformers' assistant_confidence_threshold
 LEARNING = 1 / 64  # weight of one checked guess in the share of right ones
 UNSURE = 1 / 256  # the same of a step of the assistant whose token is too improbable to be checked
-TIMED_STEPS = 8  # of each model
+TIMED_ROUNDS = 3  # when an assistant is loaded
 FORGETTING = 1 / 512  # of the way back to FIRST_SHARE, by each step without guesses: now and then one is tried
 
 
@@ -79,8 +80,8 @@ class Assistant:
 
     @classmethod
     def beside(cls, model: TokenDecoder, decoder: TokenDecoder) -> Assistant:
-        """A decoder that guesses for a model; a few steps of both tell the cost of a guess."""
-        return cls(decoder, Costs(model.check_costs, guess_cost(model, decoder)))
+        """A decoder that guesses for a model; a few steps and checks tell the costs."""
+        return cls(decoder, timed_costs(model, decoder))
 
     def stream_beside(self, state: State) -> SharedPrefix:
         """The stream that follows a state of the large model."""
@@ -156,17 +157,16 @@ class AssistantGuesses:
         return int(ids[chosen]), probability_of(kept, chosen)
 
 
-def guess_cost(model: TokenDecoder, decoder: TokenDecoder) -> float:
-    """The time of a greedy guess of the decoder, in greedy steps of the model.
+def timed_costs(model: TokenDecoder, decoder: TokenDecoder) -> Costs:
+    """The costs of guessing on this machine: steps and checks take turns, and the least time of each counts.
 
-    Both take turns, and the least time of each counts, as other work only adds to it.
+    Other work only adds to a time. A guess is a greedy one.
     """
     own, other = model.new_state(), decoder.new_state()
-    steps = [
-        (step_seconds(model, own, sampling.greedy), step_seconds(decoder, other, sure_guess))
-        for _ in range(TIMED_STEPS)
-    ]
-    return min(guess for _, guess in steps) / min(alone for alone, _ in steps)
+    timed = [partial(step_seconds, model, own, sampling.greedy), partial(step_seconds, decoder, other, sure_guess)]
+    timed += [partial(check_seconds, model, own, count) for count in range(2, model.room_for_draft(own) + 2)]
+    step, guess, *checks = np.min([[call() for call in timed] for _ in range(TIMED_ROUNDS)], axis=0).tolist()
+    return Costs((0.0, 1.0, *(check / step for check in checks)), guess / step)
 
 
 def step_seconds(decoder: TokenDecoder, state: State, choose: Callable[[Logits], object]) -> float:
@@ -176,6 +176,14 @@ def step_seconds(decoder: TokenDecoder, state: State, choose: Callable[[Logits],
     seconds = time.perf_counter() - start
     state.truncate(0)
     return seconds
+
+
+def check_seconds(decoder: TokenDecoder, state: State, count: int) -> float:
+    """The time of a check of so many tokens over a state without tokens, and of the choices from its logits."""
+    start = time.perf_counter()
+    for logits in decoder.check_draft(state, np.zeros(count, np.int64)):
+        sampling.greedy(logits)
+    return time.perf_counter() - start
 
 
 def sure_guess(logits: Logits) -> tuple[int, float]:

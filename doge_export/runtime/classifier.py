@@ -106,7 +106,6 @@ class NoDecoder:
 
     kernels = "onnxruntime"
     cuts_freely = False
-    check_costs: Sequence[float] = ()
 
     def __init__(self, name: str, vocab_size: int, keep_window_size: int) -> None:
         self.vocab_size, self.keep_window_size = vocab_size, keep_window_size

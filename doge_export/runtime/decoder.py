@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -76,11 +75,6 @@ class Decoder:
     def cuts_freely(self) -> bool:
         """Whether logits are the same bit by bit wherever a prompt is cut into chunks."""
         return self.graphs.cuts_freely
-
-    @property
-    def check_costs(self) -> Sequence[float]:
-        """Time of `check_draft` of so many tokens, by their number, in that of one step; 1 for one token."""
-        return self.graphs.check_costs
 
     def new_state(self) -> State:
         """An empty stream. Memory is taken from the system as the stream fills its window."""

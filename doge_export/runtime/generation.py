@@ -58,10 +58,6 @@ class TokenDecoder(Protocol):
     def cuts_freely(self) -> bool:
         """Whether logits are the same bit by bit wherever a prompt is cut into chunks."""
 
-    @property
-    def check_costs(self) -> Sequence[float]:
-        """Time of `check_draft` of so many tokens, by their number, in that of one step; 1 for one token."""
-
     def new_state(self) -> State:
         """The state before the first token."""
 

@@ -26,7 +26,6 @@ class Graphs(Protocol):
         drafts: whether `draft` equals single steps bit by bit.
         batches: whether a `batch` does.
         cuts_freely: whether logits are the same bit by bit wherever a prompt is cut into chunks.
-        check_costs: time of a `draft` of so many tokens, by their number, in that of a `step`; 1 for one token.
     """
 
     kernels: str
@@ -34,7 +33,6 @@ class Graphs(Protocol):
     drafts: Exactness
     batches: Exactness
     cuts_freely: bool
-    check_costs: Sequence[float]
 
     def step(self, state: State, token_id: int) -> Logits:
         """Feed one token: float32 [1, vocab]."""

@@ -17,15 +17,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from .cache import Rows, new_precedence, precedence_outputs
-from .description import DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE, DecoderDescription
+from .description import DECODER_FILE, DRAFT_FILE, RECURRENT_FILE, DecoderDescription
 from .exactness import Exactness
 from .graphs import BatchForward, Logits
 from .sessions import metadata_of, open_session, run
 from .state import State
 from .steps import BatchStep, BoundSteps, DraftStep, PlainStep, RecurrentStep, bind, step_inputs
-
-# A check computes as many rows as its graph has, whatever their number (python -m benchmarks.speed.assistant).
-CHECK_COSTS = (0.0, 1.0, *[2.4] * (DRAFT_TOKENS - 1))
 
 
 class Sessions:
@@ -55,7 +52,6 @@ class StandardGraphs:
 
     kernels = "onnxruntime's operators"
     cuts_freely = False  # a product of few rows is rounded otherwise than that of many
-    check_costs: Sequence[float] = CHECK_COSTS
 
     def __init__(self, folder: Path, threads: int, sessions: Sessions | None = None) -> None:
         """Open the plain graph of an exported folder.

@@ -25,10 +25,6 @@ from .sessions import metadata_of, open_session, run
 from .state import State
 from .steps import Arrays, bind
 
-# By the number of tokens; two of them are computed while the weights are read once
-# (python -m benchmarks.speed.assistant).
-CHECK_COSTS = (0.0, 1.0, 1.1, 1.2, 1.4, 1.8, 2.1, 2.4, 2.8)
-
 
 class StepGraph:
     """See `Graphs`."""
@@ -36,7 +32,6 @@ class StepGraph:
     file: ClassVar[str] = STEP_FILE
     operator: ClassVar[str] = "DogeStep"
     cuts_freely = True  # every row is computed as in a step
-    check_costs: Sequence[float] = CHECK_COSTS
     _constants: object = None
 
     def __init__(self, folder: Path, threads: int, library: Path) -> None:

@@ -42,7 +42,6 @@ class BigramDecoder:
         self.vocab_size = len(table)
         self.keep_window_size, self.kernels = keep_window_size, "a table"
         self.cuts_freely = True
-        self.check_costs = (0.0, *[1.0] * DRAFT_TOKENS)
         self.fed: list[int] = []
         self.description = DecoderDescription(
             format_version=FORMAT_VERSIONS["float32"],
