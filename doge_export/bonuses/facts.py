@@ -2,7 +2,7 @@
 
     Clara's ticket number is 4821.
 
-A plain text hardly ever asks for a single fact of long ago, so bonuses that are fitted to it alone let all of them go.
+A plain text hardly ever asks for a single fact of long ago. Bonuses that are fitted to it alone let all of them go.
 """
 
 from __future__ import annotations
