@@ -11,14 +11,23 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from queue import SimpleQueue
+from typing import NamedTuple
 
 from ..errors import DogeError, OptionError
 from .batch_generation import BatchGeneration, BatchRequest, Event
 from .generation import GeneratedToken, TokenDecoder
 from .prefix_cache import PrefixCache
 
-Delivery = Event | Exception  # the exception ends all requests that were under way
-Deliver = Callable[[Delivery], None]
+
+class Failure(NamedTuple):
+    """The end of requests that were under way, and its reason."""
+
+    requests: Sequence[BatchRequest]
+    error: Exception
+
+
+Delivery = Event | Failure
+Deliver = Callable[[Sequence[Delivery]], None]
 
 
 class StreamMerger:
@@ -56,13 +65,18 @@ class StreamMerger:
     def events(self, requests: Sequence[BatchRequest]) -> Generator[Event]:
         """The events of requests that are put at once, in the order in which they are made."""
         deliveries: SimpleQueue[Delivery] = SimpleQueue()
-        self.put(requests, deliveries.put)
+
+        def deliver(together: Sequence[Delivery]) -> None:
+            for delivery in together:
+                deliveries.put(delivery)
+
+        self.put(requests, deliver)
         left = len(requests)
         try:
             while left:
                 delivery = deliveries.get()
-                if isinstance(delivery, Exception):
-                    raise delivery
+                if isinstance(delivery, Failure):
+                    raise delivery.error
                 left -= is_last(delivery)
                 yield delivery
         finally:
@@ -70,7 +84,9 @@ class StreamMerger:
                 request.cancelled = True
 
     def put(self, requests: Sequence[BatchRequest], deliver: Deliver) -> None:
-        """Let requests join. The thread that computes calls `deliver` with each event; it should return at once.
+        """Let requests join. The thread that computes calls `deliver` once a step, with the events of its requests.
+
+        It should return at once. Requests of equal ones are told together.
 
         A request whose `cancelled` is set leaves before the next step, and nothing more is delivered.
         """
@@ -96,9 +112,12 @@ class StreamMerger:
     def _compute(self, readers: dict[BatchRequest, Deliver]) -> None:
         generation = BatchGeneration(self._decoder, self.max_streams, self.prefixes)
         while self._take_in(generation, readers):
+            told: dict[Deliver, list[Delivery]] = {}
             for event in generation.step():
                 deliver = readers.pop(event.request) if is_last(event) else readers[event.request]
-                deliver(event)
+                told.setdefault(deliver, []).append(event)
+            for deliver, events in told.items():
+                deliver(events)
 
     def _take_in(self, generation: BatchGeneration, readers: dict[BatchRequest, Deliver]) -> bool:
         """Let the requests that have come join, and forget those that were closed; False when nothing is left to do.
@@ -121,8 +140,11 @@ class StreamMerger:
         with self._lock:
             readers.update(self._arriving)
             self._arriving, self._worker = [], None
-        for deliver in readers.values():
-            deliver(failure)
+        told: dict[Deliver, list[BatchRequest]] = {}
+        for request, deliver in readers.items():
+            told.setdefault(deliver, []).append(request)
+        for deliver, requests in told.items():
+            deliver([Failure(requests, failure)])
 
 
 def is_last(event: Event) -> bool:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..runtime.answers import Ends
 from ..runtime.batch_generation import BatchRequest
 from ..runtime.generation import GeneratedToken
 from ..runtime.generation_options import GenerationOptions
-from ..runtime.merging import Delivery
+from ..runtime.merging import Delivery, Failure
 from ..runtime.model import Model
 from ..runtime.streaming import AnswerText
 from .limits import Places
@@ -49,6 +50,7 @@ class Engine:
         self.reasoning_format = reasoning_format
         self.name, self.model, self.places, self.metrics = name, model, places, metrics
         self.created = int(time.time())
+        self._queues: dict[BatchRequest, asyncio.Queue[Delivery]] = {}  # of the requests under way
 
     def prepared(self, prompts: Sequence[Sequence[int]], options: Sequence[GenerationOptions], ends: Ends) -> Job:
         """A job. Raises OptionError for prompts or options with which no answer can begin."""
@@ -60,14 +62,15 @@ class Engine:
         Raises OptionError where options leave no token to choose, and PackageError where the decoder cannot be run.
         """
         deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
-        self.model.answers.merger.put(job.requests, into(deliveries))
+        self._queues |= dict.fromkeys(job.requests, deliveries)
+        self.model.answers.merger.put(job.requests, Deliverer(self, asyncio.get_running_loop()))
         index = {id(request): number for number, request in enumerate(job.requests)}
         start, left, found = time.monotonic(), set(range(len(job.requests))), False
         try:
             while left:
                 delivery = await deliveries.get()
-                if isinstance(delivery, Exception):
-                    raise delivery
+                if isinstance(delivery, Failure):
+                    raise delivery.error
                 number = index[id(delivery.request)]
                 if number not in left:
                     continue  # a stop string ended it, and the batch had gone on by a token
@@ -84,15 +87,29 @@ class Engine:
         finally:
             for request in job.requests:
                 request.cancelled = True
+                del self._queues[request]
             self.metrics.count(self.name, job.requests, job.answers)
 
+    def sort(self, deliveries: Sequence[Delivery]) -> None:
+        """Put each delivery into the queues of its requests, but for those whose client has left."""
+        for delivery in deliveries:
+            requests = delivery.requests if isinstance(delivery, Failure) else [delivery.request]
+            for request in requests:
+                if request in self._queues:
+                    self._queues[request].put_nowait(delivery)
 
-def into(queue: asyncio.Queue[Delivery]) -> Callable[[Delivery], None]:
-    """A function for the thread that computes, which puts deliveries into a queue of this event loop."""
-    loop = asyncio.get_running_loop()
 
-    def deliver(delivery: Delivery) -> None:
-        if not loop.is_closed():  # the server may have been told to leave at once
-            loop.call_soon_threadsafe(queue.put_nowait, delivery)
+@dataclass(frozen=True)
+class Deliverer:
+    """Brings the events of a step from the thread that computes to an engine in its event loop.
 
-    return deliver
+    Those of one engine are equal, so the events of all its jobs come at once: each call wakes the loop.
+    """
+
+    engine: Engine
+    loop: asyncio.AbstractEventLoop
+
+    def __call__(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand them over; the loop sorts them when its turn comes."""
+        if not self.loop.is_closed():  # the server may have been told to leave at once
+            self.loop.call_soon_threadsafe(self.engine.sort, deliveries)

@@ -118,6 +118,15 @@ def test_an_error_of_one_request_ends_that_one_alone() -> None:
     stream.close()
 
 
+def test_requests_of_one_reader_are_told_once_a_step() -> None:
+    model = Model(BigramDecoder(random_table(6), keep_window_size=500), max_streams=4)
+    options = [model.options(max_new_tokens=5, ignore_eos=True)] * 3
+    requests, told = model.answers.prepared([[1], [2], [3]], options, frozenset())[0], list[int]()
+    model.answers.merger.put(requests, lambda together: told.append(len(together)))
+    wait_until(is_idle)
+    assert told == [6, 3, 3, 3]  # a prompt's first token and a step more come together
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(("error", "told"), [(PackageError("no memory"), PackageError), (KeyError(1), RuntimeError)])
 def test_a_decoder_that_fails_ends_every_call_and_the_next_one_is_answered(
