@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from doge_export.bonuses import calibrate_window
-from doge_export.measure.window_cost import Window
+from doge_export.measure.windows import Window
 from doge_export.names import DEMO
 from doge_export.options import BUILT_IN_TEXT
 from doge_model import Checkpoint, load_checkpoint

@@ -21,7 +21,8 @@ from benchmarks.common import options
 from benchmarks.common.results import Result, announce, finish
 from benchmarks.quality.texts import read_text
 from doge_export.measure.agreement import log_softmax
-from doge_export.measure.window_cost import Window, read_with
+from doge_export.measure.window_cost import read_with
+from doge_export.measure.windows import Window
 from doge_export.names import DEMO
 from doge_model import DogeForCausalLM, load_checkpoint
 

@@ -19,10 +19,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.common import criteria, options
+from benchmarks.common import options
 from benchmarks.common.learned import learned_demo
 from benchmarks.common.results import Result, announce, finish
-from doge_export.measure.window_cost import Cost, Window, window_set
+from doge_export.measure import criteria
+from doge_export.measure.window_cost import Cost
+from doge_export.measure.windows import Window, window_set
 from doge_model import Checkpoint, DogeForCausalLM, KeepWindowCache
 
 from .texts import read_text

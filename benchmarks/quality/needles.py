@@ -21,10 +21,11 @@ import torch.nn.utils.rnn
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.common import criteria, options
+from benchmarks.common import options
 from benchmarks.common.learned import learned_demo
 from benchmarks.common.results import Result, announce, finish
-from doge_export.measure.window_cost import Window, window_set
+from doge_export.measure import criteria
+from doge_export.measure.windows import Window, window_set
 from doge_model import Checkpoint, DogeForCausalLM
 
 from .eviction import LEARNED, NONE, SINKS, WHOLE, beginning, cache_of, feed, window_of

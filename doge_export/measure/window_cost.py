@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +16,8 @@ from doge_model.llama import llama_sinks
 from ..errors import OptionError
 from ..texts.token_ids import long_text
 from .agreement import kl_divergence, log_softmax
+from .criteria import PUBLISHED, CriterionCache, read
+from .windows import Window, window_set
 
 if TYPE_CHECKING:
     from doge_model import Checkpoint, DogeForCausalLM
@@ -25,15 +26,6 @@ TOKENS_BEYOND = 1024  # tokens behind the narrowed window that are compared
 CHUNK = 128
 # measured with planted needles (docs/state.md#bonuses)
 LOST_FACTS = "single facts of a far past are often lost: where they count, keep a wider window"
-
-
-class Window(NamedTuple):
-    """Keys that are kept, the first and last tokens that are always among them, and the largest bonus, 0 for none."""
-
-    keep_window_size: int
-    keep_sinks: int
-    keep_bonus: int = 0
-    keep_recent: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +80,7 @@ class NarrowedWindow:
         keep_bonus: the most tokens by which a key counts as younger; 0 without bonuses.
         keep_recent: the last tokens, whose keys stay in any case.
         unlearned_cost: of the same window and sinks without bonuses; None without tokens or bonuses.
+        published_costs: of the same window and sinks by each published criterion; none without tokens or bonuses.
         nats: by position, from the beginning of the text; None without tokens.
     """
 
@@ -104,6 +97,7 @@ class NarrowedWindow:
     keep_bonus: int = 0
     keep_recent: int = 0
     unlearned_cost: Cost | None = None
+    published_costs: dict[str, Cost] = field(default_factory=dict)
     nats: NatsByPosition | None = None
 
     @property
@@ -129,6 +123,7 @@ class NarrowedWindow:
         if self.kl_mean is None:
             return f"{change} (not measured: the text is too short)"
         compared = [(self.other_name, self.other_cost), ("sinks alone", self.unlearned_cost)]
+        compared += self.published_costs.items()
         costs = ", ".join(f"{name} {cost}" for name, cost in compared if cost is not None)
         other = f" ({costs})" if costs else ""
         warning = f"; {self.warning}" if self.warning else ""
@@ -171,6 +166,7 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
         compared["unlearned"] = Window(keep_window, keep_sinks)
     text, ids = long_text(checkpoint, keep_window + TOKENS_BEYOND)
     comparison = compare_windows(checkpoint.model, ids, [original, *compared.values()])
+    published = published_costs(checkpoint.model, ids, compared["unlearned"], comparison.nats[0]) if bonus else {}
     config.keep_window_size, config.keep_sinks = keep_window, keep_sinks
     return NarrowedWindow(
         keep_window_size=keep_window,
@@ -180,6 +176,7 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
         text=text,
         keep_bonus=bonus,
         keep_recent=recent,
+        published_costs=published,
         **comparison.figures(keep_window, list(compared)),
     )
 
@@ -221,6 +218,33 @@ class Comparison:
         }
 
 
+def published_costs(
+    model: DogeForCausalLM, ids: NDArray[np.int64], window: Window, whole: NDArray[np.float64]
+) -> dict[str, Cost]:
+    """The cost of a window by each published criterion; none where fewer than two losses lie beyond it.
+
+    ids: int64 [S] tokens. whole: their losses by the whole context, float64 [S - 1].
+    """
+    if len(whole) - window.keep_window_size < 2:
+        return {}
+    costs = {}
+    for criterion in PUBLISHED:
+        with window_set(model, window):
+            nats = criterion_nats(model, ids, CriterionCache(model.config, criterion, window))
+        costs[criterion] = Cost.of((nats - whole)[window.keep_window_size :])
+    return costs
+
+
+def criterion_nats(model: DogeForCausalLM, ids: NDArray[np.int64], cache: CriterionCache) -> NDArray[np.float64]:
+    """Of int64 [S] tokens, while the model has the window of the cache: float64 [S - 1]."""
+    found = []
+    for start, logits in read(model, torch.from_numpy(ids)[None], cache):
+        following = ids[start + 1 : start + 1 + logits.shape[1]]
+        log_p = log_softmax(logits[0].float().numpy().astype(np.float64))
+        found.append(-log_p[np.arange(len(following)), following])
+    return np.concatenate(found)
+
+
 def in_blocks(values: NDArray[np.float64]) -> list[float]:
     """The mean of each CHUNK of values."""
     return [float(values[start : start + CHUNK].mean()) for start in range(0, len(values), CHUNK)]
@@ -259,25 +283,3 @@ def read_with(
             with window_set(model, window), torch.inference_mode():
                 logits.append(model(chunk, past_key_values=cache).logits[0].float().numpy())
         yield start, logits
-
-
-@contextmanager
-def window_set(model: DogeForCausalLM, window: Window) -> Iterator[None]:
-    """Within the block, the model has this window.
-
-    Without the bonuses that it has, every A is 0: recency decides, as before they were fitted.
-    """
-    config = model.config
-    before = Window(config.keep_window_size, config.keep_sinks, config.keep_bonus, config.keep_recent)
-    masks = [each for name, each in model.named_parameters() if name.endswith(".self_attn.A")]
-    kept = [each.data for each in masks]
-    config.keep_window_size, config.keep_sinks, config.keep_bonus, config.keep_recent = window
-    try:
-        if before.keep_bonus and not window.keep_bonus:
-            for each in masks:
-                each.data = torch.zeros_like(each)
-        yield
-    finally:
-        config.keep_window_size, config.keep_sinks, config.keep_bonus, config.keep_recent = before
-        for each, data in zip(masks, kept, strict=True):
-            each.data = data

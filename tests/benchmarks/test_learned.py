@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.common.learned import RULE, rule_of
-from doge_export.measure.window_cost import Window
+from doge_export.measure.windows import Window
 
 
 def fit_of(path: Path, rule: Window, text: str = "built-in") -> Path:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.quality.needles import DEPTHS, asked, standard_error, with_needles
-from doge_export.measure.window_cost import Window
+from doge_export.measure.windows import Window
 from doge_model import Checkpoint, load_checkpoint
 from tests.helpers.evaluation_data import save_talking_checkpoint
 

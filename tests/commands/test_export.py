@@ -171,7 +171,9 @@ def test_a_window_that_has_learned_from_a_text_is_exported_with_its_gain(
     assert (cost["keep_bonus"], cost["keep_sinks"], len(cost["nats"]["unlearned"])) == (learned["keep_bonus"], 4, 9)
     assert learned["text"]["tokens"] == 900
     assert learned["errors"]["with_bonuses"] <= learned["errors"]["with_sinks"]
-    assert "sinks alone" in (tmp_path / "out" / "export_report.html").read_text()
+    assert list(cost["published_costs"]) == ["accumulated attention", "last attention", "key similarity"]
+    page = (tmp_path / "out" / "export_report.html").read_text()
+    assert "sinks alone" in page and ", by last attention " in page
     assert "every key stays for 32 tokens" in result.stdout
     assert "learning which keys to keep: layer 2 of 2" in result.stderr
     description = Decoder(tmp_path / "out").description

@@ -10,7 +10,8 @@ from transformers import GenerationConfig
 
 from doge_export.errors import OptionError
 from doge_export.measure import window_cost
-from doge_export.measure.window_cost import CHUNK, Cost, NarrowedWindow, Window, narrow_window, read_with
+from doge_export.measure.window_cost import CHUNK, Cost, NarrowedWindow, narrow_window, read_with
+from doge_export.measure.windows import Window
 from doge_model import Checkpoint, DogeForCausalLM
 from tests.helpers.models import random_ids, tiny_model, torch_logits
 

@@ -15,21 +15,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from doge_export.measure.window_cost import Window
 from doge_model import DogeConfig, DogeForCausalLM, KeepWindowCache
 from doge_model.cache import KeepWindowLayer
 from doge_model.mask import sink_bias
 from doge_model.modeling import DogeAttention, repeat_heads
 
+from .windows import Window
+
 CHUNK = 32  # tokens
-CRITERIA = ("recency", "accumulated attention", "last attention", "key similarity")
+PUBLISHED = ("accumulated attention", "last attention", "key similarity")
+CRITERIA = ("recency", *PUBLISHED)
 
 
 class CriterionLayer(KeepWindowLayer):
@@ -123,8 +124,12 @@ def criterion_used(cache: CriterionCache) -> Iterator[None]:
         of_layer.evict(weights)
         return weights @ every_value, None
 
-    with patch.object(DogeAttention, "attend", attend):
+    own = DogeAttention.attend
+    DogeAttention.attend = attend  # type: ignore[method-assign, assignment]  # the reference itself has no criteria
+    try:
         yield
+    finally:
+        DogeAttention.attend = own  # type: ignore[method-assign]  # as above
 
 
 def read(model: DogeForCausalLM, ids: Tensor, cache: CriterionCache) -> Iterator[tuple[int, Tensor]]:

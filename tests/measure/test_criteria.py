@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.common import criteria
-from benchmarks.common.criteria import CriterionCache, CriterionLayer, read
-from doge_export.measure.window_cost import Window, window_set
+from doge_export.measure import criteria
+from doge_export.measure.criteria import CriterionCache, CriterionLayer, read
+from doge_export.measure.windows import Window, window_set
 from tests.helpers.models import random_ids, relative_difference, tiny_model, torch_logits, without_mask
 
 WINDOW = Window(8, 2)
