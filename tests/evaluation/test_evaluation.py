@@ -54,7 +54,7 @@ def test_a_tokenizer_with_too_few_tokens_is_refused_before_anything_is_asked(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = dataclasses.replace(load_model(str(folder), 1), encode=lambda text: [1, 2])
-    monkeypatch.setattr(evaluation, "load_model", lambda source, threads: model)
+    monkeypatch.setattr(evaluation, "load_model", lambda source, threads, adapter: model)
     options = EvaluationOptions(
         tasks=("piqa",), data_dir=write_records(tmp_path / "data"), journal=tmp_path / "journal"
     )
