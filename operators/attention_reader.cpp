@@ -30,6 +30,8 @@ AttentionAttributes::AttentionAttributes(const Api& api, const KernelInfo* info)
         "num_heads must be a multiple of kv_num_heads");
   check(head_dim >= 2 && head_dim % 2 == 0 && channels >= head_dim && channels % 8 == 0,
         "head_dim must be even, and channels a multiple of 8 that is no less");
+  check((num_heads + 2 * num_kv_heads) * channels + num_mask_heads <= 1 << 28,
+        "the numbers that a token is projected to must be at most 2 ** 28");
   check(num_mask_heads % num_kv_heads == 0, "num_mask_heads must be a multiple of kv_num_heads");
   check(num_mask_heads == 0 || num_heads % num_mask_heads == 0, "num_heads must be a multiple of num_mask_heads");
   check(dt_digits <= 2, "dt_digits must be 1 or 2");

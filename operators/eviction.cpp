@@ -61,7 +61,7 @@ int freed_slot(const float* precedence, const int64_t* positions, int sinks, int
       slot = older ? i : slot;
     }
   }
-  if (slot < 0) return competitor.slot;  // no number
+  if (slot < 0) return competitor.slot;  // it is the oldest, or no number is among them
   return competitor.precedence >= precedence[slot] - TIE ? slot : competitor.slot;
 }
 

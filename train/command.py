@@ -38,10 +38,16 @@ def run_stage(stage: str) -> None:
         print(f"\n{stage} was stopped before its end.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
     except OSError as error:
-        output_dir = str(given.get("output_dir") or "")
-        if error.errno != errno.ENOSPC and not (output_dir and str(error.filename).startswith(output_dir)):
+        if error.errno != errno.ENOSPC and not is_inside(error.filename, given.get("output_dir")):
             raise
         fail(DogeError(f"{error.filename or 'a file of output_dir'} cannot be written: {error.strerror}"))
+
+
+def is_inside(file: object, folder: object) -> bool:
+    """Whether a path, where there is one, is that of a folder or of something in it."""
+    if not isinstance(file, str) or not isinstance(folder, str):
+        return False
+    return Path(file).absolute().is_relative_to(Path(folder).absolute())
 
 
 def fail(error: DogeError) -> None:

@@ -81,7 +81,13 @@ def main(
     checkpoint = load_checkpoint(teacher)
     large, tokenizer = checkpoint.model, checkpoint.tokenizer
     assert tokenizer is not None
+    if max(layers) >= large.config.num_hidden_layers:
+        raise click.UsageError(
+            f"--layers has {max(layers)}; {teacher} has {large.config.num_hidden_layers} layers, counted from 0"
+        )
     rows = read_answers(answers, tokenizer)
+    if len(rows) <= held_out:
+        raise click.UsageError(f"--held-out is {held_out}; it must be below the {len(rows)} answers of {answers}")
     kept, rest = rows[:-held_out], rows[-held_out:]
     small = cut(large, layers, width, [sequence(row, tokenizer) for row in kept[:CALIBRATION]])
     figures = {"layers": layers, "width": width, "share_of_weights": weights(small) / weights(large)}

@@ -53,9 +53,10 @@ def main(
     out: Path | None,
 ) -> None:
     """Read held-out TEXTS (UTF-8, or .xz) with the whole context and with each way to evict keys."""
-    unknown = [way for way in ways if way not in (NONE, SINKS, LEARNED, *criteria.CRITERIA)]
+    known = (NONE, SINKS, LEARNED, *criteria.CRITERIA)
+    unknown = [way for way in ways if way not in known]
     if unknown:
-        raise click.UsageError(f"--ways has {unknown[0]!r}; take {NONE}, {SINKS}, {LEARNED} or {criteria.CRITERIA}")
+        raise click.UsageError(f"--ways has {unknown[0]!r}; take {', '.join(known)}")
     if window >= tokens:
         raise click.UsageError(f"--window is {window}; it must be below the {tokens} tokens that are read")
     announce()

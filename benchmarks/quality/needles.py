@@ -71,9 +71,10 @@ def main(
     out: Path | None,
 ) -> None:
     """Plant needles in TEXT (UTF-8, or .xz) and ask for them, with each way to evict keys."""
-    unknown = [way for way in ways if way not in (WHOLE, NONE, SINKS, LEARNED, *criteria.CRITERIA)]
+    known = (WHOLE, NONE, SINKS, LEARNED, *criteria.CRITERIA)
+    unknown = [way for way in ways if way not in known]
     if unknown:
-        raise click.UsageError(f"--ways has {unknown[0]!r}; take {WHOLE}, {NONE}, {SINKS}, {LEARNED} or criteria")
+        raise click.UsageError(f"--ways has {unknown[0]!r}; take {', '.join(known)}")
     if window >= length:
         raise click.UsageError(f"--window is {window}; it must be below the {length} tokens of a stream")
     announce()

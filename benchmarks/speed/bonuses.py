@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import click
 
 from benchmarks.common import options
 from benchmarks.common.results import announce, finish
-from benchmarks.common.timing import in_turns, median
+from doge_export.options import RECENT
 
-from .sinks import STEPS, Contender
+from .sinks import STEPS, compared
 
-SINKS, BONUS, RECENT = 4, 4096, 32  # as calibrate_window gives them to a Llama
+SINKS, BONUS = 4, 4096  # as calibrate_window gives them to a Llama
 TOKENS = 40.0  # standard deviation of dt_proj's weights: bonuses of some hundred tokens
 
 
@@ -57,19 +56,12 @@ def write(size: str, window: int, has_bonus: bool, folder: Path) -> None:
 def main(size: str, window: int, threads: int, rounds: int, out: Path | None) -> None:
     """Time a random model of a family size with bonuses beside the same one without."""
     announce()
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name) / kind for kind in ("bonuses", "none")]
         for folder, has_bonus in zip(folders, (True, False), strict=True):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 pool.apply(write, (size, window, has_bonus, folder))
-        for operators in (True, False):
-            contenders = [Contender(folder, threads, operators) for folder in folders]
-            for work, call in (("steps", Contender.steps), ("prompt", Contender.prompt)):
-                times = in_turns([partial(call, contender) for contender in contenders], rounds)
-                row = {"by": contenders[0].decoder.kernels, "work": work, "ratio": median(times[:, 0] / times[:, 1])}
-                rows.append(row)
-                click.echo(f"{row['by']:<40}{work:<8}{row['ratio']:.3f} times as long with bonuses")
+        rows = compared(folders, "bonuses", threads, rounds)
     finish({"size": size, "window": window, "steps": STEPS, "threads": threads, "rounds": rounds, "rows": rows}, out)
 
 

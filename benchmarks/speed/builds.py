@@ -10,7 +10,6 @@ piece that fills the window are compared bit by bit.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from benchmarks.common import options
 from benchmarks.common.decoders import random_ids
 from benchmarks.common.results import announce, finish
-from benchmarks.common.timing import in_turns, median
+from benchmarks.common.timing import in_turns, median, processor_seconds
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.state import State
 from doge_export.runtime.step_graph import StepGraph
@@ -90,13 +89,6 @@ def main(old: Path, new: Path, folder: Path, rounds: int, out: Path | None) -> N
         rows.append({"work": name, "tokens_per_s": speeds, "ratio": ratio})
         click.echo(f"{name:<45}{speeds[0]:8.1f}{speeds[1]:8.1f} tokens/s ({ratio:.2f})")
     finish({"rounds": rounds, "rows": rows, "same_bits": np.array_equal(both[0].logits, both[1].logits)}, out)
-
-
-def processor_seconds(call: Callable[[], None]) -> float:
-    """Seconds of the processor."""
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -58,12 +58,17 @@ def main(
 ) -> None:
     """Compare the three ways."""
     announce()
+    if processor_time and thread_counts != (1,):
+        raise click.UsageError("--processor-time goes with --threads 1, as waiting threads take processor time too")
+    configs = {size: preset_config(size) for size in sizes}
+    if models is not None:
+        models.mkdir(parents=True, exist_ok=True)
     clock = time.process_time if processor_time else time.perf_counter
     rows: list[dict[str, object]] = []
     with models_in(models) as folder, tempfile.TemporaryDirectory(dir=models) as own:
         for size in sizes:
             model, layered = Path(folder.ours(size).model), Path(own) / size
-            write_layered(model, preset_config(size), layered)
+            write_layered(model, configs[size], layered)
             memory = [resident_of(way, model, layered) for way in WAYS]
             click.echo(f"{size} memory {memory} MB")
             rows.append({"size": size, "megabytes": memory})

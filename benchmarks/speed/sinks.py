@@ -9,6 +9,7 @@ the rounds' ratios of time, with sinks to without; more than 1 is slower.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from benchmarks.common import options
 from benchmarks.common.decoders import random_ids
-from benchmarks.common.results import announce, finish
+from benchmarks.common.results import Result, announce, finish
 from benchmarks.common.timing import in_turns, median, seconds
 from doge_export.export.random_model import export_random
 from doge_export.runtime.decoder import Decoder
@@ -56,19 +57,24 @@ def main(size: str, window: int, sinks: int, threads: int, rounds: int, out: Pat
     announce()
     if sinks >= window:
         raise click.UsageError(f"--sinks is {sinks}; it must be below --window, {window}")
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name) / str(count) for count in (sinks, 0)]
         for folder, count in zip(folders, (sinks, 0), strict=True):
             export_random(size, "int8", folder, window, count)
-        for operators in (True, False):
-            contenders = [Contender(folder, threads, operators) for folder in folders]
-            for work, call in (("steps", Contender.steps), ("prompt", Contender.prompt)):
-                times = in_turns([partial(call, contender) for contender in contenders], rounds)
-                row = {"by": contenders[0].decoder.kernels, "work": work, "ratio": median(times[:, 0] / times[:, 1])}
-                rows.append(row)
-                click.echo(f"{row['by']:<40}{work:<8}{row['ratio']:.3f} times as long with sinks")
+        rows = compared(folders, "sinks", threads, rounds)
     finish({"size": size, "window": window, "sinks": sinks, "threads": threads, "rounds": rounds, "rows": rows}, out)
+
+
+def compared(folders: Sequence[Path], what: str, threads: int, rounds: int) -> list[Result]:
+    """Of steps and prompts by both ways: the time of the first folder, which has `what`, to that of the second."""
+    rows: list[Result] = []
+    for operators in (True, False):
+        contenders = [Contender(folder, threads, operators) for folder in folders]
+        for work, call in (("steps", Contender.steps), ("prompt", Contender.prompt)):
+            times = in_turns([partial(call, contender) for contender in contenders], rounds)
+            rows.append({"by": contenders[0].decoder.kernels, "work": work, "ratio": median(times[:, 0] / times[:, 1])})
+            click.echo(f"{rows[-1]['by']:<40}{work:<8}{rows[-1]['ratio']:.3f} times as long with {what}")
+    return rows
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ from ..graph import FoldedDecoder, Update, fold_updates
 from ..measure.adapters import AdapterQuality, AdapterReport, adapter_quality
 from ..measure.verification import Verification, verify
 from ..options import ExportOptions
-from ..runtime.adapters import ENDING, FOLDER, Adapters, write_adapter
+from ..runtime.adapters import ENDING, FOLDER, Adapters, step_library, write_adapter
 from ..runtime.decoder import Decoder
-from ..runtime.step_graph import StepGraph
 
 Progress = Callable[[str], None]
 
@@ -147,7 +146,7 @@ class MeasuredAdapters:
     def __init__(self, adapters: list[NamedAdapter], checkpoint: Checkpoint, decoder: Decoder, folder: Path) -> None:
         self._adapters, self._checkpoint = adapters, checkpoint
         self._folder, self._opened = folder, Adapters(folder, decoder)
-        self._computed_by_step = isinstance(decoder.graphs, StepGraph)
+        self._computed_by_step = step_library(folder, decoder.graphs) is not None
         self._qualities: dict[str, AdapterQuality] = {}
 
     def measure(self, tokens: int, progress: Progress) -> None:

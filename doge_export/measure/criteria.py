@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -98,8 +99,8 @@ class CriterionCache(KeepWindowCache):
 
 
 @contextmanager
-def criterion_used(cache: CriterionCache) -> Iterator[None]:
-    """Within the block, attention goes over the keys of this cache, which then leave by its criterion."""
+def criterion_used(model: DogeForCausalLM, cache: CriterionCache) -> Iterator[None]:
+    """Within the block, the model's attention goes over the keys of this cache, which then leave by its criterion."""
 
     def attend(
         layer: DogeAttention,
@@ -124,17 +125,19 @@ def criterion_used(cache: CriterionCache) -> Iterator[None]:
         of_layer.evict(weights)
         return weights @ every_value, None
 
-    own = DogeAttention.attend
-    DogeAttention.attend = attend  # type: ignore[method-assign, assignment]  # the reference itself has no criteria
+    layers = [each for each in model.modules() if isinstance(each, DogeAttention)]
+    for each in layers:
+        each.attend = partial(attend, each)  # type: ignore[method-assign]  # the reference itself has no criteria
     try:
         yield
     finally:
-        DogeAttention.attend = own  # type: ignore[method-assign]  # as above
+        for each in layers:
+            del each.attend
 
 
 def read(model: DogeForCausalLM, ids: Tensor, cache: CriterionCache) -> Iterator[tuple[int, Tensor]]:
     """Feed int64 [B, S] tokens; the first position of every chunk, and its logits [B, CHUNK, vocab]."""
     for start in range(0, ids.shape[1], CHUNK):
-        with criterion_used(cache), torch.inference_mode():
+        with criterion_used(model, cache), torch.inference_mode():
             logits = model(ids[:, start : start + CHUNK], past_key_values=cache).logits
         yield start, logits

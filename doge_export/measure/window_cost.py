@@ -160,7 +160,7 @@ def narrow_window(checkpoint: Checkpoint, keep_window: int, keep_sinks: int) -> 
     # by age alone, recent keys need no rule
     other = Window(keep_window, others, 0, 0 if bonus else min(recent, keep_window - others - 1))
     compared = {"narrowed": Window(keep_window, keep_sinks, bonus, recent)}
-    if (other.keep_window_size, other.keep_sinks) != (keep_window, keep_sinks):
+    if others != keep_sinks:
         compared["other"] = other
     if bonus:
         compared["unlearned"] = Window(keep_window, keep_sinks)
@@ -223,7 +223,7 @@ def published_costs(
 ) -> dict[str, Cost]:
     """The cost of a window by each published criterion; none where fewer than two losses lie beyond it.
 
-    ids: int64 [S] tokens. whole: their losses by the whole context, float64 [S - 1].
+    ids: int64 [S] tokens. whole: their losses by the checkpoint's own window, float64 [S - 1].
     """
     if len(whole) - window.keep_window_size < 2:
         return {}

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import sampling
+from .description import DRAFT_TOKENS
 from .generation import TokenDecoder
 from .generation_options import GenerationOptions
 from .prefix import SharedPrefix
@@ -31,7 +32,8 @@ CONFIDENCE = 0.4  # the least probability of a guess, as transformers' assistant
 LEARNING = 1 / 64  # weight of one checked guess in the share of right ones
 UNSURE = 1 / 256  # the same of a step of the assistant whose token is too improbable to be checked
 TIMED_ROUNDS = 3  # when an assistant is loaded
-FORGETTING = 1 / 512  # of the way back to FIRST_SHARE, by each step without guesses: now and then one is tried
+# of the way back to FIRST_SHARE, by each step without guesses: now and then one is tried, if that share would pay
+FORGETTING = 1 / 512
 
 
 class Costs(NamedTuple):
@@ -80,7 +82,7 @@ class Assistant:
 
     @classmethod
     def beside(cls, model: TokenDecoder, decoder: TokenDecoder) -> Assistant:
-        """A decoder that guesses for a model; a few steps and checks tell the costs."""
+        """A decoder that guesses for a model; a few steps and checks tell the costs, which adapters of it share."""
         return cls(decoder, timed_costs(model, decoder))
 
     def stream_beside(self, state: State) -> SharedPrefix:
@@ -163,25 +165,33 @@ def timed_costs(model: TokenDecoder, decoder: TokenDecoder) -> Costs:
     Other work only adds to a time. A guess is a greedy one.
     """
     own, other = model.new_state(), decoder.new_state()
-    timed = [partial(step_seconds, model, own, sampling.greedy), partial(step_seconds, decoder, other, sure_guess)]
-    timed += [partial(check_seconds, model, own, count) for count in range(2, model.room_for_draft(own) + 2)]
+    ids = np.random.default_rng(0).integers(min(model.vocab_size, decoder.vocab_size), size=DRAFT_TOKENS)
+    if model.room_for_draft(own):
+        model.check_draft(own, ids)  # the first one settles whether there may be more
+    timed = [
+        partial(step_seconds, model, own, ids[:1], sampling.greedy),
+        partial(step_seconds, decoder, other, ids[:1], sure_guess),
+    ]
+    timed += [partial(check_seconds, model, own, ids[:count]) for count in range(2, model.room_for_draft(own) + 2)]
     step, guess, *checks = np.min([[call() for call in timed] for _ in range(TIMED_ROUNDS)], axis=0).tolist()
     return Costs((0.0, 1.0, *(check / step for check in checks)), guess / step)
 
 
-def step_seconds(decoder: TokenDecoder, state: State, choose: Callable[[Logits], object]) -> float:
+def step_seconds(
+    decoder: TokenDecoder, state: State, token_ids: NDArray[np.int64], choose: Callable[[Logits], object]
+) -> float:
     """The time of a step over a state without tokens, which is left so, and of the choice from its logits."""
     start = time.perf_counter()
-    choose(decoder.forward(state, np.zeros(1, np.int64))[-1])
+    choose(decoder.forward(state, token_ids)[-1])
     seconds = time.perf_counter() - start
     state.truncate(0)
     return seconds
 
 
-def check_seconds(decoder: TokenDecoder, state: State, count: int) -> float:
-    """The time of a check of so many tokens over a state without tokens, and of the choices from its logits."""
+def check_seconds(decoder: TokenDecoder, state: State, token_ids: NDArray[np.int64]) -> float:
+    """The time of a check of some tokens over a state without tokens, and of the choices from its logits."""
     start = time.perf_counter()
-    for logits in decoder.check_draft(state, np.zeros(count, np.int64)):
+    for logits in decoder.check_draft(state, token_ids):
         sampling.greedy(logits)
     return time.perf_counter() - start
 

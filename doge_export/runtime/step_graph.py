@@ -44,8 +44,7 @@ class StepGraph:
         """
         path = folder / self.file
         session = open_session(path, threads, library)
-        metadata = metadata_of(session, path)
-        self._take(session, library, DecoderDescription.from_metadata(metadata, path).of_step(metadata, path))
+        self._take(session, library, step_description(session, path))
 
     @classmethod
     def over(cls, session: Any, library: Path, description: DecoderDescription, constants: object = None) -> StepGraph:
@@ -146,9 +145,10 @@ class BoundTokens:
         keep: NDArray[np.int64],
         memory: Rows | None = None,
     ) -> None:
-        """order: the arrays of a window's order; those of past and present alike, under their names behind that.
+        """order: makes the arrays of a window's order by the ends of their names, `past_` or `present_` before these.
 
-        state: the stream; any of several ones, where memory [layers, 2, streams, ...] holds them."""
+        state: the stream; any of several ones, where memory [layers, 2, streams, ...] holds them.
+        """
         d, self._session = state.description, session
         self.rows, self.full = state.cache, state.overflowed
         memory = state.rows() if memory is None else memory

@@ -113,6 +113,15 @@ def document(app: FastAPI, names: Sequence[str]) -> dict[str, Any]:
     return app.openapi_schema
 
 
+def why_unreadable(cause: BaseException | None) -> str:
+    """The sentence about a body that FastAPI cannot read as JSON; cause: the error that it met."""
+    if isinstance(cause, RecursionError):
+        return "the body cannot be read, as it nests lists and objects too deep; give plainer ones"
+    if isinstance(cause, UnicodeDecodeError):
+        return "the body is not in UTF-8; send JSON in that"
+    return f"the body cannot be read as JSON ({cause}); send an object of JSON"
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Give every error the shape of OpenAI's interface."""
 
@@ -121,7 +130,7 @@ def add_error_handlers(app: FastAPI) -> None:
         if not isinstance(error, ApiError) and error.status_code in (404, 405):
             error.detail = f"{request.method} {request.url.path[:100]} is not offered; /openapi.json has the paths"
         elif not isinstance(error, ApiError) and error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's, of a body
-            error.detail = "the body cannot be read, as it nests lists and objects too deep; give plainer ones"
+            error.detail = why_unreadable(error.__cause__)
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

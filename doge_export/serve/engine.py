@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,11 +63,11 @@ class Engine:
         Raises OptionError where options leave no token to choose, and PackageError where the decoder cannot be run.
         """
         deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
-        self._queues |= dict.fromkeys(job.requests, deliveries)
-        self.model.answers.merger.put(job.requests, Deliverer(self, asyncio.get_running_loop()))
         index = {id(request): number for number, request in enumerate(job.requests)}
         start, left, found = time.monotonic(), set(range(len(job.requests))), False
+        self._queues |= dict.fromkeys(job.requests, deliveries)
         try:
+            self.model.answers.merger.put(job.requests, Deliverer(self, asyncio.get_running_loop()))
             while left:
                 delivery = await deliveries.get()
                 if isinstance(delivery, Failure):
@@ -111,5 +112,5 @@ class Deliverer:
 
     def __call__(self, deliveries: Sequence[Delivery]) -> None:
         """Hand them over; the loop sorts them when its turn comes."""
-        if not self.loop.is_closed():  # the server may have been told to leave at once
+        with suppress(RuntimeError):  # the loop is closed: the server was told to leave at once
             self.loop.call_soon_threadsafe(self.engine.sort, deliveries)

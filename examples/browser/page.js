@@ -199,23 +199,30 @@ function chosen(name) {
   navigator.serviceWorker.ready.then(({ active }) => active.postMessage(name));
 }
 
+const NEEDS = "; needs the network, as this browser does not keep the page";
+
+/** Say that the page cannot be used offline: a file of it cannot be loaded or kept. */
+function sayUnkept() {
+  if (hint) return;
+  hint = NEEDS;
+  element("status").textContent += NEEDS;
+}
+
 /** Let a service worker keep the page for offline use; the model's files are kept by the package. Why it cannot. */
 async function keepPage() {
-  const needs = "; needs the network, as this browser does not keep the page";
-  if (!navigator.serviceWorker) return needs;
+  if (!navigator.serviceWorker) return NEEDS;
+  navigator.serviceWorker.addEventListener("message", sayUnkept);
   try {
     const { installing } =
       await navigator.serviceWorker.register("service_worker.js");
     let isKept = false;
     installing?.addEventListener("statechange", () => {
       isKept ||= installing.state === "installed";
-      if (isKept || installing.state !== "redundant") return;
-      hint = needs; // a file of it cannot be loaded or kept
-      element("status").textContent += needs;
+      if (!isKept && installing.state === "redundant") sayUnkept();
     });
     return "";
   } catch (error) {
-    return `${needs} (${error.message})`;
+    return `${NEEDS} (${error.message})`;
   }
 }
 

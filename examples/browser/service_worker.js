@@ -6,14 +6,23 @@ const PACKAGE = "doge-export/";
 const HOME = new URL("./", location.href);
 
 self.addEventListener("install", (event) =>
-  event.waitUntil(keepList("all", PAGE).then(() => self.skipWaiting())),
+  event.waitUntil(
+    listed("all")
+      .then((files) => keepAll([...PAGE, ...files]))
+      .then(() => self.skipWaiting()),
+  ),
 );
 self.addEventListener("activate", (event) =>
   event.waitUntil(self.clients.claim()),
 );
-// the name of a provider that the page has chosen, which needs files beyond those of all pages
+// the name of a provider that the page has chosen, which needs files beyond those of all pages; answered where it fails
 self.addEventListener("message", (event) =>
-  event.waitUntil(keepList(event.data)),
+  event.waitUntil(
+    listed(event.data)
+      .then(unkept)
+      .then(keepAll)
+      .catch((error) => event.source.postMessage(error.message)),
+  ),
 );
 self.addEventListener("fetch", (event) => {
   const name = ownFile(event.request);
@@ -29,14 +38,22 @@ function ownFile({ method, url }) {
   return PAGE.includes(name) || name.startsWith(PACKAGE) ? name : null;
 }
 
-/** Keep a list of files.json, and others. */
-async function keepList(name, others = []) {
+/** The files of a list in files.json. */
+async function listed(name) {
   const response = await fetch(`${PACKAGE}files.json`);
   if (!response.ok) throw new Error(`files.json: ${response.status}`);
-  const files = ((await response.json())[name] ?? []).map(
-    (file) => PACKAGE + file,
-  );
-  await (await caches.open(CACHE)).addAll([...others, ...files]);
+  return ((await response.json())[name] ?? []).map((file) => PACKAGE + file);
+}
+
+/** Those of some files that are not kept yet; `answer` renews the others whenever they are asked for. */
+async function unkept(files) {
+  const cache = await caches.open(CACHE);
+  const kept = await Promise.all(files.map((file) => cache.match(file)));
+  return files.filter((_, index) => !kept[index]);
+}
+
+async function keepAll(files) {
+  await (await caches.open(CACHE)).addAll(files);
 }
 
 async function answer(event, name) {

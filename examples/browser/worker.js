@@ -38,8 +38,8 @@ const received = {
       executionProviders: [provider],
       ...(threads === null ? {} : { threads }),
     });
-    const bytes = conversation?.messages.length ? conversation.save() : null;
-    await model?.dispose();
+    const resumed = await movedTo(next);
+    const before = model;
     model = next;
     postMessage({
       type: "ready",
@@ -51,9 +51,8 @@ const received = {
       isolated: crossOriginIsolated,
       unkept: model.unkept,
     });
-    replaceConversation(
-      bytes ? Conversation.resume(model, bytes) : new Conversation(model),
-    );
+    replaceConversation(resumed);
+    await before?.dispose();
   },
 
   async ask({ text, sampling }) {
@@ -100,6 +99,18 @@ const received = {
     replaceConversation(new Conversation(model));
   },
 };
+
+/** The conversation so far on another model, or a new one; that model is disposed of where it cannot go on. */
+async function movedTo(next) {
+  try {
+    return conversation?.messages.length
+      ? Conversation.resume(next, conversation.save())
+      : new Conversation(next);
+  } catch (error) {
+    await next.dispose();
+    throw error;
+  }
+}
 
 function replaceConversation(next) {
   conversation?.dispose();

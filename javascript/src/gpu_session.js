@@ -48,8 +48,9 @@ export class GpuBackend {
     this.description = description;
     /** @type {Device} */
     this.device = null;
-    /** @type {string | null} */
-    this.fault = null; // of the device, which tells it to nobody that waits
+    /** @type {{fault: string | null}} of the device, which tells it to nobody that waits */
+    this.health = { fault: null };
+    this.watching = new AbortController();
   }
 
   /** @param {string} file */
@@ -70,11 +71,16 @@ export class GpuBackend {
   /** Note the faults of the device that onnxruntime computes on. */
   async watch() {
     this.device = await this.ort.env.webgpu.device;
-    this.device.addEventListener('uncapturederror', (/** @type {any} */ { error }) => {
-      this.fault ??= oneLine(error.message);
-    });
+    const { health } = this; // the device outlives the model, and holds no more of it
+    this.device.addEventListener(
+      'uncapturederror',
+      (/** @type {any} */ { error }) => {
+        health.fault ??= oneLine(error.message);
+      },
+      { signal: this.watching.signal },
+    );
     this.device.lost.then((/** @type {any} */ { message }) => {
-      this.fault ??= `the device is lost, ${oneLine(message)}`;
+      health.fault ??= `the device is lost, ${oneLine(message)}`;
     });
   }
 
@@ -83,7 +89,9 @@ export class GpuBackend {
     return new GpuMemory(this.device, nbytes);
   }
 
-  async dispose() {}
+  async dispose() {
+    this.watching.abort();
+  }
 }
 
 /** The memory of a state, and its parts on the GPU from the first binding on. @implements {Memory} */
@@ -179,11 +187,18 @@ class GpuBinding extends TensorBinding {
   }
 
   async run() {
-    await super.run();
-    if (this.backend.fault === null) return;
-    throw new PackageError(
-      `the GPU failed (${this.backend.fault}); load the model again, or take WebAssembly, which is executionProviders: ["wasm"]`,
-    );
+    /** @type {unknown} */
+    let refusal = null;
+    await super.run().catch((error) => {
+      refusal = error;
+    });
+    const { fault } = this.backend.health; // the reason of a refusal, too
+    if (fault !== null) {
+      throw new PackageError(
+        `the GPU failed (${fault}); load the page again, or take WebAssembly, which is executionProviders: ["wasm"]`,
+      );
+    }
+    if (refusal !== null) throw refusal;
   }
 
   /** @param {Shared} _shared @param {number} index */

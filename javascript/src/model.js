@@ -246,7 +246,8 @@ export class Model {
 
 /** @param {unknown} prompt @returns {prompt is readonly Prompt[]} */
 function isListOfPrompts(prompt) {
-  return Array.isArray(prompt) && (typeof prompt[0] === 'string' || Array.isArray(prompt[0]));
+  const [first] = Array.isArray(prompt) ? prompt : [];
+  return typeof first === 'string' || Array.isArray(first) || ArrayBuffer.isView(first);
 }
 
 /**

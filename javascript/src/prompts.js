@@ -101,7 +101,7 @@ export class PromptReader {
     ids.forEach((id, index) => {
       if (id !== null && typeof id === 'object') {
         throw new OptionError(
-          'the prompt is a list of objects or lists; give messages to chat, and several prompts one after the other',
+          'the prompt is a list of objects or lists; give messages to chat, and several prompts to generate, or one after the other',
         );
       }
       if (!Number.isInteger(id))

@@ -161,6 +161,8 @@ for (const provider of PROVIDERS) {
     test('a list of prompts gives the results of each, with seeds one after the other', async () => {
       const options = { temperature: 1, seed: 7, maxNewTokens: 8 };
       const [text, ids] = await model.generate(['Once upon', [5, 6]], options);
+      const [typed] = await model.generate([Int32Array.of(5, 6)], { ...options, seed: 8 });
+      assert.deepEqual(typed.tokenIds, ids.tokenIds);
       assert.equal(text.text, (await model.generate('Once upon', options)).text);
       assert.deepEqual(ids.tokenIds, (await model.generate([5, 6], { ...options, seed: 8 })).tokenIds);
       const state = await model.prefill('Once');

@@ -183,6 +183,27 @@ describe('Chromium', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     );
   });
 
+  test('a device that is lost is named, and not the folder', async (t) => {
+    if (lacksAdapter(t)) return;
+    const other = await browser.newPage();
+    await other.goto(`${addressOf(server)}/`);
+    const message = await other.evaluate(
+      async (address) => {
+        const { load } = await import(/** @type {any} */ ('/browser/index.js'));
+        const model = await load(address, { executionProviders: ['webgpu'], cache: null });
+        await model.generate([1], { maxNewTokens: 1 });
+        model.decoder.backend.device.destroy();
+        return model.generate([1], { maxNewTokens: 1 }).then(
+          () => 'an answer',
+          (/** @type {Error} */ error) => error.message,
+        );
+      },
+      `${addressOf(server)}/vectors/doge-tiny-fp32`,
+    );
+    assert.match(message, /^the GPU failed \(the device is lost.*\); load the page again, or take WebAssembly/);
+    await other.close();
+  });
+
   test('a browser without an adapter says so', async () => {
     const other = await browser.newPage();
     await other.goto(`${addressOf(server)}/`);

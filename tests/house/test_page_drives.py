@@ -161,6 +161,7 @@ def test_a_driver_of_the_page_says_what_ours_says(
     for start, end in ((48, 64), (64, 70), (70, 71), (71, 72), (72, 88), *((i, i + 1) for i in range(88, 150))):
         found.append(driver.feed(ids[start:end]))
     expected = decoder.forward(decoder.new_state(), ids, "all")
-    # in other chunks a number may round to the next of 8 bits
-    limit = 1e-3 if cache_type == "int8" else 1e-4
-    np.testing.assert_allclose(np.concatenate(found), expected, atol=limit * np.abs(expected).max())
+    differences = np.abs(np.concatenate(found) - expected).max(axis=-1) / np.abs(expected).max()
+    assert np.median(differences) < 1e-4
+    # in other chunks a number may round to the next of 8 bits, which later tokens see
+    assert differences.max() < (1e-3 if cache_type == "int8" else 1e-4)

@@ -158,7 +158,7 @@ def test_no_tokens_are_nothing_to_do(tmp_path: Path) -> None:
 
 def test_the_page_has_every_attribute_and_named_input() -> None:
     page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
-    folded = fold_model(tiny_model(keep_sinks=2, keep_bonus=9, qk_norm=False))
+    folded = fold_model(tiny_model(keep_sinks=2, keep_bonus=9, keep_recent=3, qk_norm=False))
     attributes = attention_attributes(folded.dimensions, step_cache(folded.dimensions)) | {"first_layer": 1}
     section = page.split("## DynamicMaskAttention")[1].split("## How it is fast")[0]
     names = ["projected", "past_lengths", "past_precedence", "past_key", "cos", "input_ids", "attended", "present_key"]

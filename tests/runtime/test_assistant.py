@@ -166,6 +166,27 @@ class SlowDecoder(BigramDecoder):
         return super().forward(*given, **named)
 
 
+class RoundingDecoder(BigramDecoder):
+    """Computes several rows otherwise than one, but for rows of one token: the first check tells."""
+
+    checks, is_exact = 0, True
+
+    def room_for_draft(self, state: Any) -> int:
+        return super().room_for_draft(state) if self.is_exact else 0
+
+    def check_draft(self, state: Any, token_ids: Any) -> Any:
+        rows = super().check_draft(state, token_ids)
+        self.checks, self.is_exact = self.checks + 1, len(set(token_ids.tolist())) == 1
+        return rows
+
+
+def test_where_rows_are_rounded_otherwise_one_check_tells_and_no_more_are_timed() -> None:
+    large = RoundingDecoder(random_table(6))
+    assistant = Assistant.beside(large, BigramDecoder(random_table(6)))
+    assert (large.checks, assistant.costs.check) == (1, (0.0, 1.0))
+    assert Model(large, assistant=assistant).generate([1], max_new_tokens=9).drafted_tokens == 0
+
+
 def test_an_assistant_that_is_slower_than_the_model_never_guesses() -> None:
     table = random_table(6)
     slow, quick = SlowDecoder(table), BigramDecoder(table)

@@ -110,8 +110,9 @@ def test_bonuses_are_whole_bounded_and_rounded_to_even_like_in_pytorch() -> None
 
 @pytest.mark.parametrize("length", [5, 20, 70])
 @pytest.mark.parametrize("kv_int8", [False, True])
-def test_a_saved_and_a_copied_state_go_on_bit_by_bit(length: int, kv_int8: bool, tmp_path: Path) -> None:
-    model, ids = tiny_model(**BONUSES, num_mask_heads=4, keep_sinks=2), random_ids(100)
+@pytest.mark.parametrize("recent", [0, 6])
+def test_a_saved_and_a_copied_state_go_on_bit_by_bit(length: int, kv_int8: bool, recent: int, tmp_path: Path) -> None:
+    model, ids = tiny_model(**BONUSES, num_mask_heads=4, keep_sinks=2, keep_recent=recent), random_ids(100)
     write_model(model, "fp32", tmp_path, measure_scales(model, [ids]) if kv_int8 else None)
     decoder = Decoder(tmp_path, threads=1)
     state = decoder.new_state()

@@ -104,22 +104,6 @@ def test_without_a_mask_recent_keys_are_those_that_stay_anyway(tmp_path: Path) -
     assert relative_difference(torch_logits(model, ids), feed(decoder, ids, [50, *[1] * 40])) < 1e-5
 
 
-@pytest.mark.parametrize("length", [5, 20, 70])
-@pytest.mark.parametrize("kv_int8", [False, True])
-def test_a_saved_and_a_copied_state_go_on_bit_by_bit(length: int, kv_int8: bool, tmp_path: Path) -> None:
-    model, ids = tiny_model(**BONUSES, num_mask_heads=4, keep_sinks=2, keep_recent=6), random_ids(100)
-    write_model(model, "fp32", tmp_path, measure_scales(model, [ids]) if kv_int8 else None)
-    decoder = Decoder(tmp_path, threads=1)
-    state = decoder.new_state()
-    feed(decoder, ids[:length], [length], state)
-    state.save(tmp_path / "state")
-    others = [decoder.load_state(tmp_path / "state"), state.copy()]
-    rest = [1] * (100 - length)
-    expected = feed(decoder, ids[length:], rest, state)
-    for other in others:
-        np.testing.assert_array_equal(feed(decoder, ids[length:], rest, other), expected)
-
-
 def test_a_state_of_other_safe_keys_names_both(tmp_path: Path) -> None:
     model, decoders = tiny_model(**BONUSES), []
     for recent in (6, 0):

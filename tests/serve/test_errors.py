@@ -166,11 +166,20 @@ def test_no_field_has_the_name_of_a_branch_of_a_union() -> None:
     assert not [name for name in names if BRANCH.fullmatch(name)]
 
 
-def test_a_body_that_nests_too_deep_is_one_sentence(address: str) -> None:
-    content, headers = b'{"a":' * 5000 + b"1" + b"}" * 5000, {"Content-Type": "application/json"}
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "the body cannot be read, as it nests lists"),
+        ('{"model": "caf\u00e9"}'.encode("latin-1"), "the body is not in UTF-8"),
+        (b'{"n": ' + b"1" * 5000 + b"}", "the body cannot be read as JSON (Exceeds the limit"),
+    ],
+    ids=["deep", "latin-1", "a long number"],
+)
+def test_a_body_that_cannot_be_read_is_one_sentence(content: bytes, message: str, address: str) -> None:
+    headers = {"Content-Type": "application/json"}
     response = httpx.post(f"{address}/v1/chat/completions", content=content, headers=headers)
     assert response.status_code == 400
-    assert response.json()["error"]["message"].startswith("the body cannot be read, as it nests lists")
+    assert response.json()["error"]["message"].startswith(message)
 
 
 def test_half_a_character_in_a_message_is_refused_with_its_field(address: str) -> None:

@@ -71,12 +71,12 @@ class Layered:
         return positions, None
 
     def rotary_rows(self, graph: GraphBuilder) -> str:
-        """A row of the table per new token, from the first on."""
-        return graph.constant("rotary.first_row", np.array([0]))
+        """Nobody asks: attention takes the projection as it is."""
+        raise NotImplementedError
 
     def dt(self, graph: GraphBuilder, d: Dimensions, name: str, rows: str) -> str:
-        """As it is; the operator stores it in float32."""
-        return rows
+        """Nobody asks: attention takes the projection as it is."""
+        raise NotImplementedError
 
     def attend(self, graph: GraphBuilder, d: Dimensions, index: int, query_key_value: list[str]) -> str:
         """One DynamicMaskAttention; behind the last one, whose rows are then written, the lengths are counted."""
