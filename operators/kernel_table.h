@@ -2,6 +2,7 @@
 #pragma once
 
 #include "group_attention.h"
+#include "row_tiles.h"
 #include "vector_kernels.h"
 
 namespace doge {
@@ -10,8 +11,13 @@ namespace {
 template <class V>
 constexpr Kernels vector_kernels(const char* name) {
   using K = VectorKernels<V>;
-  Kernels kernels{name, K::quantize, K::block_products, K::float_products, K::add_weighted_rows, K::attend, 0, nullptr,
+  Kernels kernels{name, K::quantize, nullptr, K::float_products, K::add_weighted_rows, K::attend, 0, nullptr,
                   nullptr, K::sum_of_squares, K::gated_silu};
+  if constexpr (V::HAS_ROW_TILES) {
+    kernels.block_products = RowTiles<V>::block_products;
+  } else {
+    kernels.block_products = K::block_products;
+  }
   if constexpr (V::GROUP_VECTORS > 0) {
     using G = GroupAttention<V>;
     kernels.group = G::GROUP;

@@ -24,6 +24,7 @@ struct Avx512 {
   static constexpr int QUERIES = 4;
   static constexpr int ACCUMULATORS = 20;
   static constexpr int GROUP_VECTORS = 2;
+  static constexpr bool HAS_ROW_TILES = true;
 
   static Floats zero() { return _mm512_setzero_ps(); }
   static Floats set(float x) { return _mm512_set1_ps(x); }
@@ -73,51 +74,128 @@ struct Avx512 {
   static Integers add(Integers a, Integers b) { return _mm512_add_epi32(a, b); }
   static int32_t total(Integers x) { return _mm512_reduce_add_epi32(x); }
 
-  // ---- codes, in 16 bits; of 16 codes the upper half of a vector stays empty
+  // ---- codes; see row_tiles.h
 
-  static constexpr int LARGEST_CODE = 32767;
-  static constexpr int CODES = 32;
-  static constexpr int OFFSETS[2] = {0, 0};
-  using Weights = __m512i;
-  using Inputs = __m512i;
+  static constexpr int LARGEST_CODE = 127 * 256 + 127;
+  using Fours = __m512i;
   using Sums = __m512i;
 
-  static constexpr int TOKENS = 3;
-  static constexpr int matrix_rows(int) { return 4; }
-
   static void store_inputs(int16_t* block, int i, Integers x) {
-    _mm256_storeu_si256((__m256i*)(block + i), _mm512_cvtsepi32_epi16(x));
+    int8_t* at = (int8_t*)(block + i);
+    __m512i high = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
+    _mm_storeu_si128((__m128i*)at, _mm512_cvtepi32_epi8(high));
+    _mm_storeu_si128((__m128i*)(at + 16), _mm512_cvtepi32_epi8(x));  // the lowest byte of x is `low`
   }
 
-  template <int N>
-  static Inputs inputs(const int16_t* codes) {
-    if constexpr (N == 32) return _mm512_loadu_si512(codes);
-    return _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i*)codes));
+  // x[j] has four numbers of each of the rows j, j + 4, j + 8, j + 12; y[c] number c of all 16 rows.
+  static void transpose(const __m512i* x, __m512i* y) {
+    __m512i low_a = _mm512_unpacklo_epi32(x[0], x[1]), low_b = _mm512_unpacklo_epi32(x[2], x[3]);
+    __m512i high_a = _mm512_unpackhi_epi32(x[0], x[1]), high_b = _mm512_unpackhi_epi32(x[2], x[3]);
+    y[0] = _mm512_unpacklo_epi64(low_a, low_b);
+    y[1] = _mm512_unpackhi_epi64(low_a, low_b);
+    y[2] = _mm512_unpacklo_epi64(high_a, high_b);
+    y[3] = _mm512_unpackhi_epi64(high_a, high_b);
   }
 
-  template <int N>
-  static Weights bytes(const uint8_t* codes) {
-    if constexpr (N == 32) return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)codes));
-    return _mm512_zextsi256_si512(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)codes)));
+  // 16 bytes of each row. It takes many loads and few of the instructions that only one port has.
+  static void load_16_bytes(const uint8_t* p, size_t stride, __m512i* y) {
+    __m512i x[4];
+    for (int j = 0; j < 4; j++, p += stride) {
+      x[j] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)p));
+      x[j] = _mm512_inserti32x4(x[j], _mm_loadu_si128((const __m128i*)(p + 4 * stride)), 1);
+      x[j] = _mm512_inserti32x4(x[j], _mm_loadu_si128((const __m128i*)(p + 8 * stride)), 2);
+      x[j] = _mm512_inserti32x4(x[j], _mm_loadu_si128((const __m128i*)(p + 12 * stride)), 3);
+    }
+    transpose(x, y);
   }
 
-  template <int N>
-  static Weights nibbles(const uint8_t* codes) {  // a byte's upper half moves to the upper half of 32 bits
-    __m128i bytes = N == 32 ? _mm_loadu_si128((const __m128i*)codes) : _mm_loadl_epi64((const __m128i*)codes);
-    __m512i pairs = _mm512_cvtepu8_epi32(bytes), moved = _mm512_slli_epi32(pairs, 12);
-    return _mm512_ternarylogic_epi32(pairs, moved, _mm512_set1_epi32(0x000F000F), 0xA8);  // (pairs | moved) & mask
+  static __m512i load_32_bytes_of_two(const uint8_t* low, const uint8_t* high) {
+    __m512i x = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)low));
+    return _mm512_inserti64x4(x, _mm256_loadu_si256((const __m256i*)high), 1);
   }
 
-  // Of 16 codes, the empty half becomes -x as well, and is multiplied by inputs of 0.
-  static Weights less(Weights a, int x) { return _mm512_sub_epi16(a, _mm512_set1_epi16((int16_t)x)); }
-
-  template <int N>
-  static Sums add_products(Sums sums, Weights a, Inputs b) {
-    return _mm512_dpwssd_epi32(sums, a, b);
+  // 32 bytes of each row, by half as many loads.
+  static void load_32_bytes(const uint8_t* p, size_t stride, __m512i* y) {
+    __m512i first[4], second[4];
+    for (int j = 0; j < 4; j++, p += stride) {
+      __m512i near = load_32_bytes_of_two(p, p + 4 * stride);
+      __m512i far = load_32_bytes_of_two(p + 8 * stride, p + 12 * stride);
+      first[j] = _mm512_shuffle_i32x4(near, far, 0x88);
+      second[j] = _mm512_shuffle_i32x4(near, far, 0xDD);
+    }
+    transpose(first, y);
+    transpose(second, y + 4);
   }
 
-  static Sums first_sums(int32_t x) { return _mm512_maskz_set1_epi32(1, x); }
-  static Floats floats(Sums sums) { return _mm512_cvtepi32_ps(sums); }
+  // 8 bytes of each row; the second half of y stays empty
+  static void load_8_bytes(const uint8_t* p, size_t stride, __m512i* y) {
+    uint64_t copy[LANES][2] = {};
+    for (int m = 0; m < LANES; m++) __builtin_memcpy(copy[m], p + m * stride, 8);
+    load_16_bytes((const uint8_t*)copy, sizeof copy[0], y);
+  }
+
+  // The four halves of two bytes, from byte 0 or 2 of each row on: they are moved apart, then doubled.
+  static __m512i halves_of_two(__m512i x, int from) {
+    const __m512i rows = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C));
+    const __m512i places = _mm512_set1_epi32((int)(from == 0 ? 0x80018000 : 0x80038002));  // 0x80 makes a byte of 0
+    __m512i bytes = _mm512_shuffle_epi8(x, _mm512_add_epi8(places, rows)), moved = _mm512_slli_epi32(bytes, 4);
+    return _mm512_ternarylogic_epi32(bytes, moved, _mm512_set1_epi32(0x0F0F0F0F), 0xA8);  // (bytes | moved) & mask
+  }
+
+  template <int BITS, int N, int TOKENS>
+  static void load_fours(const uint8_t* p, size_t stride, Fours* y) {
+    if constexpr (BITS == 8 && N == 16) load_16_bytes(p, stride, y);
+    if constexpr (BITS == 8 && N == 32 && TOKENS <= 3) load_32_bytes(p, stride, y);  // a tile that waits for loads
+    if constexpr (BITS == 8 && N == 32 && TOKENS > 3) {
+      load_16_bytes(p, stride, y);
+      load_16_bytes(p + 16, stride, y + 4);
+    }
+    if constexpr (BITS == 4) {
+      __m512i packed[4];
+      if constexpr (N == 32) load_16_bytes(p, stride, packed);
+      if constexpr (N == 16) load_8_bytes(p, stride, packed);
+      for (int i = 0; i < N / 8; i++) {
+        y[2 * i] = halves_of_two(packed[i], 0);
+        y[2 * i + 1] = halves_of_two(packed[i], 2);
+      }
+    }
+  }
+
+  static Sums add_products(Sums sums, Fours x, const int8_t* four) {
+    int32_t numbers;
+    __builtin_memcpy(&numbers, four, sizeof numbers);
+    return _mm512_dpbusd_epi32(sums, x, _mm512_set1_epi32(numbers));
+  }
+
+  static Sums set_sums(int32_t x) { return _mm512_set1_epi32(x); }
+  static Sums load_sums(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static Sums times_256(Sums x) { return _mm512_slli_epi32(x, 8); }
+  static Sums multiply(Sums a, Sums b) { return _mm512_mullo_epi32(a, b); }
+  static Floats floats(Sums x) { return _mm512_cvtepi32_ps(x); }
+
+  static void load_columns(const float* p, size_t stride, Floats* y) {
+    __m512i columns[4];
+    load_16_bytes((const uint8_t*)p, stride * sizeof(float), columns);
+    for (int c = 0; c < 4; c++) y[c] = _mm512_castsi512_ps(columns[c]);
+  }
+
+  template <int BITS>
+  static int32_t sum_of_products(const uint8_t* codes, const int8_t* x, int n) {
+    __m256i sums = _mm256_setzero_si256();  // of `high`, then of `low`
+    for (int c = 0; c < n; c += 16, codes += 2 * BITS, x += 32) {
+      __m128i bytes;
+      if constexpr (BITS == 8) bytes = _mm_loadu_si128((const __m128i*)codes);
+      if constexpr (BITS == 4) {
+        __m128i pairs = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i*)codes));
+        bytes = _mm_and_si128(_mm_or_si128(pairs, _mm_slli_epi16(pairs, 4)), _mm_set1_epi8(15));
+      }
+      sums = _mm256_dpbusd_epi32(sums, _mm256_broadcastsi128_si256(bytes), _mm256_loadu_si256((const __m256i*)x));
+    }
+    __m128i high = _mm256_castsi256_si128(sums), low = _mm256_extracti128_si256(sums, 1);
+    __m128i all = _mm_add_epi32(_mm_slli_epi32(high, 8), low);
+    all = _mm_add_epi32(all, _mm_shuffle_epi32(all, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(all, _mm_shuffle_epi32(all, 0xB1)));
+  }
 };
 
 }  // namespace

@@ -20,6 +20,7 @@ struct Avx2 {
   static constexpr int QUERIES = 2;
   static constexpr int ACCUMULATORS = 10;
   static constexpr int GROUP_VECTORS = 0;
+  static constexpr bool HAS_ROW_TILES = false;
 
   static Floats zero() { return _mm256_setzero_ps(); }
   static Floats set(float x) { return _mm256_set1_ps(x); }

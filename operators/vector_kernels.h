@@ -16,7 +16,9 @@
 //   store_sums(x, p)            p[0] to p[3] = sums of the lanes of x[0] to x[3], all in the same order
 //   to_integers(x)              of whole numbers; total(x) the sum of the integers in all lanes
 //
-// and for products of codes:
+//   HAS_ROW_TILES               whether products of codes are those of row_tiles.h
+//
+// and for products of codes LARGEST_CODE, store_inputs, and where they are not those of row_tiles.h all the following:
 //
 //   LARGEST_CODE                of an activation
 //   CODES                       that are multiplied at once: 8, 16 or 32

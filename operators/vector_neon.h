@@ -16,6 +16,7 @@ struct Neon {
   static constexpr int QUERIES = 2;
   static constexpr int ACCUMULATORS = 20;
   static constexpr int GROUP_VECTORS = 0;
+  static constexpr bool HAS_ROW_TILES = false;
 
   static Floats zero() { return vdupq_n_f32(0); }
   static Floats set(float x) { return vdupq_n_f32(x); }

@@ -60,8 +60,8 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
     bool is_float = part.weights != nullptr;
     size_t row_bytes = is_float ? (size_t)matrix.width * sizeof(float) : part.blocks.row_bytes();
     int size = rows_of_task(row_bytes, part.rows);
-    int tasks = (part.rows + size - 1) / size;
-    auto last_of = [&](int task) { return std::min((task + 1) * size, part.rows); };
+    int tasks = std::max((part.rows + size - LEAST_ROWS) / size, 1);  // the last one takes a few rows that are left too
+    auto last_of = [&](int task) { return task + 1 < tasks ? (task + 1) * size : part.rows; };
     if (is_float) {
       team.parallel(tasks, [&](int task) {
         kernels.float_products(part.weights, matrix.width, task * size, last_of(task), x.row(0), x.width, rows, part_y,

@@ -3,9 +3,9 @@
     python -m benchmarks.speed.builds OLD.so NEW.so FOLDER
 
 Both compute the same export by DogeStep, in turns and with one thread. The work is a prompt, a piece that fills the
-window, and one over a full window. Then come steps behind 64 tokens and at the end of the window. Time is the
-processor's, which other work disturbs least. Ratios are medians of the rounds' ratios, old to new. The logits of the
-piece that fills the window are compared bit by bit.
+window, and one over a full window. Then come steps behind 64 tokens and at the end of the window. The last are steps of
+2, 4 and 8 sequences together. Time is the processor's, which other work disturbs least. Ratios are medians of the
+rounds' ratios, old to new. The logits of the piece that fills the window are compared bit by bit.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from benchmarks.common import options
 from benchmarks.common.decoders import random_ids
 from benchmarks.common.results import announce, finish
 from benchmarks.common.timing import in_turns, median, processor_seconds
+from doge_export.runtime.batch import Batch
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.state import State
 from doge_export.runtime.step_graph import StepGraph
 
 PROMPT, PIECE, STEPS, NEAR_START = 512, 256, 16, 64
+SEQUENCES = (2, 4, 8)
 
 
 class Contender:
@@ -35,6 +37,7 @@ class Contender:
         self.decoder = Decoder.over(StepGraph(folder, 1, library.resolve()), 1)
         self.ids = random_ids(self.decoder.vocab_size, PROMPT)
         self.window = self.decoder.keep_window_size
+        self.batches = {sequences: self.batch(sequences) for sequences in SEQUENCES}
         self.start, self.late, self.full = self.filled(NEAR_START), self.filled(self.window), self.filled(self.window)
 
     def filled(self, length: int) -> State:
@@ -43,6 +46,13 @@ class Contender:
         self.decoder.forward(state, self.ids[:NEAR_START])
         state.fill_window(np.arange(length) % NEAR_START)
         return state
+
+    def batch(self, sequences: int) -> Batch:
+        """So many streams behind the same tokens."""
+        batch = self.decoder.new_batch(sequences)
+        for _ in range(sequences):
+            self.decoder.forward(batch.open(), self.ids[:NEAR_START])
+        return batch
 
     def prompt(self) -> None:
         """From an empty window."""
@@ -63,6 +73,14 @@ class Contender:
         for token in self.ids[:STEPS, None]:
             self.decoder.forward(state, token)
 
+    def steps_together(self, sequences: int) -> None:
+        """Of so many streams, from the same position on."""
+        batch = self.batches[sequences]
+        for state in batch.states:
+            state.truncate(NEAR_START)
+        for token in self.ids[:STEPS].tolist():
+            batch.forward([token] * sequences)
+
 
 @click.command()
 @click.argument("old", type=click.Path(exists=True, path_type=Path))
@@ -82,6 +100,9 @@ def main(old: Path, new: Path, folder: Path, rounds: int, out: Path | None) -> N
         f"steps at {NEAR_START}": ([partial(each.steps, each.start, NEAR_START) for each in both], STEPS),
         "steps that fill the window": ([partial(each.steps, each.late, window - STEPS) for each in both], STEPS),
     }
+    for sequences in SEQUENCES:
+        together = [partial(each.steps_together, sequences) for each in both]
+        works[f"steps of {sequences} sequences at {NEAR_START}"] = (list(together), sequences * STEPS)
     rows = []
     for name, (calls, tokens) in works.items():
         times = in_turns([partial(processor_seconds, call) for call in calls], rounds)

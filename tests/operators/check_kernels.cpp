@@ -168,7 +168,7 @@ static void check_whole_numbers(const Kernels& kernels, int bits, int block_size
   kernels.quantize(&one, 1, block_size, code, &scale, &sum);
   float largest = std::round(1 / scale);  // a block with this value has a scale of 1, and a weight of 0 for it
   for (int width : {1, 15, 16, 17, 33, 64, 100, 257}) {
-    Matrix matrix(13, width, bits, block_size, with_zeros, false);
+    Matrix matrix(29, width, bits, block_size, with_zeros, false);
     matrix.clear_first_columns();
     Floats x(width);
     for (int i = 0; i < width; i++) x[i] = i % block_size == 0 ? largest : (float)integer(-99, 99);
@@ -187,8 +187,8 @@ static void check_whole_numbers(const Kernels& kernels, int bits, int block_size
 // row's sum, each by 2 ** -24 of what was added up with unsigned codes.
 static void check_block_products(const Kernels& kernels, int bits, int block_size, bool with_zeros) {
   for (int width : {1, 24, 64, 96, 200, 321}) {
-    for (int rows : {1, 2, 3, 5, 6, 7, 13}) {
-      Matrix matrix(integer(1, 13), width, bits, block_size, with_zeros, true);
+    for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17}) {
+      Matrix matrix(integer(0, 1) ? integer(1, 15) : integer(16, 48), width, bits, block_size, with_zeros, true);
       Floats x = normals((size_t)rows * width);
       Tokens tokens(kernels, x, rows, width, block_size);
       Floats y = products(kernels, matrix, tokens.view, rows);
@@ -527,7 +527,7 @@ static void print_speed(const Kernels& kernels) {
         Matrix matrix(height, width, bits, block_size, with_zeros, true);
         std::printf("%-9s [%d, %d], %d bits, blocks of %d%s:", kernels.name, height, width, bits, block_size,
                     with_zeros ? ", zero points" : "");
-        for (int rows : {1, 2, 6, 36}) {
+        for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 36}) {
           Tokens tokens(kernels, normals((size_t)rows * width), rows, width, block_size);
           Floats y((size_t)rows * height);
           double time = microseconds([&] {
