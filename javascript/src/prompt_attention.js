@@ -13,6 +13,7 @@ import * as onnx from './onnx_graph.js';
 const OPSET = 24; // TensorScatter's
 const [COS, SIN, BIAS] = [7, 8, 10]; // places among the inputs of GroupQueryAttention
 const READ = ['do_rotary', 'kv_num_heads', 'num_heads', 'scale']; // attributes
+const TOTAL = 'total_sequence_length'; // an input of the graph
 const [TOKENS, SEVERAL, PAST] = ['prompt.tokens', 'prompt.several', 'prompt.past'];
 const [ZERO, ONE, SLOTS, BY_HEAD, WIDTHS] = ['zero', 'one', 'slots', 'by_head', 'widths'].map(
   (each) => `prompt.${each}`,
@@ -32,13 +33,13 @@ export function withPromptAttention(bytes, file) {
 }
 
 /**
- * Whether a node attends in float32, to all keys of a state that it goes on writing. Where it turns queries and keys, it
- * turns all of their numbers, as in every export. @param {Node} each
+ * Whether a node attends in float32 for all tokens of a call, unlike those of a draft, to all keys of a state that it goes
+ * on writing. Where it turns queries and keys, it turns all of their numbers, as in every export. @param {Node} each
  */
 function isRead(each) {
   const others = each.inputs.filter((name, place) => name && place > 6 && ![COS, SIN, BIAS].includes(place));
   const isPlain = [...onnx.attributesOf(each).keys()].every((name) => READ.includes(name));
-  return each.opType === 'GroupQueryAttention' && !others.length && isPlain;
+  return each.opType === 'GroupQueryAttention' && each.inputs[6] === TOTAL && !others.length && isPlain;
 }
 
 /** Numbers of a key. @param {Node} attention @param {Model} model */
@@ -63,7 +64,7 @@ function counts(attention, model) {
     ),
     onnx.node('Shape', ['input_ids'], [TOKENS], '', { start: 1, end: 2 }),
     onnx.node('Greater', [TOKENS, ONE], [SEVERAL], ''),
-    onnx.node('Cast', ['total_sequence_length'], [`${PAST}.total`], '', { to: onnx.INT64 }),
+    onnx.node('Cast', [TOTAL], [`${PAST}.total`], '', { to: onnx.INT64 }),
     onnx.node('Sub', [`${PAST}.total`, TOKENS], [PAST], ''),
   ];
 }

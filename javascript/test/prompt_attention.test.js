@@ -43,7 +43,13 @@ for (const name of ['doge-tiny-fp32', 'experts', 'llama', 'llama-attention-rotat
   });
 }
 
-test('a state in 8 bits keeps its own attention', () => {
-  const bytes = graph('doge-tiny-fp32-kv-int8', 'decoder');
-  assert.equal(withPromptAttention(bytes, 'decoder.onnx'), bytes);
+test('drafts, whose rows attend one by one, and a state in 8 bits keep their own attention', () => {
+  for (const [name, file] of [
+    ['llama', 'decoder_draft'],
+    ['doge-tiny-fp32-kv-int8', 'decoder'],
+  ]) {
+    // prettier-ignore
+    const bytes = graph(name, file);
+    assert.equal(withPromptAttention(bytes, file), bytes);
+  }
 });
