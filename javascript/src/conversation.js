@@ -2,7 +2,7 @@
  * A conversation that keeps the decoder's state between turns, so that nothing said is ever computed again.
  *
  * Its files are those of Python's `runtime/conversation.py`: `doge-chat --resume` goes on with them, and this with
- * those of `/save-state` and `/save`.
+ * those of `/save-state` and `/save`. One with an adapter is that of the model which `withAdapter` gave.
  */
 
 import { checkMessages } from './chat_template.js';
@@ -94,6 +94,7 @@ export class Conversation {
     if (typeof text !== 'string' || !text)
       throw new OptionError(`the message is ${shown(text)}; write at least one character`);
     const { model, prefix } = this;
+    model.adapterOf({ ...options, state: prefix.state });
     const { maxNewTokens } = model.options(options); // OptionError here, before anything is taken back
     const asked = [...this.messages, { role: 'user', content: text }];
     const { rendered, tokenIds } = this.read(asked, text);

@@ -41,6 +41,7 @@ const FIELDS = [
  * @property {string} weightsSha256
  * @property {'float32' | 'int8'} cacheType
  * @property {number} keepSinks
+ * @property {string} adapter the name of the one that computes with it, whose numbers weightsSha256 knows too; '' for none
  * @property {boolean} separatePrecedence whether the precedence of keys is no part of the cache
  */
 
@@ -73,6 +74,7 @@ export function readDescription(metadata, file) {
     weightsSha256: values.weights_sha256,
     cacheType: values.cache_type,
     keepSinks: values.keep_sinks,
+    adapter: '',
     separatePrecedence: values.cache_type === 'int8' && values.mask_channels > 0,
   };
 }

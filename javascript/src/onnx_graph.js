@@ -7,7 +7,8 @@ import { all, field, numberField, numbers, parse, serialize, text, texts } from 
 
 const MODEL = { graph: 7, metadata: 14 };
 const GRAPH = { node: 1, initializer: 5, input: 11, output: 12 };
-const VALUE_INFO = { name: 1, type: 2, tensor: 1, elementType: 1 };
+const VALUE_INFO = { name: 1, type: 2, tensor: 1, elementType: 1, shape: 2, dim: 1 };
+const DIM = { size: 1, name: 2 };
 const NODE = { input: 1, output: 2, name: 3, opType: 4, attribute: 5, domain: 7 };
 const ATTRIBUTE = { name: 1, integer: 3, type: 20 };
 const TENSOR = { dims: 1, dataType: 2, name: 8, rawData: 9, externalData: 13, dataLocation: 14 };
@@ -97,6 +98,22 @@ export function changed(model, { drops, nodes, inputs, outputs }) {
     ...outputs.map(([name, type]) => valueInfo(GRAPH.output, name, type)),
   ]);
   return serialize(model.fields.map((each) => (each.number === MODEL.graph ? graph : each)));
+}
+
+/**
+ * The inputs by their names, with shapes: a size that is open has a name.
+ * @param {ReturnType<typeof readModel>} model @returns {Map<string, (number | string)[]>}
+ */
+export function inputShapes({ graph }) {
+  return new Map(
+    all(graph, GRAPH.input).map((bytes) => {
+      const info = parse(bytes);
+      const path = [VALUE_INFO.type, VALUE_INFO.tensor, VALUE_INFO.shape];
+      const shape = path.reduce((fields, number) => parse(all(fields, number)[0] ?? new Uint8Array()), info);
+      const dims = all(shape, VALUE_INFO.dim).map(parse);
+      return [text(info, VALUE_INFO.name), dims.map((dim) => numbers(dim, DIM.size)[0] ?? text(dim, DIM.name))];
+    }),
+  );
 }
 
 /** @param {number} number @param {string} name @param {number} type */
