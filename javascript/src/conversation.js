@@ -25,7 +25,11 @@ const METADATA_KEY = 'conversation'; // under which the state's metadata holds t
  */
 export class Conversation {
   /** OptionError where a system message is given for a model without chat template. */
-  constructor(/** @type {Model} */ model, /** @type {{system?: string}} */ { system } = {}) {
+  constructor(/** @type {Model} */ model, /** @type {{system?: string}} */ { system, ...others } = {}) {
+    if ('adapter' in others)
+      throw new OptionError(
+        'a conversation has the adapter of its model; give it that of await model.withAdapter(name)',
+      );
     if (model.hasChatTemplate) void model.chatPrompt; // PackageError here, rather than at the first question
     void model.tokenizer;
     if (system !== undefined && typeof system !== 'string')

@@ -8,10 +8,10 @@ import { checkedFolder } from './folder_files.js';
 import { generationDefaults } from './generation_options.js';
 import { GpuBackend, findAdapter } from './gpu_session.js';
 import { HeapBackend } from './heap_session.js';
-import { Model, checkTokenizer } from './model.js';
+import { Model } from './model.js';
 import { NativeBackend } from './native_session.js';
 import { FolderSource, parseJson } from './source.js';
-import { Tokenizer } from './tokenizer.js';
+import { Tokenizer, checkTokenizer } from './tokenizer.js';
 import { Unreachable, WebSource } from './web_source.js';
 
 /**

@@ -2,7 +2,7 @@
  * An exported folder as a language model: text or token ids in, text out. docs/javascript.md has examples.
  */
 
-import { OptionError, PackageError, shown } from './errors.js';
+import { OptionError, shown } from './errors.js';
 import { generateTokens } from './generation.js';
 import { withOverrides } from './generation_options.js';
 import { PromptLookup } from './prompt_lookup.js';
@@ -65,9 +65,7 @@ export class Model {
   async generate(prompt, options = {}) {
     if (isListOfPrompts(prompt)) return this.generateEach(prompt, options);
     const own = /** @type {CallOptions} */ (options);
-    const answer = this.answer(/** @type {Prompt} */ (prompt), own);
-    await this.decoderOf(this.adapterOf(own)); // opened before the time of the answer is taken
-    return answer.readAll();
+    return this.readAll(this.answer(/** @type {Prompt} */ (prompt), own), own);
   }
 
   /**
@@ -92,7 +90,7 @@ export class Model {
     /** @type {any} */
     let answer;
     if (stream) answer = this.chatStream(messages, chatTemplate, rest);
-    else answer = (async () => this.chatStream(messages, chatTemplate, rest).readAll())();
+    else answer = (async () => this.readAll(this.chatStream(messages, chatTemplate, rest), rest))();
     return answer;
   }
 
@@ -254,6 +252,12 @@ export class Model {
     return adapter === this.decoder.description.adapter ? this.decoder : this.beside.decoder(adapter);
   }
 
+  /** The whole of an answer, whose adapter is opened before its time is taken. @param {TextStream} answer @param {CallOptions} options */
+  async readAll(answer, options) {
+    await this.decoderOf(this.adapterOf(options));
+    return answer.readAll();
+  }
+
   /** @param {Prompt} prompt @param {CallOptions} options */
   answer(prompt, options) {
     this.adapterOf(options);
@@ -339,18 +343,4 @@ export class Model {
 function isListOfPrompts(prompt) {
   const [first] = Array.isArray(prompt) ? prompt : [];
   return typeof first === 'string' || Array.isArray(first) || ArrayBuffer.isView(first);
-}
-
-/**
- * Refuse a tokenizer with more tokens than the model has.
- * @param {import('./tokenizer.js').Tokenizer | null} tokenizer
- * @param {number} vocabSize
- */
-export function checkTokenizer(tokenizer, vocabSize) {
-  if (tokenizer !== null && tokenizer.vocabSize > vocabSize) {
-    throw new PackageError(
-      `tokenizer.json has ${tokenizer.vocabSize} tokens, but the model ${vocabSize}, so it belongs to another model; copy the ` +
-        'folder again, or export the checkpoint again',
-    );
-  }
 }

@@ -201,3 +201,17 @@ async function chatTemplates(source, config) {
   for (const { name, template } of entry) templates.set(name, template);
   return templates;
 }
+
+/**
+ * Refuse a tokenizer with more tokens than the model has.
+ * @param {Tokenizer | null} tokenizer
+ * @param {number} vocabSize
+ */
+export function checkTokenizer(tokenizer, vocabSize) {
+  if (tokenizer !== null && tokenizer.vocabSize > vocabSize) {
+    throw new PackageError(
+      `tokenizer.json has ${tokenizer.vocabSize} tokens, but the model ${vocabSize}, so it belongs to another model; copy the ` +
+        'folder again, or export the checkpoint again',
+    );
+  }
+}

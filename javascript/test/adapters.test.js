@@ -1,16 +1,12 @@
-/** Adapters beside a base: Python's answers with each, states that know theirs, and calls and files that do not fit. */
+/** Adapters beside a base: Python's answers with each, states that know theirs, and calls that do not fit. */
 
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 
-import { readAdapter } from '../src/adapter.js';
-import { ADAPTED_FILES, readAdaptedGraphs } from '../src/adapter_graphs.js';
 import { Conversation, OptionError, PackageError, StateError, load } from '../src/index.js';
+import { rejects } from './refusals.js';
 import { folderOf, vectors, work } from './vectors.js';
 
 /** @typedef {import('../src/index.js').Model} Model */
@@ -20,10 +16,8 @@ const PROVIDERS = /** @type {const} */ (['cpu', 'wasm']);
 const EXACT = 1e-4; // of the largest logit
 const ROUNDING = 0.1; // of activations to 8 bits in Python, which random adapters of this size make larger
 const GREEDY = { temperature: 0, repetitionPenalty: 10, ignoreEos: true, maxNewTokens: 20 };
-const PLAIN = 'onnx/decoder.onnx';
 const FIRST = 10; // tokens of an answer that are made before its state is saved
 const ADDED = `${work}/added.onnx_adapter`;
-const LEGAL = join(folderOf('adapters'), 'adapters/legal.onnx_adapter');
 const PROMPT = Array.from({ length: 20 }, (_, i) => 5 + i);
 
 for (const [name, byAdapter] of Object.entries(vectors.adapters)) {
@@ -122,6 +116,8 @@ for (const provider of PROVIDERS) {
         /with the adapter "legal", but is to be read without/,
       );
       for (const each of [talk, resumed]) each.dispose();
+      const wrong = /** @type {any} */ ({ adapter: 'legal' });
+      assert.throws(() => new Conversation(model, wrong), /give it that of await model\.withAdapter\(name\)/);
     });
 
     test('another adapter opens no graph, and steps make no matrix', async () => {
@@ -138,6 +134,19 @@ for (const provider of PROVIDERS) {
       await other.generate('', { ...GREEDY, state });
       assert.deepEqual([opened.count, made.count, sent.count], [1, 2, before]);
       await other.dispose();
+    });
+
+    test('nothing of an adapter is left in the heap', { skip: provider === 'cpu' }, async () => {
+      const other = await load(folderOf('adapters'), { executionProviders: [provider], threads: 1 });
+      for (const name of other.adapters) await other.logits([5], { adapter: name });
+      const matrices = other.beside.constants.reduce((sum, { tensors }) => sum + Object.keys(tensors).length, 0);
+      const { module } = /** @type {any} */ (other.decoder.backend);
+      const [released, sessions] = [counted(module, '_OrtReleaseTensor'), counted(module, '_OrtReleaseSession')];
+      const freed = counted(module, '_free');
+      await (await other.withAdapter('legal')).dispose();
+      assert.equal(released.count, 0);
+      await other.dispose();
+      assert.deepEqual([released.count, sessions.count, freed.count], [matrices, 2, 2]);
     });
 
     test('a state knows its adapter, and goes on with no other', async () => {
@@ -217,87 +226,6 @@ for (const provider of PROVIDERS) {
   });
 }
 
-describe('files of adapters that do not fit', () => {
-  const bytes = new Uint8Array(readFileSync(LEGAL));
-  const { places, base } = placesOf('adapters');
-  const reading = (/** @type {Uint8Array} */ file) => readAdapter(file, 'legal.onnx_adapter', places, base);
-  const isRefusal = (/** @type {unknown} */ error) => error instanceof PackageError && !error.message.includes('\n');
-
-  test('a file that is cut anywhere is refused', () => {
-    assert.equal(reading(bytes).arrays.size, 23);
-    for (let length = 0; length < bytes.length - 4; length += length < 300 ? 1 : 97)
-      assert.throws(() => reading(bytes.slice(0, length)), isRefusal, `${length} bytes`);
-  });
-
-  test('a damaged byte anywhere is refused, or is one of the numbers', () => {
-    for (let at = 0; at < bytes.length; at += at < 1000 ? 1 : 101) {
-      const damaged = bytes.slice();
-      damaged[at] ^= 0xff;
-      try {
-        assert.ok(reading(damaged).arrays.size <= 23);
-      } catch (error) {
-        assert.ok(isRefusal(error), `${at}: ${error}`);
-      }
-    }
-  });
-
-  /** @type {[string, () => Uint8Array, RegExp][]} */
-  const wrong = [
-    ['nothing', () => new Uint8Array(0), /is no adapter of onnxruntime, or a damaged one \(.*\); export it again/],
-    ['a text', () => new TextEncoder().encode('no flatbuffer at all'), /is no adapter of onnxruntime/],
-    [
-      'another base',
-      () => new Uint8Array(readFileSync(join(folderOf('adapters-llama'), 'adapters/legal.onnx_adapter'))),
-      /is an adapter of another base; export it with the base of this folder/,
-    ],
-    [
-      'a name',
-      () => replaced(bytes, 'layers.1.mlp.down_proj.lora_A', 'layers.7.mlp.down_proj.lora_A'),
-      /layers\.7\.mlp\.down_proj\.lora_A of shape \[1,48,4\], for which the base has no place/,
-    ],
-    [
-      'a part',
-      () => replaced(bytes, 'gate_up_proj.lora_B.up', 'gate_up_proj.lora_B.op'),
-      /lora_B\.op of shape .* no place/,
-    ],
-  ];
-  for (const [name, file, message] of wrong) {
-    test(`${name}: ${message.source}`, () => {
-      assert.throws(
-        () => reading(file()),
-        (error) => isRefusal(error) && message.test(/** @type {Error} */ (error).message),
-      );
-    });
-  }
-
-  test('a folder whose files are of another export or missing says so, and opens its base', async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'doge-adapters-'));
-    await cp(folderOf('adapters'), folder, { recursive: true });
-    await writeFile(join(folder, 'adapters/cut.onnx_adapter'), bytes.slice(0, 5000));
-    const model = await load(folder, { threads: 1 });
-    await rejects(
-      model.generate(PROMPT, { adapter: 'cut' }),
-      PackageError,
-      /^adapters\/cut\.onnx_adapter is no adapter/,
-    );
-    await rm(join(folder, 'adapters/support.onnx_adapter'));
-    await rejects(model.generate(PROMPT, { adapter: 'support' }), PackageError, /support\.onnx_adapter is missing/);
-    assert.equal((await model.generate(PROMPT, { ...GREEDY, adapter: 'legal' })).completionTokens, 20);
-    await model.dispose();
-    const [adapted] = Object.values(ADAPTED_FILES);
-    await cp(join(folderOf('adapters-llama'), adapted), join(folder, adapted));
-    const mixed = await load(folder, { threads: 1 });
-    await rejects(
-      mixed.generate(PROMPT, { adapter: 'legal' }),
-      PackageError,
-      /decoder_adapters\.onnx is damaged, or of another export/,
-    );
-    assert.equal((await mixed.generate(PROMPT, GREEDY)).completionTokens, 20);
-    await mixed.dispose();
-    await rm(folder, { recursive: true });
-  });
-});
-
 /** @param {Model} model @param {string} adapter @param {Answer[]} answers @param {number} most */
 async function logitsAgree(model, adapter, answers, most) {
   for (const { prompt, logits } of answers) {
@@ -345,12 +273,6 @@ async function saveStates(model, adapter, answers, folder, name) {
 /** Options that name an adapter, '' none. @param {string} adapter */
 const given = (adapter) => (adapter ? { adapter } : {});
 
-/** The places for adapters of a folder, and the number of its base. @param {string} name */
-function placesOf(name) {
-  const read = (/** @type {string} */ file) => new Uint8Array(readFileSync(join(folderOf(name), file)));
-  return readAdaptedGraphs(new Map(Object.values(ADAPTED_FILES).map((file) => [file, read(file)])), read(PLAIN));
-}
-
 /** Counts the calls of a method. @param {any} owner @param {string} name */
 function counted(owner, name) {
   const calls = { count: 0 };
@@ -360,21 +282,4 @@ function counted(owner, name) {
     return method.apply(owner, given);
   };
   return calls;
-}
-
-/** @param {Uint8Array} bytes @param {string} from @param {string} to as long */
-function replaced(bytes, from, to) {
-  const text = Buffer.from(bytes).toString('latin1');
-  assert.ok(text.includes(from));
-  return new Uint8Array(Buffer.from(text.replace(from, to), 'latin1'));
-}
-
-/** A promise that fails with one sentence. @param {Promise<unknown>} promise @param {Function} kind @param {RegExp} message */
-async function rejects(promise, kind, message) {
-  await assert.rejects(promise, (/** @type {any} */ error) => {
-    assert.equal(error instanceof kind, true, error.stack);
-    assert.match(error.message, message);
-    assert.ok(!error.message.includes('\n') && !error.message.endsWith('.'), error.message);
-    return true;
-  });
 }
