@@ -2,8 +2,8 @@
  * The graphs with places for an adapter. docs/decoder.md names the places, inputs that are initializers too.
  *
  * onnxruntime's JavaScript takes no values for such inputs: it asks a session for the inputs that must be given, and passes
- * over others. So the initializers are left out, and every place is given a matrix. Python leaves a place at rank 0 where an
- * adapter has nothing; Split of onnxruntime 1.30, which the JavaScript packages have, cuts no matrix without columns.
+ * over others. So the initializers are left out, and every place is given a matrix. Python leaves all places at rank 0 where an
+ * adapter has nothing; Split of onnxruntime 1.30, which the JavaScript packages have, does not cut that.
  */
 
 import { DECODER_FILE, DRAFT_FILE, METADATA_KEY, RECURRENT_FILE, SAMPLE_KEY } from './description.js';
@@ -79,15 +79,16 @@ function baseNumber(metadata, file) {
 }
 
 /**
- * A matrix for every place: those of an adapter, else zeros of rank 1, which add nothing, or the base's table.
+ * A matrix for every place: those of an adapter, else of the smallest rank, which adds nothing, or the base's table.
  * @param {Arrays} arrays @param {Places} places @param {import('./source.js').Source} source of the weights
+ * @param {number} least rank that the backend takes
  * @returns {Promise<Arrays>}
  */
-export async function inAllPlaces(arrays, places, source) {
+export async function inAllPlaces(arrays, places, source, least) {
   /** @type {Arrays} */
   const all = new Map();
   for (const [name, { shape, initializer }] of places) {
-    const dims = shape.map((size) => (typeof size === 'string' ? smallestRank(name, places) : size));
+    const dims = shape.map((size) => (typeof size === 'string' ? smallestRank(name, places, least) : size));
     const isTable = dims.every((size, i) => size === shape[i]);
     const zeros = () => new Float32Array(dims.reduce((a, b) => a * b, 1));
     all.set(name, arrays.get(name) ?? { dims, values: isTable ? await tableOf(initializer, source) : zeros() });
@@ -95,11 +96,16 @@ export async function inAllPlaces(arrays, places, source) {
   return all;
 }
 
-/** Of a product whose parts have rank 1: its first matrix has as many columns as there are parts. @param {string} name @param {Places} places */
-function smallestRank(name, places) {
-  if (!name.endsWith(DOWN)) return 1;
-  const ups = name.slice(0, -DOWN.length) + UP;
-  return [...places.keys()].filter((each) => each.startsWith(ups)).length;
+/**
+ * That of the backend for a product of one part. Of several parts each has rank 1, for Split cuts no matrix without
+ * columns, and the first matrix has as many columns as there are parts.
+ * @param {string} name @param {Places} places @param {number} least
+ */
+function smallestRank(name, places, least) {
+  const product = name.slice(0, name.lastIndexOf('.lora_'));
+  const parts = [...places.keys()].filter((each) => each.startsWith(product + UP)).length;
+  if (parts === 1) return least;
+  return name === product + DOWN ? parts : 1;
 }
 
 /** @param {Initializer} initializer @param {import('./source.js').Source} source */

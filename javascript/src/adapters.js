@@ -114,7 +114,7 @@ export class Adapters {
     const { base, source } = this;
     const { sessions, places, base: number } = await this.graphs();
     const { arrays, sha256: own } = readAdapter(bytes, file, places, number);
-    const constants = base.backend.constants(await inAllPlaces(arrays, places, source));
+    const constants = base.backend.constants(await inAllPlaces(arrays, places, source, base.backend.leastRank));
     this.constants.push(constants);
     const weightsSha256 = hexadecimal(sha256(new TextEncoder().encode(`${base.description.weightsSha256} ${own}`)));
     return new Decoder(base.backend, { ...base.description, weightsSha256, adapter: name }, sessions, constants);

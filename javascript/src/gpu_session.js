@@ -36,6 +36,7 @@ export class GpuBackend {
   readsAllSlots = true; // a state that grows takes less of the GPU's memory
   drafts = false; // its products of several rows are other ones than those of a single row
   threads = 1;
+  leastRank = 1; // it binds no buffer for a tensor without numbers
 
   /**
    * @param {Ort} ort of onnxruntime-web @param {Adapter} adapter @param {import('./source.js').Source} source

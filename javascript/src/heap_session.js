@@ -63,6 +63,7 @@ export class HeapBackend {
   readsAllSlots = false; // it works in place
   drafts = true;
   longestChunk = Infinity;
+  leastRank = 0;
 
   /**
    * @param {Module} module @param {import('./source.js').Source} source @param {number} threads

@@ -22,6 +22,7 @@ export class NativeBackend {
   readsAllSlots = true; // see withNewRows
   drafts = true;
   longestChunk = Infinity;
+  leastRank = 0;
 
   /**
    * @param {Ort} ort @param {import('./source.js').FolderSource} source

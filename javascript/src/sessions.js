@@ -54,6 +54,7 @@
  * @property {boolean} readsAllSlots whether a step takes time for slots of a state that hold no key
  * @property {boolean} drafts whether it runs the draft graph
  * @property {number} longestChunk tokens that it takes at once
+ * @property {number} leastRank of an adapter's matrices: 0 where it takes some without numbers
  * @property {(file: string, graph: Uint8Array) => Promise<Session>} open file: the name for messages
  * @property {(nbytes: number) => Memory} allocate
  * @property {(arrays: Arrays) => Constants} constants
