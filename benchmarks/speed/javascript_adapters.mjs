@@ -1,6 +1,6 @@
 // Decoding with adapters in JavaScript, in turns: node javascript_adapters.mjs FOLDER PROVIDER THREADS ROUNDS
-// A line of JSON for each adapter, null for the base: tokens per second in each round, and milliseconds of a new stream's
-// first step, which binds the matrices. One more line has MB resident before the first adapter and behind all.
+// A line of JSON for each adapter, null for the base: in each round tokens per second of wall time and of processor time,
+// and milliseconds of a new stream's first step, which binds the matrices. One more line has MB resident before the first adapter and behind all.
 
 import { load } from "../../javascript/src/index.js";
 
@@ -16,15 +16,16 @@ const prompt = Array.from(
 );
 const megabytes = () => process.memoryUsage().rss / 1e6;
 
-/** Tokens per second of steps behind a prompt. */
+/** Tokens per second of steps behind a prompt: by the wall's clock, and by the processor's. */
 async function speedOf(decoder) {
   const state = decoder.newState();
   await decoder.forward(state, prompt);
-  const start = performance.now();
+  const [start, used] = [performance.now(), process.cpuUsage()];
   for (let i = 0; i < STEPS; i++) await decoder.forward(state, [prompt[i]]);
-  const seconds = (performance.now() - start) / 1000;
+  const seconds = (performance.now() - start) / 1e3;
+  const { user, system } = process.cpuUsage(used);
   state.dispose();
-  return STEPS / seconds;
+  return [STEPS / seconds, (1e6 * STEPS) / (user + system)];
 }
 
 /** Of a new stream's first step. */

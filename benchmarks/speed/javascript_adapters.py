@@ -4,7 +4,8 @@
     python -m benchmarks.speed.javascript_adapters out --provider wasm
 
 64 tokens of prompt, then 32 steps, in one process. The base and each adapter take turns. Ratios are medians of the
-rounds' ratios to the base. A change is timed as the first step of a new stream.
+rounds' ratios to the base, of wall time and of the process's time on processors. A change is timed as
+the first step of a new stream.
 """
 
 from __future__ import annotations
@@ -44,12 +45,15 @@ def compare(folder: Path, provider: str, threads: int, rounds: int) -> list[dict
     speeds = {each["adapter"]: np.array(each["tokens_per_s"]) for each in measured}
     rows = []
     for each in measured:
-        own = speeds[each["adapter"]]
-        ratio, change = median(own / speeds[None]), median(np.array(each["change_ms"]))
-        rows.append({"adapter": each["adapter"], "threads": threads, "tokens_per_s": median(own), "ratio": ratio})
-        rows[-1] |= {"change_ms": change, **memory}
-        name = each["adapter"] or "base"
-        click.echo(f"{threads} thread(s) {name:16} {median(own):8.1f} tokens/s ({ratio:.3f}), {change:.1f} ms")
+        own, change = speeds[each["adapter"]], median(each["change_ms"])
+        wall, processor = (median(own[:, k] / speeds[None][:, k]) for k in range(2))
+        speed, name = median(own[:, 0]), each["adapter"] or "base"
+        rows.append({"adapter": each["adapter"], "threads": threads, "tokens_per_s": speed, "ratio": wall})
+        rows[-1] |= {"processor_ratio": processor, "change_ms": change, **memory}
+        click.echo(
+            f"{threads} thread(s) {name:16} {speed:8.1f} tokens/s ({wall:.3f}, of processor time {processor:.3f}), "
+            f"{change:.1f} ms"
+        )
     click.echo(f"{memory['mb_before']:.0f} MB resident, {memory['mb_behind']:.0f} MB with all adapters")
     return rows
 
