@@ -15,6 +15,7 @@ from doge_export.names import DEMO
 from doge_export.options import ExportOptions
 from doge_model.gguf import demo_gguf_path
 
+from .checkpoints import write_checkpoint
 from .genai_models import write_genai
 from .llama import requantize
 from .llama_models import write_llama
@@ -25,6 +26,7 @@ TRANSFORMERS = tuple(f"transformers-{a}-{d}" for a in ("eager", "sdpa") for d in
 PEERS = dict.fromkeys(LLAMAS, "llama_cpp") | {"transformers": "transformers", GENAI: "onnxruntime_genai"}  # and modules
 STEPS = 128  # tokens of a round
 TRANSFORMERS_STEPS = 32  # its time per token does not fall with more, and 128 take minutes
+RANDOM_CALIBRATION = 2048  # tokens: random numbers gain nothing from more
 
 
 def installed(peer: str) -> bool:
@@ -60,29 +62,51 @@ class Models:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def ours(self, size: str) -> Contender:
-        """A random Doge of a family size in 8 bits, or the demo."""
-        path = self._folder / f"{size}-int8"
-        if not path.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if size == DEMO:
-                export(ExportOptions(size, path, "int8"))
-            else:
-                export_random(size, "int8", path)
+    def ours(self, size: str, weights: str = "int8") -> Contender:
+        """A random Doge of a family size, or the demo, by a recipe: int8 or int4."""
+        path = self._path(f"{size}-{weights}")
+        if path.exists():
+            return Contender(OURS, str(path), size)
+        if size == DEMO:
+            export(ExportOptions(size, path, weights))
+        elif weights == "int4":
+            checkpoint = str(self._checkpoint(size))
+            rounding = ExportOptions(checkpoint, path, weights, calibration_tokens=RANDOM_CALIBRATION, report_tokens=0)
+            export(rounding)
+        else:
+            export_random(size, weights, path)
         return Contender(OURS, str(path), size)
 
-    def peer(self, kind: str, size: str) -> Contender:
-        """A peer with its model of the same dimensions; transformers makes its own."""
+    def peer(self, kind: str, size: str, file_type: str = "Q8_0") -> Contender:
+        """A peer with its model of the same dimensions; transformers makes its own.
+
+        file_type: of llama.cpp's file, one of `llama.KINDS`.
+        """
         if kind not in (*LLAMAS, GENAI):
             return Contender(kind, size, size)
-        path = self._folder / (f"{size}-genai" if kind == GENAI else f"{size}-q8_0.gguf")
+        path = self._path(f"{size}-genai" if kind == GENAI else f"{size}-{file_type.lower()}.gguf")
         if not path.exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if size == DEMO:
-                requantize(demo_gguf_path(), "Q8_0", path)
+            if kind == GENAI:
+                write_genai(size, path)
+            elif size == DEMO:
+                requantize(demo_gguf_path(), file_type, path)
+            elif file_type == "Q8_0":
+                write_llama(size, path)
             else:
-                (write_genai if kind == GENAI else write_llama)(size, path)
+                requantize(Path(self.peer(kind, size).model), file_type, path)
         return Contender(kind, str(path), size)
+
+    def _checkpoint(self, size: str) -> Path:
+        """A random checkpoint of a family size."""
+        path = self._path(f"{size}-checkpoint")
+        if not path.exists():
+            write_checkpoint(size, path)
+        return path
+
+    def _path(self, name: str) -> Path:
+        """Where a model lies, or will."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / name
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 KINDS = {  # of files, by the names that llama.cpp's users know
     "Q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0",
     "Q4_K_M": "LLAMA_FTYPE_MOSTLY_Q4_K_M",
+    "Q4_0": "LLAMA_FTYPE_MOSTLY_Q4_0",
     "F32": "LLAMA_FTYPE_ALL_F32",
 }
 _callbacks: list[Any] = []  # C code holds on to them

@@ -54,6 +54,10 @@ class Worker:
         """The most memory that the process has had resident, in MB."""
         return float(self._send("memory"))
 
+    def processor_s(self) -> float:
+        """Processor time that the process has taken so far, over all of its threads."""
+        return float(self._send("processor"))
+
     def close(self) -> None:
         """End the process."""
         self._process.communicate()

@@ -1,8 +1,9 @@
 """One contender in a process of its own: python -m benchmarks.common.worker_process KIND MODEL THREADS CONTEXT
 
 The process loads its model, feeds a prompt of 64 tokens, and prints `"first"` at its first token. Then it answers
-lines on standard input, in JSON. To `P N` it says the seconds of a prompt of P tokens and of N more greedy tokens, to
-`memory` its peak in MB. MODEL is a folder, a .gguf file, or for transformers a size of the family, such as 20m. Kinds:
+lines on standard input, in JSON. To `P N` it says the seconds of a prompt of P tokens and of N more greedy tokens. To
+`memory` it says its peak in MB, to `processor` the seconds of processor time so far. MODEL is a folder, a .gguf file,
+or for transformers a size of the family, such as 20m. Kinds:
 
 - doge-export, and doge-export-spin-US, whose idle threads look for work so many microseconds (-1: onnxruntime's own);
 - llama.cpp (its C API) and llama-cpp-python (Llama.generate);
@@ -231,6 +232,8 @@ def main() -> None:
             from doge_export.measure.machine import peak_rss_mb  # noqa: PLC0415 - not part of a peer's start
 
             print(json.dumps(peak_rss_mb()), flush=True)
+        elif line.strip() == "processor":
+            print(json.dumps(time.process_time()), flush=True)
         else:
             prompt, new_tokens = map(int, line.split())
             print(json.dumps(measure(ids[:prompt], new_tokens)), flush=True)

@@ -4,7 +4,8 @@
     python -m benchmarks.peers.runtimes checkpoints/doge-20m-10min-int8
 
 Every runtime opens the very same folder in a process of its own, and they take turns. The environments are those that
-`make test-runtimes` makes. Ratios are medians of the rounds' ratios, the other runtime's to ours; above 1 it is faster.
+`make test-runtimes` makes; `--runtimes onnxruntime-genai` needs no other than genai. Ratios are medians of the rounds'
+ratios, the other runtime's to ours; above 1 it is faster.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from benchmarks.common.worker import WORKER, Worker, workers
 
 ROOT = Path(__file__).parents[2]
 JAVASCRIPT = ROOT / "benchmarks" / "peers" / "transformers_js_worker.mjs"
+TRANSFORMERS_JS = "transformers.js"
+ENVIRONMENTS = {GENAI: "genai", "optimum": "optimum"}
 PROMPT = 256  # tokens
 
 
@@ -33,6 +36,7 @@ PROMPT = 256  # tokens
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @options.thread_counts
 @options.rounds(7)
+@click.option("--runtimes", type=options.names, default=",".join((*ENVIRONMENTS, TRANSFORMERS_JS)), show_default=True)
 @click.option(
     "--environments",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -47,14 +51,21 @@ PROMPT = 256  # tokens
 )
 @options.json_file
 def main(
-    folder: Path, thread_counts: tuple[int, ...], rounds: int, environments: Path, packages: Path, out: Path | None
+    folder: Path,
+    thread_counts: tuple[int, ...],
+    rounds: int,
+    runtimes: tuple[str, ...],
+    environments: Path,
+    packages: Path,
+    out: Path | None,
 ) -> None:
     """Compare the runtimes over FOLDER."""
+    chosen = contenders(folder, runtimes, environments)
     announce()
     os.environ["TRANSFORMERS_JS"] = str(packages)
     rows = []
     for threads in thread_counts:
-        found = compare(contenders(folder, environments), threads, rounds)
+        found = compare(chosen, threads, rounds)
         for row in found:
             click.echo(
                 f"{threads} thread(s) {row['contender']:<20}decode {row['decode_tokens_per_s']:7.1f} tokens/s "
@@ -64,20 +75,27 @@ def main(
     finish({"folder": folder.name, "rounds": rounds, "rows": rows}, out)
 
 
-def contenders(folder: Path, environments: Path) -> list[Contender]:
+def contenders(folder: Path, runtimes: Sequence[str], environments: Path) -> list[Contender]:
     """Ours first, then each runtime with the command of its worker."""
-    node = shutil.which("node")
-    if node is None:
-        raise click.UsageError("node is not installed; install Node 20 or newer")
     model = str(folder.resolve())
-    commands: dict[str, tuple[str, ...]] = {OURS: ()}
-    for kind, name in ((GENAI, "genai"), ("optimum", "optimum")):
-        python = environments / name / "bin" / "python"
-        if not python.exists():
-            raise click.UsageError(f"{python} is missing; run make test-runtimes once")
-        commands[kind] = (str(python), *WORKER)
-    commands["transformers.js"] = (node, str(JAVASCRIPT))
+    commands = {OURS: (), **{runtime: worker_of(runtime, environments) for runtime in runtimes}}
     return [Contender(kind, model, folder.name, command) for kind, command in commands.items()]
+
+
+def worker_of(runtime: str, environments: Path) -> tuple[str, ...]:
+    """The command of a runtime's worker."""
+    if runtime == TRANSFORMERS_JS:
+        node = shutil.which("node")
+        if node is None:
+            raise click.UsageError("node is not installed; install Node 20 or newer")
+        return node, str(JAVASCRIPT)
+    if runtime not in ENVIRONMENTS:
+        allowed = ", ".join((*ENVIRONMENTS, TRANSFORMERS_JS))
+        raise click.BadParameter(f"{runtime} is no runtime; give some of {allowed}", param_hint="--runtimes")
+    python = environments / ENVIRONMENTS[runtime] / "bin" / "python"
+    if not python.exists():
+        raise click.UsageError(f"{python} is missing; run make test-runtimes once")
+    return str(python), *WORKER
 
 
 def compare(chosen: Sequence[Contender], threads: int, rounds: int) -> list[Result]:

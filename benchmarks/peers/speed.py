@@ -22,10 +22,8 @@ from benchmarks.common import options
 from benchmarks.common.contenders import LLAMAS, PEERS, TRANSFORMERS, Contender, Models, installed, models_in
 from benchmarks.common.results import announce, finish
 from benchmarks.common.timing import in_turns, median
-from benchmarks.common.worker import Worker, workers
+from benchmarks.common.worker import CONTEXT, Worker, workers
 from doge_export.names import DEMO
-
-LONG_PROMPT = 512  # tokens
 
 
 @click.command()
@@ -33,6 +31,7 @@ LONG_PROMPT = 512  # tokens
 @options.thread_counts
 @options.rounds(7)
 @click.option("--starts", default=3, show_default=True, help="Processes started per contender.")
+@click.option("--prompt", default=512, show_default=True, help="Tokens of the long prompt.")
 @click.option("--peers", type=options.names, default=",".join(PEERS), show_default=True)
 @options.models
 @options.json_file
@@ -41,6 +40,7 @@ def main(
     thread_counts: tuple[int, ...],
     rounds: int,
     starts: int,
+    prompt: int,
     peers: tuple[str, ...],
     models: Path | None,
     out: Path | None,
@@ -52,10 +52,13 @@ def main(
         for size in sizes:
             chosen = contenders(size, wanted, folder)
             for threads in thread_counts:
-                found = [{"size": size, "threads": threads, **row} for row in compare(chosen, threads, rounds, starts)]
+                found = [
+                    {"size": size, "threads": threads, **row}
+                    for row in compare(chosen, threads, rounds, starts, prompt)
+                ]
                 print_rows(found)
                 rows += found
-    finish({"rounds": rounds, "rows": rows}, out)
+    finish({"rounds": rounds, "prompt": prompt, "rows": rows}, out)
 
 
 def available(peers: Sequence[str]) -> list[str]:
@@ -77,10 +80,10 @@ def contenders(size: str, peers: Sequence[str], models: Models) -> list[Contende
     return [models.ours(size), *(models.peer(kind, size) for kind in kinds)]
 
 
-def compare(chosen: Sequence[Contender], threads: int, rounds: int, starts: int) -> list[dict[str, Any]]:
+def compare(chosen: Sequence[Contender], threads: int, rounds: int, starts: int, prompt: int) -> list[dict[str, Any]]:
     """Measure everyone in turns, then start everyone in turns; a row for each, with the ratios of ours to it."""
-    with workers(chosen, threads) as started:
-        speeds = in_turns([partial(once, worker) for worker in started], rounds)  # [rounds, contenders, 2]
+    with workers(chosen, threads, context=max(CONTEXT, prompt)) as started:
+        speeds = in_turns([partial(once, worker, prompt) for worker in started], rounds)  # [rounds, contenders, 2]
         peaks = [worker.peak_mb() for worker in started]
     rows: list[dict[str, Any]] = []
     for i, contender in enumerate(chosen):
@@ -104,11 +107,11 @@ def start_ms(contender: Contender, threads: int) -> float:
     return worker.start_ms
 
 
-def once(worker: Worker) -> tuple[float, float]:
+def once(worker: Worker, prompt: int) -> tuple[float, float]:
     """One measurement: tokens per second of decoding and of a long prompt."""
     decode = worker.decode()
-    prefill, _ = worker.ask(LONG_PROMPT, 0)
-    return decode, LONG_PROMPT / prefill
+    prefill, _ = worker.ask(prompt, 0)
+    return decode, prompt / prefill
 
 
 def print_rows(rows: Sequence[dict[str, Any]]) -> None:

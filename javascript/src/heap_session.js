@@ -8,6 +8,7 @@
 import { DATA_FILE } from './description.js';
 import { DogeError, PackageError, oneLine } from './errors.js';
 import { HeapConstants } from './heap_constants.js';
+import { withPromptAttention } from './prompt_attention.js';
 import { nbytesOf, writeNumbers } from './sessions.js';
 import { unpacked } from './unpacking.js';
 
@@ -99,7 +100,8 @@ export class HeapBackend {
   async open(file, packed) {
     const { module, heap } = this;
     const data = await this.source.bytes(DATA_FILE);
-    const { graph, files } = unpacked(packed, file, data);
+    const { graph: floats, files } = unpacked(packed, file, data);
+    const graph = withPromptAttention(floats, file);
     const options = module._OrtCreateSessionOptions(ALL_OPTIMIZATIONS, true, true, 0, false, 0, 0, FATAL, 0, 0);
     let model = 0;
     try {

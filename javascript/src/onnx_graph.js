@@ -5,15 +5,16 @@ import { all, field, numberField, numbers, parse, serialize, text, texts } from 
 
 /** @typedef {import('./protobuf.js').Field} Field */
 
-const MODEL = { graph: 7, metadata: 14 };
-const GRAPH = { node: 1, initializer: 5, input: 11, output: 12 };
+const MODEL = { graph: 7, opset: 8, metadata: 14 };
+const OPSET = { domain: 1, version: 2 };
+const GRAPH = { node: 1, name: 2, initializer: 5, input: 11, output: 12 };
 const VALUE_INFO = { name: 1, type: 2, tensor: 1, elementType: 1, shape: 2, dim: 1 };
 const DIM = { size: 1, name: 2 };
 const NODE = { input: 1, output: 2, name: 3, opType: 4, attribute: 5, domain: 7 };
-const ATTRIBUTE = { name: 1, integer: 3, type: 20 };
+const ATTRIBUTE = { name: 1, integer: 3, graph: 6, integers: 8, type: 20 };
 const TENSOR = { dims: 1, dataType: 2, name: 8, rawData: 9, externalData: 13, dataLocation: 14 };
 const [KEY, VALUE] = [1, 2]; // of an entry
-const INTEGER_ATTRIBUTE = 2;
+const ATTRIBUTES = { integer: 2, graph: 5, integers: 7 };
 const EXTERNAL = 1;
 
 export const FLOAT32 = 1;
@@ -123,10 +124,22 @@ function valueInfo(number, name, type) {
 }
 
 /**
+ * The model with another version of ONNX's own operators. @param {ReturnType<typeof readModel>} model
+ * @param {number} version
+ */
+export function withOpset(model, version) {
+  const opset = field(MODEL.opset, [numberField(OPSET.version, version)]);
+  const isOnnx = (/** @type {Field} */ { number, value }) =>
+    number === MODEL.opset && value instanceof Uint8Array && !text(parse(value), OPSET.domain);
+  return { ...model, fields: model.fields.map((each) => (isOnnx(each) ? opset : each)) };
+}
+
+/**
  * @param {string} opType @param {readonly string[]} inputs @param {readonly string[]} outputs
  * @param {string} domain @param {Record<string, number>} [integers]
+ * @param {readonly Uint8Array[]} [attributes] of other kinds
  */
-export function node(opType, inputs, outputs, domain, integers = {}) {
+export function node(opType, inputs, outputs, domain, integers = {}, attributes = []) {
   return serialize([
     ...inputs.map((name) => field(NODE.input, name)),
     ...outputs.map((name) => field(NODE.output, name)),
@@ -136,11 +149,43 @@ export function node(opType, inputs, outputs, domain, integers = {}) {
       field(NODE.attribute, [
         field(ATTRIBUTE.name, name),
         numberField(ATTRIBUTE.integer, value),
-        numberField(ATTRIBUTE.type, INTEGER_ATTRIBUTE),
+        numberField(ATTRIBUTE.type, ATTRIBUTES.integer),
       ]),
     ),
+    ...attributes.map((each) => field(NODE.attribute, each)),
     field(NODE.domain, domain),
   ]);
+}
+
+/** An attribute for `node`. @param {string} name @param {readonly number[]} values */
+export function integersAttribute(name, values) {
+  return serialize([
+    field(ATTRIBUTE.name, name),
+    ...values.map((value) => numberField(ATTRIBUTE.integers, value)),
+    numberField(ATTRIBUTE.type, ATTRIBUTES.integers),
+  ]);
+}
+
+/**
+ * An attribute for `node`: a graph without inputs, which reads the values around it.
+ * @param {string} name @param {readonly Uint8Array[]} nodes @param {readonly [string, number][]} outputs names and
+ * element types
+ */
+export function graphAttribute(name, nodes, outputs) {
+  return serialize([
+    field(ATTRIBUTE.name, name),
+    field(ATTRIBUTE.graph, [
+      ...nodes.map((each) => field(GRAPH.node, each)),
+      field(GRAPH.name, name),
+      ...outputs.map(([output, type]) => valueInfo(GRAPH.output, output, type)),
+    ]),
+    numberField(ATTRIBUTE.type, ATTRIBUTES.graph),
+  ]);
+}
+
+/** A node's attributes by their names. @param {Node} node @returns {Map<string, Uint8Array>} */
+export function attributesOf({ bytes }) {
+  return new Map(all(parse(bytes), NODE.attribute).map((each) => [text(parse(each), ATTRIBUTE.name), each]));
 }
 
 /** A node with the default in place of an attribute. @param {Node} node @param {string} name */

@@ -47,9 +47,9 @@ export function field(number, value) {
   return { number, wire: BYTES, value: value instanceof Uint8Array ? value : serialize(value) };
 }
 
-/** @param {number} number @param {number} value @returns {Field} */
+/** @param {number} number @param {number} value a whole one @returns {Field} */
 export function numberField(number, value) {
-  return { number, wire: VARINT, value: BigInt(value) };
+  return { number, wire: VARINT, value: BigInt.asUintN(64, BigInt(value)) };
 }
 
 /** The messages of a repeated field. @param {readonly Field[]} fields @param {number} number @returns {Uint8Array[]} */

@@ -5,6 +5,7 @@ Every row must be there once, with the answer that this process gives it alone. 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def main() -> int:
     """Run both ways, and compare."""
     generator = Generator(Path(sys.argv[1]).resolve(), max_new_tokens=12, temperature=1.0, seed=3)
     rows = prompts(80)
+    os.environ["PYSPARK_PYTHON"] = sys.executable  # of the workers; else the first python3 of the PATH
     spark = SparkSession.builder.master("local[2]").config("spark.ui.enabled", "false").getOrCreate()
     spark.sparkContext.setLogLevel("ERROR")
     frame = spark.createDataFrame(rows, "number long, prompt string").repartition(4)
