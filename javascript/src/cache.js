@@ -1,5 +1,6 @@
 /** The memory of one stream: keys and values of fixed size, in memory that graphs write to in place. */
 
+import { countBonuses } from './eviction.js';
 import { BYTES } from './sessions.js';
 
 /** @typedef {import('./description.js').DecoderDescription} DecoderDescription */
@@ -122,11 +123,12 @@ export class Cache {
   }
 
   /**
-   * Precedence of the keys in some slots of a full window: [layers * heads * count]. 0 for all in a model without mask.
+   * Precedence of the keys in some slots of a full window: [layers * heads * count]. 0 for all in a model without mask;
+   * bonuses in tokens, where keys have any.
    * @param {number} first @param {number} count
    */
   precedenceOf(first, count) {
-    const { numLayers, headDim, maskChannels } = this.description;
+    const { numLayers, headDim, maskChannels, keepBonus } = this.description;
     const found = new Float32Array(numLayers * this.heads * count);
     if (maskChannels === 0) return found;
     const bytes = this.memory.bytes();
@@ -137,7 +139,7 @@ export class Cache {
       let at = this.offset(Math.floor(lane / this.heads), 1, head, first) / 4 + channel;
       for (let n = 0; n < count; n++, at += this.description.channels) found[i++] = floats[at];
     }
-    return found;
+    return keepBonus ? countBonuses(found, keepBonus) : found;
   }
 
   /** @param {(at: number, index: number) => void} visit the start of each layer's, part's and head's rows */

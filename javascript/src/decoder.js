@@ -143,7 +143,7 @@ export class Decoder {
   candidates(state, tokens) {
     const window = state.position >= this.description.keepWindowSize ? state.fullWindow() : null;
     state.reserve(tokens); // behind fullWindow, which may change the cache
-    return window && window.candidates(tokens);
+    return window && window.candidates(tokens, state.position);
   }
 
   /**

@@ -11,7 +11,8 @@ export const METADATA_KEY = 'doge_export.decoder';
 export const SAMPLE_KEY = 'doge_export.data';
 /** @type {Record<string, number>} */
 const FORMAT_VERSIONS = { float32: 6, int8: 7 };
-const SINKS_FORMAT = 10; // added to these where a driver must keep sinks
+/** @type {Record<string, number>} */
+const RULE_FORMATS = { keep_sinks: 10, keep_bonus: 20, keep_recent: 40 }; // added to these where a field is not 0
 const FIELDS = [
   'format_version',
   'vocab_size',
@@ -24,7 +25,7 @@ const FIELDS = [
   'mask_channels',
   'weights_sha256',
   'cache_type',
-  'keep_sinks',
+  ...Object.keys(RULE_FORMATS), // a file does not mention those that are 0
 ];
 
 /**
@@ -42,6 +43,8 @@ const FIELDS = [
  * @property {'float32' | 'int8'} cacheType
  * @property {number} keepSinks
  * @property {string} adapter the name of the one that computes with it, whose numbers weightsSha256 knows too; '' for none
+ * @property {number} keepBonus the most tokens by which a key counts as younger; 0 where precedence alone decides
+ * @property {number} keepRecent the last tokens up to a query whose keys are safe
  * @property {boolean} separatePrecedence whether the precedence of keys is no part of the cache
  */
 
@@ -57,7 +60,7 @@ export function readDescription(metadata, file) {
   /** @type {Record<string, any>} */
   let values;
   try {
-    values = { cache_type: 'float32', keep_sinks: 0, ...JSON.parse(entry) };
+    values = { cache_type: 'float32', keep_sinks: 0, keep_bonus: 0, keep_recent: 0, ...JSON.parse(entry) };
   } catch (error) {
     throw new PackageError(`${file} has damaged metadata (${oneLine(error)}); export the checkpoint again`);
   }
@@ -75,27 +78,18 @@ export function readDescription(metadata, file) {
     cacheType: values.cache_type,
     keepSinks: values.keep_sinks,
     adapter: '',
+    keepBonus: values.keep_bonus,
+    keepRecent: values.keep_recent,
     separatePrecedence: values.cache_type === 'int8' && values.mask_channels > 0,
   };
 }
 
 /** @param {Record<string, any>} values @param {string} file */
 function checkVersion(values, file) {
-  if (values.keep_bonus) {
-    throw new PackageError(
-      `${file} has keys with bonuses (keep_bonus ${values.keep_bonus}), which JavaScript does not count; export the ` +
-        'checkpoint without --calibrate-window',
-    );
-  }
-  if (values.keep_recent) {
-    throw new PackageError(
-      `${file} has a window whose last ${values.keep_recent} tokens are safe (keep_recent), which JavaScript does not ` +
-        'know; export the checkpoint with a keep_recent of 0',
-    );
-  }
-  const sinks = values.keep_sinks ? SINKS_FORMAT : 0;
+  const rule = Object.keys(RULE_FORMATS).filter((name) => values[name] !== 0);
+  const added = rule.reduce((sum, name) => sum + RULE_FORMATS[name], 0);
   const written = values.format_version;
-  const newest = Math.max(...Object.values(FORMAT_VERSIONS)) + sinks;
+  const newest = Math.max(...Object.values(FORMAT_VERSIONS)) + added;
   if (Number.isInteger(written) && written > newest) {
     throw new PackageError(
       `${file} has decoder format ${written}, which is newer than this version of doge-export; update it, or export ` +
@@ -104,7 +98,8 @@ function checkVersion(values, file) {
   }
   const names = Object.keys(values);
   const known = names.length === FIELDS.length && FIELDS.every((name) => names.includes(name));
-  if (!known || written !== FORMAT_VERSIONS[values.cache_type] + sinks) {
+  const isRule = rule.every((name) => Number.isInteger(values[name]) && values[name] > 0);
+  if (!known || !isRule || written !== FORMAT_VERSIONS[values.cache_type] + added) {
     throw new PackageError(
       `${file} has decoder format ${written} with other fields than this version's formats ` +
         `${Object.values(FORMAT_VERSIONS).join(' and ')}; export the checkpoint again`,

@@ -1,52 +1,71 @@
 /**
  * A full window: the keys it holds, which of them are evicted next, and the new keys that take their slots.
  *
- * The rule and its two halves are those of Python's `runtime/eviction.py`. Arrays are flat: head h of layer l is lane
- * l * heads + h, with a row of numbers for each lane.
+ * The rule and its two halves are those of Python's `runtime/eviction.py`, which says how sinks, bonuses and safe recent
+ * keys change it. Arrays are flat: head h of layer l is lane l * heads + h, with a row of numbers for each lane.
  */
 
 const TIE = Math.fround(2 ** (-17 - 40)); // `doge_model.mask.TIE`; a graph computes precedence times 2^-40
+const SCALE = 2 ** -40; // of the precedence that a graph computes
 const INDEX_SPAN = 2 ** 20; // a sort key holds an index below this beside 32 bits
 const { fround } = Math;
 
 /**
- * The cached keys that a chunk of S tokens can evict, R of each lane in the order of eviction.
+ * keepSinks: slots, from the first on, whose keys never leave. keepBonus: the most tokens of a bonus; 0 where precedence
+ * alone decides. keepRecent: the last tokens up to a query, whose keys are safe.
+ * @typedef {{keepSinks: number, keepBonus: number, keepRecent: number}} Rule
+ */
+
+/**
+ * The cached keys that a chunk of S tokens can evict, in the order of eviction; behind them, the safe ones that are the
+ * next to compete with them, in the order of the stream. They are `count` of each lane. Their precedence is as the graph
+ * compares it: with bonuses, their sums.
  * @typedef {{count: number, slots: Uint32Array, precedence: Float32Array, positions: Uint32Array}} Candidates
  */
 
 /** The keys of a state, per lane; slot i of the cache holds the key at [lane * window + i]. */
 export class FullWindow {
   /**
-   * @param {Float32Array} precedence [lanes * window] @param {Uint32Array} positions the same
-   * @param {number} lanes @param {number} keepSinks slots, from the first on, whose keys never leave
+   * @param {Float32Array} precedence [lanes * window]; with bonuses, theirs in tokens
+   * @param {Uint32Array} positions the same @param {number} lanes @param {Rule} rule
    */
-  constructor(precedence, positions, lanes, keepSinks) {
+  constructor(precedence, positions, lanes, rule) {
     this.precedence = precedence;
     this.positions = positions;
     this.lanes = lanes;
     this.window = precedence.length / lanes;
-    this.sinks = keepSinks;
+    this.rule = rule;
+    this.sums = new Float32Array(rule.keepBonus ? this.window : 0); // of the lane that is looked at
   }
 
   copy() {
-    return new FullWindow(this.precedence.slice(), this.positions.slice(), this.lanes, this.sinks);
+    return new FullWindow(this.precedence.slice(), this.positions.slice(), this.lanes, this.rule);
   }
 
-  /** The keys that a chunk of so many tokens can evict. @param {number} tokens @returns {Candidates} */
-  candidates(tokens) {
-    const count = Math.min(tokens, this.window - this.sinks);
+  /**
+   * The keys that a chunk of so many tokens can evict, whose first one has this position.
+   * @param {number} tokens @param {number} position
+   * @returns {Candidates}
+   */
+  candidates(tokens, position) {
+    const { keepSinks, keepRecent } = this.rule;
+    const competing = Math.min(tokens, this.window - keepSinks - keepRecent);
+    const entering = Math.min(tokens, keepRecent);
+    const count = competing + entering;
     const slots = new Uint32Array(this.lanes * count);
+    const precedence = new Float32Array(this.lanes * count);
     for (let lane = 0; lane < this.lanes; lane++) {
-      if (count === 1) slots[lane] = this.nextEvicted(lane);
-      else slots.set(this.firstEvicted(lane, count), lane * count);
+      const compared = this.compared(lane, position);
+      const own = slots.subarray(lane * count, (lane + 1) * count);
+      if (competing === 1) own[0] = this.nextEvicted(lane, compared, position);
+      else own.set(this.firstEvicted(lane, compared, competing, position));
+      if (entering) this.findEntering(lane, own.subarray(competing), position);
+      own.forEach((slot, i) => {
+        precedence[lane * count + i] = compared[slot];
+      });
     }
-    const at = slots.map((slot, i) => Math.floor(i / count) * this.window + slot);
-    return {
-      count,
-      slots,
-      precedence: Float32Array.from(at, (i) => this.precedence[i]),
-      positions: at.map((i) => this.positions[i]),
-    };
+    const at = (/** @type {number} */ slot, /** @type {number} */ i) => Math.floor(i / count) * this.window + slot;
+    return { count, slots, precedence, positions: slots.map((slot, i) => this.positions[at(slot, i)]) };
   }
 
   /**
@@ -58,68 +77,128 @@ export class FullWindow {
   admit(move, candidates, precedence, position) {
     const tokens = precedence.length / this.lanes;
     for (let lane = 0; lane < this.lanes; lane++) {
-      if (tokens === 1) this.admitOne(move, lane, candidates.slots[lane], precedence[lane], position);
+      if (tokens === 1) this.admitOne(move, lane, candidates, precedence[lane], position);
       else this.admitMany(move, lane, candidates, precedence.subarray(lane * tokens, (lane + 1) * tokens), position);
     }
   }
 
-  /** The slot whose key is evicted first: the oldest of those that tie with the smallest. @param {number} lane */
-  nextEvicted(lane) {
-    const first = lane * this.window;
-    const end = first + this.window;
-    let least = Infinity;
-    for (let i = first + this.sinks; i < end; i++) if (this.precedence[i] < least) least = this.precedence[i];
-    const tied = fround(least + TIE);
-    let oldest = first + this.sinks;
-    let age = Infinity;
-    for (let i = first + this.sinks; i < end; i++) {
-      if (this.precedence[i] <= tied && this.positions[i] < age) [oldest, age] = [i, this.positions[i]];
-    }
-    return oldest - first;
-  }
-
-  /** @param {number} lane @param {number} count */
-  firstEvicted(lane, count) {
-    const [first, end] = [lane * this.window + this.sinks, (lane + 1) * this.window];
-    const order = evictionOrder(this.precedence.subarray(first, end), this.positions.subarray(first, end));
-    return order.subarray(0, count).map((index) => index + this.sinks);
-  }
-
   /**
-   * One new key: it is kept where it outranks the candidate.
-   * @param {(lane: number, to: number, from: number) => void} move
-   * @param {number} lane @param {number} slot @param {number} precedence @param {number} position
+   * The precedence that orders a lane's keys: as it is, or the sums with bonuses, counted from a position, so that
+   * float32 is exact. The next call may overwrite it.
+   * @param {number} lane @param {number} position
    */
-  admitOne(move, lane, slot, precedence, position) {
-    const at = lane * this.window + slot;
-    if (!(precedence >= fround(this.precedence[at] - TIE))) return;
-    move(lane, slot, this.window);
-    this.precedence[at] = precedence;
-    this.positions[at] = position;
+  compared(lane, position) {
+    const first = lane * this.window;
+    const own = this.precedence.subarray(first, first + this.window);
+    if (!this.rule.keepBonus) return own;
+    for (let i = 0; i < this.window; i++) this.sums[i] = own[i] + fround(this.positions[first + i] - position);
+    return this.sums;
   }
 
   /**
-   * Several new keys: order them together with the candidates.
+   * The slot whose key is evicted first: the oldest of those that tie with the smallest.
+   * @param {number} lane @param {Float32Array} compared @param {number} position
+   */
+  nextEvicted(lane, compared, position) {
+    const ages = this.positions.subarray(lane * this.window, (lane + 1) * this.window);
+    const { keepSinks, keepRecent } = this.rule;
+    const end = keepRecent ? position - keepRecent : Infinity; // safe keys have positions from there on
+    let least = Infinity;
+    for (let i = keepSinks; i < this.window; i++) if (compared[i] < least && ages[i] < end) least = compared[i];
+    const tied = fround(least + TIE);
+    let oldest = keepSinks;
+    let age = end;
+    for (let i = keepSinks; i < this.window; i++)
+      if (compared[i] <= tied && ages[i] < age) [oldest, age] = [i, ages[i]];
+    return oldest;
+  }
+
+  /**
+   * Slots of so many keys that are evicted first, in that order.
+   * @param {number} lane @param {Float32Array} compared @param {number} count @param {number} position
+   */
+  firstEvicted(lane, compared, count, position) {
+    const { keepSinks, keepRecent } = this.rule;
+    const ages = this.positions.subarray(lane * this.window + keepSinks, (lane + 1) * this.window);
+    const keys = compared.slice(keepSinks);
+    if (keepRecent) ages.forEach((age, i) => age >= position - keepRecent && (keys[i] = Infinity));
+    return evictionOrder(keys, ages)
+      .subarray(0, count)
+      .map((index) => index + keepSinks);
+  }
+
+  /**
+   * Find the slots of the oldest safe keys, the oldest first.
+   * @param {number} lane @param {Uint32Array} slots is filled @param {number} position
+   */
+  findEntering(lane, slots, position) {
+    const [start, oldest] = [lane * this.window, position - this.rule.keepRecent];
+    for (let i = 0; i < this.window; i++) {
+      const age = this.positions[start + i] - oldest;
+      if (age >= 0 && age < slots.length) slots[age] = i;
+    }
+  }
+
+  /**
+   * One new key: it is kept where it outranks the candidate. Where recent keys are safe it stays, and takes the slot of
+   * the candidate or of the key that competes with that.
+   * @param {(lane: number, to: number, from: number) => void} move @param {number} lane
+   * @param {Candidates} candidates @param {number} precedence with bonuses, its sum too @param {number} position
+   */
+  admitOne(move, lane, { count, slots, precedence: theirs }, precedence, position) {
+    const first = lane * count;
+    const competitor = this.rule.keepRecent ? theirs[first + 1] : precedence;
+    const outranks = competitor >= fround(theirs[first] - TIE);
+    if (!outranks && !this.rule.keepRecent) return;
+    this.put(move, lane, slots[outranks ? first : first + 1], 0, precedence, position);
+  }
+
+  /**
+   * Several new keys: order those that compete together with the candidates. The others are safe.
    * @param {(lane: number, to: number, from: number) => void} move @param {number} lane
    * @param {Candidates} candidates @param {Float32Array} precedence @param {number} position
    */
   admitMany(move, lane, { count, slots, precedence: theirs, positions }, precedence, position) {
-    const both = new Float32Array(count + precedence.length);
+    const tokens = precedence.length;
+    const entering = tokens - Math.min(tokens, this.rule.keepRecent);
+    const both = new Float32Array(count + entering);
     both.set(theirs.subarray(lane * count, (lane + 1) * count));
-    both.set(precedence, count);
+    for (let i = 0; i < entering; i++) both[count + i] = precedence[i] + (this.rule.keepBonus ? i : 0);
     const ages = Uint32Array.from(both, (_, i) => (i < count ? positions[lane * count + i] : position + i - count));
-    const kept = new Uint8Array(both.length);
-    for (const index of evictionOrder(both, ages).subarray(precedence.length)) kept[index] = 1;
+    const gone = new Uint8Array(count + tokens);
+    for (const index of evictionOrder(both, ages).subarray(0, tokens)) gone[index] = 1;
     let free = 0; // the candidates that go, in their order
-    for (let i = 0; i < precedence.length; i++) {
-      if (!kept[count + i]) continue;
-      while (kept[free]) free++;
-      const slot = slots[lane * count + free++];
-      move(lane, slot, this.window + i);
-      this.precedence[lane * this.window + slot] = precedence[i];
-      this.positions[lane * this.window + slot] = position + i;
+    for (let i = 0; i < tokens; i++) {
+      if (gone[count + i]) continue;
+      while (!gone[free]) free++;
+      this.put(move, lane, slots[lane * count + free++], i, precedence[i], position + i);
     }
   }
+
+  /**
+   * Put a new key in a slot. @param {(lane: number, to: number, from: number) => void} move @param {number} lane
+   * @param {number} slot @param {number} index of the key among the new ones @param {number} precedence
+   * @param {number} position
+   */
+  put(move, lane, slot, index, precedence, position) {
+    move(lane, slot, this.window + index);
+    this.precedence[lane * this.window + slot] = precedence;
+    this.positions[lane * this.window + slot] = position;
+  }
+}
+
+/**
+ * Put in the place of a graph's precedence the bonus in tokens that it stands for: whole, halves to even.
+ * @param {Float32Array} precedence @param {number} keepBonus
+ */
+export function countBonuses(precedence, keepBonus) {
+  for (let i = 0; i < precedence.length; i++) {
+    const tokens = Math.min(Math.max(precedence[i] / SCALE, 0), keepBonus);
+    const below = Math.floor(tokens);
+    const isAbove = tokens - below === 0.5 ? below % 2 === 1 : tokens - below > 0.5;
+    precedence[i] = below + Number(isAbove);
+  }
+  return precedence;
 }
 
 /**

@@ -1,6 +1,7 @@
 /** Graphs for WebGPU: without the operators that it lacks, and with what a session reads of each run. */
 
 import { withoutDoubles } from './doubles.js';
+import { withoutRound } from './gpu_rounding.js';
 import { FLOAT32, INT64, changed, node, readModel, withDefault, writeModel } from './onnx_graph.js';
 import { NEW_SLOTS } from './tensor_binding.js';
 
@@ -16,7 +17,8 @@ export function gpuGraph(bytes, file, { numLayers }) {
     `present.${layer}.key`,
     `present.${layer}.value`,
   ]).flat();
-  return { graph: withRowsBeside(withPlainProducts(rest.graph, file), file, presents), presents, rest };
+  const graph = withoutRound(withPlainProducts(rest.graph, file), file);
+  return { graph: withRowsBeside(graph, file, presents), presents, rest };
 }
 
 /**

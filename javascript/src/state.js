@@ -2,7 +2,7 @@
 
 import { Cache, MAX_CHUNK, mostSlots } from './cache.js';
 import { RewindError, StateError } from './errors.js';
-import { FullWindow } from './eviction.js';
+import { FullWindow, countBonuses } from './eviction.js';
 import { SeenTokens } from './seen_tokens.js';
 import { readStateFile, writeStateFile } from './state_file.js';
 
@@ -185,7 +185,7 @@ export class State {
       this.precedenceOf(0, d.keepWindowSize),
       positions,
       d.numLayers * d.numRecurrentHeads,
-      d.keepSinks,
+      d,
     );
     return this.window;
   }
@@ -205,7 +205,8 @@ export class State {
     const start = this.overflowed ? d.keepWindowSize : this.position;
     for (let layer = 0; layer < d.numLayers; layer++) {
       const heads = d.numRecurrentHeads;
-      read(layer).forEach((value, i) => {
+      const rows = d.keepBonus ? countBonuses(read(layer).slice(), d.keepBonus) : read(layer);
+      rows.forEach((value, i) => {
         precedence[(layer * heads + (i % heads)) * slots + start + Math.floor(i / heads)] = value;
       });
     }

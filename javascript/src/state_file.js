@@ -17,6 +17,8 @@ export const POSITION_LIMIT = 2 ** 32; // keys have 32 bits for their position
 const HEADER_FIELDS = [
   'adapter',
   'format_version',
+  'keep_bonus',
+  'keep_recent',
   'keep_sinks',
   'keep_window_size',
   'metadata',
@@ -56,6 +58,8 @@ export function writeStateFile(d, content) {
     metadata,
     ...(d.keepSinks ? { keep_sinks: d.keepSinks } : {}),
     ...(d.adapter ? { adapter: d.adapter } : {}),
+    ...(d.keepBonus ? { keep_bonus: d.keepBonus } : {}),
+    ...(d.keepRecent ? { keep_recent: d.keepRecent } : {}),
   });
   /** @type {Record<string, Tensor>} */
   const tensors = {
@@ -155,7 +159,7 @@ function parsedHeader(text, d) {
       `the state file has format ${shown(header?.format_version)}, but this version reads ${FORMAT_VERSION} only`,
     );
   }
-  header = { keep_sinks: 0, adapter: '', ...header };
+  header = { keep_sinks: 0, keep_bonus: 0, keep_recent: 0, adapter: '', ...header };
   if (Object.keys(header).sort().join() !== HEADER_FIELDS.join())
     throw damaged(`its header has the fields ${Object.keys(header)}`);
   if (header.adapter !== d.adapter) {
@@ -168,6 +172,8 @@ function parsedHeader(text, d) {
     [header.weights_sha256, d.weightsSha256, 'has the weights'],
     [header.keep_window_size, d.keepWindowSize, 'has a window of'],
     [header.keep_sinks, d.keepSinks, 'keeps sinks:'],
+    [header.keep_bonus, d.keepBonus, 'has keep_bonus'],
+    [header.keep_recent, d.keepRecent, 'has keep_recent'],
   ];
   for (const [theirs, ours, what] of belongs) {
     if (theirs === ours) continue;
@@ -257,7 +263,9 @@ function checkValues(content, d) {
   for (let start = 0; keyPositions && start < keyPositions.length; start += d.keepWindowSize) {
     const lane = keyPositions.slice(start, start + d.keepWindowSize);
     const inPlace = lane.slice(0, d.keepSinks).every((value, slot) => value === slot);
-    if (!inPlace || !allDifferentBelow(position, lane)) throw damaged('the positions of its keys are impossible');
+    const areLast = lane.filter((value) => value >= position - d.keepRecent).length === d.keepRecent;
+    if (!inPlace || !areLast || !allDifferentBelow(position, lane))
+      throw damaged('the positions of its keys are impossible');
   }
 }
 

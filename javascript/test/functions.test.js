@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 
 import { CleanUp } from '../src/clean_up.js';
 import { METADATA_KEY, readDescription } from '../src/description.js';
-import { FullWindow } from '../src/eviction.js';
+import { FullWindow, countBonuses } from '../src/eviction.js';
 import { DEFAULTS, optionsFromGenerationConfig, withOverrides } from '../src/generation_options.js';
 import { PackageError } from '../src/errors.js';
 import { inHeap } from '../src/heap_session.js';
@@ -13,11 +14,23 @@ import { FLOAT32, UINT8, readModel } from '../src/onnx_graph.js';
 import { field, serialize } from '../src/protobuf.js';
 import { Pcg64 } from '../src/random.js';
 import { candidates, sample } from '../src/sampling.js';
+import { readStateFile, writeStateFile } from '../src/state_file.js';
 import { StopStrings } from '../src/stopping.js';
 import { unpack } from '../src/unpacking.js';
-import { camelCase, vectors } from './vectors.js';
+import { camelCase, folderOf, vectors, work } from './vectors.js';
 
 const { cases } = vectors;
+const DESCRIBED = {
+  vocab_size: 9,
+  keep_window_size: 20,
+  num_layers: 1,
+  num_kv_heads: 1,
+  num_recurrent_heads: 1,
+  channels: 16,
+  head_dim: 8,
+  mask_channels: 1,
+  weights_sha256: 'a',
+};
 
 test('a seed draws the numbers that it draws in numpy', () => {
   for (const { seed, numbers } of cases.draws) {
@@ -30,20 +43,18 @@ test('a seed draws the numbers that it draws in numpy', () => {
   }
 });
 
-test('a decoder whose keys have bonuses is refused in one sentence', () => {
-  const fields = JSON.stringify({ keep_bonus: 60, format_version: 26 });
-  assert.throws(
-    () => readDescription(new Map([[METADATA_KEY, fields]]), 'decoder.onnx'),
-    /has keys with bonuses \(keep_bonus 60\), which JavaScript does not count; export the checkpoint without/,
-  );
-});
-
-test('a decoder whose recent keys are safe is refused in one sentence', () => {
-  const fields = JSON.stringify({ keep_recent: 32, format_version: 46 });
-  assert.throws(
-    () => readDescription(new Map([[METADATA_KEY, fields]]), 'decoder.onnx'),
-    /whose last 32 tokens are safe \(keep_recent\), which JavaScript does not know; export the checkpoint with a/,
-  );
+test('a rule of eviction and its format belong together', () => {
+  const described = { keep_sinks: 2, keep_bonus: 60, keep_recent: 6, format_version: 76, ...DESCRIBED };
+  const read = (/** @type {object} */ changes) =>
+    readDescription(new Map([[METADATA_KEY, JSON.stringify({ ...described, ...changes })]]), 'decoder.onnx');
+  const { keepSinks, keepBonus, keepRecent } = read({});
+  assert.deepEqual([keepSinks, keepBonus, keepRecent], [2, 60, 6]);
+  for (const wrong of [{ format_version: 36 }, { keep_recent: 0 }, { keep_recent: -1 }, { keep_bonus: '60' }]) {
+    assert.throws(
+      () => read(wrong),
+      /^PackageError: decoder.onnx has decoder format .*; (export|update it, or export)/,
+    );
+  }
 });
 
 test('a seed draws the tokens that it draws in Python', () => {
@@ -124,18 +135,53 @@ test('settings of a folder stand for the same options', () => {
   }
 });
 
-test('the same keys are evicted, with ties and sinks', () => {
-  for (const { sinks, begin, steps } of cases.evicted) {
-    const window = new FullWindow(Float32Array.from(begin.precedence), Uint32Array.from(begin.positions), 2, sinks);
+test('the same keys are evicted, with ties, sinks, bonuses and safe keys', () => {
+  for (const { rule, begin, steps } of cases.evicted) {
+    const own = { keepSinks: rule.sinks, keepBonus: rule.bonus, keepRecent: rule.recent };
+    const window = new FullWindow(Float32Array.from(begin.precedence), Uint32Array.from(begin.positions), 2, own);
     let position = 6;
     for (const step of steps) {
-      const chosen = window.candidates(step.new.length / 2);
-      assert.deepEqual([...chosen.slots], step.slots);
+      const chosen = window.candidates(step.new.length / 2, position);
+      assert.deepEqual([[...chosen.slots], [...chosen.precedence]], [step.slots, step.compared], JSON.stringify(rule));
       window.admit(() => {}, chosen, Float32Array.from(step.new), position);
       position += step.new.length / 2;
       assert.deepEqual([[...window.precedence], [...window.positions]], [step.precedence, step.positions]);
     }
   }
+});
+
+test('a stream far along evicts the keys that it evicts at the beginning', () => {
+  const rule = { keepSinks: 0, keepBonus: 60, keepRecent: 2 };
+  const far = 2 ** 31 + 12_345; // positions beyond the whole numbers of float32
+  const [near, moved] = [0, far].map((start) => {
+    const positions = Uint32Array.of(0, 1, 3, 5, 6).map((position) => position + start);
+    return new FullWindow(Float32Array.of(7, 7, 4, 3, 0), positions, 1, rule).candidates(3, 7 + start);
+  });
+  assert.deepEqual([near.slots, near.precedence], [Uint32Array.of(0, 2, 1, 3, 4), Float32Array.of(0, 0, 1, 1, -1)]);
+  assert.deepEqual([moved.slots, moved.precedence], [near.slots, near.precedence]);
+});
+
+test('a state of another rule, or without its last keys, is refused in one sentence', () => {
+  const graph = new Uint8Array(readFileSync(`${folderOf('bonuses')}/onnx/decoder.onnx`));
+  const own = readDescription(readModel(graph, 'decoder.onnx').metadata, 'decoder.onnx');
+  const saved = new Uint8Array(readFileSync(`${work}/bonuses-standard-70.safetensors`));
+  const content = readStateFile(saved, own);
+  for (const other of [{ keepBonus: 40 }, { keepRecent: 0 }])
+    assert.throws(() => readStateFile(saved, { ...own, ...other }), {
+      name: 'StateError',
+      message: /its own has keep_(bonus 90|recent 16), this one (40|0); load it with the model that made it$/,
+    });
+  const keyPositions = Uint32Array.from(content.keyPositions ?? []);
+  const lane = keyPositions.subarray(0, own.keepWindowSize);
+  const free = Array.from({ length: content.position }, (_, i) => i).filter((position) => !lane.includes(position));
+  lane[lane.indexOf(content.position - 1)] = free[0];
+  const damaged = writeStateFile(own, { ...content, keyPositions });
+  assert.throws(() => readStateFile(damaged, own), /damaged: the positions of its keys are impossible$/);
+});
+
+test('bonuses are whole, bounded and rounded to even as in Python', () => {
+  for (const { keep_bonus: most, precedence, bonuses } of cases.counted)
+    assert.deepEqual([...countBonuses(Float32Array.from(precedence), most)], bonuses);
 });
 
 test('numbers of a matrix are read whole, where their length is not told too', () => {

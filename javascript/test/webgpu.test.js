@@ -13,6 +13,7 @@ import puppeteer from 'puppeteer-core';
 
 import { assemble } from '../assemble.js';
 import { withoutDoubles } from '../src/doubles.js';
+import { withoutRound } from '../src/gpu_rounding.js';
 import { OptionError, load } from '../src/index.js';
 import { FLOAT32, changed, readModel, writeModel } from '../src/onnx_graph.js';
 import { CHROMIUM, WAIT, ask, idle, keptIn, ready, served, shownMessages, textOf, type } from './page.js';
@@ -21,6 +22,7 @@ import { folderOf, vectors, work } from './vectors.js';
 const BROWSER = fileURLToPath(new URL('../browser', import.meta.url));
 const ADAPTER = ['--no-sandbox', '--enable-unsafe-webgpu', '--use-webgpu-adapter=swiftshader'];
 const EXACT = 1e-4; // of the largest logit, between float32 here and there
+const BEYOND = ['doge-tiny-fp32', 'bonuses', 'recent']; // whose prompts, too, are read beyond their windows
 const ROUNDED = 0.05; // between float32 and Python's activations of 8 bits
 /** @type {Record<string, string>} */
 const TYPES = { js: 'text/javascript', mjs: 'text/javascript', wasm: 'application/wasm' };
@@ -42,6 +44,29 @@ for (const [folder, tables] of /** @type {[string, string[]][]} */ ([
     }
   });
 }
+
+test('numbers are rounded as Round does, halves to even', async () => {
+  const bytes = new Uint8Array(await readFile(join(folderOf('bonuses'), 'onnx/decoder_recurrent.onnx')));
+  const model = readModel(bytes, 'bonuses');
+  const round = model.nodes.filter(({ opType }) => opType === 'Round').slice(0, 1);
+  const [[x], [name]] = [round[0].inputs, round[0].outputs];
+  const opset = { ...model, graph: [] };
+  const whole = writeModel(opset, [round[0].bytes], []);
+  const graph = changed(readModel(whole, name), {
+    ...{ drops: () => true, nodes: [], inputs: [[x, FLOAT32]], outputs: [[name, FLOAT32]] },
+  });
+  const values = [
+    0, 0.5, 1.5, 2.5, 0.49999997, 0.50000006, 1.4999999, 6.75, 7.25, 4194303.5, 8388609, 2e9, -1e-10, -0.5,
+  ];
+  const feeds = { [x]: new ort.Tensor('float32', Float32Array.of(...values, -1.5, -2.7, Infinity), [17]) };
+  const found = [graph, withoutRound(graph, name)].map(async (each) => {
+    const results = await (await ort.InferenceSession.create(each)).run(feeds);
+    return Array.from(/** @type {Float32Array} */ (results[name].data), (value) => value + 0); // no -0
+  });
+  const [expected, computed] = await Promise.all(found);
+  assert.ok(readModel(withoutRound(graph, name), name).nodes.every(({ opType }) => opType !== 'Round'));
+  assert.deepEqual(computed, expected);
+});
 
 test('Node refuses WebGPU in a sentence', async () => {
   const options = { executionProviders: /** @type {const} */ (['webgpu']) };
@@ -119,7 +144,7 @@ describe('Chromium', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     assert.deepEqual(await goneOn(found.saved, penalty), expected);
   });
 
-  for (const name of ['doge-tiny-fp32', 'llama', 'llama-attention-rotates', 'small-doge', 'experts', 'window-512']) {
+  for (const name of [...BEYOND, 'llama', 'llama-attention-rotates', 'small-doge', 'experts', 'window-512']) {
     test(`a state of ${name} that is beyond its window goes on with the tokens of Python`, async (t) => {
       if (lacksAdapter(t)) return;
       const { file, tokens, penalty } = vectors.folders[name].states[2];
@@ -142,13 +167,15 @@ describe('Chromium', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     });
   }
 
-  test('a prompt beyond the window evicts keys as in Python', async (t) => {
-    if (lacksAdapter(t)) return;
-    const { prompt, greedy, penalty, logits } = vectors.folders['doge-tiny-fp32'].answers[2];
-    const found = await answered(page, 'doge-tiny-fp32', { prompt, penalty, count: 4 });
-    assert.ok(distance(found.logits, logits) < EXACT);
-    assert.deepEqual(found.tokens, greedy.slice(0, 4));
-  });
+  for (const name of BEYOND) {
+    test(`a prompt beyond the window of ${name} evicts keys as in Python`, async (t) => {
+      if (lacksAdapter(t)) return;
+      const { prompt, greedy, penalty, logits } = vectors.folders[name].answers[2];
+      const found = await answered(page, name, { prompt, penalty, count: 4 });
+      assert.ok(distance(found.logits, logits) < EXACT);
+      assert.deepEqual(found.tokens, greedy.slice(0, 4));
+    });
+  }
 
   test('a conversation of the page goes on by WebGPU, which opens offline too', async (t) => {
     if (lacksAdapter(t)) return;

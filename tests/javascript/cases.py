@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from doge_export.runtime.clean_up import CleanUp
-from doge_export.runtime.eviction import FullWindow, Keys
+from doge_export.runtime.eviction import FullWindow, Keys, bonuses
 from doge_export.runtime.generation_options import GenerationDefaults, options_from_generation_config
 from doge_export.runtime.logits_processors import LogitsProcessors
 from doge_export.runtime.logprobs import token_logprobs
@@ -49,6 +49,8 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"presence_penalty": 1.0, "logit_bias": {"1": 2.0}, "logprobs": 3},  # no fields of such a file
     {"prompt_lookup_num_tokens": 10, "no_repeat_ngram_size": 3, "min_new_tokens": 4, "begin_suppress_tokens": [5]},
 )
+# sinks, the most tokens of a bonus, safe recent keys
+RULES = ((0, 0, 0), (2, 0, 0), (0, 9, 0), (1, 9, 0), (1, 4, 2), (0, 0, 3), (0, 9, 1), (2, 30, 3), (0, 3, 5))
 TEXTS = ("Hello , world ! it 's n't so  . . .", "a ' b 've 're   .", " 's", "x n", "don 't ' ' end")
 
 
@@ -128,26 +130,36 @@ def settings() -> Iterator[dict[str, Any]]:
 
 
 def evicted() -> Iterator[dict[str, Any]]:
-    """Keys of a window of 6 slots in 2 heads after chunks of 1, 3 and 9 tokens, with ties and sinks."""
-    for sinks in (0, 2):
-        rng = np.random.default_rng(sinks)
-        levels = (2.0 ** np.array([-60.0, -58, -56, -41]) * np.array([1, 1, 1, 1])).astype(np.float32)
-        window = FullWindow(Keys(rng.choice(levels, (1, 2, 6)), np.arange(6)[None, None].repeat(2, 1)), sinks)
+    """Keys of a window of 6 slots in 2 heads after chunks of 1, 3 and 9 tokens, with ties, by every kind of rule."""
+    for seed, (sinks, bonus, recent) in enumerate(RULES):
+        rng = np.random.default_rng(seed)
+        levels = np.array(
+            [*range(bonus + 1)] if bonus else [2.0**exponent for exponent in (-60, -58, -56, -41)], np.float32
+        )
+        keys = Keys(rng.choice(levels, (1, 2, 6)), np.arange(6)[None, None].repeat(2, 1))
+        window = FullWindow(keys, sinks, bonus > 0, recent)
         first, steps, position = window.copy().keys, [], 6
-        for tokens in (1, 1, 3, 9, 1, 2):
+        for tokens in (1, 1, 3, 9, 1, 2, 1, 1):
             new = rng.choice(levels, (1, 2, tokens))
             chosen = window.candidates(tokens, position)
             rows = np.zeros((1, 2, 2, 6 + 9, 1), np.float32)
             positions = np.broadcast_to(np.arange(position, position + tokens), new.shape)
             window.admit(rows, chosen, Keys(new, positions))
             position += tokens
-            kept = {
-                "precedence": window.keys.precedence.ravel().tolist(),
-                "positions": window.keys.positions.ravel().tolist(),
-            }
-            steps.append({"new": new.ravel().tolist(), "slots": chosen.slots.ravel().tolist(), **kept})
-        begin = {"precedence": first.precedence.ravel().tolist(), "positions": first.positions.ravel().tolist()}
-        yield {"sinks": sinks, "begin": begin, "steps": steps}
+            found = {"slots": chosen.slots, "compared": chosen.keys.precedence, **window.keys._asdict(), "new": new}
+            steps.append({name: array.ravel().tolist() for name, array in found.items()})
+        begin = {name: array.ravel().tolist() for name, array in first._asdict().items()}
+        yield {"rule": {"sinks": sinks, "bonus": bonus, "recent": recent}, "begin": begin, "steps": steps}
+
+
+def counted() -> Iterator[dict[str, Any]]:
+    """Bonuses in tokens that numbers of a graph stand for: halves, bounds, and numbers beyond both."""
+    precedence = np.array([-3, -0.2, 0.5, 1.5, 2.5, 2.4999, 7.75, 59.5, 60.5, 700, 2e9], np.float32) * np.float32(
+        2**-40
+    )
+    for keep_bonus in (1, 60):
+        found = {"precedence": precedence, "bonuses": np.abs(bonuses(precedence, keep_bonus))}  # no -0
+        yield {"keep_bonus": keep_bonus, **{name: array.tolist() for name, array in found.items()}}
 
 
 def all_cases() -> dict[str, Any]:
@@ -159,5 +171,5 @@ def all_cases() -> dict[str, Any]:
         "cleaned": cleaned,
         "likelihoods": likelihoods,
     }
-    kinds |= {"settings": settings, "evicted": evicted}
+    kinds |= {"settings": settings, "evicted": evicted, "counted": counted}
     return {"draws": draws()} | {kind: list(cases()) for kind, cases in kinds.items()}

@@ -34,12 +34,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "int4": {"weights": "int4", "calibration_tokens": 1024},
     "fp32-kv-int8": {"weights": "fp32", "kv_int8": True},
 }
+LEARNED = "bonuses"  # that outlast the window of some keys, beside sinks and safe recent keys
 MORE_HEADS = {"qk_norm": False, "num_mask_heads": 4, "num_key_value_heads": 1}  # once the window is full
 RANDOM: dict[str, dict[str, Any]] = {
     "native": {},
     "small-doge": MORE_HEADS,
     "window-512": {**MORE_HEADS, "keep_window_size": 512},  # the smallest cache of JavaScript has as many slots
     "experts": {"is_moe": True, "num_experts": 16, "num_experts_per_tok": 6},
+    LEARNED: {**MORE_HEADS, "keep_window_size": 48, "keep_bonus": 90, "keep_sinks": 4, "keep_recent": 16},
+    "recent": {"keep_recent": 40},
 }
 LLAMAS: dict[str, dict[str, Any]] = {"llama": {}, "llama-attention-rotates": {"hidden_size": 64}}
 PENALTY = 10.0  # of random models, which would repeat one token
@@ -75,6 +78,10 @@ def folders(work: Path) -> Iterator[Path]:
     for name, form in RANDOM.items():
         source = random_checkpoint(checkpoints / name, **form)
         yield export(ExportOptions(str(source), work / name, "fp32", report_tokens=0)).folder
+    small = ExportOptions(
+        str(checkpoints / LEARNED), work / f"{LEARNED}-kv-int8", "fp32", report_tokens=0, kv_int8=True
+    )
+    yield export(small).folder
     for name, fields in LLAMAS.items():
         llama = tiny_llama(vocab_size=len(byte_vocabulary()), max_position_embeddings=128, **fields)
         source = llama_checkpoint(checkpoints / name, llama)
