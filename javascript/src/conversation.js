@@ -2,7 +2,7 @@
  * A conversation that keeps the decoder's state between turns, so that nothing said is ever computed again.
  *
  * Its files are those of Python's `runtime/conversation.py`: `doge-chat --resume` goes on with them, and this with
- * those of `/save-state` and `/save`.
+ * those of `/save-state` and `/save`. One with an adapter is that of the model which `withAdapter` gave.
  */
 
 import { checkMessages } from './chat_template.js';
@@ -25,7 +25,11 @@ const METADATA_KEY = 'conversation'; // under which the state's metadata holds t
  */
 export class Conversation {
   /** OptionError where a system message is given for a model without chat template. */
-  constructor(/** @type {Model} */ model, /** @type {{system?: string}} */ { system } = {}) {
+  constructor(/** @type {Model} */ model, /** @type {{system?: string}} */ { system, ...others } = {}) {
+    if ('adapter' in others)
+      throw new OptionError(
+        'a conversation has the adapter of its model; give it that of await model.withAdapter(name)',
+      );
     if (model.hasChatTemplate) void model.chatPrompt; // PackageError here, rather than at the first question
     void model.tokenizer;
     if (system !== undefined && typeof system !== 'string')
@@ -94,6 +98,7 @@ export class Conversation {
     if (typeof text !== 'string' || !text)
       throw new OptionError(`the message is ${shown(text)}; write at least one character`);
     const { model, prefix } = this;
+    model.adapterOf({ ...options, state: prefix.state });
     const { maxNewTokens } = model.options(options); // OptionError here, before anything is taken back
     const asked = [...this.messages, { role: 'user', content: text }];
     const { rendered, tokenIds } = this.read(asked, text);

@@ -2,13 +2,13 @@
 
 import { DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE } from './description.js';
 import { OptionError, StateError, shown } from './errors.js';
+import { Sessions } from './sessions.js';
 import { State } from './state.js';
 import { POSITION_LIMIT } from './state_file.js';
 import { breathe } from './turns.js';
 
 /** @typedef {import('./description.js').DecoderDescription} DecoderDescription */
 /** @typedef {import('./sessions.js').Binding} Binding */
-/** @typedef {import('./sessions.js').Session} Session */
 
 const PLAIN = 'plain';
 const RECURRENT = 'recurrent';
@@ -17,21 +17,26 @@ const DRAFT = 'draft';
 export class Decoder {
   /**
    * @param {import('./sessions.js').Backend} backend @param {DecoderDescription} description
-   * @param {Session} plain the session of the plain graph
+   * @param {Sessions} sessions @param {import('./sessions.js').Constants | null} [constants] of an adapter
    */
-  constructor(backend, description, plain) {
+  constructor(backend, description, sessions, constants = null) {
     this.backend = backend;
     this.description = description;
-    this.plain = plain;
-    /** @type {Map<string, Promise<Session>>} */
-    this.later = new Map(); // opened when the first stream needs them
+    this.sessions = sessions;
+    this.constants = constants;
     /** @type {boolean | null} */
     this.draftsAreExact = null; // whether they equal single steps to the last bit; null before it was tried
   }
 
-  /** @param {import('./sessions.js').Backend} backend @param {DecoderDescription} description */
-  static async open(backend, description) {
-    return new Decoder(backend, description, await backend.open(DECODER_FILE));
+  /**
+   * The first graph is opened here, and the others when the first stream needs them.
+   * @param {import('./sessions.js').Backend} backend @param {DecoderDescription} description
+   * @param {ReadonlyMap<string, Uint8Array>} graphs the checked ones by name
+   */
+  static async open(backend, description, graphs) {
+    const sessions = new Sessions(backend, graphs);
+    await sessions.get(DECODER_FILE);
+    return new Decoder(backend, description, sessions);
   }
 
   get vocabSize() {
@@ -48,8 +53,8 @@ export class Decoder {
     return State.load(bytes, this.backend, this.description);
   }
 
-  /** Refuse all but states of this model. @param {unknown} state */
-  checkState(state) {
+  /** Refuse all but states of this model and adapter. @param {unknown} state @param {string} [adapter] another's */
+  checkState(state, adapter = this.description.adapter) {
     if (!(state instanceof State)) {
       throw new OptionError(`state is ${shown(state)}; it must be one that prefill, copy() or loadState returned`);
     }
@@ -57,6 +62,11 @@ export class Decoder {
       throw new StateError(
         'the state belongs to another model; use it with the model that it was made with, or save it and load that here',
       );
+    }
+    const { adapter: own } = state.description;
+    if (own !== adapter) {
+      const made = own ? `with the adapter ${shown(own)}` : 'without an adapter';
+      throw new StateError(`the state was made ${made}, and goes on in no other way; give it to its own`);
     }
     state.checkFree();
   }
@@ -190,8 +200,9 @@ export class Decoder {
     for (let layer = 0; d.separatePrecedence && layer < d.numLayers; layer++) {
       outputs.push({ name: `new_precedence.${layer}`, type: 'float32', dims: [1, tokens, d.numRecurrentHeads] });
     }
-    const session = await this.session(file);
-    return session.bind(inputs, outputs, state.cache.shared(isDraft ? tokens - 1 : 0), state.cache.memory);
+    const session = await this.sessions.get(file);
+    const shared = state.cache.shared(isDraft ? tokens - 1 : 0);
+    return session.bind(inputs, outputs, shared, state.cache.memory, this.constants);
   }
 
   /** Guesses that `checkDraft` can take behind the next token. @param {State} state */
@@ -261,23 +272,9 @@ export class Decoder {
     );
   }
 
-  /** @param {string} file */
-  async session(file) {
-    if (file === DECODER_FILE) return this.plain;
-    const opening = this.later.get(file) ?? this.backend.open(file);
-    this.later.set(file, opening);
-    try {
-      return await opening;
-    } catch (error) {
-      this.later.delete(file); // it may be there another time
-      throw error;
-    }
-  }
-
   /** Give the memory of the graphs back; states must not be used any more. */
   async dispose() {
-    await this.plain.dispose();
-    for (const opening of this.later.values()) await (await opening).dispose();
+    await this.sessions.dispose();
     await this.backend.dispose();
   }
 }

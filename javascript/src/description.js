@@ -42,6 +42,7 @@ const FIELDS = [
  * @property {string} weightsSha256
  * @property {'float32' | 'int8'} cacheType
  * @property {number} keepSinks
+ * @property {string} adapter the name of the one that computes with it, whose numbers weightsSha256 knows too; '' for none
  * @property {number} keepBonus the most tokens by which a key counts as younger; 0 where precedence alone decides
  * @property {number} keepRecent the last tokens up to a query whose keys are safe
  * @property {boolean} separatePrecedence whether the precedence of keys is no part of the cache
@@ -76,6 +77,7 @@ export function readDescription(metadata, file) {
     weightsSha256: values.weights_sha256,
     cacheType: values.cache_type,
     keepSinks: values.keep_sinks,
+    adapter: '',
     keepBonus: values.keep_bonus,
     keepRecent: values.keep_recent,
     separatePrecedence: values.cache_type === 'int8' && values.mask_channels > 0,

@@ -44,7 +44,7 @@ export async function* generateTokens(decoder, state, promptIds, options, stopId
     signal?.throwIfAborted();
     const progress = { signal, onPrompt };
     const logits = lookup
-      ? await lookup.nextLogits(state, fed, progress)
+      ? await lookup.nextLogits(decoder, state, fed, progress)
       : (await decoder.forward(state, fed, progress))[0];
     const { position } = state;
     const token = selector.nextToken(logits, state);

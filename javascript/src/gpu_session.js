@@ -8,13 +8,14 @@
 import { DATA_FILE } from './description.js';
 import { OptionError, PackageError, oneLine } from './errors.js';
 import { NEW_ROWS, gpuGraph } from './gpu_graph.js';
-import { graphOf, nbytesOf } from './sessions.js';
+import { nbytesOf } from './sessions.js';
 import { TensorBinding, bytesOf, newBytes, refusals } from './tensor_binding.js';
 
 /** @typedef {import('./sessions.js').Slot} Slot */
 /** @typedef {import('./sessions.js').Shared} Shared */
 /** @typedef {import('./sessions.js').Memory} Memory */
 /** @typedef {import('./sessions.js').Backend} Backend */
+/** @typedef {import('./sessions.js').Constants} Constants */
 /** @typedef {import('./sessions.js').Session} Session */
 /** @typedef {import('./sessions.js').Binding} Binding */
 /** @typedef {import('./description.js').DecoderDescription} DecoderDescription */
@@ -27,6 +28,7 @@ const DATA_NAME = DATA_FILE.split('/')[1]; // as the graphs name it
 // onnxruntime/contrib_ops/webgpu/bert/flash_attention.wgsl.template, whose `qk_2` is used for all sizes
 const EIGHT_LANES = 8;
 const SHORT_CHUNK = 31;
+const SMALLEST = 16; // bytes of a buffer
 const [STORAGE, COPY_SRC, COPY_DST] = [128, 4, 8]; // GPUBufferUsage
 
 /** @implements {Backend} */
@@ -34,17 +36,17 @@ export class GpuBackend {
   readsAllSlots = true; // a state that grows takes less of the GPU's memory
   drafts = false; // its products of several rows are other ones than those of a single row
   threads = 1;
+  leastRank = 1; // it binds no buffer for a tensor without numbers
 
   /**
    * @param {Ort} ort of onnxruntime-web @param {Adapter} adapter @param {import('./source.js').Source} source
-   * @param {ReadonlyMap<string, Uint8Array>} graphs the checked ones by name @param {DecoderDescription} description
+   * @param {DecoderDescription} description
    */
-  constructor(ort, adapter, source, graphs, description) {
+  constructor(ort, adapter, source, description) {
     this.ort = ort;
     this.kernels = `onnxruntime-web on WebGPU (${adapter.name})`;
     this.longestChunk = adapter.longestChunk;
     this.source = source;
-    this.graphs = graphs;
     this.description = description;
     /** @type {Device} */
     this.device = null;
@@ -53,9 +55,9 @@ export class GpuBackend {
     this.watching = new AbortController();
   }
 
-  /** @param {string} file */
-  async open(file) {
-    const { graph, presents, rest } = gpuGraph(graphOf(this.graphs, file), file, this.description);
+  /** @param {string} file @param {Uint8Array} bytes of the graph */
+  async open(file, bytes) {
+    const { graph, presents, rest } = gpuGraph(bytes, file, this.description);
     const data = await this.source.bytes(DATA_FILE);
     const options = {
       executionProviders: ['webgpu'],
@@ -87,6 +89,11 @@ export class GpuBackend {
   /** @param {number} nbytes @returns {Memory} */
   allocate(nbytes) {
     return new GpuMemory(this.device, nbytes);
+  }
+
+  /** @param {import('./sessions.js').Arrays} arrays */
+  constants(arrays) {
+    return new GpuConstants(this, arrays);
   }
 
   async dispose() {
@@ -132,6 +139,29 @@ class GpuMemory {
   }
 }
 
+/** The matrices of an adapter in buffers of the GPU. @implements {Constants} */
+class GpuConstants {
+  /** @param {GpuBackend} backend @param {import('./sessions.js').Arrays} arrays */
+  constructor({ ort, device }, arrays) {
+    /** @type {any[]} */
+    this.buffers = [];
+    /** @type {Record<string, import('onnxruntime-common').Tensor>} */
+    this.tensors = {};
+    for (const [name, { dims, values }] of arrays) {
+      const size = Math.max(values.byteLength, SMALLEST);
+      const buffer = device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST, mappedAtCreation: true });
+      new Float32Array(buffer.getMappedRange()).set(values);
+      buffer.unmap();
+      this.buffers.push(buffer);
+      this.tensors[name] = ort.Tensor.fromGpuBuffer(buffer, { dataType: 'float32', dims });
+    }
+  }
+
+  dispose() {
+    for (const buffer of this.buffers.splice(0)) buffer.destroy();
+  }
+}
+
 /** @implements {Session} */
 class GpuSession {
   /**
@@ -146,10 +176,12 @@ class GpuSession {
 
   /**
    * @param {readonly Slot[]} inputs @param {readonly Slot[]} outputs @param {readonly Shared[]} shared
-   * @param {Memory} memory
+   * @param {Memory} memory @param {import('./sessions.js').Constants | null} constants
    */
-  bind(inputs, outputs, shared, memory) {
-    return new GpuBinding(this, inputs, outputs, shared, memory);
+  bind(inputs, outputs, shared, memory, constants) {
+    const binding = new GpuBinding(this, inputs, outputs, shared, memory);
+    Object.assign(binding.feeds, constants?.tensors);
+    return binding;
   }
 
   async dispose() {

@@ -7,8 +7,9 @@
 
 import { DATA_FILE } from './description.js';
 import { DogeError, PackageError, oneLine } from './errors.js';
+import { HeapConstants } from './heap_constants.js';
 import { withPromptAttention } from './prompt_attention.js';
-import { graphOf, nbytesOf, writeNumbers } from './sessions.js';
+import { nbytesOf, writeNumbers } from './sessions.js';
 import { unpacked } from './unpacking.js';
 
 /** @typedef {import('./sessions.js').Slot} Slot */
@@ -63,15 +64,14 @@ export class HeapBackend {
   readsAllSlots = false; // it works in place
   drafts = true;
   longestChunk = Infinity;
+  leastRank = 0;
 
   /**
-   * @param {Module} module @param {import('./source.js').Source} source
-   * @param {ReadonlyMap<string, Uint8Array>} graphs the checked ones by name @param {number} threads
+   * @param {Module} module @param {import('./source.js').Source} source @param {number} threads
    */
-  constructor(module, source, graphs, threads) {
+  constructor(module, source, threads) {
     this.module = module;
     this.source = source;
-    this.graphs = graphs;
     this.threads = threads;
     this.heap = new Heap(module);
     this.heap.check(module._OrtInit(threads, FATAL), 'start onnxruntime');
@@ -80,28 +80,27 @@ export class HeapBackend {
   /**
    * @param {(options: object) => Promise<Module>} factory the default export of ort-wasm-simd-threaded.mjs
    * @param {URL} folder that has this file and the .wasm file
-   * @param {import('./source.js').Source} source @param {ReadonlyMap<string, Uint8Array>} graphs
-   * @param {number} threads
+   * @param {import('./source.js').Source} source @param {number} threads
    */
-  static async start(factory, folder, source, graphs, threads) {
+  static async start(factory, folder, source, threads) {
     try {
       const module = await factory({
         numThreads: threads,
         locateFile: (/** @type {string} */ name) => new URL(name, folder).href,
       });
       checkModule(module);
-      return new HeapBackend(module, source, graphs, threads);
+      return new HeapBackend(module, source, threads);
     } catch (error) {
       if (error instanceof PackageError) throw error;
       throw new PackageError(`onnxruntime-web's WebAssembly does not start from ${folder.href} (${oneLine(error)})`);
     }
   }
 
-  /** @param {string} file */
-  async open(file) {
+  /** @param {string} file @param {Uint8Array} packed the graph */
+  async open(file, packed) {
     const { module, heap } = this;
     const data = await this.source.bytes(DATA_FILE);
-    const { graph: floats, files } = unpacked(graphOf(this.graphs, file), file, data);
+    const { graph: floats, files } = unpacked(packed, file, data);
     const graph = withPromptAttention(floats, file);
     const options = module._OrtCreateSessionOptions(ALL_OPTIMIZATIONS, true, true, 0, false, 0, 0, FATAL, 0, 0);
     let model = 0;
@@ -138,6 +137,11 @@ export class HeapBackend {
     };
     forgotten.register(memory, { module, at }, memory);
     return memory;
+  }
+
+  /** @param {import('./sessions.js').Arrays} arrays */
+  constants(arrays) {
+    return new HeapConstants(this, arrays);
   }
 
   async dispose() {
@@ -216,10 +220,12 @@ class HeapSession {
 
   /**
    * @param {readonly Slot[]} inputs @param {readonly Slot[]} outputs @param {readonly Shared[]} shared
-   * @param {Memory} memory
+   * @param {Memory} memory @param {import('./sessions.js').Constants | null} constants
    */
-  bind(inputs, outputs, shared, memory) {
-    return new HeapBinding(this, inputs, outputs, shared, memory);
+  bind(inputs, outputs, shared, memory, constants) {
+    const binding = new HeapBinding(this, inputs, outputs, shared, memory);
+    for (const [name, tensor] of Object.entries(constants?.tensors ?? {})) binding.bindInput(name, tensor);
+    return binding;
   }
 
   async dispose() {

@@ -1,15 +1,17 @@
 /** Opening an exported folder: where it lies, who computes it, and on how many threads. */
 
+import { Adapters } from './adapters.js';
 import { Decoder } from './decoder.js';
+import { isNode } from './environment.js';
 import { OptionError, PackageError, oneLine, shown } from './errors.js';
 import { checkedFolder } from './folder_files.js';
 import { generationDefaults } from './generation_options.js';
 import { GpuBackend, findAdapter } from './gpu_session.js';
 import { HeapBackend } from './heap_session.js';
-import { Model, checkTokenizer } from './model.js';
+import { Model } from './model.js';
 import { NativeBackend } from './native_session.js';
 import { FolderSource, parseJson } from './source.js';
-import { Tokenizer } from './tokenizer.js';
+import { Tokenizer, checkTokenizer } from './tokenizer.js';
 import { Unreachable, WebSource } from './web_source.js';
 
 /**
@@ -62,11 +64,12 @@ async function opened(source, options) {
   if (defaults.unused.length) {
     console.warn(`generation_config.json sets ${defaults.unused.join(' and ')}, which the runtime does not use`);
   }
-  const backend = await backendOf(source, graphs, options, description);
-  const decoder = await Decoder.open(backend, description);
+  const backend = await backendOf(source, options, description);
+  const decoder = await Decoder.open(backend, description, graphs);
+  const adapters = await Adapters.of(source, decoder);
   await source.keep();
   if (source.unkept) console.warn(`the files are not there for offline use: ${source.unkept}`);
-  return new Model(decoder, tokenizer, defaults, source.name, source.unkept);
+  return new Model(decoder, tokenizer, defaults, source.name, source.unkept, adapters);
 }
 
 /** @param {LoadOptions} options */
@@ -99,35 +102,30 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
 }
 
 /**
- * @param {FolderSource | WebSource} source @param {ReadonlyMap<string, Uint8Array>} graphs @param {LoadOptions} options
+ * @param {FolderSource | WebSource} source @param {LoadOptions} options
  * @param {import('./description.js').DecoderDescription} description
  */
-async function backendOf(source, graphs, options, description) {
+async function backendOf(source, options, description) {
   const [provider] = options.executionProviders ?? [isNode() ? 'cpu' : 'wasm'];
-  if (provider === 'webgpu') return gpuBackend(source, graphs, options, description);
+  if (provider === 'webgpu') return gpuBackend(source, options, description);
   const threads = options.threads ?? defaultThreads((await source.data()).size, await cores());
   if (provider === 'wasm') {
     checkIsolation(threads, options.threads !== undefined);
     const folder = wasmFolder(options.wasmPaths);
-    return HeapBackend.start(
-      await imported(new URL(WASM_MODULE, folder).href),
-      folder,
-      source,
-      graphs,
-      isIsolated() ? threads : 1,
-    );
+    const factory = await imported(new URL(WASM_MODULE, folder).href);
+    return HeapBackend.start(factory, folder, source, isIsolated() ? threads : 1);
   }
   if (!(source instanceof FolderSource)) {
     throw new OptionError('onnxruntime-node opens local folders only; give a path, or executionProviders: ["wasm"]');
   }
-  return new NativeBackend(options.ort ?? (await nativeOrt()), source, graphs, threads, description);
+  return new NativeBackend(options.ort ?? (await nativeOrt()), source, threads, description);
 }
 
 /**
- * @param {FolderSource | WebSource} source @param {ReadonlyMap<string, Uint8Array>} graphs @param {LoadOptions} options
+ * @param {FolderSource | WebSource} source @param {LoadOptions} options
  * @param {import('./description.js').DecoderDescription} description
  */
-async function gpuBackend(source, graphs, { wasmPaths }, description) {
+async function gpuBackend(source, { wasmPaths }, description) {
   if (isNode())
     throw new OptionError('executionProviders is ["webgpu"], which is for browsers; in Node give ["cpu"] or ["wasm"]');
   const adapter = await findAdapter(description);
@@ -135,7 +133,7 @@ async function gpuBackend(source, graphs, { wasmPaths }, description) {
   const ort = await imported(new URL(GPU_MODULE, folder).href);
   // what the GPU does not compute is small: no threads, and no headers for them
   Object.assign(ort.env.wasm, { wasmPaths: folder.href, numThreads: 1 });
-  return new GpuBackend(ort, adapter, source, graphs, description);
+  return new GpuBackend(ort, adapter, source, description);
 }
 
 /** @param {number} nbytes of the weights @param {number} available */
@@ -148,8 +146,6 @@ async function cores() {
   return globalThis.navigator.hardwareConcurrency;
 }
 
-const isNode = () =>
-  typeof process !== 'undefined' && Boolean(process.versions?.node) && !('importScripts' in globalThis);
 const isIsolated = () => isNode() || Boolean(globalThis.crossOriginIsolated);
 
 /** @param {number} threads @param {boolean} isWish */

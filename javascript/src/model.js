@@ -2,35 +2,43 @@
  * An exported folder as a language model: text or token ids in, text out. docs/javascript.md has examples.
  */
 
-import { OptionError, PackageError, shown } from './errors.js';
+import { OptionError, shown } from './errors.js';
 import { generateTokens } from './generation.js';
 import { withOverrides } from './generation_options.js';
 import { PromptLookup } from './prompt_lookup.js';
 import { PromptReader } from './prompts.js';
+import { State } from './state.js';
 import { TextStream } from './streaming.js';
 
+/** @typedef {import('./decoder.js').Decoder} Decoder */
+/** @typedef {import('./generation.js').GeneratedToken} GeneratedToken */
 /** @typedef {import('./generation_options.js').GenerationOverrides} GenerationOverrides */
 /** @typedef {import('./generation_options.js').GenerationOptions} GenerationOptions */
 /** @typedef {import('./prompts.js').Prompt} Prompt */
-/** @typedef {import('./state.js').State} State */
 /** @typedef {import('./streaming.js').GenerationResult} GenerationResult */
 
 /**
- * Of `generate` and `stream`. A state is one stream of tokens, and the call advances it in place. onPrompt is told how
- * many tokens of a long prompt are fed, and of how many.
- * @typedef {GenerationOverrides & {state?: State, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} CallOptions
+ * Of `generate` and `stream`. A state is one stream of tokens, and the call advances it in place. adapter: the name of the
+ * one to compute with; by default the state's, or that of `withAdapter`. onPrompt is told how many tokens of a long prompt
+ * are fed, and of how many.
+ * @typedef {GenerationOverrides & {state?: State, adapter?: string, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} CallOptions
  */
+
+/** adapter: one name, or one for each prompt; null is the base. @typedef {Omit<CallOptions, 'adapter'> & {adapter?: string | readonly (string | null)[]}} ListOptions */
 
 /** @typedef {CallOptions & {chatTemplate?: string}} ChatOptions chatTemplate: a name among the folder's, or Jinja */
 
+const BASE = ''; // in place of an adapter's name
+
 export class Model {
   /**
-   * @param {import('./decoder.js').Decoder} decoder @param {import('./tokenizer.js').Tokenizer | null} tokenizer
+   * @param {Decoder} decoder @param {import('./tokenizer.js').Tokenizer | null} tokenizer
    * @param {import('./generation_options.js').GenerationDefaults} defaults @param {string} name
-   * @param {string | null} [unkept]
+   * @param {string | null} unkept @param {import('./adapters.js').Adapters} adapters of the folder
    */
-  constructor(decoder, tokenizer, defaults, name, unkept = null) {
+  constructor(decoder, tokenizer, defaults, name, unkept, adapters) {
     this.decoder = decoder;
+    this.beside = adapters;
     this.defaults = defaults;
     this.name = name;
     /** Why the files are not kept for offline use; null where they are, or need not be. */
@@ -47,16 +55,17 @@ export class Model {
   /**
    * A list of prompts gives a list of results, computed one after the other: with a seed, prompt i has the seed + i.
    * @overload
-   * @param {readonly Prompt[]} prompt @param {CallOptions} [options]
+   * @param {readonly Prompt[]} prompt @param {ListOptions} [options]
    * @returns {Promise<GenerationResult[]>}
    */
   /**
-   * @param {Prompt | readonly Prompt[]} prompt @param {CallOptions} [options]
+   * @param {Prompt | readonly Prompt[]} prompt @param {ListOptions} [options]
    * @returns {Promise<GenerationResult | GenerationResult[]>}
    */
   async generate(prompt, options = {}) {
     if (isListOfPrompts(prompt)) return this.generateEach(prompt, options);
-    return this.answer(/** @type {Prompt} */ (prompt), options).readAll();
+    const own = /** @type {CallOptions} */ (options);
+    return this.readAll(this.answer(/** @type {Prompt} */ (prompt), own), own);
   }
 
   /**
@@ -81,39 +90,75 @@ export class Model {
     /** @type {any} */
     let answer;
     if (stream) answer = this.chatStream(messages, chatTemplate, rest);
-    else answer = (async () => this.chatStream(messages, chatTemplate, rest).readAll())();
+    else answer = (async () => this.readAll(this.chatStream(messages, chatTemplate, rest), rest))();
     return answer;
   }
 
-  /** An empty stream. */
-  newState() {
-    return this.decoder.newState();
+  /** The names of the adapters that calls may take. */
+  get adapters() {
+    return [...this.beside.names];
+  }
+
+  /**
+   * Let calls take the adapter in an .onnx_adapter file of this base, under a name of its own. A page does not keep it.
+   * @param {string} name @param {import('./adapter_location.js').AdapterLocation} location
+   */
+  async addAdapter(name, location) {
+    await this.beside.add(name, location);
+  }
+
+  /** The model whose calls have an adapter unless they name another; it shares all memory with this one. @param {string} name */
+  async withAdapter(name) {
+    const decoder = await this.beside.decoder(this.beside.known(name));
+    const model = new Model(decoder, this.reader.given, this.defaults, this.name, this.unkept, this.beside);
+    model.reader = this.reader;
+    return model;
+  }
+
+  /**
+   * An empty stream; a promise of it where an adapter is named, as its file may have to be read first.
+   * @template {string | undefined} [A=undefined]
+   * @param {{adapter?: A}} [options]
+   * @returns {A extends string ? Promise<State> : State}
+   */
+  newState({ adapter } = {}) {
+    return this.byAdapter(adapter, (decoder) => decoder.newState());
   }
 
   /**
    * Feed `prompt` to `state`, or to a new one, without an answer; resolves to that state.
    * @param {Prompt} prompt
-   * @param {{state?: State, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [options]
+   * @param {{state?: State, adapter?: string, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [options]
    */
-  async prefill(prompt, { state, signal, onPrompt } = {}) {
-    if (state !== undefined) this.decoder.checkState(state);
+  async prefill(prompt, { state, adapter, signal, onPrompt } = {}) {
+    const name = this.adapterOf({ state, adapter });
     const ids = this.reader.nextIds(prompt, state);
-    const fed = state ?? this.newState();
-    await this.decoder.forward(fed, ids, { signal, onPrompt });
+    const decoder = await this.decoderOf(name);
+    const fed = state ?? decoder.newState();
+    await decoder.forward(fed, ids, { signal, onPrompt });
     return fed;
   }
 
-  /** The state that `state.save()` gave, here or in Python. @param {Uint8Array} bytes */
-  loadState(bytes) {
-    return this.decoder.loadState(bytes);
+  /**
+   * The state that `state.save()` gave, here or in Python, of the adapter that it was made with; a promise as `newState`.
+   * @template {string | undefined} [A=undefined]
+   * @param {Uint8Array} bytes @param {{adapter?: A}} [options]
+   * @returns {A extends string ? Promise<State> : State}
+   */
+  loadState(bytes, { adapter } = {}) {
+    return this.byAdapter(adapter, (decoder) => decoder.loadState(bytes));
   }
 
-  /** Logits after every token of a sequence from its start. @param {ArrayLike<number>} tokenIds */
-  async logits(tokenIds) {
-    const state = this.newState();
+  /**
+   * Logits after every token of a sequence from its start.
+   * @param {ArrayLike<number>} tokenIds @param {{adapter?: string}} [options]
+   */
+  async logits(tokenIds, { adapter } = {}) {
+    const decoder = await this.decoderOf(this.adapterOf({ adapter }));
+    const state = decoder.newState();
     try {
       const ids = this.reader.checkedIds(tokenIds);
-      return (await this.decoder.forward(state, ids, { count: ids.length })).map((row) => row.slice());
+      return (await decoder.forward(state, ids, { count: ids.length })).map((row) => row.slice());
     } finally {
       state.dispose();
     }
@@ -149,60 +194,99 @@ export class Model {
     return this.endsOf(this.hasChatTemplate ? this.chatPrompt : null);
   }
 
-  /** @param {readonly Prompt[]} prompts @param {CallOptions} options */
-  async generateEach(prompts, options) {
+  /** @param {readonly Prompt[]} prompts @param {ListOptions} options */
+  async generateEach(prompts, { adapter, ...options }) {
     if (options.state != null) {
       throw new OptionError('a list of prompts takes no state; give one prompt, or leave the state out');
     }
     const { seed } = this.options(options);
+    const adapters = this.adaptersOf(prompts, adapter);
     prompts.forEach((prompt) => this.reader.nextIds(prompt)); // all are read before the first is answered
     const results = [];
     for (const [i, prompt] of prompts.entries()) {
       const own = seed === null ? options : { ...options, seed: seed + BigInt(i) };
-      results.push(await this.answer(prompt, own).readAll());
+      await this.decoderOf(adapters[i]);
+      const ids = this.reader.nextIds(prompt);
+      results.push(await this.continue(ids, own, this.defaults.eosTokenIds, {}, adapters[i]).readAll());
     }
     return results;
   }
 
-  /** Give the model's memory back. */
+  /** One for each prompt. @param {readonly Prompt[]} prompts @param {ListOptions['adapter']} given */
+  adaptersOf(prompts, given) {
+    if (!Array.isArray(given)) return prompts.map(() => this.adapterOf({ adapter: /** @type {string} */ (given) }));
+    if (given.length !== prompts.length)
+      throw new OptionError(
+        `adapter has ${given.length} names; it must have one for each of ${prompts.length} prompts`,
+      );
+    return given.map((name) => (name === null ? BASE : this.beside.known(name)));
+  }
+
+  /** Give the memory of base and adapters back; a model of `withAdapter` has none of its own. */
   async dispose() {
+    if (this.decoder !== this.beside.base) return;
+    await this.beside.dispose();
     await this.decoder.dispose();
+  }
+
+  /**
+   * The name of the adapter that computes a call: the given one, the state's, or this model's. OptionError for one that
+   * there is not, StateError for a state of another.
+   * @param {{state?: State, adapter?: string}} call
+   */
+  adapterOf({ state, adapter }) {
+    const { adapter: own } = this.decoder.description;
+    const made = state instanceof State ? state.description.adapter : BASE;
+    const name = adapter == null ? made || own : this.beside.known(adapter);
+    if (state !== undefined && state !== null) this.decoder.checkState(state, name);
+    return name;
+  }
+
+  /** @param {string | undefined} adapter @param {(decoder: Decoder) => State} make @returns {any} a state, or a promise of it */
+  byAdapter(adapter, make) {
+    return adapter == null ? make(this.decoder) : this.withAdapter(adapter).then(({ decoder }) => make(decoder));
+  }
+
+  /** @param {string} adapter */
+  async decoderOf(adapter) {
+    return adapter === this.decoder.description.adapter ? this.decoder : this.beside.decoder(adapter);
+  }
+
+  /** The whole of an answer, whose adapter is opened before its time is taken. @param {TextStream} answer @param {CallOptions} options */
+  async readAll(answer, options) {
+    await this.decoderOf(this.adapterOf(options));
+    return answer.readAll();
   }
 
   /** @param {Prompt} prompt @param {CallOptions} options */
   answer(prompt, options) {
-    this.checkState(options.state);
+    this.adapterOf(options);
     return this.continue(this.reader.nextIds(prompt, options.state), options, this.defaults.eosTokenIds);
   }
 
   /** @param {unknown} messages @param {string | undefined} chatTemplate @param {CallOptions} options */
   chatStream(messages, chatTemplate, options) {
-    this.checkState(options.state);
+    this.adapterOf(options);
     const prompt = this.reader.chatPrompt(chatTemplate);
     const ends = this.endsOf(prompt);
     return this.continue(this.reader.messageIds(messages, prompt, ends, options.state), options, ends);
-  }
-
-  /** @param {State | undefined} state */
-  checkState(state) {
-    if (state !== undefined && state !== null) this.decoder.checkState(state);
   }
 
   /**
    * The folder's default options with the given ones in place; OptionError for one that is not allowed.
    * @param {CallOptions} callOptions
    */
-  options({ state: _state, signal: _signal, onPrompt: _onPrompt, ...overrides }) {
+  options({ state: _state, adapter: _adapter, signal: _signal, onPrompt: _onPrompt, ...overrides }) {
     return withOverrides(this.defaults.options, overrides);
   }
 
   /**
    * Feed exactly these tokens, whatever the unfed token of a state, and stream the answer.
    * @param {readonly number[]} tokenIds @param {CallOptions} callOptions @param {ReadonlySet<number>} ends
-   * @param {import('./generation.js').GenerationCalls} [calls]
+   * @param {import('./generation.js').GenerationCalls} [calls] @param {string} [adapter] the name of the one that computes
    */
-  continue(tokenIds, callOptions, ends, calls) {
-    const { state: given, signal, onPrompt } = callOptions;
+  continue(tokenIds, callOptions, ends, calls = {}, adapter = this.adapterOf(callOptions)) {
+    const { state, signal, onPrompt } = callOptions;
     const options = this.options(callOptions);
     if (options.stop.length) void this.tokenizer;
     const beyond = options.forcedEosTokenId.filter((id) => id >= this.decoder.vocabSize);
@@ -211,17 +295,28 @@ export class Model {
         `forcedEosTokenId is ${shown(options.forcedEosTokenId)}; its ids must be from 0 to ${this.decoder.vocabSize - 1}`,
       );
     }
-    const state = given ?? this.newState();
     const guesses = options.promptLookupNumTokens;
-    const lookup = guesses ? new PromptLookup(this.decoder, guesses, calls?.pastIds) : null;
-    const tokens = generateTokens(this.decoder, state, tokenIds, options, this.stopIds(options, ends), {
-      ...calls,
-      lookup,
-      signal,
-      onPrompt,
-    });
-    const onEnd = given ? undefined : () => state.dispose();
-    return new TextStream(tokens, this.reader.given, options.stop, tokenIds.length, onEnd, lookup);
+    const lookup = guesses ? new PromptLookup(guesses, calls.pastIds) : null;
+    const stopIds = this.stopIds(options, ends);
+    const tokens = this.computed(adapter, state, (decoder, own) =>
+      generateTokens(decoder, own, tokenIds, options, stopIds, { ...calls, lookup, signal, onPrompt }),
+    );
+    return new TextStream(tokens, this.reader.given, options.stop, tokenIds.length, undefined, lookup);
+  }
+
+  /**
+   * Tokens by the decoder with an adapter, which is opened with the first one.
+   * @param {string} adapter @param {State | undefined} given by default a new one that lives as long as the tokens do
+   * @param {(decoder: Decoder, state: State) => AsyncGenerator<GeneratedToken, void, void>} begin
+   */
+  async *computed(adapter, given, begin) {
+    const decoder = await this.decoderOf(adapter);
+    const state = given ?? decoder.newState();
+    try {
+      yield* begin(decoder, state);
+    } finally {
+      if (!given) state.dispose();
+    }
   }
 
   /**
@@ -248,18 +343,4 @@ export class Model {
 function isListOfPrompts(prompt) {
   const [first] = Array.isArray(prompt) ? prompt : [];
   return typeof first === 'string' || Array.isArray(first) || ArrayBuffer.isView(first);
-}
-
-/**
- * Refuse a tokenizer with more tokens than the model has.
- * @param {import('./tokenizer.js').Tokenizer | null} tokenizer
- * @param {number} vocabSize
- */
-export function checkTokenizer(tokenizer, vocabSize) {
-  if (tokenizer !== null && tokenizer.vocabSize > vocabSize) {
-    throw new PackageError(
-      `tokenizer.json has ${tokenizer.vocabSize} tokens, but the model ${vocabSize}, so it belongs to another model; copy the ` +
-        'folder again, or export the checkpoint again',
-    );
-  }
 }

@@ -1,7 +1,6 @@
 /** Graphs on onnxruntime-node, which reads the past in JavaScript's own arrays and gives its new rows out. */
 
 import { FLOAT32, INT64, INT8, changed, node, readModel } from './onnx_graph.js';
-import { graphOf } from './sessions.js';
 import { NEW_SLOTS, TensorBinding, bytesOf, newBytes, refusals } from './tensor_binding.js';
 
 /** @typedef {import('./sessions.js').Slot} Slot */
@@ -23,22 +22,21 @@ export class NativeBackend {
   readsAllSlots = true; // see withNewRows
   drafts = true;
   longestChunk = Infinity;
+  leastRank = 0;
 
   /**
    * @param {Ort} ort @param {import('./source.js').FolderSource} source
-   * @param {ReadonlyMap<string, Uint8Array>} graphs the checked ones by name
    * @param {number} threads @param {import('./description.js').DecoderDescription} description
    */
-  constructor(ort, source, graphs, threads, description) {
+  constructor(ort, source, threads, description) {
     this.ort = ort;
     this.source = source;
-    this.graphs = graphs;
     this.threads = threads;
     this.description = description;
   }
 
-  /** @param {string} file */
-  async open(file) {
+  /** @param {string} file @param {Uint8Array} graph */
+  async open(file, graph) {
     // an idle thread spins shortly, as in Python's `runtime/threads.py`; the weights are read where they lie
     const session = {
       'intra_op.spin_duration_us': '50',
@@ -51,10 +49,10 @@ export class NativeBackend {
       extra: { session },
     };
     await this.source.data(); // its check: the folder may have been replaced since it was loaded
-    const graph = withNewRows(graphOf(this.graphs, file), file, this.description);
+    const changed = withNewRows(graph, file, this.description);
     return new NativeSession(
       this.ort,
-      await refusals(`open ${file}`, this.ort.InferenceSession.create(graph, options)),
+      await refusals(`open ${file}`, this.ort.InferenceSession.create(changed, options)),
     );
   }
 
@@ -62,6 +60,12 @@ export class NativeBackend {
   allocate(nbytes) {
     const bytes = newBytes(nbytes);
     return { nbytes, bytes: () => bytes, changed() {}, dispose() {} };
+  }
+
+  /** @param {import('./sessions.js').Arrays} arrays */
+  constants(arrays) {
+    const tensors = [...arrays].map(([name, { dims, values }]) => [name, new this.ort.Tensor('float32', values, dims)]);
+    return { tensors: Object.fromEntries(tensors), dispose() {} };
   }
 
   async dispose() {}
@@ -96,10 +100,12 @@ class NativeSession {
 
   /**
    * @param {readonly Slot[]} inputs @param {readonly Slot[]} outputs @param {readonly Shared[]} shared
-   * @param {Memory} memory
+   * @param {Memory} memory @param {import('./sessions.js').Constants | null} constants
    */
-  bind(inputs, outputs, shared, memory) {
-    return new NativeBinding(this.ort, this.session, inputs, outputs, shared, memory);
+  bind(inputs, outputs, shared, memory, constants) {
+    const binding = new NativeBinding(this.ort, this.session, inputs, outputs, shared, memory);
+    Object.assign(binding.feeds, constants?.tensors);
+    return binding;
   }
 
   async dispose() {

@@ -2,7 +2,8 @@
  * The files of one folder in the browser's cache storage, for use without a network.
  *
  * All but the weights are one entry, which is replaced as a whole. The weights are an entry by their own hash. So at any
- * moment there is one copy whose files belong together, or none.
+ * moment there is one copy whose files belong together, or none. Files that only some calls need, as those of adapters,
+ * are entries by the hash of the weights, each from the time that it was first needed.
  */
 
 import { DATA_FILE } from './description.js';
@@ -15,6 +16,7 @@ export class OfflineCopy {
   constructor(folder, name) {
     this.address = new URL(FILES, folder).href;
     this.data = new URL(DATA_FILE, folder).href;
+    this.folders = ['onnx/', 'adapters/'].map((name) => new URL(name, folder).href); // those of all entries but one
     this.name = name;
   }
 
@@ -48,9 +50,31 @@ export class OfflineCopy {
     const form = new FormData();
     for (const [file, bytes] of files) form.append(file, new Blob([/** @type {BlobPart} */ (bytes)]), file);
     await cache.put(this.address, new Response(form));
-    for (const { url } of await cache.keys()) {
-      if (url.startsWith(this.data + WEIGHTS) && url !== own) await cache.delete(url);
-    }
+    for (const { url } of await cache.keys()) if (this.isOfOthers(url, hash)) await cache.delete(url);
+  }
+
+  /** A file that was needed later, beside the weights with this hash; null where it is not kept. @param {string} file @param {string} hash */
+  async later(file, hash) {
+    const bytes = await (await (await this.cache()).match(this.laterAddress(file, hash)))?.arrayBuffer();
+    return bytes ? new Uint8Array(bytes) : null;
+  }
+
+  /** @param {ReadonlyMap<string, Uint8Array>} files @param {string} hash of the weights */
+  async keepLater(files, hash) {
+    const cache = await this.cache();
+    for (const [file, bytes] of files)
+      await cache.put(this.laterAddress(file, hash), new Response(/** @type {BlobPart} */ (bytes)));
+  }
+
+  /** Whether an entry belongs to weights with another hash. @param {string} url @param {string} hash */
+  isOfOthers(url, hash) {
+    const isOurs = this.folders.some((folder) => url.startsWith(folder));
+    return isOurs && url.includes(WEIGHTS) && !url.endsWith(WEIGHTS + encodeURIComponent(hash));
+  }
+
+  /** @param {string} file @param {string} hash of the weights */
+  laterAddress(file, hash) {
+    return new URL(file, this.address).href + WEIGHTS + encodeURIComponent(hash);
   }
 
   /** @param {string} hash */

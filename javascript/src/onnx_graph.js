@@ -8,7 +8,8 @@ import { all, field, numberField, numbers, parse, serialize, text, texts } from 
 const MODEL = { graph: 7, opset: 8, metadata: 14 };
 const OPSET = { domain: 1, version: 2 };
 const GRAPH = { node: 1, name: 2, initializer: 5, input: 11, output: 12 };
-const VALUE_INFO = { name: 1, type: 2, tensor: 1, elementType: 1, shape: 2, dim: 1, size: 1 };
+const VALUE_INFO = { name: 1, type: 2, tensor: 1, elementType: 1, shape: 2, dim: 1 };
+const DIM = { size: 1, name: 2 };
 const NODE = { input: 1, output: 2, name: 3, opType: 4, attribute: 5, domain: 7 };
 const ATTRIBUTE = { name: 1, integer: 3, graph: 6, integers: 8, type: 20 };
 const TENSOR = { dims: 1, dataType: 2, name: 8, rawData: 9, externalData: 13, dataLocation: 14 };
@@ -101,16 +102,19 @@ export function changed(model, { drops, nodes, inputs, outputs }) {
 }
 
 /**
- * The dimensions of a graph's input; undefined where one has a name in place of a size.
- * @param {ReturnType<typeof readModel>} model @param {string} name
+ * The inputs by their names, with shapes: a size that is open has a name.
+ * @param {ReturnType<typeof readModel>} model @returns {Map<string, (number | string)[]>}
  */
-export function dimsOfInput(model, name) {
-  const infos = all(model.graph, GRAPH.input).map(parse);
-  const info = infos.find((each) => text(each, VALUE_INFO.name) === name) ?? [];
-  /** @type {(fields: Field[], number: number) => Field[]} */
-  const inner = (fields, number) => parse(all(fields, number)[0] ?? new Uint8Array());
-  const shape = inner(inner(inner(info, VALUE_INFO.type), VALUE_INFO.tensor), VALUE_INFO.shape);
-  return all(shape, VALUE_INFO.dim).map((dim) => numbers(parse(dim), VALUE_INFO.size).at(0));
+export function inputShapes({ graph }) {
+  return new Map(
+    all(graph, GRAPH.input).map((bytes) => {
+      const info = parse(bytes);
+      const path = [VALUE_INFO.type, VALUE_INFO.tensor, VALUE_INFO.shape];
+      const shape = path.reduce((fields, number) => parse(all(fields, number)[0] ?? new Uint8Array()), info);
+      const dims = all(shape, VALUE_INFO.dim).map(parse);
+      return [text(info, VALUE_INFO.name), dims.map((dim) => numbers(dim, DIM.size)[0] ?? text(dim, DIM.name))];
+    }),
+  );
 }
 
 /** @param {number} number @param {string} name @param {number} type */

@@ -44,7 +44,7 @@ function isRead(each) {
 
 /** Numbers of a key. @param {Node} attention @param {Model} model */
 function channelsOf(attention, model) {
-  return onnx.dimsOfInput(model, attention.inputs[3])[3] ?? NaN;
+  return Number(onnx.inputShapes(model).get(attention.inputs[3])?.[3]);
 }
 
 /** The numbers that all layers read. @param {Node} attention one of them @param {Model} model */

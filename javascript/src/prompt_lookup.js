@@ -3,6 +3,7 @@
  * only if it is chosen anyhow, so no answer changes. Python's `runtime/prompt_lookup.py` has source and reasons.
  */
 
+/** @typedef {import('./decoder.js').Decoder} Decoder */
 /** @typedef {import('./state.js').State} State */
 
 const NGRAM = 4; // tokens that must agree; fewer agree by chance too often to pay
@@ -41,11 +42,10 @@ class NgramIndex {
 /** Feeds tokens to a decoder like its `forward`, but checks guesses along with them and keeps the right ones. */
 export class PromptLookup {
   /**
-   * @param {import('./decoder.js').Decoder} decoder @param {number} numTokens most guesses to check in one step
+   * @param {number} numTokens most guesses to check in one step
    * @param {readonly number[]} pastIds the tokens of the stream so far, to guess from
    */
-  constructor(decoder, numTokens, pastIds = []) {
-    this.decoder = decoder;
+  constructor(numTokens, pastIds = []) {
     this.numTokens = numTokens;
     this.pastIds = pastIds;
     this.index = new NgramIndex();
@@ -60,16 +60,16 @@ export class PromptLookup {
 
   /**
    * Feed tokens; logits [vocab] after the last one, valid until the next call.
-   * @param {State} state @param {readonly number[]} tokenIds
+   * @param {Decoder} decoder @param {State} state @param {readonly number[]} tokenIds
    * @param {{signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} calls
    * @returns {Promise<Float32Array>}
    */
-  async nextLogits(state, tokenIds, calls) {
-    const room = this.decoder.roomForDraft(state);
+  async nextLogits(decoder, state, tokenIds, calls) {
+    const room = decoder.roomForDraft(state);
     this.remember(tokenIds, room);
     const row = tokenIds.length === 1 && tokenIds[0] === this.checked[0] ? this.rows.shift() : undefined;
     if (row) {
-      this.decoder.checkState(state);
+      decoder.checkState(state);
       state.takeIn(tokenIds, null);
       this.acceptedTokens++;
       this.credit = Math.min(this.credit + 1, MOST_CREDIT);
@@ -79,10 +79,10 @@ export class PromptLookup {
     [this.checked, this.rows] = [[], []];
     if (tokenIds.length === 1 && this.credit >= 0) {
       const guesses = this.index.guess(Math.min(this.numTokens, room));
-      if (guesses.length) return this.check(state, tokenIds, guesses);
+      if (guesses.length) return this.check(decoder, state, tokenIds, guesses);
     }
     this.credit = Math.min(this.credit + INCOME, MOST_CREDIT);
-    return (await this.decoder.forward(state, tokenIds, calls))[0];
+    return (await decoder.forward(state, tokenIds, calls))[0];
   }
 
   /**
@@ -95,9 +95,9 @@ export class PromptLookup {
     this.pastIds = [];
   }
 
-  /** @param {State} state @param {readonly number[]} tokenIds @param {number[]} guesses */
-  async check(state, tokenIds, guesses) {
-    const [first, ...rows] = await this.decoder.checkDraft(state, [...tokenIds, ...guesses]);
+  /** @param {Decoder} decoder @param {State} state @param {readonly number[]} tokenIds @param {number[]} guesses */
+  async check(decoder, state, tokenIds, guesses) {
+    const [first, ...rows] = await decoder.checkDraft(state, [...tokenIds, ...guesses]);
     state.takeIn(tokenIds, null);
     this.draftedTokens += guesses.length;
     this.credit -= COST;

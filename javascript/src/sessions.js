@@ -32,9 +32,18 @@
  * @property {() => void} dispose
  */
 
+/** Inputs that stay as they are, by their names. @typedef {Map<string, {dims: readonly number[], values: Float32Array}>} Arrays */
+
+/**
+ * The same where a backend reads them. They are made once, and every binding has them.
+ * @typedef {object} Constants
+ * @property {Readonly<Record<string, any>>} tensors
+ * @property {() => void} dispose
+ */
+
 /**
  * @typedef {object} Session
- * @property {(inputs: readonly Slot[], outputs: readonly Slot[], shared: readonly Shared[], memory: Memory) => Binding} bind
+ * @property {(inputs: readonly Slot[], outputs: readonly Slot[], shared: readonly Shared[], memory: Memory, constants: Constants | null) => Binding} bind
  * @property {() => Promise<void>} dispose
  */
 
@@ -45,8 +54,10 @@
  * @property {boolean} readsAllSlots whether a step takes time for slots of a state that hold no key
  * @property {boolean} drafts whether it runs the draft graph
  * @property {number} longestChunk tokens that it takes at once
- * @property {(file: string) => Promise<Session>} open
+ * @property {number} leastRank of an adapter's matrices: 0 where it takes some without numbers
+ * @property {(file: string, graph: Uint8Array) => Promise<Session>} open file: the name for messages
  * @property {(nbytes: number) => Memory} allocate
+ * @property {(arrays: Arrays) => Constants} constants
  * @property {() => Promise<void>} dispose
  */
 
@@ -56,6 +67,38 @@ export const BYTES = { int64: 8, int32: 4, float32: 4, int8: 1 };
 /** @param {ReadonlyMap<string, Uint8Array>} graphs @param {string} file */
 export function graphOf(graphs, file) {
   return graphs.get(file) ?? new Uint8Array(); // each was checked before a backend was made
+}
+
+/** Sessions of graphs, each opened when it is first asked for. */
+export class Sessions {
+  /**
+   * @param {Backend} backend @param {ReadonlyMap<string, Uint8Array>} graphs by name
+   * @param {Readonly<Record<string, string>>} [standIns] names of the graphs that stand for others
+   */
+  constructor(backend, graphs, standIns = {}) {
+    this.backend = backend;
+    this.graphs = graphs;
+    this.standIns = standIns;
+    /** @type {Map<string, Promise<Session>>} */
+    this.opened = new Map();
+  }
+
+  /** @param {string} name */
+  async get(name) {
+    const file = this.standIns[name] ?? name;
+    const opening = this.opened.get(file) ?? this.backend.open(file, graphOf(this.graphs, file));
+    this.opened.set(file, opening);
+    try {
+      return await opening;
+    } catch (error) {
+      this.opened.delete(file); // it may be there another time
+      throw error;
+    }
+  }
+
+  async dispose() {
+    for (const opening of this.opened.values()) await (await opening).dispose();
+  }
 }
 
 /** @param {{type: NumberType, dims: readonly number[]}} slot */

@@ -9,7 +9,10 @@ import { OptionError, PackageError, oneLine, shown } from './errors.js';
  * @property {(file: string) => Promise<Uint8Array>} bytes PackageError where it is missing
  * @property {(file: string) => Promise<string | null>} text null where it is missing
  * @property {(file: string) => Promise<number | null>} size in bytes, null where it is missing
- * @property {() => Promise<readonly string[]>} templates names of the files in additional_chat_templates
+ * @property {(folder: string, ending: string) => Promise<readonly string[]>} list names of the files in a folder within it
+ * @property {(file: string) => Promise<Uint8Array | null>} bytesLater of a file that only some calls need, null where it is
+ * missing
+ * @property {(files: ReadonlyMap<string, Uint8Array>) => Promise<void>} keepLater those that were read so and are right
  * @property {(expected: ExpectedData) => void} expect to be called before the data file is read
  * @property {() => Promise<DataPages>} data that of the graphs; PackageError where it is another
  * @property {() => Promise<boolean>} goOffline read a copy alone from now on; false where there is none
@@ -107,10 +110,18 @@ export class FolderSource {
     return (await this.found(file, this.fs.stat(this.pathOf(file))))?.size ?? null;
   }
 
-  async templates() {
-    const names = (await this.found(TEMPLATES, this.fs.readdir(this.pathOf(TEMPLATES)))) ?? [];
-    return names.filter((name) => name.endsWith('.jinja')).sort();
+  /** @param {string} folder @param {string} ending */
+  async list(folder, ending) {
+    const names = (await this.found(folder, this.fs.readdir(this.pathOf(folder)))) ?? [];
+    return names.filter((name) => name.endsWith(ending)).sort();
   }
+
+  /** @param {string} file */
+  async bytesLater(file) {
+    return this.read(file);
+  }
+
+  async keepLater() {}
 
   async goOffline() {
     return false;

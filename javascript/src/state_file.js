@@ -15,6 +15,7 @@ const HEADER_KEY = 'doge_export.state';
 const CHECKSUM_KEY = 'doge_export.sha256';
 export const POSITION_LIMIT = 2 ** 32; // keys have 32 bits for their position
 const HEADER_FIELDS = [
+  'adapter',
   'format_version',
   'keep_bonus',
   'keep_recent',
@@ -56,6 +57,7 @@ export function writeStateFile(d, content) {
     unfed_token: content.unfedToken,
     metadata,
     ...(d.keepSinks ? { keep_sinks: d.keepSinks } : {}),
+    ...(d.adapter ? { adapter: d.adapter } : {}),
     ...(d.keepBonus ? { keep_bonus: d.keepBonus } : {}),
     ...(d.keepRecent ? { keep_recent: d.keepRecent } : {}),
   });
@@ -157,9 +159,15 @@ function parsedHeader(text, d) {
       `the state file has format ${shown(header?.format_version)}, but this version reads ${FORMAT_VERSION} only`,
     );
   }
-  header = { keep_sinks: 0, keep_bonus: 0, keep_recent: 0, ...header };
+  header = { keep_sinks: 0, keep_bonus: 0, keep_recent: 0, adapter: '', ...header };
   if (Object.keys(header).sort().join() !== HEADER_FIELDS.join())
     throw damaged(`its header has the fields ${Object.keys(header)}`);
+  if (header.adapter !== d.adapter) {
+    const [made, ours] = [header.adapter, d.adapter].map((name) =>
+      name ? `with the adapter ${shown(name)}` : 'without an adapter',
+    );
+    throw new StateError(`the file holds a state made ${made}, but is to be read ${ours}; load it as it was made`);
+  }
   const belongs = [
     [header.weights_sha256, d.weightsSha256, 'has the weights'],
     [header.keep_window_size, d.keepWindowSize, 'has a window of'],

@@ -4,7 +4,7 @@ import { Tokenizer as Backend } from '@huggingface/tokenizers';
 
 import { cleanUp } from './clean_up.js';
 import { OptionError, PackageError, oneLine, shown } from './errors.js';
-import { parseJson } from './source.js';
+import { TEMPLATES, parseJson } from './source.js';
 
 // The names under which transformers hands special tokens to a chat template.
 const SPECIAL_TOKEN_NAMES = [
@@ -183,8 +183,8 @@ function specialTokens(config) {
 async function chatTemplates(source, config) {
   /** @type {Map<string, string>} */
   const templates = new Map();
-  for (const file of await source.templates()) {
-    templates.set(file.slice(0, -'.jinja'.length), (await source.text(`additional_chat_templates/${file}`)) ?? '');
+  for (const file of await source.list(TEMPLATES, '.jinja')) {
+    templates.set(file.slice(0, -'.jinja'.length), (await source.text(`${TEMPLATES}/${file}`)) ?? '');
   }
   const own = await source.text('chat_template.jinja');
   if (own !== null) templates.set('default', own);
@@ -200,4 +200,18 @@ async function chatTemplates(source, config) {
   }
   for (const { name, template } of entry) templates.set(name, template);
   return templates;
+}
+
+/**
+ * Refuse a tokenizer with more tokens than the model has.
+ * @param {Tokenizer | null} tokenizer
+ * @param {number} vocabSize
+ */
+export function checkTokenizer(tokenizer, vocabSize) {
+  if (tokenizer !== null && tokenizer.vocabSize > vocabSize) {
+    throw new PackageError(
+      `tokenizer.json has ${tokenizer.vocabSize} tokens, but the model ${vocabSize}, so it belongs to another model; copy the ` +
+        'folder again, or export the checkpoint again',
+    );
+  }
 }

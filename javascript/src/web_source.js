@@ -3,7 +3,7 @@
 import { DATA_FILE } from './description.js';
 import { PackageError, oneLine } from './errors.js';
 import { OfflineCopy } from './offline_copy.js';
-import { REPORT_FILE, TEMPLATES, asText, joined, missing, parseJson } from './source.js';
+import { REPORT_FILE, asText, joined, missing, parseJson } from './source.js';
 
 /** @typedef {import('./source.js').Source} Source */
 /** @typedef {import('./source.js').DataPages} DataPages */
@@ -55,8 +55,12 @@ export class WebSource {
   async bytes(file) {
     const bytes = file === DATA_FILE ? await this.dataBytes() : await this.read(file);
     if (bytes !== null) return bytes;
-    if (!this.isOffline) throw missing(this.addressOf(file));
-    throw new PackageError(
+    throw this.isOffline ? this.notKept(file) : missing(this.addressOf(file));
+  }
+
+  /** @param {string} file */
+  notKept(file) {
+    return new PackageError(
       `${this.addressOf(file)} is not in the copy that the browser keeps, and there is no connection; try again with one`,
     );
   }
@@ -72,14 +76,42 @@ export class WebSource {
     return (file === DATA_FILE ? await this.dataBytes() : await this.read(file))?.length ?? null;
   }
 
-  /** The report lists the files of a folder, which the web does not. */
-  async templates() {
+  /** The report lists the files of a folder, which the web does not. @param {string} folder @param {string} ending */
+  async list(folder, ending) {
     const report = await this.text(REPORT_FILE);
     const files = Object.keys(report === null ? {} : (parseJson(report, REPORT_FILE).files ?? {}));
     return files
-      .filter((file) => file.startsWith(`${TEMPLATES}/`) && file.endsWith('.jinja'))
-      .map((file) => file.slice(TEMPLATES.length + 1))
+      .filter((file) => file.startsWith(`${folder}/`) && file.endsWith(ending))
+      .map((file) => file.slice(folder.length + 1))
       .sort();
+  }
+
+  /** That of the web, or where there is no connection the one that `keepLater` kept. @param {string} file */
+  async bytesLater(file) {
+    if (this.isOffline) return (await this.keptLater(file)) ?? Promise.reject(this.notKept(file));
+    try {
+      return await this.download(file);
+    } catch (error) {
+      const kept = error instanceof Unreachable ? await this.keptLater(file) : null;
+      if (kept === null) throw error;
+      return kept;
+    }
+  }
+
+  /** @param {string} file */
+  async keptLater(file) {
+    const { expected } = this;
+    return expected && this.fromCopy((copy) => copy.later(file, expected.hash));
+  }
+
+  /** @param {ReadonlyMap<string, Uint8Array>} files */
+  async keepLater(files) {
+    if (!this.copy || !this.expected || this.isOffline) return;
+    try {
+      await this.copy.keepLater(files, this.expected.hash);
+    } catch (error) {
+      console.warn(`${[...files.keys()].join(', ')} will not be there for offline use (${oneLine(error)})`);
+    }
   }
 
   async data() {

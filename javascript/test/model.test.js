@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
 import { DogeError, OptionError, PackageError, RewindError, StateError, load } from '../src/index.js';
+import { rejects } from './refusals.js';
 import { folderOf } from './vectors.js';
 
 const NAME = 'doge-tiny-fp32';
@@ -403,19 +404,4 @@ async function edit(path, from, to) {
   const bytes = (await readFile(path)).toString('latin1');
   assert.ok(bytes.includes(from));
   await writeFile(path, Buffer.from(bytes.replace(from, to), 'latin1'));
-}
-
-/**
- * A promise that fails with one sentence.
- * @param {Promise<unknown>} promise
- * @param {Function} kind
- * @param {RegExp} message
- */
-async function rejects(promise, kind, message) {
-  await assert.rejects(promise, (/** @type {any} */ error) => {
-    assert.equal(error instanceof kind, true, error.stack);
-    assert.match(error.message, message);
-    assert.ok(!error.message.includes('\n') && !error.message.endsWith('.'), error.message);
-    return true;
-  });
 }

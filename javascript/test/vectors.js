@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 
 export const work = resolve(process.env.DOGE_VECTORS ?? new URL('../../.javascript', import.meta.url).pathname);
-/** @type {{cases: Record<string, any[]>, folders: Record<string, any>, talks: any[]}} */
+/** @type {{cases: Record<string, any[]>, folders: Record<string, any>, adapters: Record<string, Record<string, any[]>>, talks: any[]}} */
 export const vectors = JSON.parse(readFileSync(`${work}/vectors.json`, 'utf-8'));
 
 /** @param {string} name */

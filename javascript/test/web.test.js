@@ -11,6 +11,8 @@ import { folderOf } from './vectors.js';
 
 const [OLD, NEW] = ['native', 'doge-tiny-fp32'];
 const DATA = 'onnx/model.onnx_data';
+const [LEGAL, SUPPORT] = ['adapters/legal.onnx_adapter', 'adapters/support.onnx_adapter'];
+const LONG = { maxNewTokens: 200, ignoreEos: true, temperature: 0 }; // beyond the window
 const GRAPHS = ['onnx/decoder.onnx', 'onnx/decoder_recurrent.onnx', 'onnx/decoder_draft.onnx'];
 
 /** The browser's cache storage in memory. `refuses` says which addresses cannot be kept. */
@@ -182,6 +184,57 @@ describe('a folder on the web', () => {
     assert.equal((await model.generate(Array(200).fill(5), { maxNewTokens: 3, ignoreEos: true })).completionTokens, 3);
     await model.dispose();
     await assert.rejects(opened(), PackageError);
+  });
+
+  test('an adapter is asked for with its first use, and is there without the network from then on', async () => {
+    files = await contentOf('adapters');
+    const model = await opened();
+    assert.deepEqual(model.adapters, ['legal', 'support']);
+    assert.ok(!asked.some((file) => file.includes('adapter')));
+    const { tokenIds } = await model.generate([5, 6], { adapter: 'legal', ...LONG });
+    await model.dispose();
+    assert.deepEqual([timesAsked(LEGAL), timesAsked(SUPPORT)], [1, 0]);
+    stop(server);
+    const offline = await opened();
+    assert.deepEqual((await offline.generate([5, 6], { adapter: 'legal', ...LONG })).tokenIds, tokenIds);
+    const lacks = /support\.onnx_adapter is not in the copy that the browser keeps/;
+    await assert.rejects(offline.generate([5], { adapter: 'support' }), { name: 'PackageError', message: lacks });
+    await offline.dispose();
+  });
+
+  test('a connection that is lost leaves the adapters that were used, and an update asks for them anew', async () => {
+    files = await contentOf('adapters');
+    for (const _ of [1, 2]) await (await (await opened()).withAdapter('legal')).logits([5]);
+    assert.equal(timesAsked(LEGAL), 2);
+    const model = await opened();
+    stop(server);
+    assert.equal((await model.generate([5], { adapter: 'legal', ...LONG })).completionTokens, LONG.maxNewTokens);
+    await model.dispose();
+  });
+
+  test('adapters that do not fit are not kept, and those of a former base go with it', async () => {
+    files = await contentOf('adapters');
+    const keeps = (/** @type {string} */ file) => [...caches.kept.keys()].some((url) => url.includes(file));
+    files.set(SUPPORT, read(files, SUPPORT).subarray(0, 999));
+    const model = await opened();
+    await model.logits([5], { adapter: 'legal' });
+    await assert.rejects(model.logits([5], { adapter: 'support' }), /adapters\/support\.onnx_adapter is no adapter/);
+    assert.deepEqual([keeps(LEGAL), keeps(SUPPORT)], [true, false]);
+    await model.dispose();
+    files = await contentOf(NEW);
+    await (await opened()).dispose();
+    assert.deepEqual([keeps('adapter'), keeps(DATA)], [false, true]);
+  });
+
+  test('a program adds an adapter by its address', async () => {
+    files = await contentOf('adapters');
+    const model = await opened();
+    await model.addAdapter('new', `${address}/model/${LEGAL}`);
+    assert.deepEqual(await model.logits([5], { adapter: 'new' }), await model.logits([5], { adapter: 'legal' }));
+    const gone = `${address}/model/adapters/gone.onnx_adapter`;
+    await assert.rejects(model.addAdapter('gone', gone), /gone\.onnx_adapter is missing; give an adapter file/);
+    assert.deepEqual(model.adapters, ['legal', 'support', 'new']);
+    await model.dispose();
   });
 
   test('a copy that has lost its weights says so', async () => {

@@ -153,6 +153,20 @@ describe('Chromium', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     });
   }
 
+  for (const adapter of ['legal', 'support']) {
+    test(`the adapter ${adapter} gives the logits and tokens of Python, and its state goes on`, async (t) => {
+      if (lacksAdapter(t)) return;
+      const [within, beyond] = vectors.adapters.adapters[adapter];
+      const penalty = 10; // as tests/javascript/adapters.py has it
+      const found = await answered(page, 'adapters', { prompt: within.prompt, adapter, penalty, count: 4 });
+      assert.ok(distance(found.logits, within.logits) < EXACT);
+      assert.deepEqual(found.tokens, within.tokens.slice(0, 4));
+      const { file, going_on: tokens } = beyond;
+      const goneOn = await answered(page, 'adapters', { file, prompt: [7], adapter, penalty, count: 4 });
+      assert.deepEqual(goneOn.tokens, tokens.slice(0, 4));
+    });
+  }
+
   for (const name of BEYOND) {
     test(`a prompt beyond the window of ${name} evicts keys as in Python`, async (t) => {
       if (lacksAdapter(t)) return;
@@ -249,23 +263,24 @@ describe('Chromium', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
 /**
  * Of a model by WebGPU: logits behind a prompt and tokens, or how a state goes on.
  * @param {import('puppeteer-core').Page} page @param {string} folder
- * @param {{prompt?: number[], file?: string, penalty: number, count: number}} task
+ * @param {{prompt?: number[], file?: string, adapter?: string, penalty: number, count: number}} task
  */
 async function answered(page, folder, task) {
   const found = await page.evaluate(
-    async (address, { prompt, file, penalty, count }) => {
+    async (address, { prompt, file, adapter, penalty, count }) => {
       const { load } = await import(/** @type {any} */ ('/browser/index.js'));
-      const model = await load(address, { executionProviders: ['webgpu'], cache: null });
+      const base = await load(address, { executionProviders: ['webgpu'], cache: null });
+      const model = adapter ? await base.withAdapter(adapter) : base;
       const options = { temperature: 0, repetitionPenalty: penalty, ignoreEos: true, maxNewTokens: count };
       try {
         let state = model.newState();
         let logits = [];
         if (file) state = model.loadState(new Uint8Array(await (await fetch(`/vectors/${file}`)).arrayBuffer()));
         else logits = [...(await model.decoder.forward(state.copy(), prompt))[0]];
-        const { tokenIds } = await model.generate(file ? '' : prompt, { ...options, state });
+        const { tokenIds } = await model.generate(prompt ?? '', { ...options, state });
         return { kernels: model.decoder.backend.kernels, logits, tokens: tokenIds, saved: [...state.save()] };
       } finally {
-        await model.dispose();
+        await base.dispose();
       }
     },
     `${new URL(page.url()).origin}/vectors/${folder}`,

@@ -26,7 +26,7 @@ def differing(work: Path, saved: Path) -> list[str]:
         )
         for operators in ways:
             model = doge_export.load(folder, threads=1, operators=operators)
-            state = model.load_state(work / row["file"])
+            state = model.load_state(work / row["file"], adapter=row.get("adapter"))
             found = model.generate(
                 "",
                 state=state,

@@ -1,8 +1,8 @@
 """Folders and the answers of Python's runtime to compare with: python -m tests.javascript.write_vectors FOLDER
 
 FOLDER is made anew. It gets the folders, their state files, and vectors.json, which both sides read: `cases` of the
-pure functions, `folders` with texts, tokens, logits and states, and `talks`. All tokens are those of the standard
-graphs.
+pure functions, `folders` with texts, tokens, logits and states, `adapters` with those of each adapter, and `talks`.
+All tokens are those of the standard graphs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from doge_export.export import ExportOptions, export
 from doge_export.runtime.generation_options import GenerationOverrides
 from doge_export.runtime.prompts import PromptReader
 from tests.helpers.checkpoints import byte_vocabulary, tiny_llama
+from tests.javascript.adapters import adapter_folders, adapter_vectors
 from tests.javascript.cases import all_cases
 from tests.javascript.talks import TALKS, talk_folders, talks
 from tests.runtimes.folders import CHECKPOINTS, SHIPPED, llama_checkpoint, random_checkpoint
@@ -205,7 +206,9 @@ def main() -> None:
     torch.set_num_threads(1)
     found = {folder.name: vectors(folder) for folder in folders(work)}
     assert len(list(talk_folders(work))) == len({talk.folder for talk in TALKS} - set(found)), "folders of talks"
-    (work / "vectors.json").write_text(json.dumps({"cases": all_cases(), "folders": found, "talks": talks(work)}))
+    adapted = {folder.name: adapter_vectors(folder) for folder in adapter_folders(work)}
+    every = {"cases": all_cases(), "folders": found, "adapters": adapted, "talks": talks(work)}
+    (work / "vectors.json").write_text(json.dumps(every))
 
 
 if __name__ == "__main__":
