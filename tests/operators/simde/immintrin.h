@@ -93,6 +93,42 @@ inline __m512i _mm512_cvtepu8_epi32(__m128i x) {
   return stand_in::converted<uint32_t, __m512i, uint8_t>(x, [](uint8_t value) { return (uint32_t)value; });
 }
 
+inline __m512i _mm512_cvtepi8_epi32(__m128i x) {
+  return stand_in::converted<int32_t, __m512i, int8_t>(x, [](int8_t value) { return (int32_t)value; });
+}
+
+inline __m128i _mm512_cvtepi32_epi8(__m512i x) {
+  return stand_in::converted<int8_t, __m128i, int32_t>(x, [](int32_t value) { return (int8_t)value; });
+}
+
+inline __m512i _mm512_srai_epi32(__m512i x, unsigned bits) {
+  return stand_in::converted<int32_t, __m512i, int32_t>(x, [=](int32_t value) { return value >> bits; });
+}
+
+inline __m512 _mm512_cvtph_ps(__m256i x) {
+  stand_in::Lanes<uint64_t, __m256i> halves(x);
+  stand_in::Lanes<float, __m512> y;
+  for (int i = 0; i < 4; i++) {
+    __m128 four = _mm_cvtph_ps(_mm_set_epi64x(0, (int64_t)halves.at[i]));
+    std::memcpy(y.at + 4 * i, &four, sizeof four);
+  }
+  return y.vector();
+}
+
+// Two lanes of 128 bits of each.
+inline __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, int places) {
+  stand_in::Lanes<float, __m512> from[2] = {stand_in::Lanes<float, __m512>(a), stand_in::Lanes<float, __m512>(b)}, y;
+  for (int i = 0; i < 4; i++) std::memcpy(y.at + 4 * i, from[i / 2].at + 4 * (places >> 2 * i & 3), 16);
+  return y.vector();
+}
+
+// In each lane of 128 bits.
+inline __m512 _mm512_permute_ps(__m512 x, int places) {
+  stand_in::Lanes<float, __m512> from(x), y;
+  for (int i = 0; i < 16; i++) y.at[i] = from.at[i / 4 * 4 + (places >> 2 * (i % 4) & 3)];
+  return y.vector();
+}
+
 inline __m512i _mm512_zextsi256_si512(__m256i x) {
   return stand_in::converted<uint8_t, __m512i, uint8_t>(x, [](uint8_t value) { return value; });
 }
