@@ -1,27 +1,30 @@
 """JSON schemas as an option: read from Python or JSON, and refused where an answer could miss them.
 
-llguidance follows all that a schema says, or refuses it, but for four points that are refused here. It does not keep
+llguidance follows all that a schema says, or refuses it, but for a few points that are refused here. It does not keep
 the keys apart that `properties` does not name, and a key that comes twice counts once for `minProperties`. It takes 0
 where `exclusiveMinimum` is 0 and `maximum` 0.5, and so with any whole bound and a range shorter than 1. And it reads
 `multipleOf` in decimal digits, where validators divide binary numbers: most of them refuse 1.13 for 0.01. It rounds
-numbers beyond 2**53 to a binary one: the constant 2**53 + 1 would be answered by 2**53.
+numbers beyond 2**53 to a binary one: the constant 2**53 + 1 would be answered by 2**53. It multiplies two values of
+`multipleOf` in 32 bits. And it reads `[a-z&&[aeiou]]` in a pattern as Rust does. Schemas that it merges, as those of
+`allOf`, are checked together.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, TypeGuard
 
 from ..errors import OptionError
+from .schema_places import schemas_together
 
-SUBSCHEMAS = ("items", "additionalItems", "additionalProperties")
-LISTS_OF_SUBSCHEMAS = ("anyOf", "allOf", "oneOf", "prefixItems", "items")
 MOST_EXACT = 2**53
 EXACT_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "const", "enum")
-NAMED_SUBSCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
+CLASS = re.compile(r"\[\^?([^\]]*)")  # of characters in a pattern, with all up to its end
+RUST_SIGNS = re.compile(r"\[|&&|--|~~")
 
 
 def json_schema_text(name: str, value: object) -> str:
@@ -43,8 +46,15 @@ def _text_of(name: str, value: object) -> str:
         raise OptionError(f"{name} is no JSON ({error}); give a JSON schema") from error
     if schema is not True and not isinstance(schema, Mapping):
         raise OptionError(f"{name} is {schema!r}; it must be a JSON schema, a dictionary or its JSON text")
-    for part in _schemas(json.loads(text)):
-        _check(name, part)
+    seen: set[int] = set()
+    for schemas, surely in schemas_together(name, json.loads(text)):
+        for part in schemas:
+            if id(part) not in seen:
+                seen.add(id(part))
+                _check(name, part)
+        _check_together(name, schemas)
+        if surely:
+            _check_least_properties(name, schemas)
     return text
 
 
@@ -52,11 +62,6 @@ def _check(name: str, schema: dict[str, Any]) -> None:
     """Raise for a schema that llguidance takes and could miss."""
     if "x-guidance" in schema:
         raise OptionError(f"{name} has the key x-guidance, which could make answers invalid; leave it out")
-    least, required = schema.get("minProperties", 0), schema.get("required", [])
-    if _is_number(least) and isinstance(required, list) and least > max(1, len(required)):
-        raise OptionError(
-            f"{name} has minProperties of {least}; it must be at most 1, or the number of required properties"
-        )
     for key in EXACT_KEYS:
         if any(abs(number) > MOST_EXACT for number in _numbers(schema.get(key))):
             raise OptionError(
@@ -69,28 +74,62 @@ def _check(name: str, schema: dict[str, Any]) -> None:
             f"{name} has multipleOf of {step}, which binary numbers cannot hold exactly; give a whole number or a "
             "fraction such as 0.5"
         )
-    if _misses_a_bound(schema):
+    patterns = schema.get("patternProperties")
+    for pattern in [schema.get("pattern"), *(patterns if isinstance(patterns, dict) else [])]:
+        if isinstance(pattern, str) and _is_of_rust(pattern):
+            raise OptionError(
+                f"{name} has the pattern {pattern[:80]!r}, whose brackets the library would read in another way; "
+                "write \\[, \\], \\&, \\- and \\~ in them"
+            )
+
+
+def _check_least_properties(name: str, schemas: list[dict[str, Any]]) -> None:
+    """Raise for schemas that hold together and ask for more properties than they name."""
+    least = max((part["minProperties"] for part in schemas if _is_number(part.get("minProperties"))), default=0)
+    lists = [part["required"] for part in schemas if isinstance(part.get("required"), list)]
+    if least > max(1, len({key for required in lists for key in required if isinstance(key, str)})):
+        raise OptionError(
+            f"{name} has minProperties of {least}; it must be at most 1, or the number of required properties"
+        )
+
+
+def _check_together(name: str, schemas: list[dict[str, Any]]) -> None:
+    """Raise for schemas that llguidance takes and could miss where two of them hold together."""
+    if len({part["multipleOf"] for part in schemas if _is_number(part.get("multipleOf"))}) > 1:
+        raise OptionError(f"{name} has several values of multipleOf for one number; give one")
+    if _misses_a_bound(schemas):
         raise OptionError(
             f"{name} has a range of numbers shorter than 1 with a whole exclusive bound; give minimum or maximum "
             "in its place"
         )
 
 
-def _misses_a_bound(schema: dict[str, Any]) -> bool:
-    below, above = _bound(schema, "exclusiveMinimum", "minimum"), _bound(schema, "exclusiveMaximum", "maximum")
-    low = schema.get("minimum") if below is None else below
-    high = schema.get("maximum") if above is None else above
-    if not (_is_number(low) and _is_number(high) and low < high < low + 1):
-        return False
-    return (below is not None and below >= 0 and below == int(below)) or (
-        above is not None and above <= 0 and above == int(above)
+def _misses_a_bound(schemas: list[dict[str, Any]]) -> bool:
+    """Whether any two bounds leave less than 1, and the one nearer to 0 is whole and exclusive."""
+    below, above = (
+        _exclusive(schemas, "exclusiveMinimum", "minimum"),
+        _exclusive(schemas, "exclusiveMaximum", "maximum"),
+    )
+    lows, highs = below + _values(schemas, "minimum"), above + _values(schemas, "maximum")
+    return any(0 <= low == int(low) and any(low < high < low + 1 for high in highs) for low in below) or any(
+        0 >= high == int(high) and any(high - 1 < low < high for low in lows) for high in above
     )
 
 
-def _bound(schema: dict[str, Any], exclusive: str, inclusive: str) -> float | None:
-    """An exclusive bound; draft 4 writes it as true beside the number."""
-    bound = schema.get(inclusive) if schema.get(exclusive) is True else schema.get(exclusive)
-    return bound if _is_number(bound) else None
+def _exclusive(schemas: list[dict[str, Any]], exclusive: str, inclusive: str) -> list[float]:
+    """The exclusive bounds; draft 4 writes one as true beside the number."""
+    drafts = [part.get(inclusive) if part.get(exclusive) is True else part.get(exclusive) for part in schemas]
+    return [bound for bound in drafts if _is_number(bound)]
+
+
+def _values(schemas: list[dict[str, Any]], key: str) -> list[float]:
+    return [part[key] for part in schemas if _is_number(part.get(key))]
+
+
+def _is_of_rust(pattern: str) -> bool:
+    """Whether a class of characters means another in Rust than in JavaScript: a bracket or doubled sign inside it."""
+    inside = re.sub(r"\\.", "a", pattern, flags=re.DOTALL)  # an escape is a character, and no sign
+    return any(not signs or RUST_SIGNS.search(signs) for signs in CLASS.findall(inside))
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -106,18 +145,3 @@ def _numbers(value: Any) -> Iterator[float]:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _schemas(schema: Any) -> Iterator[dict[str, Any]]:
-    """A schema and all schemas in it."""
-    left = [schema]
-    while left:
-        part = left.pop()
-        if not isinstance(part, dict):
-            continue
-        yield part
-        left += [part.get(key) for key in SUBSCHEMAS]
-        for key in LISTS_OF_SUBSCHEMAS:
-            left += part[key] if isinstance(part.get(key), list) else []
-        for key in NAMED_SUBSCHEMAS:
-            left += part[key].values() if isinstance(part.get(key), dict) else []

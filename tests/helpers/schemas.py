@@ -15,12 +15,49 @@ from tests.helpers.fakes import BigramDecoder
 NAMES = ("a", "b", "name", "age", "é", 'q"', "long name", "x\\y")
 
 
-def random_schema(random: Random, depth: int = 3) -> dict[str, Any]:
-    """A schema whose answers are short."""
+def random_schema(random: Random) -> dict[str, Any]:
+    """A schema whose answers are short, with parts of it behind `$ref` and in `allOf`."""
+    return with_definitions(any_schema(random, 3))
+
+
+def any_schema(random: Random, depth: int) -> dict[str, Any]:
     kinds = [number, string, constant, flag]
     if depth:
-        kinds += [record, record, array, either, dictionary]
+        kinds += [record, record, array, either, dictionary, shared, merged]
     return random.choice(kinds)(random, depth)
+
+
+def shared(random: Random, depth: int) -> dict[str, Any]:
+    """A schema as the target of `$ref`, as pydantic writes them and more; `with_definitions` puts it into its place."""
+    reference = {"$ref": any_schema(random, depth - 1)}
+    return random.choice([reference, reference | {"description": "a"}, {"allOf": [reference], "default": None}])
+
+
+def merged(random: Random, depth: int) -> dict[str, Any]:
+    """A schema whose keywords stand apart: in members of `allOf`, or beside a `$ref`."""
+    whole = random.choice([number, string, record])(random, depth)
+    key = random.choice([key for key in whole if key not in ("type", "additionalProperties")])
+    rest = {other: value for other, value in whole.items() if other != key}
+    if "properties" in whole:  # additionalProperties looks at the properties beside it
+        key, rest = "required", whole | {"required": []}
+    one = {key: whole[key]}
+    return random.choice([{"allOf": [rest, one]}, {"allOf": [one, {"$ref": rest}]}, {"$ref": rest, **one}])
+
+
+def with_definitions(root: dict[str, Any]) -> dict[str, Any]:
+    """The schema with pointers to definitions, in two places, where `$ref` had a schema."""
+    homes: dict[str, dict[str, Any]] = {"#/$defs/": {}, "#/components/a~1b%20~0c/": {}}
+    left: list[Any] = [root]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict) and isinstance(part.get("$ref"), dict):
+            home = min(homes, key=lambda home: len(homes[home]))
+            left.append(part["$ref"])
+            homes[home][f"d{len(homes[home])}"] = part["$ref"]
+            part["$ref"] = f"{home}d{len(homes[home]) - 1}"
+        left += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+    first, second = homes.values()
+    return {**root, "$defs": first, "components": {"a/b ~c": second}}
 
 
 def number(random: Random, depth: int) -> dict[str, Any]:
@@ -55,7 +92,7 @@ def flag(random: Random, depth: int) -> dict[str, Any]:
 
 def record(random: Random, depth: int) -> dict[str, Any]:
     names = random.sample(NAMES, random.randint(1, 4))
-    properties = {name: random_schema(random, depth - 1) for name in names}
+    properties = {name: any_schema(random, depth - 1) for name in names}
     return {
         "type": "object",
         "properties": properties,
@@ -66,21 +103,19 @@ def record(random: Random, depth: int) -> dict[str, Any]:
 
 def array(random: Random, depth: int) -> dict[str, Any]:
     least = random.randint(0, 2)
-    schema = {"type": "array", "items": random_schema(random, depth - 1), "minItems": least, "maxItems": least + 1}
+    schema = {"type": "array", "items": any_schema(random, depth - 1), "minItems": least, "maxItems": least + 1}
     if random.random() < 0.3:
-        schema = {"type": "array", "prefixItems": [random_schema(random, 0) for _ in range(2)], "items": False}
+        schema = {"type": "array", "prefixItems": [any_schema(random, 0) for _ in range(2)], "items": False}
     return schema
 
 
 def either(random: Random, depth: int) -> dict[str, Any]:
-    options = [random_schema(random, depth - 1) for _ in range(2)]
-    if random.random() < 0.3:
-        return {"$ref": "#/$defs/part"} if depth == 0 else {"anyOf": [*options, {"type": "null"}]}
-    return {"anyOf": options}
+    options = [any_schema(random, depth - 1) for _ in range(2)]
+    return {"anyOf": [*options, {"type": "null"}] if random.random() < 0.3 else options}
 
 
 def dictionary(random: Random, depth: int) -> dict[str, Any]:
-    values = random_schema(random, depth - 1)
+    values = any_schema(random, depth - 1)
     if random.random() < 0.5:
         return {"type": "object", "additionalProperties": values, "minProperties": 1, "maxProperties": 2}
     return {"type": "object", "patternProperties": {"^[a-c]{1,2}$": values}, "additionalProperties": False}

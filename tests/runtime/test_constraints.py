@@ -180,7 +180,13 @@ BAD: Any = [
     ({"json_schema": {"not": {}}}, r"json_schema cannot be followed: Unimplemented keys: \[\"not\"\]; change it"),
     ({"json_schema": {"type": "string", "pattern": "(?=a)"}}, "look-around"),
     ({"json_schema": {"type": "integer", "minimum": 5, "maximum": 3}}, "Unsatisfiable"),
-    ({"json_schema": {"$ref": "http://nowhere/schema"}}, "json_schema cannot be followed"),
+    ({"json_schema": {"$ref": "http://nowhere/schema"}}, "it must be # or begin with #/"),
+    ({"json_schema": {"$ref": "#/$defs/a"}}, "the .ref '#/.defs/a', which names nothing in it; correct it"),
+    ({"json_schema": {"$ref": "#/x/1", "x": [{}]}}, "names nothing in it"),
+    ({"json_schema": {"$ref": "#/$defs/a", "$defs": {"a": {"$id": "b"}}}}, "an .id below its top"),
+    ({"json_schema": {"pattern": "^[a-z&&[aeiou]]$"}}, "whose brackets the library would read in another way"),
+    ({"json_schema": {"patternProperties": {"[[:alpha:]]": {}}}}, "whose brackets"),
+    ({"json_schema": {"pattern": "[]a]"}}, "whose brackets"),
     ({"json_schema": "{"}, "json_schema is no JSON"),
     ({"json_schema": {"default": float("nan")}}, "json_schema is no JSON"),
     ({"json_schema": {"const": {1, 2}}}, "json_schema is no JSON"),
@@ -198,6 +204,8 @@ BAD: Any = [
     ({"json_schema": {"items": {"enum": [1, -1e25]}}}, r"beyond 2\*\*53 in enum"),
     ({"json_schema": {"type": "string", "minLength": 10**400}}, "number out of range"),
     ({"json_schema": {"type": "number", "multipleOf": 0.01}}, "multipleOf of 0.01, which binary numbers cannot hold"),
+    ({"json_schema": {"allOf": [{"multipleOf": 2}, {"multipleOf": 3}]}}, "several values of multipleOf"),
+    ({"json_schema": {"allOf": [{"anyOf": [{}, {}]}] * 40}}, "combines too many schemas"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
     ({"regex": "a\ud800"}, "regex holds .*half a character"),
     ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be followed"),
@@ -219,6 +227,55 @@ def test_a_form_that_cannot_be_followed_is_one_sentence(options: Any, message: s
 def test_a_key_minproperties_among_data_is_no_keyword() -> None:
     schema = {"properties": {"minProperties": {"const": {"minProperties": 9}}}, "required": ["minProperties"]}
     assert json.loads(GenerationOptions(json_schema=schema).json_schema or "") == schema  # type: ignore[arg-type]  # checked text
+
+
+POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+SHORT, HALF = "shorter than 1 with a whole exclusive bound", {"maximum": 0.5}
+MERGED: Any = [
+    ({"properties": {"share": {"$ref": "#/$defs/pos", **HALF}}, "$defs": {"pos": POSITIVE}}, SHORT),
+    ({"allOf": [POSITIVE, HALF]}, SHORT),
+    ({"type": "number", **HALF, "anyOf": [{"exclusiveMinimum": 0}, {"minimum": -2, "maximum": -1}]}, SHORT),
+    ({"allOf": [{"properties": {"a": POSITIVE}}, {"additionalProperties": HALF}]}, SHORT),
+    ({"allOf": [{"prefixItems": [{}, POSITIVE]}, {"items": {"anyOf": [{"type": "null"}, HALF]}}]}, SHORT),
+    ({"$ref": "#/x~1y/a%20b", "x/y": {"a b": {"$ref": "#/$defs/a", **HALF}}, "$defs": {"a": POSITIVE}}, SHORT),
+    ({"exclusiveMinimum": 5, "allOf": [{"maximum": 5.9}, {"exclusiveMaximum": 6}]}, SHORT),
+    ({"allOf": [{"$ref": "#/a"}, {"$ref": "#/a"}], "a": {"anyOf": [POSITIVE, HALF]}}, SHORT),
+    ({"properties": {"next": {"$ref": "#"}, "a": POSITIVE}, "allOf": [{"properties": {"next": {"$ref": "#/x"}}}],
+      "x": {"additionalProperties": HALF}}, SHORT),
+    ({"$ref": "#/components/schemas/P", "components": {"schemas": {"P": {"multipleOf": 0.01}}}}, "multipleOf of 0.01"),
+    ({"$ref": "#/x/P", "x": {"P": {"const": 2**53 + 1}}}, "beyond 2\\*\\*53 in const"),
+    ({"items": {"$ref": "#/x/0"}, "x": [{"minProperties": 3}]}, "minProperties of 3"),
+    ({"allOf": [{"required": ["a"]}, {"minProperties": 2}]}, "minProperties of 2"),
+    ({"allOf": [{"items": {"exclusiveMinimum": 0.4}}, {"items": {"allOf": [POSITIVE, {"maximum": 0.3}]}}]}, SHORT),
+    ({"properties": {"a": {"minProperties": 2}}, "patternProperties": {"^b": {"required": ["c", "d"]}}},
+     "minProperties of 2"),
+    ({"minProperties": 2, "required": ["a", "a"]}, "minProperties of 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "message"), MERGED, ids=str)
+def test_what_cannot_be_kept_is_refused_behind_references_and_where_schemas_merge(schema: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        GenerationOptions(json_schema=schema)
+
+
+KEPT: Any = [
+    {"$ref": "#/$defs/a", "description": "b", "$defs": {"a": POSITIVE}},
+    {"allOf": [{"$ref": "#/$defs/a"}], "default": 1, "$defs": {"a": POSITIVE}},
+    {"anyOf": [POSITIVE | {"maximum": 3}, {"type": "number", "minimum": -0.5, "maximum": 0.5}]},
+    {"allOf": [{"type": "object", "minProperties": 2}, {"required": ["a", "b"]}], "additionalProperties": {"const": 1}},
+    {"$defs": {"t": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#/$defs/t"}, "maxItems": 1}]}},
+     "$ref": "#/$defs/t"},
+    {"type": "string", "pattern": r"^[\[\]&a-c-]{3}[^\]a-z]\[$"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", KEPT, ids=str)
+def test_common_references_and_merges_are_followed(schema: Any) -> None:
+    model = random_model()
+    for seed in range(10):
+        answer = model.generate("a", json_schema=schema, temperature=1.5, seed=seed, max_new_tokens=300)
+        assert answer.finish_reason == "length" or is_valid(answer.text, schema), answer.text
 
 
 def test_numbers_keep_their_bounds() -> None:
