@@ -9,9 +9,10 @@ from ..runtime.generation_options import GenerationOptions, GenerationOverrides
 from ..runtime.model import Model
 from ..runtime.option_rules import SMALLEST_TEMPERATURE
 from .errors import bad_request
-from .schemas import ChatRequest, CompletionRequest, JsonBySchema, JsonObject, ResponseFormat, Sampling
+from .schemas import ChatRequest, CompletionRequest, JsonBySchema, PlainText, ResponseFormat, Sampling
 from .unknown_fields import refuse_unknown
 
+NAMES_OF_A_FORM = ("description", "name", "strict")  # which change nothing, wherever in it they stand
 SEEDS = 2**64  # a negative seed counts from the end of these
 
 
@@ -63,14 +64,24 @@ def options_of(body: Sampling, model: Model, max_new_tokens: int, logprobs: int 
 
 
 def form_of(wanted: ResponseFormat | None) -> dict[str, Any] | None:
-    """The JSON schema of an answer; None where it may be any text."""
-    if isinstance(wanted, JsonObject):
-        return {"type": "object"}
-    if not isinstance(wanted, JsonBySchema):
+    """The JSON schema of an answer; None where it may be any text. ApiError for parts of the form that are unknown."""
+    if wanted is None:
         return None
-    schema = wanted.json_schema.json_schema
+    for name, value in (wanted.model_extra or {}).items():
+        if value is not None and name not in NAMES_OF_A_FORM:
+            place = f"response_format.{name[:64]}"
+            raise bad_request(f"{place} is not supported with the type {wanted.type}; leave it out", place)
+    if isinstance(wanted, PlainText):
+        return None
+    schema: dict[str, Any] | bool | None
+    if isinstance(wanted, JsonBySchema):
+        place, schema = "response_format.json_schema.schema", wanted.json_schema.json_schema
+    else:
+        place, schema = "response_format.schema", wanted.json_schema
     if schema is False:
-        raise bad_request("the schema false describes no answer; give another", "response_format.json_schema.schema")
+        raise bad_request("the schema false describes no answer; give another", place)
+    if schema is None:
+        return {"type": "object"}
     return {} if schema is True else schema
 
 

@@ -28,17 +28,18 @@ class StreamOptions(BaseModel):
 class PlainText(BaseModel):
     """Any text."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     type: Literal["text"]
 
 
 class JsonObject(BaseModel):
-    """Any JSON object."""
+    """Any JSON object; or, as in llama.cpp's server, JSON that a schema describes."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow", serialize_by_alias=True)
 
     type: Literal["json_object"]
+    json_schema: dict[str, Any] | bool | None = Field(None, alias="schema")
 
 
 class NamedSchema(BaseModel):
@@ -54,7 +55,7 @@ class NamedSchema(BaseModel):
 class JsonBySchema(BaseModel):
     """JSON that a schema describes."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
 
     type: Literal["json_schema"]
     json_schema: NamedSchema

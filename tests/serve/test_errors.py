@@ -66,6 +66,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (TEXT | {"top_logprobs": 3}, "top_logprobs", "give logprobs in its place"),
     (CHAT | {"prompt": "a"}, "prompt", "not supported here"),
     (CHAT | {"parallel_tool_calls": False}, "parallel_tool_calls", "not supported here"),
+    (CHAT | {"topP": 0.5}, "topP", "there is no field 'topP'; 'top_p' may be meant"),
+    (CHAT | {"maxTokens": 5}, "maxTokens", "'max_tokens' may be meant"),
+    (CHAT | {"doSample": True}, "doSample", "doSample is not supported here"),
+    (CHAT | {"max_new_token": 5}, "max_new_token", "if max_new_tokens is meant, give max_tokens in its place"),
+    (CHAT | {"temp": 1}, "temp", "give temperature in its place"),
+    (CHAT | {"adapter": "x"}, "adapter", "name it in model, as FOLDER:NAME"),
+    (CHAT | {"response_format": {"type": "text", "grammar": "a"}}, "response_format.grammar", "with the type text"),
     (CHAT | {"stop_sequences": ["a"]}, "stop_sequences", "give stop in its place"),
 ]
 OF_OTHERS = [
@@ -78,6 +85,15 @@ OF_OTHERS = [
     "repeat_last_n",
     "n_probs",
     "suppress_tokens",
+    "eos_token_id",
+    "stop_strings",
+    "guidance_scale",
+    "diversity_penalty",
+    "eta_cutoff",
+    "epsilon_cutoff",
+    "prompt_embeds",
+    "structural_tag",
+    "format",
 ]
 
 
@@ -113,7 +129,7 @@ def test_a_completion_knows_both_names_of_its_length(address: str) -> None:
 NEUTRAL: list[dict[str, Any]] = [
     {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": True},
     {"best_of": 1, "suffix": None, "response_format": {"type": "text"}, "stop": None, "logit_bias": None, "seed": None},
-    {"something_else": DEEP},
+    {"something_else": DEEP, "safety_identifier": "a", "prompt_cache_key": "b", "mirostat_tau": 5.0, "num_beams": 1},
 ]
 
 

@@ -50,9 +50,18 @@ def test_a_json_object_is_one(client: openai.OpenAI, alone: Model) -> None:
     assert text == alone.chat(CHAT, json_schema={"type": "object"}, max_new_tokens=20).text
 
 
+def test_a_json_object_may_have_a_schema_as_in_llama_cpp(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_object", "schema": SCHEMA}
+    answer = client.chat.completions.create(model=NAME, messages=CHAT, response_format=form, max_tokens=200, seed=1)
+    jsonschema.validate(json.loads(answer.choices[0].message.content or ""), SCHEMA)
+
+
 @pytest.mark.parametrize(
     ("form", "param"),
     [
+        ({"type": "json_object", "schema": {"type": "nonsense"}}, "response_format"),
+        ({"type": "json_object", "schema": False}, "response_format.schema"),
+        ({"type": "json_object", "json_schema": {"name": "a", "schema": {}}}, "response_format.json_schema"),
         ({"type": "xml"}, "response_format"),
         ({"type": "json_schema"}, "response_format.json_schema"),
         ({"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}, "response_format"),
