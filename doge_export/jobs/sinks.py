@@ -6,7 +6,9 @@ import base64
 import datetime
 import decimal
 import json
+import math
 import os
+import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,20 +16,47 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from doge_common.errors import one_line
+
 from ..errors import OptionError
-from .rows import FURTHER_COLUMNS, Row, RowError
+from .rows import FURTHER_COLUMNS, QUESTION_COLUMNS, Row, RowError
 from .sources import is_parquet, parquet_batches, pyarrow_for
 
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 ROWS_OF_A_GROUP = 65536  # of a Parquet file that is written
 
 
 def json_line(row: Row) -> bytes:
-    """A row as a line of JSON in UTF-8. Dates, decimals and bytes of a Parquet file become text."""
-    text = json.dumps(row, ensure_ascii=False, default=_as_json)
+    """A row as a line of JSON in UTF-8. Dates, decimals and bytes of a Parquet file become text.
+
+    JSON has no number for NaN and infinity: they become null, and text such as "-Infinity".
+    """
+    return json_text(row).encode() + b"\n"
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON, as `json_line` writes it."""
     try:
-        return text.encode() + b"\n"
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_json)
+    except OptionError:
+        raise
+    except ValueError:  # a number that JSON has not
+        text = json.dumps(_finite(value), ensure_ascii=False, default=_as_json)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
     except UnicodeEncodeError:  # half a character, which JSON can only write as an escape
-        return json.dumps(row, default=_as_json).encode() + b"\n"
+        return json.dumps(json.loads(text))
+    return text
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else json.dumps(value)
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return {name: _finite(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _as_json(value: Any) -> Any:
@@ -123,15 +152,43 @@ def _write_table(
 
 
 def table_of(rows: Iterable[Row | RowError], output: Path) -> Any:
-    """Rows as pyarrow's Table, those that are none as empty ones; OptionError where their columns have no one type."""
+    """Rows as pyarrow's Table, those that are none as empty ones; OptionError where their columns have no one type.
+
+    Prompts or messages that have no one type become text, lest one bad row end the run: see `_question_text`.
+    """
     pyarrow = pyarrow_for(output)
     whole = [row.columns if isinstance(row, RowError) else row for row in rows]
     names = list(dict.fromkeys(name for row in whole for name in row))
     if not names:  # a table without columns forgets its rows, unless it had a column before
         return pyarrow.table({"none": pyarrow.nulls(len(whole))}).select([])
-    try:
-        return pyarrow.table({name: pyarrow.array([row.get(name) for row in whole]) for name in names})
-    except pyarrow.ArrowException as error:
-        raise OptionError(
-            f"the rows do not fit into a Parquet file ({error}); give an --output that is .jsonl"
-        ) from error
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in whole]
+        try:
+            columns[name] = _array(name, values)
+        except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            if name not in QUESTION_COLUMNS:
+                raise OptionError(
+                    f"the rows do not fit into a Parquet file, for the column {name[:64]!r} has no type of it "
+                    f"({one_line(error)}); give an --output that is .jsonl"
+                ) from error
+            columns[name] = pyarrow.array([_question_text(name, value) for value in values], pyarrow.string())
+    return pyarrow.table(columns)
+
+
+def _array(name: str, values: list[Any]) -> Any:
+    """Values as an array of a type that a Parquet file can have; pyarrow's exceptions where there is none."""
+    import pyarrow as pa  # noqa: PLC0415 - of an extra
+    from pyarrow import parquet  # noqa: PLC0415 - of an extra
+
+    array = pa.array(values)
+    parquet.write_table(pa.table({name: array[:0]}), pa.BufferOutputStream())  # objects without any key fail here
+    return array
+
+
+def _question_text(name: str, value: Any) -> str | None:
+    """A prompt as it is where that is whole text; any other, and messages, as JSON."""
+    if value is None:
+        return None
+    is_text = name == "prompt" and isinstance(value, str) and not HALF_CHARACTER.search(value)
+    return value if is_text else json_text(value)

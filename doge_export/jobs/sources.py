@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -116,7 +117,9 @@ def _rows_of_lines(lines: Iterable[bytes]) -> Iterator[Row | RowError]:
 
 def _row_of_line(line: bytes, number: int) -> Row | RowError:
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode("utf-8-sig"), parse_float=_float)
+    except OptionError as error:
+        return RowError(f"line {number} has {error}")
     except (ValueError, RecursionError) as error:
         return RowError(f"line {number} is no JSON ({error})")
     if not isinstance(row, dict):
@@ -124,6 +127,13 @@ def _row_of_line(line: bytes, number: int) -> Row | RowError:
     if line.count(b"[") + line.count(b"{") > DEEPEST and depth(row) > DEEPEST:
         return RowError(f"line {number} has lists and objects {depth(row)} deep; give at most {DEEPEST}")
     return row
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise OptionError(f"the number {digits[:40]}, which 64 bits cannot hold; write it as text")
+    return number
 
 
 def depth(value: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import errno
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ BAD: list[tuple[bytes, str]] = [
         "row 2: line 2 has lists and objects 701 deep",
     ),
     (b'{"prompt": %s}' % (b"[" * 9999 + b"]" * 9999), "row 2: line 2 is no JSON"),
+    (b'{"prompt": "a", "x": [-1e400]}', "row 2: line 2 has the number -1e400, which 64 bits cannot hold; write it"),
     (b'{"prompt": "a", "error": "x"}', "row 2: it has a column 'error', which its answer overwrites; rename it"),
     (b'{"prompt": "a", "text": 1}', "row 2: it has a column 'text', .*; name another as the text column"),
 ]
@@ -116,6 +118,31 @@ def test_a_row_whose_column_would_be_overwritten_keeps_its_others_and_the_run_go
     assert [row["id"] for row in found] == list(range(40)) and found[30]["prompt"] == "prompt 30"
     assert [row["finish_reason"] == "error" for row in found] == [number == 30 for number in range(40)]
     assert list(found[30]) == ["prompt", "id", "text", "finish_reason", "error"] and found[30]["text"] == ""
+
+
+@pytest.mark.parametrize(("bad", "kept"), [(5, "5"), ([[]], "[[]]"), ({}, "{}"), ("\ud800", '"\\ud800"')], ids=str)
+def test_a_prompt_that_is_no_text_is_an_error_row_of_a_parquet_file_too(tmp_path: Path, bad: Any, kept: str) -> None:
+    source = write_rows(tmp_path / "in.jsonl", [{"prompt": "5"}, {"prompt": bad, "id": 2}, {"prompt": "é"}])
+    run(source, tmp_path / "out.parquet")
+    found = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["prompt"] for row in found] == ["5", kept, "é"] and found[1]["id"] == 2
+    assert [row["error"][:6] for row in found] == ["", "row 2:", ""] and found[0]["text"] and found[2]["text"]
+
+
+def test_messages_of_several_forms_are_json_in_a_parquet_file(tmp_path: Path) -> None:
+    asked = [[{"role": "user", "content": content}] for content in ("a", [{"type": "text", "text": "é"}])]
+    source = write_rows(tmp_path / "in.jsonl", [{"messages": messages} for messages in [*asked, "hi"]])
+    run(source, tmp_path / "out.parquet")
+    found = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [json.loads(row["messages"]) for row in found] == [*asked, "hi"]
+    assert [bool(row["error"]) for row in found] == [False, False, True]
+
+
+def test_numbers_that_json_has_not_are_written_in_another_way(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"prompt": ["a"], "x": [[math.nan, -math.inf, 1.5]]}), tmp_path / "in.parquet")
+    run(tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    text = (tmp_path / "out.jsonl").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["x"] == [None, "-Infinity", 1.5]
 
 
 def test_a_parquet_file_of_answers_to_lines_without_any_row_has_as_many_rows(tmp_path: Path) -> None:
@@ -252,7 +279,9 @@ def test_files_that_cannot_be_read_or_written_are_one_sentence(tmp_path: Path) -
         (tmp_path, "out.jsonl", "is no file"),
         (tmp_path / "in.parquet", "out.jsonl", "is no Parquet file"),
         (source, "none/out.jsonl", "cannot be written"),
-        (source, "out.parquet", "do not fit into a Parquet file"),
+        (source, "out.parquet", "do not fit into a Parquet file, for the column 'x' has no type of it"),
+        (write_rows(tmp_path / "big.jsonl", [{"prompt": "a", "y": 10**30}]), "out.parquet", "the column 'y'"),
+        (write_rows(tmp_path / "no.jsonl", [{"prompt": "a", "z": {}}]), "out.parquet", "the column 'z'"),
     ):
         with pytest.raises(OptionError, match=message):
             run(path, tmp_path / output)
