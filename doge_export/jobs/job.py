@@ -102,7 +102,8 @@ class FileJob:
         """All rows of the source; OptionError where the first has a column that answers would overwrite."""
         for number, row in enumerate(read_rows(self.source)):
             if isinstance(row, RowError):
-                yield row
+                beside = row_beside_answer(row.columns, self.text_column)
+                yield RowError(str(row), beside.columns if isinstance(beside, RowError) else beside)
                 continue
             if number == 0:  # the others are likely to have it too
                 check_columns(list(row), self.text_column)

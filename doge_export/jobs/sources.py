@@ -116,24 +116,26 @@ def _rows_of_lines(lines: Iterable[bytes]) -> Iterator[Row | RowError]:
 
 
 def _row_of_line(line: bytes, number: int) -> Row | RowError:
+    beyond: list[str] = []
+
+    def read_float(digits: str) -> float | None:
+        value = float(digits)
+        if math.isfinite(value):
+            return value
+        beyond.append(digits[:40])
+        return None
+
     try:
-        row = json.loads(line.decode("utf-8-sig"), parse_float=_float)
-    except OptionError as error:
-        return RowError(f"line {number} has {error}")
+        row = json.loads(line.decode("utf-8-sig"), parse_float=read_float)
     except (ValueError, RecursionError) as error:
         return RowError(f"line {number} is no JSON ({error})")
     if not isinstance(row, dict):
         return RowError(f"line {number} is a JSON {type(row).__name__}; it must be an object")
     if line.count(b"[") + line.count(b"{") > DEEPEST and depth(row) > DEEPEST:
         return RowError(f"line {number} has lists and objects {depth(row)} deep; give at most {DEEPEST}")
+    if beyond:
+        return RowError(f"line {number} has the number {beyond[0]}, which 64 bits cannot hold; write it as text", row)
     return row
-
-
-def _float(digits: str) -> float:
-    number = float(digits)
-    if math.isinf(number):
-        raise OptionError(f"the number {digits[:40]}, which 64 bits cannot hold; write it as text")
-    return number
 
 
 def depth(value: Any) -> int:

@@ -129,6 +129,15 @@ def test_a_prompt_that_is_no_text_is_an_error_row_of_a_parquet_file_too(tmp_path
     assert [row["error"][:6] for row in found] == ["", "row 2:", ""] and found[0]["text"] and found[2]["text"]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_row_with_a_number_beyond_64_bits_keeps_its_other_columns(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "a", "id": 1}\n{"prompt": "b", "id": 2, "x": 1e400, "error": ""}')
+    run(tmp_path / "in.jsonl", output := tmp_path / f"out{suffix}")
+    bad = (read_rows(output) if suffix == ".jsonl" else parquet.read_table(output).to_pylist())[1]
+    assert (bad["prompt"], bad["id"], bad["x"], bad["text"]) == ("b", 2, None, "")
+    assert bad["error"].startswith("row 2: line 2 has the number 1e400") and bad["finish_reason"] == "error"
+
+
 def test_messages_of_several_forms_are_json_in_a_parquet_file(tmp_path: Path) -> None:
     asked = [[{"role": "user", "content": content}] for content in ("a", [{"type": "text", "text": "é"}])]
     source = write_rows(tmp_path / "in.jsonl", [{"messages": messages} for messages in [*asked, "hi"]])
