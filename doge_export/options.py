@@ -180,7 +180,7 @@ class ExportOptions:
         if self.calibrate_window is not None:
             if self.keep_window is None:
                 raise OptionError("calibrate_window goes with keep_window; give the tokens to keep, or leave it out")
-            check_least_window(self.keep_window, self.keep_sinks or 0)
+            check_least_window(self.keep_window, self.keep_sinks)
         if self.bits is not None and self.wide is not None:
             raise OptionError("bits and wide exclude each other; give bits to have rows chosen, or wide to name them")
         if recipe.rounding == "kept" and self.model != DEMO and not self.model.lower().endswith(".gguf"):
@@ -201,16 +201,22 @@ def check_sinks(keep_sinks: int, window: int) -> None:
         )
 
 
-def check_least_window(keep_window: int, keep_sinks: int) -> None:
+def check_least_window(keep_window: int, keep_sinks: int | None) -> None:
     """Refuse a window that has no room for more than the recent keys and the sinks.
+
+    Args:
+        keep_window: of the export, in tokens.
+        keep_sinks: None where they are not chosen yet.
 
     Raises:
         OptionError: it has none.
     """
-    if keep_window < 2 * RECENT + keep_sinks:
+    least, sinks = 2 * RECENT + (keep_sinks or 0), "the sinks" if keep_sinks is None else f"{keep_sinks} sinks"
+    if keep_window < least:
+        needed = f"{least} and the number of sinks" if keep_sinks is None else str(least)
         raise OptionError(
-            f"keep_window is {keep_window}; with calibrate_window it must be at least {2 * RECENT + keep_sinks}, as "
-            f"recent keys need {2 * RECENT} beside {keep_sinks} sinks"
+            f"keep_window is {keep_window}; with calibrate_window it must be at least {needed}, as recent keys need "
+            f"{2 * RECENT} beside {sinks}"
         )
 
 

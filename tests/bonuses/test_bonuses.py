@@ -168,7 +168,7 @@ def test_a_mask_of_its_own_a_wide_window_and_no_tokenizer_are_refused(tmp_path: 
     ("given", "message"),
     [
         ({}, "calibrate_window goes with keep_window; give the tokens to keep, or leave it out"),
-        ({"keep_window": 20}, "is 20; with calibrate_window it must be at least 64, as recent keys need 64"),
+        ({"keep_window": 20}, "at least 64 and the number of sinks, as recent keys need 64 beside the sinks"),
         ({"keep_window": 70, "keep_sinks": 7}, "it must be at least 71, as recent keys need 64 beside 7 sinks"),
         ({"keep_window": 512, "keep_sinks": 512}, "keep_sinks is 512; it must be below the window of 512 tokens"),
         ({"keep_window": -1}, "keep_window is -1; it must be at least 1"),
