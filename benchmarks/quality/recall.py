@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 import doge_export
 from benchmarks.common import options
 from benchmarks.common.results import Result, announce, finish
+from doge_common.errors import DogeError
 from doge_export.export.pipeline import export
 from doge_export.options import ExportOptions
 from doge_model import DogeForCausalLM, load_checkpoint
@@ -102,8 +103,11 @@ def main(
 
 
 def exported_folder(checkpoint: Path, out: Path, weights: str, slots: int | None) -> Path:
-    """The export of a checkpoint, as `doge-export` makes it."""
-    export(ExportOptions(str(checkpoint), out, weights, keep_window=slots, report_tokens=0))
+    """The export of a checkpoint, as `doge-export` makes it; a folder without one ends in its sentence."""
+    try:
+        export(ExportOptions(str(checkpoint), out, weights, keep_window=slots, report_tokens=0))
+    except DogeError as error:
+        raise click.ClickException(str(error)) from error
     return out
 
 
