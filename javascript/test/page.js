@@ -37,11 +37,15 @@ export const idle = (page) =>
     WAIT,
   );
 
-/** @param {import('puppeteer-core').Page} page @param {string} text */
+/**
+ * Write and send a question; it is shown then, and a short answer may be there too.
+ * @param {import('puppeteer-core').Page} page @param {string} text
+ */
 export async function type(page, text) {
+  const before = (await shownMessages(page)).length;
   await page.type('#question', text);
   await page.keyboard.press('Enter');
-  await page.waitForFunction(() => document.querySelector('#send')?.hasAttribute('disabled'), WAIT);
+  await page.waitForFunction((count) => document.querySelectorAll('#messages p').length > count, WAIT, before);
 }
 
 /** The answer to a message. @param {import('puppeteer-core').Page} page @param {string} text */
