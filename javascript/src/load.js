@@ -94,10 +94,11 @@ function checkOptions(options) {
 /** @param {string | URL} location @param {LoadOptions} options */
 async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}, signal }) {
   const text = String(location);
-  if (isNode() && !/^https?:/.test(text)) return FolderSource.at(text);
+  const isOne = typeof location === 'string' || location instanceof URL;
+  if (isOne && isNode() && !/^https?:/.test(text)) return FolderSource.at(text);
   const base = 'location' in globalThis ? globalThis.location.href : undefined;
-  if (!URL.canParse(text, base))
-    throw new OptionError(`the location is ${shown(text)}; it must be a URL, or in Node a path`);
+  if (!isOne || !URL.canParse(text, base))
+    throw new OptionError(`the location is ${shown(location)}; it must be a URL, or in Node a path`);
   return new WebSource(new URL(text, base), { cache, onProgress, signal });
 }
 

@@ -347,6 +347,7 @@ describe('folders that cannot be opened', () => {
       /it must be \["cpu"\]/,
     );
     await rejects(load('http://[/model'), OptionError, /it must be a URL/);
+    await rejects(load(/** @type {any} */ (undefined)), OptionError, /the location is undefined; it must be a URL/);
     await rejects(load('file://host/model'), OptionError, /it must be a URL/);
     await rejects(load('http://127.0.0.1:9/model', { executionProviders: ['wasm'] }), PackageError, /cannot be loaded/);
   });
