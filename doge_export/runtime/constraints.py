@@ -17,6 +17,7 @@ from doge_common.errors import one_line
 
 from ..errors import OptionError
 from ..extras import needs_extra
+from .followed_schemas import followed_schema
 from .generation_options import GenerationOptions
 from .sampling import Logits
 from .tokenizer import Tokenizer
@@ -114,8 +115,9 @@ class Constraints:
         from llguidance import LLMatcher  # noqa: PLC0415 - of an extra
 
         if name == "json_schema":
+            followed = followed_schema(name, form)
             try:
-                grammar = LLMatcher.grammar_from_json_schema(form, defaults={"whitespace_pattern": WHITESPACE})
+                grammar = LLMatcher.grammar_from_json_schema(followed, defaults={"whitespace_pattern": WHITESPACE})
             except ValueError as error:  # nested too deeply for its reader
                 raise OptionError(f"{name} cannot be followed: {_gist(str(error))}; change it") from error
         elif name == "regex":

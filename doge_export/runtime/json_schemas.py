@@ -75,6 +75,11 @@ def _check(name: str, schema: dict[str, Any]) -> None:
             "fraction such as 0.5"
         )
     patterns = schema.get("patternProperties")
+    if patterns and schema.get("additionalProperties") is not False:
+        raise OptionError(
+            f"{name} has patternProperties and takes other keys too, which the library could confuse; give "
+            "additionalProperties of false beside them"
+        )
     for pattern in [schema.get("pattern"), *(patterns if isinstance(patterns, dict) else [])]:
         if isinstance(pattern, str) and _is_of_rust(pattern):
             raise OptionError(

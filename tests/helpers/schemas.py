@@ -10,6 +10,9 @@ import jsonschema
 import numpy as np
 from numpy.typing import NDArray
 
+from doge_export.runtime.constraints import Constraints
+from doge_export.runtime.generation_options import GenerationOptions
+from doge_export.runtime.model import Model
 from tests.helpers.fakes import BigramDecoder
 
 NAMES = ("a", "b", "name", "age", "é", 'q"', "long name", "x\\y")
@@ -23,7 +26,7 @@ def random_schema(random: Random) -> dict[str, Any]:
 def any_schema(random: Random, depth: int) -> dict[str, Any]:
     kinds = [number, string, constant, flag]
     if depth:
-        kinds += [record, record, array, either, dictionary, shared, merged]
+        kinds += [record, record, open_record, array, either, dictionary, shared, merged]
     return random.choice(kinds)(random, depth)
 
 
@@ -90,6 +93,14 @@ def flag(random: Random, depth: int) -> dict[str, Any]:
     return {"type": random.choice(["boolean", "null", ["boolean", "null"]])}
 
 
+def open_record(random: Random, depth: int) -> dict[str, Any]:
+    """An object that takes other keys too."""
+    schema = record(random, depth)
+    others = random.choice([True, {"type": "integer"}])
+    names = list(schema["properties"])
+    return schema | {"additionalProperties": others, "required": names, "maxProperties": len(names) + 1}
+
+
 def record(random: Random, depth: int) -> dict[str, Any]:
     names = random.sample(NAMES, random.randint(1, 4))
     properties = {name: any_schema(random, depth - 1) for name in names}
@@ -119,6 +130,19 @@ def dictionary(random: Random, depth: int) -> dict[str, Any]:
     if random.random() < 0.5:
         return {"type": "object", "additionalProperties": values, "minProperties": 1, "maxProperties": 2}
     return {"type": "object", "patternProperties": {"^[a-c]{1,2}$": values}, "additionalProperties": False}
+
+
+def allows(model: Model, schema: Any, text: str) -> bool:
+    """Whether a model could write a text as its whole answer by a schema, token by token."""
+    options = GenerationOptions(json_schema=schema)
+    tokenizer = model.tokenizer
+    constraint = Constraints(tokenizer, len(tokenizer)).of(options, [])
+    for token_id in tokenizer.encode_inside(text):
+        if np.isinf(constraint.restrict(np.zeros(len(tokenizer), np.float32))[token_id]):
+            return False
+        constraint.append(token_id)
+    constraint.restrict(np.zeros(len(tokenizer), np.float32))
+    return constraint.complete or constraint._may_end
 
 
 def is_valid(text: str, schema: Any) -> bool:

@@ -27,7 +27,7 @@ from tests.helpers.fakes import (
     random_table,
     sentencepiece_tokenizer,
 )
-from tests.helpers.schemas import RandomDecoder, is_valid, random_schema
+from tests.helpers.schemas import RandomDecoder, allows, is_valid, random_schema
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "doge-20m-10min-int8"
 PERSON = {
@@ -185,7 +185,7 @@ BAD: Any = [
     ({"json_schema": {"$ref": "#/x/1", "x": [{}]}}, "names nothing in it"),
     ({"json_schema": {"$ref": "#/$defs/a", "$defs": {"a": {"$id": "b"}}}}, "an .id below its top"),
     ({"json_schema": {"pattern": "^[a-z&&[aeiou]]$"}}, "whose brackets the library would read in another way"),
-    ({"json_schema": {"patternProperties": {"[[:alpha:]]": {}}}}, "whose brackets"),
+    ({"json_schema": {"patternProperties": {"[[:alpha:]]": {}}, "additionalProperties": False}}, "whose brackets"),
     ({"json_schema": {"pattern": "[]a]"}}, "whose brackets"),
     ({"json_schema": "{"}, "json_schema is no JSON"),
     ({"json_schema": {"default": float("nan")}}, "json_schema is no JSON"),
@@ -247,7 +247,8 @@ MERGED: Any = [
     ({"items": {"$ref": "#/x/0"}, "x": [{"minProperties": 3}]}, "minProperties of 3"),
     ({"allOf": [{"required": ["a"]}, {"minProperties": 2}]}, "minProperties of 2"),
     ({"allOf": [{"items": {"exclusiveMinimum": 0.4}}, {"items": {"allOf": [POSITIVE, {"maximum": 0.3}]}}]}, SHORT),
-    ({"properties": {"a": {"minProperties": 2}}, "patternProperties": {"^b": {"required": ["c", "d"]}}},
+    ({"properties": {"a": {"minProperties": 2}}, "patternProperties": {"^b": {"required": ["c", "d"]}},
+      "additionalProperties": False},
      "minProperties of 2"),
     ({"minProperties": 2, "required": ["a", "a"]}, "minProperties of 2"),
 ]  # fmt: skip
@@ -341,3 +342,30 @@ def test_text_in_the_middle_has_the_bytes_of_its_tokens(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]()
     for text in ("hello", " world", '": "', "é日", "\n  x", "<|im_end|>"):
         assert b"".join(map(tokenizer.token_bytes, tokenizer.encode_inside(text))) == text.encode()
+
+
+ESCAPED: Any = [
+    ({"properties": {"名前": {"type": "integer"}}}, r'{"\u540d\u524d": "a"}', '{"名前": 1, "名": "a", "\\n": 2}'),
+    ({"properties": {"a": {"type": "integer"}}}, r'{"\u0061": "a"}', '{"b": "a"}'),
+    ({"properties": {"ab": {"type": "integer"}}, "additionalProperties": {"type": "string"}},
+     r'{"\u0061b": "a"}', '{"ab": 1, "": "", "a": "a", "abc": "a", "ac": "a", "\\n": "a"}'),
+    ({"allOf": [{"properties": {"a": {"type": "integer"}}}, {"additionalProperties": {"type": ["string", "integer"]}}]},
+     r'{"\u0061": "a"}', '{"b": "a"}'),
+    ({"anyOf": [{"required": ["a"]}, {"required": ["b"]}], "additionalProperties": {"type": "string"},
+      "properties": {"a": {"type": "integer"}, "b": {}}}, r'{"b": 1, "\u0061": "a"}', '{"a": 1, "b": 2, "c": "a"}'),
+    ({"$ref": "#/x/0", "x": [{"properties": {"a": {"type": "integer"}}}]}, r'{"\u0061": "a"}', '{"b": "a"}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "wrong", "right"), ESCAPED, ids=str)
+def test_an_escaped_key_is_no_other_key(schema: Any, wrong: str, right: str) -> None:
+    model = random_model()
+    assert not is_valid(wrong, schema) and not allows(model, schema, wrong)
+    assert is_valid(right, schema) and allows(model, schema, right)
+
+
+@pytest.mark.parametrize("others", [{}, {"additionalProperties": True}, {"additionalProperties": {"type": "integer"}}])
+def test_patterns_of_keys_beside_other_keys_are_refused(others: Any) -> None:
+    schema: Any = {"patternProperties": {"^a": {"type": "integer"}}, **others}
+    with pytest.raises(OptionError, match="give additionalProperties of false beside them"):
+        GenerationOptions(json_schema=schema)

@@ -1,0 +1,33 @@
+"""The schema that llguidance is given in place of the one that was asked for: each answer by it is valid by both.
+
+llguidance reads some keywords in another way than validators do. So it is given others, which mean the same there.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .names_beside import names_beside
+from .schema_places import schemas_together
+
+
+def followed_schema(name: str, text: str) -> str:
+    """A schema, as JSON text that `json_schema_text` has checked, for llguidance. name: of the option, for errors."""
+    root = json.loads(text)
+    parts = {id(part): part for schemas, _ in schemas_together(name, root) for part in schemas}
+    for part in parts.values():
+        _write_names_plainly(part)
+    return json.dumps(root)
+
+
+def _write_names_plainly(schema: dict[str, Any]) -> None:
+    r"""Let a pattern name the keys that `properties` does not, for llguidance takes `\u0061` for another than `a`."""
+    properties, others = schema.get("properties"), schema.get("additionalProperties", True)
+    if not isinstance(properties, dict) or not properties or others is False or schema.get("patternProperties"):
+        return
+    schema.pop("additionalProperties", None)
+    schema.pop("patternProperties", None)
+    # beside one another, for it reads the keys of a schema in their order
+    pattern = "^" if others in (True, {}) else names_beside(properties)
+    schema |= {"patternProperties": {pattern: others}, "additionalProperties": False}
