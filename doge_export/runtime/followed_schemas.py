@@ -15,7 +15,7 @@ from .schema_places import schemas_together
 def followed_schema(name: str, text: str) -> str:
     """A schema, as JSON text that `json_schema_text` has checked, for llguidance. name: of the option, for errors."""
     root = json.loads(text)
-    parts = {id(part): part for schemas, _ in schemas_together(name, root) for part in schemas}
+    parts = {id(part): part for choices, _ in schemas_together(name, root) for schemas in choices for part in schemas}
     for part in parts.values():
         _write_names_plainly(part)
     return json.dumps(root)

@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any, TypeGuard
 
 from ..errors import OptionError
+from .number_steps import Steps
 from .schema_places import schemas_together
 
 MOST_EXACT = 2**53
@@ -46,16 +47,24 @@ def _text_of(name: str, value: object) -> str:
         raise OptionError(f"{name} is no JSON ({error}); give a JSON schema") from error
     if schema is not True and not isinstance(schema, Mapping):
         raise OptionError(f"{name} is {schema!r}; it must be a JSON schema, a dictionary or its JSON text")
-    seen: set[int] = set()
-    for schemas, surely in schemas_together(name, json.loads(text)):
-        for part in schemas:
-            if id(part) not in seen:
-                seen.add(id(part))
-                _check(name, part)
-        _check_together(name, schemas)
-        if surely:
-            _check_least_properties(name, schemas)
+    _check_all(name, json.loads(text))
     return text
+
+
+def _check_all(name: str, root: Any) -> None:
+    """Check each part of a schema, and those that hold together."""
+    seen: set[int] = set()
+    steps = Steps(name)
+    for choices, surely in schemas_together(name, root):
+        for schemas in choices:
+            for part in schemas:
+                if id(part) not in seen:
+                    seen.add(id(part))
+                    _check(name, part)
+            _check_together(name, schemas)
+            if surely:
+                _check_least_properties(name, schemas)
+        steps.add(part.get("multipleOf") for schemas in choices for part in schemas)
 
 
 def _check(name: str, schema: dict[str, Any]) -> None:

@@ -21,24 +21,26 @@ INDEX = re.compile("0|[1-9][0-9]{0,8}")  # of a list, in a JSON pointer
 MOST_STEPS = 50_000  # through a schema; llguidance compiles so many parts of one
 
 
-def schemas_together(name: str, root: object) -> Iterator[tuple[list[Schema], bool]]:
-    """The schemas that may hold together, for each place of an answer and each choice of `anyOf` and `oneOf` there.
+def schemas_together(name: str, root: object) -> Iterator[tuple[list[list[Schema]], bool]]:
+    """The schemas that may hold together, for each place of an answer: a list for each choice of `anyOf` and `oneOf`.
 
-    name: of the option, for errors. root: plain data of JSON. Beside each list stands whether all of it surely holds
+    name: of the option, for errors. root: plain data of JSON. Beside the lists stands whether all of one surely holds
     together: a pattern of `patternProperties` is taken to match any key. A place that comes again in a recursive schema
     is told once. Raises OptionError for a `$ref` that names no part of the schema, and for more than MOST_STEPS.
     """
     walk = _Walk(name, root)
     places: list[list[Any]] = [[root]]
-    known = set()
+    known: set[tuple[int, ...]] = set()
     while places:
         place = places.pop()
-        for met in walk.choices(place):
-            parts = _twice_at_most(met)
-            key = (len(place) == 1, *sorted(map(id, parts)))
-            if parts and key not in known:
+        choices = [parts for met in walk.choices(place) if (parts := _twice_at_most(met))]
+        keys = [(len(place) == 1, *sorted(map(id, parts))) for parts in choices]
+        if known.issuperset(keys):
+            continue
+        yield choices, len(place) == 1
+        for key, parts in zip(keys, choices, strict=True):
+            if key not in known:
                 known.add(key)
-                yield parts, len(place) == 1
                 for inside in _places_inside(parts):
                     schemas = [schema for schema in inside if isinstance(schema, dict)]
                     walk.spend(len(inside))
