@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from .names_beside import names_beside
+from .number_bounds import include_bounds
 from .schema_places import schemas_together
 
 
@@ -18,6 +19,7 @@ def followed_schema(name: str, text: str) -> str:
     parts = {id(part): part for choices, _ in schemas_together(name, root) for schemas in choices for part in schemas}
     for part in parts.values():
         _write_names_plainly(part)
+        include_bounds(part)
     return json.dumps(root)
 
 

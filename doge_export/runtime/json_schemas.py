@@ -1,12 +1,11 @@
 """JSON schemas as an option: read from Python or JSON, and refused where an answer could miss them.
 
 llguidance follows all that a schema says, or refuses it, but for a few points that are refused here. It does not keep
-the keys apart that `properties` does not name, and a key that comes twice counts once for `minProperties`. It takes 0
-where `exclusiveMinimum` is 0 and `maximum` 0.5, and so with any whole bound and a range shorter than 1. And it reads
+the keys apart that `properties` does not name, and a key that comes twice counts once for `minProperties`. It reads
 `multipleOf` in decimal digits, where validators divide binary numbers: most of them refuse 1.13 for 0.01. It rounds
-numbers beyond 2**53 to a binary one: the constant 2**53 + 1 would be answered by 2**53. It multiplies two values of
-`multipleOf` in 32 bits. And it reads `[a-z&&[aeiou]]` in a pattern as Rust does. Schemas that it merges, as those of
-`allOf`, are checked together.
+numbers beyond 2**53 to a binary one: the constant 2**53 + 1 would be answered by 2**53. It reads fractions of more than
+15 digits inexactly. It multiplies two values of `multipleOf` in 32 bits. And it reads `[a-z&&[aeiou]]` in a pattern as
+Rust does. Schemas that it merges, as those of `allOf`, are checked together.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, TypeGuard
+from typing import Any
 
 from ..errors import OptionError
+from .number_bounds import is_kept, is_number
 from .number_steps import Steps
 from .schema_places import schemas_together
 
@@ -77,8 +77,13 @@ def _check(name: str, schema: dict[str, Any]) -> None:
                 f"{name} has a number beyond 2**53 in {key}, which would not be kept exactly; give one from -2**53 to "
                 "2**53, or leave it out"
             )
+    constants = _numbers([schema.get("const"), schema.get("enum")])
+    if any(not is_kept(number) for number in constants):
+        raise OptionError(
+            f"{name} has a constant of more than 15 digits or 22 decimals, which would not be kept exactly; give fewer"
+        )
     step = schema.get("multipleOf", 1)
-    if _is_number(step) and Decimal(repr(step)) != Decimal(step):
+    if is_number(step) and Decimal(repr(step)) != Decimal(step):
         raise OptionError(
             f"{name} has multipleOf of {step}, which binary numbers cannot hold exactly; give a whole number or a "
             "fraction such as 0.5"
@@ -99,7 +104,7 @@ def _check(name: str, schema: dict[str, Any]) -> None:
 
 def _check_least_properties(name: str, schemas: list[dict[str, Any]]) -> None:
     """Raise for schemas that hold together and ask for more properties than they name."""
-    least = max((part["minProperties"] for part in schemas if _is_number(part.get("minProperties"))), default=0)
+    least = max((part["minProperties"] for part in schemas if is_number(part.get("minProperties"))), default=0)
     lists = [part["required"] for part in schemas if isinstance(part.get("required"), list)]
     if least > max(1, len({key for required in lists for key in required if isinstance(key, str)})):
         raise OptionError(
@@ -109,35 +114,8 @@ def _check_least_properties(name: str, schemas: list[dict[str, Any]]) -> None:
 
 def _check_together(name: str, schemas: list[dict[str, Any]]) -> None:
     """Raise for schemas that llguidance takes and could miss where two of them hold together."""
-    if len({part["multipleOf"] for part in schemas if _is_number(part.get("multipleOf"))}) > 1:
+    if len({part["multipleOf"] for part in schemas if is_number(part.get("multipleOf"))}) > 1:
         raise OptionError(f"{name} has several values of multipleOf for one number; give one")
-    if _misses_a_bound(schemas):
-        raise OptionError(
-            f"{name} has a range of numbers shorter than 1 with a whole exclusive bound; give minimum or maximum "
-            "in its place"
-        )
-
-
-def _misses_a_bound(schemas: list[dict[str, Any]]) -> bool:
-    """Whether any two bounds leave less than 1, and the one nearer to 0 is whole and exclusive."""
-    below, above = (
-        _exclusive(schemas, "exclusiveMinimum", "minimum"),
-        _exclusive(schemas, "exclusiveMaximum", "maximum"),
-    )
-    lows, highs = below + _values(schemas, "minimum"), above + _values(schemas, "maximum")
-    return any(0 <= low == int(low) and any(low < high < low + 1 for high in highs) for low in below) or any(
-        0 >= high == int(high) and any(high - 1 < low < high for low in lows) for high in above
-    )
-
-
-def _exclusive(schemas: list[dict[str, Any]], exclusive: str, inclusive: str) -> list[float]:
-    """The exclusive bounds; draft 4 writes one as true beside the number."""
-    drafts = [part.get(inclusive) if part.get(exclusive) is True else part.get(exclusive) for part in schemas]
-    return [bound for bound in drafts if _is_number(bound)]
-
-
-def _values(schemas: list[dict[str, Any]], key: str) -> list[float]:
-    return [part[key] for part in schemas if _is_number(part.get(key))]
 
 
 def _is_of_rust(pattern: str) -> bool:
@@ -151,11 +129,7 @@ def _numbers(value: Any) -> Iterator[float]:
     left = [value]
     while left:
         part = left.pop()
-        if _is_number(part):
+        if is_number(part):
             yield part
         elif isinstance(part, list | dict):
             left += part.values() if isinstance(part, dict) else part
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from ..errors import OptionError
+from .number_bounds import is_number
 
 LARGEST_STEP = 100_000  # whole, in units of its last decimal; about 0.7 seconds of a Xeon's core
 MOST_OF_STEPS = 200_000  # all of a schema
@@ -28,7 +29,7 @@ class Steps:
 
     def add(self, place: Iterable[Any]) -> None:
         """Count the steps that may be chosen at one place, each a value of JSON; OptionError for too many."""
-        steps = {step: units(step) for step in place if isinstance(step, int | float) and not isinstance(step, bool)}
+        steps = {step: units(step) for step in place if is_number(step)}
         for step, size in steps.items():
             if size > LARGEST_STEP:
                 self._refuse(

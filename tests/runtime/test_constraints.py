@@ -18,6 +18,7 @@ import doge_export
 from doge_export.errors import OptionError, PackageError
 from doge_export.runtime.generation_options import GenerationOptions
 from doge_export.runtime.model import Model
+from doge_export.runtime.number_bounds import include_bounds
 from doge_export.runtime.tokenizer import Tokenizer
 from tests.helpers.fakes import (
     BigramDecoder,
@@ -195,9 +196,8 @@ BAD: Any = [
     ({"json_schema": False}, "it must be a JSON schema"),
     ({"json_schema": {"x-guidance": {"lenient": True}}}, "x-guidance"),
     ({"json_schema": {"properties": {"a": {"anyOf": [{"minProperties": 2}]}}}}, "minProperties of 2"),
-    ({"json_schema": {"exclusiveMinimum": 0, "maximum": 0.5}}, "shorter than 1 with a whole exclusive bound"),
-    ({"json_schema": {"items": {"minimum": -0.5, "exclusiveMaximum": 0}}}, "shorter than 1"),
-    ({"json_schema": {"minimum": 1, "exclusiveMinimum": True, "maximum": 1.5}}, "shorter than 1"),
+    ({"json_schema": {"type": "number", "exclusiveMinimum": 1, "maximum": 1}}, "Unsatisfiable"),
+    ({"json_schema": {"enum": [1, 92.76770919476019]}}, "a constant of more than 15 digits or 22 decimals"),
     ({"json_schema": {"type": "number", "exclusiveMinimum": 10**400, "maximum": 10**400 + 1}}, "beyond 2\\*\\*53"),
     ({"json_schema": {"minimum": 10**400, "exclusiveMinimum": True, "maximum": 2 * 10**400}}, "beyond 2\\*\\*53"),
     ({"json_schema": {"const": [{"a": 2**53 + 1}]}}, r"beyond 2\*\*53 in const, .* give one from -2\*\*53 to 2\*\*53"),
@@ -234,23 +234,23 @@ def test_a_key_minproperties_among_data_is_no_keyword() -> None:
 
 
 POSITIVE = {"type": "number", "exclusiveMinimum": 0}
-SHORT, HALF = "shorter than 1 with a whole exclusive bound", {"maximum": 0.5}
+EVEN, THIRD = {"type": "number", "multipleOf": 2}, {"multipleOf": 3}
+TWO_STEPS = "several values of multipleOf for one number"
 MERGED: Any = [
-    ({"properties": {"share": {"$ref": "#/$defs/pos", **HALF}}, "$defs": {"pos": POSITIVE}}, SHORT),
-    ({"allOf": [POSITIVE, HALF]}, SHORT),
-    ({"type": "number", **HALF, "anyOf": [{"exclusiveMinimum": 0}, {"minimum": -2, "maximum": -1}]}, SHORT),
-    ({"allOf": [{"properties": {"a": POSITIVE}}, {"additionalProperties": HALF}]}, SHORT),
-    ({"allOf": [{"prefixItems": [{}, POSITIVE]}, {"items": {"anyOf": [{"type": "null"}, HALF]}}]}, SHORT),
-    ({"$ref": "#/x~1y/a%20b", "x/y": {"a b": {"$ref": "#/$defs/a", **HALF}}, "$defs": {"a": POSITIVE}}, SHORT),
-    ({"exclusiveMinimum": 5, "allOf": [{"maximum": 5.9}, {"exclusiveMaximum": 6}]}, SHORT),
-    ({"allOf": [{"$ref": "#/a"}, {"$ref": "#/a"}], "a": {"anyOf": [POSITIVE, HALF]}}, SHORT),
-    ({"properties": {"next": {"$ref": "#"}, "a": POSITIVE}, "allOf": [{"properties": {"next": {"$ref": "#/x"}}}],
-      "x": {"additionalProperties": HALF}}, SHORT),
+    ({"properties": {"share": {"$ref": "#/$defs/pos", **THIRD}}, "$defs": {"pos": EVEN}}, TWO_STEPS),
+    ({"allOf": [EVEN, THIRD]}, TWO_STEPS),
+    ({"type": "number", **THIRD, "anyOf": [{"multipleOf": 2}, {"minimum": -2}]}, TWO_STEPS),
+    ({"allOf": [{"properties": {"a": EVEN}}, {"additionalProperties": THIRD}]}, TWO_STEPS),
+    ({"allOf": [{"prefixItems": [{}, EVEN]}, {"items": {"anyOf": [{"type": "null"}, THIRD]}}]}, TWO_STEPS),
+    ({"$ref": "#/x~1y/a%20b", "x/y": {"a b": {"$ref": "#/$defs/a", **THIRD}}, "$defs": {"a": EVEN}}, TWO_STEPS),
+    ({"allOf": [{"$ref": "#/a"}, {"$ref": "#/a"}], "a": {"anyOf": [EVEN, THIRD]}}, TWO_STEPS),
+    ({"properties": {"next": {"$ref": "#"}, "a": EVEN}, "allOf": [{"properties": {"next": {"$ref": "#/x"}}}],
+      "x": {"additionalProperties": THIRD}}, TWO_STEPS),
     ({"$ref": "#/components/schemas/P", "components": {"schemas": {"P": {"multipleOf": 0.01}}}}, "multipleOf of 0.01"),
     ({"$ref": "#/x/P", "x": {"P": {"const": 2**53 + 1}}}, "beyond 2\\*\\*53 in const"),
     ({"items": {"$ref": "#/x/0"}, "x": [{"minProperties": 3}]}, "minProperties of 3"),
     ({"allOf": [{"required": ["a"]}, {"minProperties": 2}]}, "minProperties of 2"),
-    ({"allOf": [{"items": {"exclusiveMinimum": 0.4}}, {"items": {"allOf": [POSITIVE, {"maximum": 0.3}]}}]}, SHORT),
+    ({"allOf": [{"items": {"minimum": 0.4}}, {"items": {"allOf": [EVEN, THIRD]}}]}, TWO_STEPS),
     ({"properties": {"a": {"minProperties": 2}}, "patternProperties": {"^b": {"required": ["c", "d"]}},
       "additionalProperties": False},
      "minProperties of 2"),
@@ -288,6 +288,8 @@ def test_numbers_keep_their_bounds() -> None:
     for bounds in (
         {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
         {"exclusiveMinimum": 0.1, "maximum": 0.2},
+        {"exclusiveMinimum": 0, "maximum": 0.5},
+        {"minimum": -0.5, "exclusiveMaximum": 0},
         {"multipleOf": 0.25},
         {"multipleOf": 3600, "minimum": -(10**6), "maximum": 10**6},
         {"multipleOf": 1000, "minimum": 1, "maximum": 10**5},
@@ -376,3 +378,32 @@ def test_patterns_of_keys_beside_other_keys_are_refused(others: Any) -> None:
     schema: Any = {"patternProperties": {"^a": {"type": "integer"}}, **others}
     with pytest.raises(OptionError, match="give additionalProperties of false beside them"):
         GenerationOptions(json_schema=schema)
+
+
+ROUNDED: Any = [
+    ({"exclusiveMinimum": 0, "exclusiveMaximum": 1}, ["0.99999999999999999999", "0", "1"], ["0.5", "0.9", "0.99"]),
+    ({"exclusiveMinimum": 3}, ["3.00000000000000000000001", "3.0", "3"], ["3.5", "4", "3.00000001", "1234567"]),
+    ({"exclusiveMinimum": 0}, [f"0.{'0' * 400}1", "-0"], ["0.1", "0.0000001"]),
+    ({"exclusiveMaximum": -5}, ["-5.0000000000000000001", "-5"], ["-5.5", "-6"]),
+    ({"minimum": 3, "exclusiveMaximum": 4}, ["3.9999999999999999999"], ["3", "3.0", "3.99"]),
+    ({"minimum": 0.30000000000000004}, ["0.3", "0.2999"], ["0.31", "1"]),
+    ({"minimum": 0.1, "maximum": 0.3}, ["0.09", "0.30000001"], ["0.1", "0.3", "0.100", "0.29999999999999999999"]),
+    ({"exclusiveMinimum": -1, "exclusiveMaximum": 0.5}, ["-0.99999999999999999999"], ["-0.9", "-0.99", "0.4", "0.49"]),
+    ({"allOf": [{"exclusiveMaximum": 6}, {"exclusiveMinimum": 5}]}, ["5.9999999999999999999"], ["5.1"]),
+    ({"$schema": "http://json-schema.org/draft-04/schema#", "minimum": 1, "exclusiveMinimum": True},
+     ["1.0000000000000000000001"], ["1.1"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bounds", "wrong", "right"), ROUNDED, ids=str)
+def test_a_number_is_within_its_bounds_as_python_reads_it(bounds: Any, wrong: list[str], right: list[str]) -> None:
+    model, schema = random_model(), {"type": "number", **bounds}
+    assert not any(is_valid(text, schema) or allows(model, schema, text) for text in wrong)
+    assert all(is_valid(text, schema) and allows(model, schema, text) for text in right)
+
+
+def test_bounds_of_few_digits_that_may_be_reached_are_kept() -> None:
+    for low in (0, -3, 0.1, 2**53, 1e-22, 123456789.125):
+        schema: Any = {"minimum": low, "maximum": low}
+        include_bounds(schema)
+        assert schema == {"minimum": low, "maximum": low}
