@@ -20,6 +20,8 @@ def followed_schema(name: str, text: str) -> str:
     for part in parts.values():
         _write_names_plainly(part)
         include_bounds(part)
+        if not isinstance(part.get("items"), list):
+            part.pop("additionalItems", None)  # no draft reads it there; llguidance drops prefixItems for it
     return json.dumps(root)
 
 

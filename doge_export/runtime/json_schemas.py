@@ -94,6 +94,8 @@ def _check(name: str, schema: dict[str, Any]) -> None:
             f"{name} has patternProperties and takes other keys too, which the library could confuse; give "
             "additionalProperties of false beside them"
         )
+    if "prefixItems" in schema and isinstance(schema.get("items"), list):
+        raise OptionError(f"{name} has prefixItems beside a list of items, which two drafts read; give one of the two")
     for pattern in [schema.get("pattern"), *(patterns if isinstance(patterns, dict) else [])]:
         if isinstance(pattern, str) and _is_of_rust(pattern):
             raise OptionError(

@@ -210,6 +210,7 @@ BAD: Any = [
     ({"json_schema": {"items": {"multipleOf": 0.0000019073486328125}}}, "give at most 100000, or in decimals as few"),
     ({"json_schema": {"anyOf": [{"multipleOf": 9973}, {"multipleOf": 9972}]}}, "several multipleOf, which together"),
     ({"json_schema": {"properties": {step: {"multipleOf": 99990 + int(step)} for step in "123"}}}, "several mult"),
+    ({"json_schema": {"prefixItems": [{}], "items": [{}]}}, "prefixItems beside a list of items, which two drafts"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
     ({"regex": "a\ud800"}, "regex holds .*half a character"),
     ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be followed"),
@@ -407,3 +408,12 @@ def test_bounds_of_few_digits_that_may_be_reached_are_kept() -> None:
         schema: Any = {"minimum": low, "maximum": low}
         include_bounds(schema)
         assert schema == {"minimum": low, "maximum": low}
+
+
+def test_additional_items_beside_prefix_items_change_nothing() -> None:
+    model = random_model()
+    schema = {"type": "array", "prefixItems": [{"type": "integer"}], "additionalItems": False, "maxItems": 2}
+    assert not allows(model, schema, '["a"]')
+    assert allows(model, schema, '[1, "a"]') and is_valid('[1, "a"]', schema)
+    old = {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "integer"}], "type": "array"}
+    assert allows(model, old, '[1, "a"]') and not allows(model, old | {"additionalItems": False}, '[1, "a"]')
