@@ -171,6 +171,8 @@ def _gist(message: str) -> str:
     """The first line of a message of llguidance, which may go on with the grammar, and the one that names the error."""
     if "NoExtension" in message:
         return "no token of this model fits"
+    if "symbols.len()" in message:
+        return "it has too many parts"
     first, *others = message.strip().splitlines()
     named = [line.removeprefix("error:") for line in others if line.startswith("error:")]
     return one_line(ValueError(" ".join([first, *named])[:LONGEST_MESSAGE]))

@@ -417,3 +417,23 @@ def test_additional_items_beside_prefix_items_change_nothing() -> None:
     assert allows(model, schema, '[1, "a"]') and is_valid('[1, "a"]', schema)
     old = {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "integer"}], "type": "array"}
     assert allows(model, old, '[1, "a"]') and not allows(model, old | {"additionalItems": False}, '[1, "a"]')
+
+
+def recursive_union(parts: int, fields: int) -> dict[str, Any]:
+    """Objects of nullable fields, each with a child that is any of them."""
+    text: Any = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    child = {"anyOf": [{"$ref": f"#/$defs/p{part}"} for part in range(parts)]}
+    definitions = {}
+    for part in range(parts):
+        properties = {f"f{field}": text for field in range(fields)}
+        properties = {"kind": {"const": part}, "child": child, **json.loads(json.dumps(properties))}
+        definitions[f"p{part}"] = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"$defs": definitions, **child}
+
+
+def test_large_unions_and_objects_are_taken() -> None:
+    flat = {"type": "object", "properties": {f"f{field}": {"type": "string"} for field in range(4000)}}
+    for schema in (recursive_union(15, 8), recursive_union(40, 10), flat):
+        assert GenerationOptions(json_schema=json.dumps(schema)).json_schema
+    start = '{"kind": 7, "child": {"kind": 2, "f3": null}}'
+    assert allows(random_model(), recursive_union(40, 10), start)
