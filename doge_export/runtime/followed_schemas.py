@@ -10,6 +10,7 @@ from typing import Any
 
 from .names_beside import names_beside
 from .number_bounds import include_bounds
+from .pattern_classes import read_alike
 from .schema_places import schemas_together
 
 
@@ -18,6 +19,7 @@ def followed_schema(name: str, text: str) -> str:
     root = json.loads(text)
     parts = {id(part): part for choices, _ in schemas_together(name, root) for schemas in choices for part in schemas}
     for part in parts.values():
+        _read_patterns_alike(part)
         _write_names_plainly(part)
         include_bounds(part)
         if not isinstance(part.get("items"), list):
@@ -35,3 +37,12 @@ def _write_names_plainly(schema: dict[str, Any]) -> None:
     # beside one another, for it reads the keys of a schema in their order
     pattern = "^" if others in (True, {}) else names_beside(properties)
     schema |= {"patternProperties": {pattern: others}, "additionalProperties": False}
+
+
+def _read_patterns_alike(schema: dict[str, Any]) -> None:
+    """Let patterns match only texts that they match by all readings."""
+    pattern, patterns = schema.get("pattern"), schema.get("patternProperties")
+    if isinstance(pattern, str):
+        schema["pattern"] = read_alike(pattern)
+    if isinstance(patterns, dict):
+        schema["patternProperties"] = {read_alike(key): value for key, value in patterns.items()}

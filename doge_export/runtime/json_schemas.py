@@ -20,7 +20,8 @@ from typing import Any
 from ..errors import OptionError
 from .number_bounds import is_kept, is_number
 from .number_steps import Steps
-from .schema_places import schemas_together
+from .pattern_classes import may_name_one_key_twice
+from .schema_places import dict_of, schemas_together
 
 MOST_EXACT = 2**53
 EXACT_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "const", "enum")
@@ -118,6 +119,12 @@ def _check_together(name: str, schemas: list[dict[str, Any]]) -> None:
     """Raise for schemas that llguidance takes and could miss where two of them hold together."""
     if len({part["multipleOf"] for part in schemas if is_number(part.get("multipleOf"))}) > 1:
         raise OptionError(f"{name} has several values of multipleOf for one number; give one")
+    patterns = {pattern for part in schemas for pattern in dict_of(part, "patternProperties")}
+    if patterns and may_name_one_key_twice(patterns, {key for part in schemas for key in dict_of(part, "properties")}):
+        raise OptionError(
+            f"{name} has patternProperties with \\w, \\d or \\s that may match another key outside of ASCII; "
+            "write [a-z] or [0-9] in their place"
+        )
 
 
 def _is_of_rust(pattern: str) -> bool:

@@ -18,7 +18,7 @@ from ..errors import OptionError
 Schema = dict[str, Any]
 Chain = tuple[Any, "Chain"] | None  # a list that grows in front, and shares its rest with others
 INDEX = re.compile("0|[1-9][0-9]{0,8}")  # of a list, in a JSON pointer
-MOST_STEPS = 200_000  # through a schema, in less than a second; 40 recursive parts of 12 fields take 160,000
+MOST_STEPS = 200_000  # through a schema, in less than a second; 40 recursive parts of 11 fields take 124,000
 
 
 def schemas_together(name: str, root: object) -> Iterator[tuple[list[list[Schema]], bool]]:
@@ -118,14 +118,14 @@ class _Walk:
 
 def _places_inside(parts: list[Schema]) -> Iterator[list[Any]]:
     """The schemas of each property and item; a pattern counts for all properties, for it may match any."""
-    named = [_dict(part, "properties") for part in parts]
-    by_pattern = [schema for part in parts for schema in _dict(part, "patternProperties").values()]
+    named = [dict_of(part, "properties") for part in parts]
+    by_pattern = [schema for part in parts for schema in dict_of(part, "patternProperties").values()]
     for key in dict.fromkeys(key for properties in named for key in properties):
         others = [_other(part, properties, key) for part, properties in zip(parts, named, strict=True)]
         yield others + by_pattern
     rest = [part.get("additionalProperties") for part in parts]
-    for pattern in dict.fromkeys(key for part in parts for key in _dict(part, "patternProperties")):
-        yield [_other(part, _dict(part, "patternProperties"), pattern) for part in parts]
+    for pattern in dict.fromkeys(key for part in parts for key in dict_of(part, "patternProperties")):
+        yield [_other(part, dict_of(part, "patternProperties"), pattern) for part in parts]
     yield rest
     first = [_list(part, "prefixItems") or _list(part, "items") for part in parts]
     behind = [[part.get("items"), part.get("additionalItems")] for part in parts]
@@ -147,7 +147,8 @@ def _list(schema: Schema, key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _dict(schema: Schema, key: str) -> Schema:
+def dict_of(schema: Schema, key: str) -> Schema:
+    """The dictionary under a key of a schema; an empty one where there is none."""
     value = schema.get(key)
     return value if isinstance(value, dict) else {}
 

@@ -211,6 +211,19 @@ BAD: Any = [
     ({"json_schema": {"anyOf": [{"multipleOf": 9973}, {"multipleOf": 9972}]}}, "several multipleOf, which together"),
     ({"json_schema": {"properties": {step: {"multipleOf": 99990 + int(step)} for step in "123"}}}, "several mult"),
     ({"json_schema": {"prefixItems": [{}], "items": [{}]}}, "prefixItems beside a list of items, which two drafts"),
+    (
+        {"json_schema": {"patternProperties": {r"^\w$": {}}, "additionalProperties": False, "properties": {"é": {}}}},
+        "may match another key outside of ASCII; write",
+    ),
+    (
+        {
+            "json_schema": {
+                "patternProperties": {r"^\d$": {}, "^[^a]$": {"type": "null"}},
+                "additionalProperties": False,
+            }
+        },
+        "may match another key",
+    ),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
     ({"regex": "a\ud800"}, "regex holds .*half a character"),
     ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be followed"),
@@ -437,3 +450,21 @@ def test_large_unions_and_objects_are_taken() -> None:
         assert GenerationOptions(json_schema=json.dumps(schema)).json_schema
     start = '{"kind": 7, "child": {"kind": 2, "f3": null}}'
     assert allows(random_model(), recursive_union(40, 10), start)
+
+
+READINGS: Any = [
+    (r"^\W$", "é٣a_", "- "), (r"^\D$", "٣1", "é-a"), (r"^[^\w]$", "é٣a_", "-"), (r"^[^\d-]$", "٣1-", "aé"),
+    (r"^\w$", "é-", "a_9"), (r"^[\W-]$", "éa", "-+"), (r"^[^\W]$", "é-", "a9"), (r"^\d$", "٣", "3"),
+    (r"^\s$", "\x85\xa0", " \t"), (r"^\S$", "\x1c\xa0\ufeff\u2003 ", "aé"), (r"^[^\s\]]$", "\x1c\ufeff]", "aé"),
+    (r"^.$", "\n\r\u2028", "aé."), (r"^[.]$", "a", "."), (r"^\.\\w$", "a", []), (r"^\[\w\]$", "a", ["[a]"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("pattern", "wrong", "right"), READINGS)
+def test_a_pattern_matches_what_python_and_javascript_match(pattern: str, wrong: str, right: Any) -> None:
+    model, schema = random_model(), {"type": "string", "pattern": pattern}
+    for text in wrong:
+        assert not allows(model, schema, json.dumps(text, ensure_ascii=False))
+    for text in right:
+        written = json.dumps(text, ensure_ascii=False)
+        assert allows(model, schema, written) and is_valid(written, schema)
