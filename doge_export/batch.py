@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -95,6 +95,9 @@ class Generator:
         given = [name for name in QUESTION_COLUMNS if name in columns]
         if not given:
             raise OptionError(f"the columns are {list(columns)}; one of them must be prompt or messages")
+        lengths = {name: len(values) for name, values in columns.items() if isinstance(values, Sized)}
+        if len(set(lengths.values())) > 1:
+            raise OptionError(f"the columns differ in length: {lengths}; give one value for each row")
         rows = [
             dict(zip(given, values, strict=True)) for values in zip(*(columns[name] for name in given), strict=True)
         ]

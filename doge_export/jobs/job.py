@@ -46,6 +46,8 @@ class FileJob:
         model.check_options(options)
         for path in (self.source, self.output):
             check_format(path)
+        if self.output != STANDARD and self.output.is_dir():
+            raise OptionError(f"the output is {self.output}, a folder; give a file in it")
         if self.source != STANDARD and not self.source.is_file():
             raise OptionError(f"{self.source} is no file; give one of JSON lines or a Parquet file, or - for stdin")
         check_columns(column_names(self.source) if is_parquet(self.source) else (), self.text_column)

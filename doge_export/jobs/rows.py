@@ -110,6 +110,8 @@ def answer_columns(outcome: GenerationResult | OptionError, text_column: str) ->
 
 def check_columns(columns: Sequence[str], text_column: str) -> None:
     """Raise for columns that an answer's would take the place of."""
+    if not text_column:
+        raise OptionError("the text column has an empty name; give it a name of its own")
     if text_column in (*QUESTION_COLUMNS, *FURTHER_COLUMNS):
         raise OptionError(f"the text column is {text_column!r}, the name of another column; give it a name of its own")
     for name in (text_column, *FURTHER_COLUMNS):

@@ -91,6 +91,7 @@ def test_a_prompt_nested_too_deeply_is_an_error_row(generator: Generator, alone:
         ({"question": ["a"]}, r"the columns are \['question'\]; one of them must be prompt or messages"),
         ({"prompt": ["a"], "text": ["b"]}, "have a column 'text' already"),
         ("prompt", "a str has no columns"),
+        ({"prompt": ["a", "b"], "id": [1]}, "the columns differ in length: {'prompt': 2, 'id': 1}; give one value for"),
     ],
 )
 def test_columns_that_are_not_allowed_are_one_sentence(generator: Generator, columns: Any, message: str) -> None:

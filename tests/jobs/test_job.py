@@ -288,12 +288,25 @@ def test_files_that_cannot_be_read_or_written_are_one_sentence(tmp_path: Path) -
         (tmp_path, "out.jsonl", "is no file"),
         (tmp_path / "in.parquet", "out.jsonl", "is no Parquet file"),
         (source, "none/out.jsonl", "cannot be written"),
+        (source, ".", "a folder; give a file in it"),
         (source, "out.parquet", "do not fit into a Parquet file, for the column 'x' has no type of it"),
         (write_rows(tmp_path / "big.jsonl", [{"prompt": "a", "y": 10**30}]), "out.parquet", "the column 'y'"),
         (write_rows(tmp_path / "no.jsonl", [{"prompt": "a", "z": {}}]), "out.parquet", "the column 'z'"),
     ):
         with pytest.raises(OptionError, match=message):
             run(path, tmp_path / output)
+
+
+def test_an_empty_name_of_the_text_column_is_one_sentence(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", ROWS[:1])
+    with pytest.raises(OptionError, match="the text column has an empty name"):
+        run(source, tmp_path / "out.jsonl", text_column="")
+
+
+def test_a_folder_as_output_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=r"the output is \., a folder; give a file in it"):
+        run(write_rows(tmp_path / "in.jsonl", ROWS[:1]), Path())
 
 
 def test_a_model_without_template_ends_at_messages(tmp_path: Path) -> None:
