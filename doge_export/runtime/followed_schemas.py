@@ -13,18 +13,30 @@ from .number_bounds import include_bounds
 from .pattern_classes import read_alike
 from .schema_places import schemas_together
 
+# of OpenAPI's and others, which no validator checks
+NOTES = ("password", "binary", "byte", "int32", "int64", "float", "double")
+
 
 def followed_schema(name: str, text: str) -> str:
     """A schema, as JSON text that `json_schema_text` has checked, for llguidance. name: of the option, for errors."""
     root = json.loads(text)
     parts = {id(part): part for choices, _ in schemas_together(name, root) for schemas in choices for part in schemas}
     for part in parts.values():
+        _drop_notes(part)
         _read_patterns_alike(part)
         _write_names_plainly(part)
         include_bounds(part)
-        if not isinstance(part.get("items"), list):
-            part.pop("additionalItems", None)  # no draft reads it there; llguidance drops prefixItems for it
     return json.dumps(root)
+
+
+def _drop_notes(schema: dict[str, Any]) -> None:
+    """Leave out keywords that mean nothing where they stand, and that llguidance would refuse or misread."""
+    if schema.get("uniqueItems") is False:
+        del schema["uniqueItems"]
+    if schema.get("format") in NOTES:
+        del schema["format"]
+    if not isinstance(schema.get("items"), list):
+        schema.pop("additionalItems", None)  # no draft reads it there; llguidance drops prefixItems for it
 
 
 def _write_names_plainly(schema: dict[str, Any]) -> None:

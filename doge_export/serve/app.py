@@ -70,6 +70,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 def add_models(app: FastAPI, engines: Mapping[str, Engine], metrics: Metrics, page: Page) -> None:
     """The paths of models, figures and the page."""
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", response_model=Health)
     async def health() -> Health:
         return Health()

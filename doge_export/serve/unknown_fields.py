@@ -23,6 +23,7 @@ CHANGES_ANSWER: dict[str, tuple[object, ...]] = {
     "beam_width": (1,),
     "begin_suppress_tokens": ([],),
     "best_of": (1,),
+    "bias": ({}, []),
     "cache_prompt": (True, False),
     "candidate_count": (1,),
     "chat_template": (),
@@ -46,6 +47,8 @@ CHANGES_ANSWER: dict[str, tuple[object, ...]] = {
     "eta_cutoff": (0,),
     "exponential_decay_length_penalty": (),
     "forced_eos_token_id": ([],),
+    "extra_body": ({},),
+    "extra_options": ({},),
     "format": ("",),
     "function_call": ("none",),
     "functions": ([],),
@@ -92,6 +95,7 @@ CHANGES_ANSWER: dict[str, tuple[object, ...]] = {
     "parallel_tool_calls": (True,),
     "parameters": ({},),
     "penalize_nl": (False,),
+    "penalty": (),
     "penalty_alpha": (0,),
     "penalty_last_n": (-1,),
     "prefix": ("",),
@@ -114,6 +118,7 @@ CHANGES_ANSWER: dict[str, tuple[object, ...]] = {
     "return_tokens_as_token_ids": (False,),
     "safe_prompt": (False,),
     "samplers": (),
+    "sampling_params": ({},),
     "sampling_seed": (),
     "sequence_bias": ([],),
     "skip_special_tokens": (True,),
@@ -162,6 +167,7 @@ KNOWN_ELSEWHERE = {
     *GenerationOverrides.__annotations__,
 } - {"prompt_lookup_num_tokens"}  # which makes an answer sooner, and no other
 INSTEAD = {
+    "bias": "logit_bias",
     "candidate_count": "n",
     "format": "response_format",
     "json": "response_format",
@@ -177,6 +183,7 @@ INSTEAD = {
     "n_predict": "max_tokens",
     "num_predict": "max_tokens",
     "num_return_sequences": "n",
+    "penalty": "repetition_penalty, presence_penalty or frequency_penalty",
     "random_seed": "seed",
     "repeat_penalty": "repetition_penalty",
     "response_schema": "response_format",
@@ -191,6 +198,7 @@ INSTEAD = {
     "tokens_to_generate": "max_tokens",
     "top_logprobs": "logprobs",
 }
+HOLD_FIELDS = ("extra_body", "extra_options", "options", "parameters", "sampling_params")
 HARMLESS = ("mirostat_eta", "mirostat_tau")  # for without mirostat they change nothing
 ADAPTER = "name it in model, as FOLDER:NAME"
 CLOSE = 0.84  # how alike a mistyped name is to the one that was meant
@@ -224,6 +232,8 @@ def _letters(name: str) -> str:
 
 
 def _advice(name: str) -> str:
+    if name in HOLD_FIELDS:
+        return "give its fields beside the others"
     if name in ("adapter", "lora"):
         return ADAPTER
     return f"give {INSTEAD[name]} in its place" if name in INSTEAD else "leave it out"

@@ -468,3 +468,9 @@ def test_a_pattern_matches_what_python_and_javascript_match(pattern: str, wrong:
     for text in right:
         written = json.dumps(text, ensure_ascii=False)
         assert allows(model, schema, written) and is_valid(written, schema)
+
+
+def test_keywords_that_ask_for_nothing_are_taken() -> None:
+    items = {"anyOf": [{"type": "string", "format": "password"}, {"type": "integer", "format": "int64"}]}
+    schema = {"type": "array", "uniqueItems": False, "items": items}
+    assert allows(random_model(), schema, '["a", "a", 1, 1]')

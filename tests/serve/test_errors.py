@@ -73,6 +73,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (CHAT | {"temp": 1}, "temp", "give temperature in its place"),
     (CHAT | {"adapter": "x"}, "adapter", "name it in model, as FOLDER:NAME"),
     (CHAT | {"response_format": {"type": "text", "grammar": "a"}}, "response_format.grammar", "with the type text"),
+    (CHAT | {"extra_body": {"top_k": 1}}, "extra_body", "would change the answer; give its fields beside the others"),
+    (CHAT | {"sampling_params": {"top_k": 1}}, "sampling_params", "give its fields beside the others"),
+    (CHAT | {"bias": {"5": 1}}, "bias", "give logit_bias in its place"),
+    (CHAT | {"penalty": 1.1}, "penalty", "give repetition_penalty, presence_penalty or frequency_penalty"),
     (CHAT | {"stop_sequences": ["a"]}, "stop_sequences", "give stop in its place"),
 ]
 OF_OTHERS = [
@@ -129,7 +133,15 @@ def test_a_completion_knows_both_names_of_its_length(address: str) -> None:
 NEUTRAL: list[dict[str, Any]] = [
     {"user": "me", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": True},
     {"best_of": 1, "suffix": None, "response_format": {"type": "text"}, "stop": None, "logit_bias": None, "seed": None},
-    {"something_else": DEEP, "safety_identifier": "a", "prompt_cache_key": "b", "mirostat_tau": 5.0, "num_beams": 1},
+    {
+        "something_else": DEEP,
+        "safety_identifier": "a",
+        "prompt_cache_key": "b",
+        "mirostat_tau": 5.0,
+        "num_beams": 1,
+        "extra_body": {},
+        "sampling_params": None,
+    },
 ]
 
 
@@ -212,3 +224,9 @@ def test_messages_that_the_template_refuses_are_named() -> None:
     with served({NAME: bigram_model(1, "{{ raise_exception('no such turn') }}")}) as address:
         error = post(address, CHAT).json()["error"]
     assert error["param"] == "messages" and "no such turn" in error["message"]
+
+
+def test_head_of_the_health_has_no_body(address: str) -> None:
+    response = httpx.head(f"{address}/health")
+    assert (response.status_code, response.content) == (200, b"")
+    assert "head" not in httpx.get(f"{address}/openapi.json").json()["paths"]["/health"]

@@ -61,6 +61,7 @@ def test_a_json_object_may_have_a_schema_as_in_llama_cpp(client: openai.OpenAI) 
     [
         ({"type": "json_object", "schema": {"type": "nonsense"}}, "response_format"),
         ({"type": "json_object", "schema": False}, "response_format.schema"),
+        ({"type": "json_object", "schema": {"type": "integer", "multipleOf": 2**31}}, "response_format"),
         ({"type": "json_object", "json_schema": {"name": "a", "schema": {}}}, "response_format.json_schema"),
         ({"type": "xml"}, "response_format"),
         ({"type": "json_schema"}, "response_format.json_schema"),
