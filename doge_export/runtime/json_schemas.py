@@ -26,6 +26,8 @@ from .schema_places import dict_of, schemas_together
 MOST_EXACT = 2**53
 EXACT_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "const", "enum")
 CLASS = re.compile(r"\[\^?([^\]]*)")  # of characters in a pattern, with all up to its end
+WHOLE_CLASS = re.compile(r"\[[^\]]*\]")
+OWN_SIGNS = re.compile(r"\(\?[ims]*[^ims:)<=!P]|[*+?}]\+")  # flags such as x, and a++, which Rust reads as (a+)+
 RUST_SIGNS = re.compile(r"\[|&&|--|~~")
 
 
@@ -54,6 +56,9 @@ def _text_of(name: str, value: object) -> str:
 
 def _check_all(name: str, root: Any) -> None:
     """Check each part of a schema, and those that hold together."""
+    draft = str(root.get("$schema"))
+    if "draft-03" in draft:
+        raise OptionError(f"{name} is of draft 3, which the library reads as a later one; give one of draft 4 or later")
     seen: set[int] = set()
     steps = Steps(name)
     for choices, surely in schemas_together(name, root):
@@ -62,6 +67,8 @@ def _check_all(name: str, root: Any) -> None:
                 if id(part) not in seen:
                     seen.add(id(part))
                     _check(name, part)
+                    if "draft-04" not in draft:
+                        _check_exclusive(name, part)
             _check_together(name, schemas)
             if surely:
                 _check_least_properties(name, schemas)
@@ -98,11 +105,23 @@ def _check(name: str, schema: dict[str, Any]) -> None:
     if "prefixItems" in schema and isinstance(schema.get("items"), list):
         raise OptionError(f"{name} has prefixItems beside a list of items, which two drafts read; give one of the two")
     for pattern in [schema.get("pattern"), *(patterns if isinstance(patterns, dict) else [])]:
+        if isinstance(pattern, str) and _has_own_signs(pattern):
+            raise OptionError(
+                f"{name} has the pattern {pattern[:80]!r}, whose flags or doubled signs of repetition the library "
+                "would read in another way; leave them out"
+            )
         if isinstance(pattern, str) and _is_of_rust(pattern):
             raise OptionError(
                 f"{name} has the pattern {pattern[:80]!r}, whose brackets the library would read in another way; "
                 "write \\[, \\], \\&, \\- and \\~ in them"
             )
+
+
+def _check_exclusive(name: str, schema: dict[str, Any]) -> None:
+    """Raise for true and false as a bound, which drafts after the fourth compare as 1 and 0."""
+    for key in ("exclusiveMinimum", "exclusiveMaximum"):
+        if isinstance(schema.get(key), bool):
+            raise OptionError(f"{name} has a true or false {key}, which draft 4 alone has; give the bound itself")
 
 
 def _check_least_properties(name: str, schemas: list[dict[str, Any]]) -> None:
@@ -127,10 +146,18 @@ def _check_together(name: str, schemas: list[dict[str, Any]]) -> None:
         )
 
 
+def _has_own_signs(pattern: str) -> bool:
+    """Whether a pattern has signs outside of brackets that Rust reads in another way than Python."""
+    return OWN_SIGNS.search(WHOLE_CLASS.sub("a", _without_escapes(pattern))) is not None
+
+
+def _without_escapes(pattern: str) -> str:
+    return re.sub(r"\\.", "a", pattern, flags=re.DOTALL)  # an escape is a character, and no sign
+
+
 def _is_of_rust(pattern: str) -> bool:
     """Whether a class of characters means another in Rust than in JavaScript: a bracket or doubled sign inside it."""
-    inside = re.sub(r"\\.", "a", pattern, flags=re.DOTALL)  # an escape is a character, and no sign
-    return any(not signs or RUST_SIGNS.search(signs) for signs in CLASS.findall(inside))
+    return any(not signs or RUST_SIGNS.search(signs) for signs in CLASS.findall(_without_escapes(pattern)))
 
 
 def _numbers(value: Any) -> Iterator[float]:

@@ -224,6 +224,10 @@ BAD: Any = [
         },
         "may match another key",
     ),
+    ({"json_schema": {"exclusiveMinimum": True, "minimum": 0}}, "a true or false exclusiveMinimum, which draft 4"),
+    ({"json_schema": {"$schema": "http://json-schema.org/draft-03/schema#"}}, "give one of draft 4 or later"),
+    ({"json_schema": {"pattern": "^a++$"}}, "doubled signs of repetition"),
+    ({"json_schema": {"items": {"pattern": "(?x)a b"}}}, "whose flags"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
     ({"regex": "a\ud800"}, "regex holds .*half a character"),
     ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be followed"),
@@ -285,6 +289,7 @@ KEPT: Any = [
     {"allOf": [{"type": "object", "minProperties": 2}, {"required": ["a", "b"]}], "additionalProperties": {"const": 1}},
     {"$defs": {"t": {"anyOf": [{"type": "null"}, {"type": "array", "items": {"$ref": "#/$defs/t"}, "maxItems": 1}]}},
      "$ref": "#/$defs/t"},
+    {"type": "string", "pattern": r"(?i)^(?:[*+]+\++|(?P<x>a){2})?$"},
     {"type": "string", "pattern": r"^[\[\]&a-c-]{3}[^\]a-z]\[$"},
 ]  # fmt: skip
 
