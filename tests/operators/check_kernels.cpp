@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -518,6 +519,17 @@ static double microseconds(Work work) {
   return fastest;
 }
 
+// How fast one thread reads memory from its first byte to its last: the most that a step of such a size can get, but for
+// the order in which it asks.
+static void print_memory() {
+  for (int mebibytes : {1, 14, 60, 140}) {
+    std::vector<uint64_t> numbers((size_t)mebibytes << 17, 1);
+    volatile uint64_t total = 0;
+    double time = microseconds([&] { total = std::accumulate(numbers.begin(), numbers.end(), (uint64_t)0); });
+    std::printf("memory    %d MiB: %.0f us (%.1f GB/s)\n", mebibytes, time, 8e-3 * numbers.size() / time);
+  }
+}
+
 static void print_speed(const Kernels& kernels) {
   const int height = 3072, width = 576;
   for (int bits : {8, 4}) {
@@ -540,6 +552,7 @@ static void print_speed(const Kernels& kernels) {
   }
   const int tall = 131072, wide = 1024;  // larger than any cache: how fast memory is read
   Matrix large(tall, wide, 8, 64, false, true);
+  large.view.far = 16384;
   Tokens one(kernels, normals(wide), 1, wide, 8, 64);
   Floats large_y(tall);
   double large_time = microseconds([&] { kernels.block_products(large.view, 0, tall, one.view, 1, large_y.data(), tall); });
@@ -596,6 +609,7 @@ int main(int count, char** arguments) {
   if (what == "--chosen") tables = {&chosen_kernels()};
 #endif
   if (what.empty()) check_float16();
+  if (what == "--speed") print_memory();
   for (const Kernels* kernels : tables) {
     if (what == "--speed") {
       print_speed(*kernels);
