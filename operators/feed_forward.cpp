@@ -101,7 +101,7 @@ class RoutedExperts {
   std::vector<Quantized> quantized_for(const Products& products) const {
     std::vector<Quantized> one_or_none;
     const Part& part = experts.down.parts.front();
-    if (part.weights == nullptr) one_or_none.emplace_back(x, part.blocks.block_size, products);
+    if (part.weights == nullptr) one_or_none.emplace_back(x, part.blocks, products);
     return one_or_none;
   }
 

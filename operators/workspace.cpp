@@ -36,8 +36,8 @@ std::vector<float> Memory::take(size_t count) {
   return taken;
 }
 
-Quantized::Quantized(const Rows& x, int block_size, const Products& products) {
-  int rows = x.rows();
+Quantized::Quantized(const Rows& x, const BlockRows& matrix, const Products& products) {
+  int rows = x.rows(), block_size = matrix.block_size;
   view.blocks = (x.width + block_size - 1) / block_size;
   view.stride = (size_t)view.blocks * block_size;
   codes_.resize(rows * view.stride);
@@ -45,7 +45,8 @@ Quantized::Quantized(const Rows& x, int block_size, const Products& products) {
   sums_.resize((size_t)rows * view.blocks);
   products.each_row(rows, [&](int r) {
     size_t block = (size_t)r * view.blocks;
-    products.kernels.quantize(x.row(r), x.width, block_size, &codes_[r * view.stride], &scales_[block], &sums_[block]);
+    products.kernels.quantize(x.row(r), x.width, matrix.bits, block_size, &codes_[r * view.stride], &scales_[block],
+                              &sums_[block]);
   });
   view.codes = codes_.data();
   view.scales = scales_.data();
@@ -68,7 +69,7 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
                                y_stride);
       });
     } else {
-      Quantized quantized(x, part.blocks.block_size, *this);
+      Quantized quantized(x, part.blocks, *this);
       team.parallel(tasks, [&](int task) {
         kernels.block_products(part.blocks, task * size, last_of(task), quantized.view, rows, part_y, y_stride);
       });

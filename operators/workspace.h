@@ -70,10 +70,10 @@ class Products {
   Memory& memory;
 };
 
-// Activations in blocks of one size, made of floats.
+// Activations made of floats, for products with matrices of the same bits and blocks.
 class Quantized {
  public:
-  Quantized(const Rows& x, int block_size, const Products& products);
+  Quantized(const Rows& x, const BlockRows& matrix, const Products& products);
 
   // Of row r alone.
   Activations row(int r) const {
