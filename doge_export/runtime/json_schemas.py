@@ -25,6 +25,7 @@ from .schema_places import dict_of, schemas_together
 
 MOST_EXACT = 2**53
 EXACT_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "const", "enum")
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 CLASS = re.compile(r"\[\^?([^\]]*)")  # of characters in a pattern, with all up to its end
 WHOLE_CLASS = re.compile(r"\[[^\]]*\]")
 OWN_SIGNS = re.compile(r"\(\?[ims]*[^ims:)<=!P]|[*+?}]\+")  # flags such as x, and a++, which Rust reads as (a+)+
@@ -95,6 +96,10 @@ def _check(name: str, schema: dict[str, Any]) -> None:
         raise OptionError(
             f"{name} has multipleOf of {step}, which binary numbers cannot hold exactly; give a whole number or a "
             "fraction such as 0.5"
+        )
+    if any(map(CONTROL.search, dict_of(schema, "properties"))):
+        raise OptionError(
+            f"{name} has a control character in the name of a property, which has several spellings; leave it out"
         )
     patterns = schema.get("patternProperties")
     if patterns and schema.get("additionalProperties") is not False:

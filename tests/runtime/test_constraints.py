@@ -228,6 +228,7 @@ BAD: Any = [
     ({"json_schema": {"$schema": "http://json-schema.org/draft-03/schema#"}}, "give one of draft 4 or later"),
     ({"json_schema": {"pattern": "^a++$"}}, "doubled signs of repetition"),
     ({"json_schema": {"items": {"pattern": "(?x)a b"}}}, "whose flags"),
+    ({"json_schema": {"items": {"properties": {"a\nb": {}}}}}, "a control character in the name of a property"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),
     ({"regex": "a\ud800"}, "regex holds .*half a character"),
     ({"json_schema": {"const": "\ud800"}}, "json_schema cannot be followed"),
