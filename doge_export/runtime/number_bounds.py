@@ -19,8 +19,9 @@ SIDES = (("minimum", "exclusiveMinimum", ROUND_CEILING, 1), ("maximum", "exclusi
 def include_bounds(schema: dict[str, Any]) -> None:
     """Put inclusive bounds in the place of those that a schema has; draft 4 writes `exclusiveMinimum` as true."""
     outer = []  # new bounds away from 0
+    farthest = farthest_multiple(schema.get("multipleOf"))
     for inclusive, exclusive, rounding, inwards in SIDES:
-        bounds = []
+        bounds: list[float] = [] if farthest is None else [-inwards * farthest]
         limit, beyond = schema.get(inclusive), schema.get(exclusive)
         if is_number(limit):
             bounds.append(inner(limit, beyond is True, rounding, inwards))
@@ -33,6 +34,19 @@ def include_bounds(schema: dict[str, Any]) -> None:
                 outer.append(inclusive)
     if outer and schema.get("type") != "integer":
         _allow_shorter(schema, outer)
+
+
+def farthest_multiple(step: object) -> int | None:
+    """Up to where all multiples of a step are binary numbers, so that reading one gives a multiple; None for any.
+
+    Whole steps have none, for Python reads whole numbers exactly. Nor have 0.5, 0.25 and so on, whose multiples become
+    whole numbers beyond it.
+    """
+    if not is_number(step):
+        return None
+    numerator, denominator = step.as_integer_ratio()
+    is_power = numerator & (numerator - 1) == 0
+    return None if denominator == 1 or is_power else 2**53 // denominator
 
 
 def _allow_shorter(schema: dict[str, Any], sides: list[str]) -> None:

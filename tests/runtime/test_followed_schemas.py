@@ -127,3 +127,9 @@ def test_keywords_that_ask_for_nothing_are_taken() -> None:
     items = {"anyOf": [{"type": "string", "format": "password"}, {"type": "integer", "format": "int64"}]}
     schema = {"type": "array", "uniqueItems": False, "items": items}
     assert allows(any_model(), schema, '["a", "a", 1, 1]')
+
+
+def test_a_multiple_of_a_fraction_is_one_as_python_reads_it() -> None:
+    model, schema = any_model(), {"type": "number", "multipleOf": 2.5}
+    assert not is_valid("4727183366253597.5", schema) and not allows(model, schema, "4727183366253597.5")
+    assert allows(model, schema, "1227183366253597.5") and allows(model, schema, "-5")
