@@ -88,20 +88,29 @@ Rows Products::product(const Matrix& matrix, const Rows& x) const {
   return y;
 }
 
-void add_table_row(const Matrix& table, int64_t index, float factor, float* y) {
+// A loop of its own, without a choice in it, becomes vectors.
+static void add_bytes(const uint8_t* __restrict codes, int count, int zero, float scale, float* __restrict y) {
+  for (int i = 0; i < count; i++) y[i] += (float)(codes[i] - zero) * scale;
+}
+
+void add_table_row(const Matrix& table, int64_t index, float factor, int first, int last, float* y) {
   const Part& part = table.parts.front();
   if (part.weights != nullptr) {
     const float* row = part.weights + index * table.width;
-    for (int i = 0; i < table.width; i++) y[i] += factor * row[i];
+    for (int i = first; i < last; i++) y[i] += factor * row[i];
     return;
   }
   const BlockRows& b = part.blocks;
   const uint8_t* row = b.codes + index * b.row_bytes();
-  for (int block = 0; block < b.blocks; block++) {
+  for (int block = first / b.block_size; block * b.block_size < last; block++) {
     int zero = zero_point(b, (int)index, block), start = block * b.block_size;
     float scale = factor * b.scales[(size_t)index * b.blocks + block];
-    int end = std::min(start + b.block_size, table.width);
-    for (int i = start; i < end; i++) y[i] += (float)(code_at(b, row, i) - zero) * scale;
+    int count = std::min(b.block_size, last - start);
+    if (b.bits == 8) {
+      add_bytes(row + start, count, zero, scale, y + start);
+    } else {
+      for (int i = start; i < start + count; i++) y[i] += (float)(code_at(b, row, i) - zero) * scale;
+    }
   }
 }
 

@@ -89,7 +89,7 @@ class Quantized {
   std::vector<int32_t> sums_;
 };
 
-// y += factor * row `index` of a table that has one part.
-void add_table_row(const Matrix& table, int64_t index, float factor, float* y);
+// y += factor * row `index` of a table that has one part, in the columns [first, last); first begins a block.
+void add_table_row(const Matrix& table, int64_t index, float factor, int first, int last, float* y);
 
 }  // namespace doge
