@@ -8,6 +8,7 @@
 import { DATA_FILE } from './description.js';
 import { DogeError, PackageError, oneLine } from './errors.js';
 import { HeapConstants } from './heap_constants.js';
+import { Lifetime } from './lifetime.js';
 import { withPromptAttention } from './prompt_attention.js';
 import { nbytesOf, writeNumbers } from './sessions.js';
 import { unpacked } from './unpacking.js';
@@ -65,6 +66,7 @@ export class HeapBackend {
   drafts = true;
   longestChunk = Infinity;
   leastRank = 0;
+  lifetime = new Lifetime();
 
   /**
    * @param {Module} module @param {import('./source.js').Source} source @param {number} threads
@@ -74,6 +76,8 @@ export class HeapBackend {
     this.source = source;
     this.threads = threads;
     this.heap = new Heap(module);
+    /** @type {Set<Block>} */
+    this.blocks = new Set(); // of states and adapters; the model's end frees those that are left
     this.heap.check(module._OrtInit(threads, FATAL), 'start onnxruntime');
   }
 
@@ -123,20 +127,7 @@ export class HeapBackend {
 
   /** @param {number} nbytes @returns {Memory} */
   allocate(nbytes) {
-    const { module, heap } = this;
-    let at = heap.malloc(nbytes);
-    const memory = {
-      nbytes,
-      bytes: () => new Uint8Array(heap.buffer, at, nbytes),
-      changed() {},
-      dispose() {
-        if (at) module._free(at);
-        at = 0;
-        forgotten.unregister(memory);
-      },
-    };
-    forgotten.register(memory, { module, at }, memory);
-    return memory;
+    return new HeapMemory(this, nbytes);
   }
 
   /** @param {import('./sessions.js').Arrays} arrays */
@@ -145,14 +136,43 @@ export class HeapBackend {
   }
 
   async dispose() {
-    this.module.PThread?.terminateAllThreads?.();
+    for (const block of this.blocks) free(block);
   }
 }
 
+/** The memory of a state. @implements {Memory} */
+class HeapMemory {
+  /** @param {HeapBackend} backend @param {number} nbytes */
+  constructor({ heap, blocks }, nbytes) {
+    this.heap = heap;
+    this.nbytes = nbytes;
+    /** @type {Block} */
+    this.block = { module: heap.module, blocks, at: heap.malloc(nbytes) };
+    blocks.add(this.block);
+    forgotten.register(this, this.block, this);
+  }
+
+  bytes() {
+    return new Uint8Array(this.heap.buffer, this.block.at, this.nbytes);
+  }
+
+  changed() {}
+
+  dispose() {
+    forgotten.unregister(this);
+    free(this.block);
+  }
+}
+
+/** Memory in the heap, and the set of its backend in which it is until it is free. @typedef {{module: Module, blocks: Set<Block>, at: number}} Block */
+
+/** @param {Block} block */
+function free(block) {
+  if (block.blocks.delete(block)) block.module._free(block.at);
+}
+
 /** Memory of states that nobody disposed of. */
-const forgotten = new FinalizationRegistry((/** @type {{module: Module, at: number}} */ { module, at }) =>
-  module._free(at),
-);
+const forgotten = new FinalizationRegistry(free);
 
 /** The heap and onnxruntime's errors. */
 class Heap {
@@ -215,6 +235,8 @@ class HeapSession {
     this.heap = heap;
     this.handle = handle;
     this.runOptions = heap.module._OrtCreateRunOptions(FATAL, 0, false, 0);
+    /** @type {Set<Held>} */
+    this.bound = new Set(); // by bindings, which must not outlive the session
     if (!this.runOptions) heap.fail('make options of a run');
   }
 
@@ -229,6 +251,7 @@ class HeapSession {
   }
 
   async dispose() {
+    for (const held of this.bound) letGo(held);
     this.heap.module._OrtReleaseRunOptions(this.runOptions);
     this.heap.module._OrtReleaseSession(this.handle);
   }
@@ -247,7 +270,8 @@ class HeapBinding {
     this.own = new Map();
     this.binding = heap.module._OrtCreateBinding(handle);
     /** @type {Held} */
-    this.held = { module: heap.module, binding: this.binding, tensors: [], addresses: [] };
+    this.held = { module: heap.module, bound: session.bound, binding: this.binding, tensors: [], addresses: [] };
+    session.bound.add(this.held);
     abandoned.register(this, this.held, this);
     this.outputCount = shared.reduce((count, { between }) => count + 1 + between.length, outputs.length);
     this.results = this.malloc(4 * this.outputCount);
@@ -330,12 +354,14 @@ class HeapBinding {
 }
 
 /**
- * What a binding has in the heap.
- * @typedef {{module: Module, binding: number, tensors: number[], addresses: number[]}} Held
+ * What a binding has in the heap, and the set of its session in which it is until it is let go.
+ * @typedef {{module: Module, bound: Set<Held>, binding: number, tensors: number[], addresses: number[]}} Held
  */
 
 /** @param {Held} held */
-function letGo({ module, binding, tensors, addresses }) {
+function letGo(held) {
+  const { module, bound, binding, tensors, addresses } = held;
+  if (!bound.delete(held)) return;
   module._OrtReleaseBinding(binding);
   for (const tensor of tensors.splice(0)) module._OrtReleaseTensor(tensor);
   for (const at of addresses.splice(0)) module._free(at);

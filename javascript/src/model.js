@@ -158,7 +158,10 @@ export class Model {
     const state = decoder.newState();
     try {
       const ids = this.reader.checkedIds(tokenIds);
-      return (await decoder.forward(state, ids, { count: ids.length })).map((row) => row.slice());
+      return await decoder.backend.lifetime.use(async () => {
+        const rows = await decoder.forward(state, ids, { count: ids.length });
+        return rows.map((row) => row.slice());
+      });
     } finally {
       state.dispose();
     }
@@ -222,19 +225,25 @@ export class Model {
     return given.map((name) => (name === null ? BASE : this.beside.known(name)));
   }
 
-  /** Give the memory of base and adapters back; a model of `withAdapter` has none of its own. */
+  /**
+   * Give the memory of base, adapters and states back, once the step that is running has ended. Nothing can be computed
+   * any more; a second call waits for the same. A model of `withAdapter` has no memory of its own.
+   */
   async dispose() {
     if (this.decoder !== this.beside.base) return;
-    await this.beside.dispose();
-    await this.decoder.dispose();
+    await this.decoder.backend.lifetime.end(async () => {
+      await this.beside.dispose();
+      await this.decoder.dispose();
+    });
   }
 
   /**
    * The name of the adapter that computes a call: the given one, the state's, or this model's. OptionError for one that
-   * there is not, StateError for a state of another.
+   * there is not, StateError for a state of another, or where the model was disposed of.
    * @param {{state?: State, adapter?: string}} call
    */
   adapterOf({ state, adapter }) {
+    this.decoder.backend.lifetime.check();
     const { adapter: own } = this.decoder.description;
     const made = state instanceof State ? state.description.adapter : BASE;
     const name = adapter == null ? made || own : this.beside.known(adapter);

@@ -226,17 +226,23 @@ export class State {
     this.position += tokenIds.length;
   }
 
-  /** Give the memory back; the state cannot be used any more. */
+  /** Give the memory back; the state cannot be used any more. Where it is given back already, nothing happens. */
   dispose() {
-    this.checkFree();
+    if (this.disposed) return;
+    this.checkUnused();
     this.disposed = true;
     this.releaseBindings();
     this.cache.memory.dispose();
   }
 
-  /** StateError while another call uses the state, or after its end. */
+  /** StateError while another call uses the state, or after its end or that of its model. */
   checkFree() {
+    this.backend.lifetime.check();
     if (this.disposed) throw new StateError('the state was disposed of; copy it first where it is still needed');
+    this.checkUnused();
+  }
+
+  checkUnused() {
     if (this.inUse) throw new StateError('the state is in use by another call; give each call a copy() of its own');
   }
 
