@@ -2,13 +2,13 @@
 
 import { DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE } from './description.js';
 import { OptionError, StateError, shown } from './errors.js';
-import { Sessions } from './sessions.js';
 import { State } from './state.js';
 import { POSITION_LIMIT } from './state_file.js';
 import { breathe } from './turns.js';
 
 /** @typedef {import('./description.js').DecoderDescription} DecoderDescription */
 /** @typedef {import('./sessions.js').Binding} Binding */
+/** @typedef {import('./sessions.js').Sessions} Sessions */
 
 /**
  * count: rows of logits, of the last tokens. onPrompt is told of progress between chunks.
@@ -36,10 +36,9 @@ export class Decoder {
   /**
    * The first graph is opened here, and the others when the first stream needs them.
    * @param {import('./sessions.js').Backend} backend @param {DecoderDescription} description
-   * @param {ReadonlyMap<string, Uint8Array>} graphs the checked ones by name
+   * @param {Sessions} sessions of the checked graphs
    */
-  static async open(backend, description, graphs) {
-    const sessions = new Sessions(backend, graphs);
+  static async open(backend, description, sessions) {
     await sessions.get(DECODER_FILE);
     return new Decoder(backend, description, sessions);
   }

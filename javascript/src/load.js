@@ -10,6 +10,7 @@ import { GpuBackend, findAdapter } from './gpu_session.js';
 import { HeapBackend } from './heap_session.js';
 import { Model } from './model.js';
 import { NativeBackend } from './native_session.js';
+import { Sessions } from './sessions.js';
 import { FolderSource, parseJson } from './source.js';
 import { Tokenizer, checkTokenizer } from './tokenizer.js';
 import { Unreachable, WebSource } from './web_source.js';
@@ -65,11 +66,18 @@ async function opened(source, options) {
     console.warn(`generation_config.json sets ${defaults.unused.join(' and ')}, which the runtime does not use`);
   }
   const backend = await backendOf(source, options, description);
-  const decoder = await Decoder.open(backend, description, graphs);
-  const adapters = await Adapters.of(source, decoder);
-  await source.keep();
-  if (source.unkept) console.warn(`the files are not there for offline use: ${source.unkept}`);
-  return new Model(decoder, tokenizer, defaults, source.name, source.unkept, adapters);
+  const sessions = new Sessions(backend, graphs);
+  try {
+    const decoder = await Decoder.open(backend, description, sessions);
+    const adapters = await Adapters.of(source, decoder);
+    await source.keep();
+    if (source.unkept) console.warn(`the files are not there for offline use: ${source.unkept}`);
+    return new Model(decoder, tokenizer, defaults, source.name, source.unkept, adapters);
+  } catch (error) {
+    await sessions.dispose();
+    await backend.dispose();
+    throw error;
+  }
 }
 
 /** @param {LoadOptions} options */

@@ -34,7 +34,11 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     await assemble(join(ROOT, 'javascript/browser'));
     downloads = await mkdtemp(join(tmpdir(), 'doge-page-'));
     [server, address] = await served(folderOf(NAME));
-    browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'], headless: true });
+    browser = await puppeteer.launch({
+      executablePath: CHROMIUM,
+      args: ['--no-sandbox', '--js-flags=--expose-gc'],
+      headless: true,
+    });
     page = await browser.newPage();
     const session = await browser.target().createCDPSession();
     await session.send('Browser.setDownloadBehavior', { behavior: 'allow', downloadPath: downloads });
@@ -162,6 +166,18 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     await other.close();
   });
 
+  test('models that come one after the other take one heap, which does not grow', async (context) => {
+    const other = await browser.newPage();
+    await other.goto(`${new URL(address).origin}/style.css`);
+    const sizes = [];
+    for (let i = 0; i < 5; i++) {
+      sizes.push(await other.evaluate(round(`/model/${NAME}`)));
+      context.diagnostic(`${sizes[i]} MB of heap, ${await mostMemory(browser)} MB of a page's process`);
+    }
+    assert.deepEqual(sizes.slice(2), Array(3).fill(sizes[1])); // the second may find the first one's room in pieces
+    await other.close();
+  });
+
   test('of all files that were asked for, the page and the package are kept, and the model by itself', async () => {
     await page.evaluate(() => fetch('serve.py').then((response) => response.status));
     const names = (await keptIn(page, 'doge-export-page')).map((url) => new URL(url).pathname.slice(1));
@@ -179,6 +195,29 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     assert.equal(await ask(page, FIRST), expected[0]);
   });
 });
+
+/** A page's code: MB of the heap of a model that is loaded, used and disposed of. @param {string} url */
+const round = (url) => `(async () => {
+  const { load } = await import('/doge-export/index.js');
+  const model = await load('${url}', { threads: 1 });
+  await model.generate('Once upon a time', { maxNewTokens: 30, ignoreEos: true });
+  const { heap } = model.decoder.backend;
+  await model.dispose();
+  for (let i = 0; i < 3; i++) {
+    gc();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return Math.round(heap.buffer.byteLength / 1e6);
+})()`;
+
+/** MB of the page's process that has the most. @param {import('puppeteer-core').Browser} browser */
+async function mostMemory(browser) {
+  const session = await browser.target().createCDPSession();
+  const { processInfo } = await session.send('SystemInfo.getProcessInfo');
+  const pages = processInfo.filter(({ type }) => type === 'renderer');
+  const found = pages.map(async ({ id }) => /VmRSS:\s+(\d+)/.exec(await readFile(`/proc/${id}/status`, 'utf-8'))?.[1]);
+  return Math.round(Math.max(...(await Promise.all(found)).map(Number)) / 1e3);
+}
 
 /** The same conversation in Node's WebAssembly. */
 async function answersInNode() {

@@ -1,9 +1,10 @@
-/** The end of a model: what is called behind it or meanwhile, and the memory that it gives back. */
+/** The end of a model: calls behind it or meanwhile, and the memory that it gives back. */
 
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 
-import { Conversation, StateError, load } from '../src/index.js';
+import { Conversation, PackageError, StateError, load } from '../src/index.js';
+import { Sessions } from '../src/sessions.js';
 import { rejects } from './refusals.js';
 import { folderOf } from './vectors.js';
 
@@ -90,3 +91,76 @@ for (const provider of /** @type {const} */ (['cpu', 'wasm'])) {
     });
   });
 }
+
+const WASM = /** @type {import('../src/load.js').LoadOptions} */ ({ executionProviders: ['wasm'], threads: 1 });
+const LONG = { maxNewTokens: 30, ignoreEos: true };
+const ROUNDS = 5;
+
+/** @param {import('../src/index.js').Model} model @returns {import('../src/heap.js').Heap} */
+const heapOf = (model) => /** @type {any} */ (model.decoder.backend).heap;
+
+describe('heaps of WebAssembly', () => {
+  test('models that come one after the other take one heap, which does not grow', async (context) => {
+    const sizes = [];
+    for (let round = 0; round < ROUNDS; round++) {
+      const model = await load(folderOf('doge-20m-10min-int8'), WASM);
+      await model.prefill('Once upon a time'); // a state that nobody disposes of
+      await model.generate('Once upon a time', LONG);
+      sizes.push(heapOf(model).buffer.byteLength);
+      await model.dispose();
+      globalThis.gc?.();
+      context.diagnostic(`${megabytes(sizes[round])} MB of heap, ${megabytes(process.memoryUsage().rss)} MB resident`);
+    }
+    assert.deepEqual(sizes.slice(2), Array(ROUNDS - 2).fill(sizes[1])); // the second may find the room in pieces
+  });
+
+  test('two models that are open at once leave each other alone', async () => {
+    const folders = [folderOf(NAME), folderOf('native')];
+    const alone = [];
+    for (const folder of folders) {
+      const model = await load(folder, WASM);
+      alone.push((await model.generate([5, 6, 7], LONG)).tokenIds);
+      await model.dispose();
+    }
+    const models = await Promise.all(folders.map((folder) => load(folder, WASM)));
+    const streams = models.map((model) => model.stream([5, 6, 7], LONG));
+    await Promise.all(streams.map((stream) => stream.readAll()));
+    assert.deepEqual(
+      streams.map(({ tokenIds }) => tokenIds),
+      alone,
+    );
+    await models[0].dispose();
+    assert.deepEqual((await models[1].generate([5, 6, 7], LONG)).tokenIds, alone[1]);
+    await models[1].dispose();
+  });
+
+  test('a heap that has failed is taken by no other model', async () => {
+    const model = await load(folderOf(NAME), WASM);
+    const heap = heapOf(model);
+    heap.module._OrtRunWithBinding = () => {
+      throw new WebAssembly.RuntimeError('Aborted(OOM)');
+    };
+    await rejects(model.generate('Once', LONG), PackageError, /too large for the heap/);
+    await model.dispose();
+    const next = await load(folderOf(NAME), WASM);
+    assert.notEqual(heapOf(next), heap);
+    assert.equal((await next.generate('Once', LONG)).completionTokens, 30);
+    await next.dispose();
+  });
+
+  test('a model that cannot be opened leaves its heap to the next one', async () => {
+    const before = await load(folderOf(NAME), WASM);
+    const heap = heapOf(before);
+    await before.dispose();
+    const { get } = Sessions.prototype;
+    Sessions.prototype.get = () => Promise.reject(new PackageError('this graph is not opened'));
+    await rejects(load(folderOf(NAME), WASM), PackageError, /not opened/);
+    Sessions.prototype.get = get;
+    const next = await load(folderOf(NAME), WASM);
+    assert.equal(heapOf(next), heap);
+    await next.dispose();
+  });
+});
+
+/** @param {number} bytes */
+const megabytes = (bytes) => Math.round(bytes / 1e6);

@@ -7,7 +7,7 @@ import { METADATA_KEY, readDescription } from '../src/description.js';
 import { FullWindow, countBonuses } from '../src/eviction.js';
 import { DEFAULTS, optionsFromGenerationConfig, withOverrides } from '../src/generation_options.js';
 import { PackageError } from '../src/errors.js';
-import { inHeap } from '../src/heap_session.js';
+import { Heap } from '../src/heap.js';
 import { LogitsProcessors } from '../src/logits_processors.js';
 import { tokenLogprobs } from '../src/logprobs.js';
 import { FLOAT32, UINT8, readModel } from '../src/onnx_graph.js';
@@ -205,7 +205,7 @@ test('an entry of a tensor without a length is none, not 0', () => {
 });
 
 test('a failure in WebAssembly is not taken for a full heap', async () => {
-  const heapOf = (/** @type {number} */ byteLength) => ({ HEAPU8: { byteLength } });
+  const heapOf = (/** @type {number} */ byteLength) => new Heap({ HEAPU8: { byteLength } }, '');
   /** @type {[unknown, number, RegExp][]} */
   const failures = [
     [
@@ -221,7 +221,7 @@ test('a failure in WebAssembly is not taken for a full heap', async () => {
     [new PackageError('codes lie outside'), 1e6, /^codes lie outside$/],
   ];
   for (const [thrown, nbytes, message] of failures) {
-    const call = inHeap(heapOf(nbytes), 'run the decoder', () => Promise.reject(thrown));
+    const call = heapOf(nbytes).call('run the decoder', () => Promise.reject(thrown));
     await assert.rejects(call, { name: 'PackageError', message });
   }
 });

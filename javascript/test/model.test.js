@@ -87,7 +87,7 @@ for (const provider of PROVIDERS) {
     test('nothing that a model has in the heap is left behind', { skip: provider === 'cpu' }, async () => {
       const other = await load(folderOf(NAME), { executionProviders: ['wasm'], threads: 1 });
       await other.prefill(Array(WINDOW + 1).fill(5));
-      const { module } = /** @type {any} */ (other.decoder.backend);
+      const { module } = /** @type {any} */ (other.decoder.backend).heap;
       /** @type {string[]} */
       const released = [];
       for (const name of ['_OrtReleaseRunOptions', '_OrtReleaseSession']) {
@@ -391,8 +391,9 @@ async function bytesInUse(model) {
 }
 
 /** Bytes of WebAssembly's heap that are not free: free ones are those that it gives out before it grows. */
-function heapInUse(/** @type {{module: any, heap: any}} */ { module, heap }) {
+function heapInUse(/** @type {{heap?: import('../src/heap.js').Heap}} */ { heap }) {
   if (!heap) return 0;
+  const { module } = heap;
   const [size, block] = [heap.buffer.byteLength, 2 ** 16];
   const taken = [];
   while (heap.buffer.byteLength === size) taken.push(module._malloc(block));
