@@ -2,7 +2,7 @@
 
 import { Adapters } from './adapters.js';
 import { Decoder } from './decoder.js';
-import { isNode } from './environment.js';
+import { checkWebAssembly, isNode } from './environment.js';
 import { OptionError, PackageError, oneLine, shown } from './errors.js';
 import { checkedFolder } from './folder_files.js';
 import { generationDefaults } from './generation_options.js';
@@ -41,6 +41,7 @@ const ONE_THREAD_BYTES = 32 * 2 ** 20; // as in `runtime/threads.py`
  */
 export async function load(location, options = {}) {
   checkOptions(options);
+  if (providerOf(options) !== 'cpu') checkWebAssembly(); // before anything is downloaded
   const source = await sourceOf(location, options);
   try {
     return await opened(source, options);
@@ -99,6 +100,11 @@ function checkOptions(options) {
     );
 }
 
+/** @param {LoadOptions} options */
+function providerOf({ executionProviders }) {
+  return executionProviders?.[0] ?? (isNode() ? 'cpu' : 'wasm');
+}
+
 /** @param {string | URL} location @param {LoadOptions} options */
 async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}, signal }) {
   const text = String(location);
@@ -115,7 +121,7 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
  * @param {import('./description.js').DecoderDescription} description
  */
 async function backendOf(source, options, description) {
-  const [provider] = options.executionProviders ?? [isNode() ? 'cpu' : 'wasm'];
+  const provider = providerOf(options);
   if (provider === 'webgpu') return gpuBackend(source, options, description);
   const threads = options.threads ?? defaultThreads((await source.data()).size, await cores());
   if (provider === 'wasm') {

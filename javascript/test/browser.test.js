@@ -147,6 +147,16 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     });
   }
 
+  test('a browser without SIMD says so', async () => {
+    const off = '--js-flags=--no-enable-sse4-1 --no-enable-ssse3 --no-enable-avx';
+    const old = await puppeteer.launch({ executablePath: CHROMIUM, args: ['--no-sandbox', off], headless: true });
+    const other = await old.newPage();
+    await other.goto(address);
+    await other.waitForSelector('#error:not([hidden])', WAIT);
+    assert.match(await textOf(other, '#error'), /^WebAssembly has no SIMD here, which onnxruntime-web needs; [^;]+$/);
+    await old.close();
+  });
+
   test('a browser that keeps no page says so', async () => {
     const other = await browser.newPage();
     await other.evaluateOnNewDocument(() => {
