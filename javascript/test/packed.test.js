@@ -21,6 +21,20 @@ console.log((await model.generate([5, 6, 7], { maxNewTokens: 3, ignoreEos: true 
 await model.dispose();
 `;
 
+// of a strict project, whose last line is to be wrong
+const TYPED = `
+import { Conversation, load, type Model, type TextStream } from 'doge-export';
+const model: Model = await load('folder', { threads: 2, executionProviders: ['cpu'] });
+const stream: TextStream = model.stream('Once', { maxNewTokens: 5, topP: 0.9 });
+for await (const piece of stream) console.log(piece.length, stream.result.decodeTokensPerS);
+const results = await model.generate(['One', [1, 2]], { adapter: [null, 'legal'] });
+const chat = (await model.chat([{ role: 'user', content: 'a' }], { signal: new AbortController().signal })).text;
+const talk: Conversation = Conversation.resume(model, new Uint8Array());
+const bytes: Uint8Array = (await model.prefill('a')).copy().save();
+console.log(results[0].tokenIds, chat.length, talk.messages, bytes);
+export const wrong: string = results[0].promptTokens;
+`;
+
 describe('the packed package', () => {
   let folder = '';
   let reason = ''; // that it cannot be installed here
@@ -68,6 +82,25 @@ describe('the packed package', () => {
     assert.deepEqual(await readdir(join(folder, 'public')), ['doge']);
     const { all, webgpu } = JSON.parse(await readFile(join(folder, 'public/doge/files.json'), 'utf-8'));
     for (const file of [...all, ...webgpu]) assert.ok(existsSync(join(folder, 'public/doge', file)), file);
+  });
+
+  test('a strict project in TypeScript reads its types', async (context) => {
+    if (reason) return context.skip(reason);
+    await writeFile(join(folder, 'talk.ts'), TYPED);
+    const options = [
+      '--strict',
+      '--skipLibCheck',
+      '--noEmit',
+      '--module',
+      'nodenext',
+      '--target',
+      'es2022',
+      '--types',
+      'node',
+    ];
+    const types = ['--typeRoots', join(PACKAGE, 'node_modules/@types')];
+    const { out } = await run(join(PACKAGE, 'node_modules/.bin/tsc'), [...options, ...types, 'talk.ts']);
+    assert.match(out, /^talk\.ts\(11,14\): error TS2322: [^\n]*'number'[^\n]*'string'\.\n$/);
   });
 
   test('a folder of somebody else is not made anew', async (context) => {
