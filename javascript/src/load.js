@@ -1,6 +1,7 @@
 /** Opening an exported folder: where it lies, who computes it, and on how many threads. */
 
 import { Adapters } from './adapters.js';
+import { checkCall } from './call_options.js';
 import { Decoder } from './decoder.js';
 import { checkWebAssembly, isNode } from './environment.js';
 import { OptionError, PackageError, oneLine, shown } from './errors.js';
@@ -83,21 +84,25 @@ async function opened(source, options) {
 
 /** @param {LoadOptions} options */
 function checkOptions(options) {
+  checkCall(options);
   for (const name of Object.keys(options)) {
     if (!OPTIONS.includes(name))
       throw new OptionError(`load has no option ${shown(name)}; the options are ${OPTIONS.join(', ')}`);
   }
-  const { threads, executionProviders } = options;
+  const { threads, executionProviders, ort } = options;
   if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 64)) {
     throw new OptionError(`threads is ${shown(threads)}; it must be a whole number from 1 to 64`);
   }
   const isKnown =
-    executionProviders === undefined || (executionProviders.length === 1 && PROVIDERS.includes(executionProviders[0]));
+    executionProviders === undefined ||
+    (Array.isArray(executionProviders) && executionProviders.length === 1 && PROVIDERS.includes(executionProviders[0]));
   if (!isKnown)
     throw new OptionError(
       `executionProviders is ${shown(executionProviders)}; it must be ["cpu"] for onnxruntime-node, or ["wasm"] ` +
         'or ["webgpu"] for onnxruntime-web',
     );
+  if (ort !== undefined && typeof ort?.InferenceSession?.create !== 'function')
+    throw new OptionError(`ort is ${shown(ort)}; it must be the module onnxruntime-node, as import gives it`);
 }
 
 /** @param {LoadOptions} options */
@@ -111,8 +116,8 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
   const isOne = typeof location === 'string' || location instanceof URL;
   if (isOne && isNode() && !/^https?:/.test(text)) return FolderSource.at(text);
   const base = 'location' in globalThis ? globalThis.location.href : undefined;
-  if (!isOne || !URL.canParse(text, base))
-    throw new OptionError(`the location is ${shown(location)}; it must be a URL, or in Node a path`);
+  const isUrl = isOne && URL.canParse(text, base) && URL.canParse('onnx/', new URL(text, base)); // javascript:x has no files
+  if (!isUrl) throw new OptionError(`the location is ${shown(location)}; it must be a URL, or in Node a path`);
   return new WebSource(new URL(text, base), { cache, onProgress, signal });
 }
 

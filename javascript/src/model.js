@@ -2,6 +2,7 @@
  * An exported folder as a language model: text or token ids in, text out. docs/javascript.md has examples.
  */
 
+import { checkCall } from './call_options.js';
 import { OptionError, shown } from './errors.js';
 import { generateTokens } from './generation.js';
 import { withOverrides } from './generation_options.js';
@@ -63,6 +64,7 @@ export class Model {
    * @returns {Promise<GenerationResult | GenerationResult[]>}
    */
   async generate(prompt, options = {}) {
+    checkCall(options);
     if (isListOfPrompts(prompt)) return this.generateEach(prompt, options);
     const own = /** @type {CallOptions} */ (options);
     return this.readAll(this.answer(/** @type {Prompt} */ (prompt), own), own);
@@ -74,6 +76,7 @@ export class Model {
    * @param {CallOptions} [options]
    */
   stream(prompt, options = {}) {
+    checkCall(options);
     void this.tokenizer;
     return this.answer(prompt, options);
   }
@@ -87,10 +90,14 @@ export class Model {
    */
   chat(messages, options) {
     const { stream = false, chatTemplate, ...rest } = options ?? {};
+    const begin = () => {
+      checkCall(options ?? {});
+      return this.chatStream(messages, chatTemplate, rest);
+    };
     /** @type {any} */
     let answer;
-    if (stream) answer = this.chatStream(messages, chatTemplate, rest);
-    else answer = (async () => this.readAll(this.chatStream(messages, chatTemplate, rest), rest))();
+    if (stream) answer = begin();
+    else answer = (async () => this.readAll(begin(), rest))();
     return answer;
   }
 
@@ -121,7 +128,9 @@ export class Model {
    * @param {{adapter?: A}} [options]
    * @returns {A extends string ? Promise<State> : State}
    */
-  newState({ adapter } = {}) {
+  newState(options = {}) {
+    checkCall(options);
+    const { adapter } = options;
     return this.byAdapter(adapter, (decoder) => decoder.newState());
   }
 
@@ -130,7 +139,9 @@ export class Model {
    * @param {Prompt} prompt
    * @param {{state?: State, adapter?: string, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [options]
    */
-  async prefill(prompt, { state, adapter, signal, onPrompt } = {}) {
+  async prefill(prompt, options = {}) {
+    checkCall(options);
+    const { state, adapter, signal, onPrompt } = options;
     const name = this.adapterOf({ state, adapter });
     const ids = this.reader.nextIds(prompt, state);
     const decoder = await this.decoderOf(name);
@@ -145,7 +156,9 @@ export class Model {
    * @param {Uint8Array} bytes @param {{adapter?: A}} [options]
    * @returns {A extends string ? Promise<State> : State}
    */
-  loadState(bytes, { adapter } = {}) {
+  loadState(bytes, options = {}) {
+    checkCall(options);
+    const { adapter } = options;
     return this.byAdapter(adapter, (decoder) => decoder.loadState(bytes));
   }
 
@@ -153,7 +166,9 @@ export class Model {
    * Logits after every token of a sequence from its start.
    * @param {ArrayLike<number>} tokenIds @param {{adapter?: string}} [options]
    */
-  async logits(tokenIds, { adapter } = {}) {
+  async logits(tokenIds, options = {}) {
+    checkCall(options);
+    const { adapter } = options;
     const decoder = await this.decoderOf(this.adapterOf({ adapter }));
     const state = decoder.newState();
     try {

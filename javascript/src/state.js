@@ -1,7 +1,7 @@
 /** A stream of tokens: its position, the keys and values that are kept of it, and the way back. */
 
 import { Cache, MAX_CHUNK, mostSlots } from './cache.js';
-import { RewindError, StateError } from './errors.js';
+import { OptionError, RewindError, StateError, shown } from './errors.js';
 import { FullWindow, countBonuses } from './eviction.js';
 import { SeenTokens } from './seen_tokens.js';
 import { readStateFile, writeStateFile } from './state_file.js';
@@ -90,7 +90,9 @@ export class State {
   /** Forget every token from `position` on, an unfed one included. @param {number} position */
   truncate(position) {
     this.checkFree();
-    if (!(position >= 0 && position <= this.position)) {
+    if (!Number.isInteger(position))
+      throw new OptionError(`position is ${shown(position)}; it must be a whole number from 0 to ${this.position}`);
+    if (position < 0 || position > this.position) {
       throw new RewindError(`cannot go back to position ${position}: the state is at ${this.position}`);
     }
     if (position < this.position && this.overflowed) {

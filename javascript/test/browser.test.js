@@ -133,6 +133,7 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
   const wrong = [
     ['?model=nowhere', /nowhere\/onnx\/decoder\.onnx is missing/],
     ['?model=%25zz', /%zz\/onnx\/decoder\.onnx is missing/],
+    ['?model=javascript:x', /the location is "javascript:x"; it must be a URL/],
     ['?model=http://[', /the location is "http:\/\/\["; it must be a URL/],
     [`?model=model/${NAME}&threads=abc`, /threads is "abc"; it must be a whole number from 1 to 64/],
     [`?model=model/${NAME}&threads=0`, /threads is 0; it must be/],
