@@ -79,6 +79,18 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     assert.equal(await ask(page, SECOND), expected[1]);
   });
 
+  test('the focus stays in the field, and messages name who speaks', async () => {
+    await page.focus('#question');
+    await type(page, 'And then?');
+    const focused = () => page.evaluate(() => document.activeElement?.id);
+    assert.equal(await focused(), 'question');
+    await idle(page);
+    assert.equal(await focused(), 'question');
+    const speakers = await page.$$eval('#messages .speaker', (found) => found.map(({ textContent }) => textContent));
+    assert.deepEqual(speakers, Array(3).fill(['You', NAME]).flat());
+    assert.equal(await page.$eval('#messages', ({ role }) => role), 'log');
+  });
+
   test('stops an answer, and goes on behind it', async () => {
     await page.click('#reset');
     await page.waitForFunction(() => document.querySelectorAll('#messages p').length === 0, WAIT);
@@ -91,15 +103,20 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
   });
 
   test('a question that is stopped before its answer goes back to where it was written', async () => {
-    const before = await shownMessages(page);
-    const long = 'water '.repeat(1000).trim();
+    const [before, count] = [await shownMessages(page), await tokensShown(page)];
+    const long = 'water '.repeat(1500).trim();
     await page.$eval('#question', (box, text) => Object.assign(box, { value: text }), long);
     await page.focus('#question');
     await page.keyboard.press('Enter');
-    await page.waitForFunction((count) => document.querySelectorAll('#messages p').length > count, WAIT, before.length);
+    await page.waitForFunction((shown) => document.querySelectorAll('#messages p').length > shown, WAIT, before.length);
+    await new Promise((resolve) => {
+      setTimeout(resolve, 200); // part of it is fed
+    });
     await page.click('#stop');
     await idle(page);
     assert.deepEqual(await shownMessages(page), before);
+    assert.equal((await page.$$('#messages .speaker')).length, before.length);
+    assert.ok((await tokensShown(page)) <= count + 1, `${await tokensShown(page)} tokens, not ${count}`);
     assert.equal(await page.$eval('#question', (box) => /** @type {HTMLTextAreaElement} */ (box).value), long);
     await page.$eval('#question', (box) => Object.assign(box, { value: '' }));
     assert.ok((await ask(page, 'Why?')).length > 0);
@@ -206,6 +223,10 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     assert.equal(await ask(page, FIRST), expected[0]);
   });
 });
+
+/** Those that the page says the conversation has. @param {import('puppeteer-core').Page} page */
+const tokensShown = async (page) =>
+  Number(/([\d,]+) tokens$/.exec(await textOf(page, '#speed'))?.[1].replaceAll(',', ''));
 
 /** A page's code: MB of the heap of a model that is loaded, used and disposed of. @param {string} url */
 const round = (url) => `(async () => {
