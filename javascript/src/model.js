@@ -7,27 +7,19 @@ import { OptionError, shown } from './errors.js';
 import { generateTokens } from './generation.js';
 import { withOverrides } from './generation_options.js';
 import { PromptLookup } from './prompt_lookup.js';
-import { PromptReader } from './prompts.js';
+import { PromptReader, areMessages, isListOfPrompts } from './prompts.js';
 import { State } from './state.js';
 import { TextStream } from './streaming.js';
 
 /** @typedef {import('./decoder.js').Decoder} Decoder */
 /** @typedef {import('./generation.js').GeneratedToken} GeneratedToken */
-/** @typedef {import('./generation_options.js').GenerationOverrides} GenerationOverrides */
 /** @typedef {import('./generation_options.js').GenerationOptions} GenerationOptions */
 /** @typedef {import('./prompts.js').Prompt} Prompt */
 /** @typedef {import('./streaming.js').GenerationResult} GenerationResult */
 
-/**
- * Of `generate` and `stream`. A state is one stream of tokens, and the call advances it in place. adapter: the name of the
- * one to compute with; by default the state's, or that of `withAdapter`. onPrompt is told how many tokens of a long prompt
- * are fed, and of how many.
- * @typedef {GenerationOverrides & {state?: State, adapter?: string, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} CallOptions
- */
-
-/** adapter: one name, or one for each prompt; null is the base. @typedef {Omit<CallOptions, 'adapter'> & {adapter?: string | readonly (string | null)[]}} ListOptions */
-
-/** @typedef {CallOptions & {chatTemplate?: string}} ChatOptions chatTemplate: a name among the folder's, or Jinja */
+/** @typedef {import('./call_options.js').CallOptions} CallOptions */
+/** @typedef {import('./call_options.js').ListOptions} ListOptions */
+/** @typedef {import('./call_options.js').ChatOptions} ChatOptions */
 
 const BASE = ''; // in place of an adapter's name
 
@@ -182,9 +174,14 @@ export class Model {
     }
   }
 
-  /** Number of tokens that `generate` feeds for a text. @param {Prompt} prompt */
-  countTokens(prompt) {
-    return this.reader.nextIds(prompt).length;
+  /**
+   * Number of tokens that `generate` feeds for a text, or `chat` for messages, at the beginning of a stream.
+   * @param {Prompt | readonly object[]} prompt @param {{chatTemplate?: string}} [options] for messages
+   */
+  countTokens(prompt, options = {}) {
+    checkCall(options);
+    if (!areMessages(prompt)) return this.reader.nextIds(/** @type {Prompt} */ (prompt)).length;
+    return this.reader.messageIds(prompt, this.reader.chatPrompt(options.chatTemplate), new Set()).length;
   }
 
   /** Tokens that the model sees at once, its window. A stream may be longer: then it evicts keys. */
@@ -361,10 +358,4 @@ export class Model {
     const ends = [this.tokenizer.specialId(this.tokenizer.specialTokens.eos_token ?? ''), prompt?.turnEnd ?? null];
     return new Set([...this.defaults.eosTokenIds, ...ends.filter((id) => id !== null)]);
   }
-}
-
-/** @param {unknown} prompt @returns {prompt is readonly Prompt[]} */
-function isListOfPrompts(prompt) {
-  const [first] = Array.isArray(prompt) ? prompt : [];
-  return typeof first === 'string' || Array.isArray(first) || ArrayBuffer.isView(first);
 }

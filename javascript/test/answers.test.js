@@ -72,10 +72,12 @@ function textsAgree({ tokenizer }, texts) {
 }
 
 /** @param {Model} model @param {any[]} chats */
-function chatsAgree({ chatPrompt, reader }, chats) {
+function chatsAgree(model, chats) {
+  const { chatPrompt, reader } = model;
   for (const { messages, text, ids } of chats) {
     assert.equal(chatPrompt.template.render(messages), text);
     assert.deepEqual(reader.messageIds(messages, chatPrompt, new Set()), ids);
+    assert.equal(model.countTokens(messages), ids.length);
   }
 }
 
