@@ -13,7 +13,7 @@ import { tokenLogprobs } from '../src/logprobs.js';
 import { FLOAT32, UINT8, readModel } from '../src/onnx_graph.js';
 import { field, serialize } from '../src/protobuf.js';
 import { Pcg64 } from '../src/random.js';
-import { candidates, sample } from '../src/sampling.js';
+import { candidates, largest, sample } from '../src/sampling.js';
 import { readStateFile, writeStateFile } from '../src/state_file.js';
 import { StopStrings } from '../src/stopping.js';
 import { unpack } from '../src/unpacking.js';
@@ -203,6 +203,32 @@ test('an entry of a tensor without a length is none, not 0', () => {
   const [found] = readModel(serialize([field(7, [field(5, tensor)])]), 'a.onnx').initializers;
   assert.deepEqual(found.external, { location: 'data', offset: 4096, length: null });
 });
+
+test('the k-th largest is that of a sort, and comes sooner', () => {
+  const generator = new Pcg64(1n);
+  const drawn = (/** @type {number} */ n) =>
+    Float32Array.from({ length: n }, () => Math.round(generator.random() * 2000));
+  for (const n of [1, 2, 7, 100, 3000]) {
+    for (const k of [1, 2, 7, 50, n]) {
+      if (k > n) continue;
+      const values = drawn(n);
+      if (n > 7) values[3] = -Infinity;
+      for (const given of [values, values.slice().sort()]) assert.equal(largest(given, k), given.slice().sort()[n - k]);
+    }
+  }
+  const logits = drawn(32_768);
+  const fastest = (/** @type {() => void} */ call) => Math.min(...Array.from({ length: 9 }, () => ms(call)));
+  const sorting = fastest(() => logits.slice().sort());
+  const finding = fastest(() => largest(logits, 50));
+  assert.ok(3 * finding < sorting, `${finding} and ${sorting} ms`);
+});
+
+/** @param {() => void} call */
+function ms(call) {
+  const start = performance.now();
+  call();
+  return performance.now() - start;
+}
 
 test('a failure in WebAssembly is not taken for a full heap', async () => {
   const heapOf = (/** @type {number} */ byteLength) => new Heap({ HEAPU8: { byteLength } }, '');
