@@ -53,7 +53,28 @@ Decoder DecoderReader::read() {
   for (int64_t index = 0; index < a.num_layers; index++) d.layers.push_back(layer(index));
   d.output = a.tied ? d.embedding : matrix("output", d.hidden, d.vocabulary);
   inputs.end(a.adapter_inputs());
+  ask_far_ahead();
   return d;
+}
+
+// Memory delivers more where more of it is asked for at once; a cache that holds all weights needs no such help, and
+// asking costs it up to a tenth (docs/operators.md).
+void DecoderReader::ask_far_ahead() {
+  constexpr size_t CACHED = 80 << 20;
+  constexpr int FAR = 16384;
+  std::vector<Matrix*> matrices = {&d.output};  // that each step reads as a whole
+  for (Layer& layer : d.layers) matrices.insert(matrices.end(), {&layer.qkv, &layer.o, &layer.gate_up, &layer.down});
+  size_t bytes = 0;
+  for (const Matrix* matrix : matrices) {
+    for (const Part& part : matrix->parts) {
+      size_t scales = part.blocks.blocks * sizeof(float);
+      bytes += part.rows * (part.weights ? matrix->width * sizeof(float) : part.blocks.row_bytes() + scales);
+    }
+  }
+  if (bytes <= CACHED) return;
+  for (Matrix* matrix : matrices) {
+    for (Part& part : matrix->parts) part.blocks.far = FAR;
+  }
 }
 
 void DecoderReader::read_sizes() {

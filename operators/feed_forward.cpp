@@ -1,6 +1,8 @@
 #include "feed_forward.h"
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "adapted_product.h"
 
@@ -38,35 +40,39 @@ Rows gated_mlp(const Decoder& d, const Layer& layer, const LayerUpdates& updates
 struct Choice {
   float score;
   int index;
-
-  bool operator<(const Choice& other) const {  // the best first, of equals the first
-    return score != other.score ? score > other.score : index < other.index;
-  }
 };
 
-// The `count` best of a half's scores [keys], the best first.
-void best_of(const float* scores, int keys, int count, Choice* best) {
-  std::vector<Choice> all(keys);
-  for (int i = 0; i < keys; i++) all[i] = {scores[i], i};
-  std::partial_sort(all.begin(), all.begin() + count, all.end());
-  std::copy_n(all.begin(), count, best);
+// The places of the `count` best of scores, the best first; of equals that of the smallest index comes first. Each one
+// is compared with all: for the few dozens that there are, vectors do that sooner than branches can sort.
+std::vector<int> best_of(const std::vector<float>& scores, const std::vector<int>& indices, int count) {
+  int n = (int)scores.size();
+  std::vector<int> best(count);
+  for (int i = 0; i < n; i++) {
+    float score = scores[i];
+    int index = indices[i], better = 0;
+    for (int j = 0; j < n; j++) better += (scores[j] > score) | ((scores[j] == score) & (indices[j] < index));
+    if (better < count) best[better] = i;
+  }
+  return best;
 }
 
 // The best experts of a token by the sums of their halves' scores. The i-th best x with the j-th best y is beaten by
 // (i + 1) * (j + 1) - 1 others, so few pairs are looked at.
-std::vector<Choice> choose(const float* x, const float* y, int keys, int count) {
-  int halves = std::min(keys, count);
-  std::vector<Choice> best_x(halves), best_y(halves), pairs;
-  best_of(x, keys, halves, best_x.data());
-  best_of(y, keys, halves, best_y.data());
+std::vector<Choice> choose(const std::vector<float>& x, const std::vector<float>& y, int count) {
+  int keys = (int)x.size(), halves = std::min(keys, count);
+  std::vector<int> all(keys), experts;
+  std::iota(all.begin(), all.end(), 0);
+  std::vector<int> best_x = best_of(x, all, halves), best_y = best_of(y, all, halves);
+  std::vector<float> scores;
   for (int i = 0; i < halves; i++) {
     for (int j = 0; j < halves && (i + 1) * (j + 1) <= count; j++) {
-      pairs.push_back({best_x[i].score + best_y[j].score, best_x[i].index * keys + best_y[j].index});
+      scores.push_back(x[best_x[i]] + y[best_y[j]]);
+      experts.push_back(best_x[i] * keys + best_y[j]);
     }
   }
-  std::partial_sort(pairs.begin(), pairs.begin() + count, pairs.end());
-  pairs.resize(count);
-  return pairs;
+  std::vector<Choice> chosen;
+  for (int place : best_of(scores, experts, count)) chosen.push_back({scores[place], experts[place]});
+  return chosen;
 }
 
 // Scores to probabilities.
@@ -76,47 +82,64 @@ void softmax(std::vector<Choice>& chosen) {
   for (Choice& each : chosen) each.score /= total;
 }
 
+// The experts of every row of x. They are chosen when this is made, and their rows asked for, as they lie anywhere in
+// memory: other work may come between.
 class RoutedExperts {
  public:
   RoutedExperts(const Decoder& d, const Experts& experts, const Rows& x, const Products& products)
-      : d(d), experts(experts), x(x), kernels(products.kernels), quantized(quantized_for(products)) {}
+      : d(d), experts(experts), x(x), products(products), count(d.experts_per_token), chosen((size_t)x.rows() * count) {
+    std::vector<std::vector<float>> halves(2 * (size_t)x.rows());
+    products.team.parallel(2 * x.rows(), [&](int i) { halves[i] = scores_of(i % 2, i / 2); });
+    products.each_row(x.rows(), [&](int r) {
+      std::vector<Choice> of_row = choose(halves[2 * r], halves[2 * r + 1], count);
+      for (const Choice& each : of_row) ask_for(each.index);
+      softmax(of_row);
+      std::copy(of_row.begin(), of_row.end(), chosen.begin() + (size_t)r * count);
+    });
+  }
 
-  // y [hidden] += sum of probability * act(down . x) * up over the experts of row r
-  void add_to(int r, float* y) const {
-    std::vector<float> halves(2 * (size_t)experts.keys);
-    for (int half = 0; half < 2; half++) {
-      float* scores = &halves[half * (size_t)experts.keys];
-      kernels.float_products(experts.router[half], d.hidden, 0, experts.keys, x.row(r), x.width, 1, scores, 0);
-      for (int i = 0; i < experts.keys && experts.bias[half] != nullptr; i++) scores[i] += experts.bias[half][i];
-    }
-    std::vector<Choice> chosen = choose(&halves[0], &halves[experts.keys], experts.keys, d.experts_per_token);
-    for (const Choice& each : chosen) ask_for(each.index);
-    softmax(chosen);
-    for (const Choice& each : chosen) {
-      add_table_row(experts.up, each.index, each.score * activated(d.activation, dot(each.index, r)), y);
-    }
+  // y [rows][hidden] += sum of probability * act(down . x) * up over the experts of each row
+  void add_to(Rows& y) const {
+    const Part& down = experts.down.parts.front();
+    std::vector<Quantized> quantized;  // one, of codes
+    if (down.weights == nullptr) quantized.emplace_back(x, down.blocks, products);
+    std::vector<float> factors(chosen.size());
+    constexpr int TOGETHER = 8, COLUMNS = 256;  // work that is worth a task
+    products.team.parallel(((int)chosen.size() + TOGETHER - 1) / TOGETHER, [&](int task) {
+      for (int i = task * TOGETHER; i < std::min((task + 1) * TOGETHER, (int)chosen.size()); i++) {
+        float product = dot(chosen[i].index, i / count, quantized);
+        factors[i] = chosen[i].score * activated(d.activation, product);
+      }
+    });
+    int slices = (d.hidden + COLUMNS - 1) / COLUMNS;
+    products.team.parallel(x.rows() * slices, [&](int task) {
+      int r = task / slices, first = task % slices * COLUMNS, last = std::min(first + COLUMNS, d.hidden);
+      for (int i = r * count; i < (r + 1) * count; i++) {
+        add_table_row(experts.up, chosen[i].index, factors[i], first, last, y.row(r));
+      }
+    });
   }
 
  private:
-  std::vector<Quantized> quantized_for(const Products& products) const {
-    std::vector<Quantized> one_or_none;
-    const Part& part = experts.down.parts.front();
-    if (part.weights == nullptr) one_or_none.emplace_back(x, part.blocks.block_size, products);
-    return one_or_none;
+  std::vector<float> scores_of(int half, int r) const {
+    std::vector<float> scores(experts.keys);
+    products.kernels.float_products(experts.router[half], d.hidden, 0, experts.keys, x.row(r), x.width, 1,
+                                    scores.data(), 0);
+    for (int i = 0; i < experts.keys && experts.bias[half] != nullptr; i++) scores[i] += experts.bias[half][i];
+    return scores;
   }
 
-  float dot(int64_t expert, int r) const {
+  float dot(int64_t expert, int r, const std::vector<Quantized>& quantized) const {
     const Part& part = experts.down.parts.front();
     float y;
     if (part.weights != nullptr) {
-      kernels.float_products(part.weights + expert * d.hidden, d.hidden, 0, 1, x.row(r), x.width, 1, &y, 0);
+      products.kernels.float_products(part.weights + expert * d.hidden, d.hidden, 0, 1, x.row(r), x.width, 1, &y, 0);
     } else {
-      kernels.block_products(row_of(part.blocks, expert), 0, 1, quantized.front().row(r), 1, &y, 0);
+      products.kernels.block_products(row_of(part.blocks, expert), 0, 1, quantized.front().row(r), 1, &y, 0);
     }
     return y;
   }
 
-  // Experts lie anywhere in memory, so their rows are asked for before the first one is used.
   void ask_for(int64_t expert) const {
     for (const Matrix* table : {&experts.down, &experts.up}) {
       const Part& part = table->parts.front();
@@ -138,18 +161,19 @@ class RoutedExperts {
   const Decoder& d;
   const Experts& experts;
   const Rows& x;
-  const Kernels& kernels;
-  std::vector<Quantized> quantized;
+  const Products& products;
+  int count;  // of a row
+  std::vector<Choice> chosen;
 };
 
 }  // namespace
 
 Rows feed_forward(const Decoder& d, const Layer& layer, const LayerUpdates& updates, const Rows& x,
                   const Products& products) {
-  Rows y = gated_mlp(d, layer, updates, x, products);
-  if (d.experts_per_token == 0) return y;
+  if (d.experts_per_token == 0) return gated_mlp(d, layer, updates, x, products);
   RoutedExperts routed(d, layer.experts, x, products);
-  products.each_row(x.rows(), [&](int r) { routed.add_to(r, y.row(r)); });
+  Rows y = gated_mlp(d, layer, updates, x, products);
+  routed.add_to(y);
   return y;
 }
 

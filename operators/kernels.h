@@ -28,6 +28,7 @@ struct BlockRows {
   int bits;              // 4 or 8
   int block_size;        // 16, 32 or 64
   int blocks;
+  int far = 0;           // bytes by which tiles of 16 rows ask for memory even earlier, into the second cache; 0: not
 
   // Always inlined, as all functions here: files are compiled for different processors, and the linker would keep one
   // copy for all of them.
@@ -97,8 +98,9 @@ struct Unpacked {
 struct Kernels {
   const char* name;
 
-  // Codes of 16 bits for n floats, 0 up to whole blocks; see Activations.
-  void (*quantize)(const float* x, int n, int block_size, int16_t* codes, float* scales, int32_t* sums);
+  // Codes of 16 bits for n floats, 0 up to whole blocks; see Activations. They lie as products with matrices of such
+  // bits and blocks read them.
+  void (*quantize)(const float* x, int n, int bits, int block_size, int16_t* codes, float* scales, int32_t* sums);
 
   // y[r * y_stride + i] = product of matrix row i with activations r, for i of [first, last) and all r of rows.
   void (*block_products)(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,

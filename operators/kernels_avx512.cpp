@@ -80,8 +80,11 @@ struct Avx512 {
   using Fours = __m512i;
   using Sums = __m512i;
 
-  static void store_inputs(int16_t* block, int i, Integers x) {
+  // Of 4 bits, 8 codes come from 4 bytes: those of the lower halves, 0, 2, 4, 6, then those of the upper ones.
+  static void store_inputs(int16_t* block, int i, Integers x, int bits, int) {
     int8_t* at = (int8_t*)(block + i);
+    const __m512i halves = _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+    if (bits == 4) x = _mm512_permutexvar_epi32(halves, x);
     __m512i high = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
     _mm_storeu_si128((__m128i*)at, _mm512_cvtepi32_epi8(high));
     _mm_storeu_si128((__m128i*)(at + 16), _mm512_cvtepi32_epi8(x));  // the lowest byte of x is `low`
@@ -134,14 +137,6 @@ struct Avx512 {
     load_16_bytes((const uint8_t*)copy, sizeof copy[0], y);
   }
 
-  // The four halves of two bytes, from byte 0 or 2 of each row on: they are moved apart, then doubled.
-  static __m512i halves_of_two(__m512i x, int from) {
-    const __m512i rows = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0C0C0C0C));
-    const __m512i places = _mm512_set1_epi32((int)(from == 0 ? 0x80018000 : 0x80038002));  // 0x80 makes a byte of 0
-    __m512i bytes = _mm512_shuffle_epi8(x, _mm512_add_epi8(places, rows)), moved = _mm512_slli_epi32(bytes, 4);
-    return _mm512_ternarylogic_epi32(bytes, moved, _mm512_set1_epi32(0x0F0F0F0F), 0xA8);  // (bytes | moved) & mask
-  }
-
   template <int BITS, int N, int TOKENS>
   static void load_fours(const uint8_t* p, size_t stride, Fours* y) {
     if constexpr (BITS == 8 && N == 16) load_16_bytes(p, stride, y);
@@ -155,8 +150,8 @@ struct Avx512 {
       if constexpr (N == 32) load_16_bytes(p, stride, packed);
       if constexpr (N == 16) load_8_bytes(p, stride, packed);
       for (int i = 0; i < N / 8; i++) {
-        y[2 * i] = halves_of_two(packed[i], 0);
-        y[2 * i + 1] = halves_of_two(packed[i], 2);
+        y[2 * i] = _mm512_and_si512(packed[i], _mm512_set1_epi8(15));
+        y[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(packed[i], 4), _mm512_set1_epi8(15));
       }
     }
   }
@@ -171,6 +166,21 @@ struct Avx512 {
   static Sums load_sums(const int32_t* p) { return _mm512_loadu_si512(p); }
   static Sums times_256(Sums x) { return _mm512_slli_epi32(x, 8); }
   static Sums multiply(Sums a, Sums b) { return _mm512_mullo_epi32(a, b); }
+  template <int N>
+  static Sums load_rows(const uint8_t* p, size_t stride) {
+    auto at = [&](int m) {
+      int32_t x = 0;
+      __builtin_memcpy(&x, p + m * stride, N);
+      return x;
+    };
+    return _mm512_setr_epi32(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10), at(11),
+                             at(12), at(13), at(14), at(15));
+  }
+
+  template <int N>
+  static Sums bits(Sums x, int i) {
+    return _mm512_and_si512(_mm512_srli_epi32(x, i), _mm512_set1_epi32((1 << N) - 1));
+  }
   static Floats floats(Sums x) { return _mm512_cvtepi32_ps(x); }
 
   static void load_columns(const float* p, size_t stride, Floats* y) {
@@ -186,8 +196,8 @@ struct Avx512 {
       __m128i bytes;
       if constexpr (BITS == 8) bytes = _mm_loadu_si128((const __m128i*)codes);
       if constexpr (BITS == 4) {
-        __m128i pairs = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i*)codes));
-        bytes = _mm_and_si128(_mm_or_si128(pairs, _mm_slli_epi16(pairs, 4)), _mm_set1_epi8(15));
+        __m128i pairs = _mm_loadl_epi64((const __m128i*)codes);
+        bytes = _mm_and_si128(_mm_unpacklo_epi32(pairs, _mm_srli_epi16(pairs, 4)), _mm_set1_epi8(15));
       }
       sums = _mm256_dpbusd_epi32(sums, _mm256_broadcastsi128_si256(bytes), _mm256_loadu_si256((const __m256i*)x));
     }

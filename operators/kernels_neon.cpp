@@ -15,7 +15,7 @@ struct NeonProducts : Neon {
   static constexpr int TOKENS = 6;
   static constexpr int matrix_rows(int tokens) { return tokens <= 2 ? 4 : 2; }
 
-  static void store_inputs(int16_t* block, int i, Integers x) { vst1_s16(block + i, vqmovn_s32(x)); }
+  static void store_inputs(int16_t* block, int i, Integers x, int, int) { vst1_s16(block + i, vqmovn_s32(x)); }
 
   template <int N>
   static Inputs inputs(const int16_t* codes) {
@@ -32,9 +32,9 @@ struct NeonProducts : Neon {
     return widened(vld1q_u8(codes));
   }
 
-  template <int N>
-  static Weights nibbles(const uint8_t* codes) {
-    return widened(halves_of_8(codes));
+  template <int BLOCK, int N>
+  static Weights nibbles(const uint8_t* block, int c) {
+    return widened(halves_of_8(block + c / 2));
   }
 
   static Weights less(Weights a, int x) {

@@ -31,7 +31,7 @@ struct NeonDot : Neon {
     vst1_lane_s32((int32_t*)to, vreinterpret_s32_s8(bytes), 0);
   }
 
-  static void store_inputs(int16_t* block, int i, Integers x) {
+  static void store_inputs(int16_t* block, int i, Integers x, int, int) {
     int8_t* to = (int8_t*)(block + i / 16 * 16) + i % 16;
     store_4(to, vrshrq_n_s32(x, 8));
     store_4(to + 16, x);  // the lowest byte of x is `low`
@@ -55,8 +55,9 @@ struct NeonDot : Neon {
     return weights;
   }
 
-  template <int N>
-  static Weights nibbles(const uint8_t* codes) {
+  template <int BLOCK, int N>
+  static Weights nibbles(const uint8_t* block, int c) {
+    const uint8_t* codes = block + c / 2;
     if constexpr (N == 16) return {{vreinterpretq_s8_u8(halves_of_8(codes))}};
     uint8x16_t bytes = vld1q_u8(codes), low = vandq_u8(bytes, vdupq_n_u8(15)), high = vshrq_n_u8(bytes, 4);
     return {{vreinterpretq_s8_u8(vzip1q_u8(low, high)), vreinterpretq_s8_u8(vzip2q_u8(low, high))}};

@@ -8,7 +8,7 @@
 namespace doge {
 namespace {
 
-void quantize(const float* x, int n, int block_size, int16_t* codes, float* scales, int32_t* sums) {
+void quantize(const float* x, int n, int /*bits*/, int block_size, int16_t* codes, float* scales, int32_t* sums) {
   for (int block = 0; block * block_size < n; block++) {
     int start = block * block_size, width = std::min(block_size, n - start);
     float largest = 0;

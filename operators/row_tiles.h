@@ -9,9 +9,11 @@
 //   Fours                       four neighbouring codes of each row; Sums has an int32 for each row
 //   load_fours<BITS, N, TOKENS>(p, s, x)
 //                               N codes of each row, 16 or 32, rows s bytes apart, to x[0] ... x[N / 4 - 1]; TOKENS
-//                               will be multiplied by them
+//                               will be multiplied by them. They come in the order of activations for such BITS
 //   add_products(sums, x, p)    x times the four numbers int8 at p
 //   set_sums(n) load_sums(p) multiply(a, b) times_256(sums), floats(sums)
+//   load_rows<N>(p, s)          the N bytes at p, at p + s and so on; no way through memory, where a load waits for stores
+//   bits<N>(sums, i)            N bits of each number from bit i on
 //   load_columns(p, s, y)       four neighbouring floats of each row, rows s floats apart, to y[0] ... y[3]
 //   sum_of_products<BITS>(codes, x, n)
 //                               of n codes of one row and of activations, n a multiple of 16
@@ -31,9 +33,12 @@ struct RowTiles {
   static constexpr int ROWS = V::LANES;
   static constexpr int MOST_TOKENS = 8;
 
-  // Of GROUP blocks from one on, or of as many as are left.
+  // Of GROUP blocks from one on, or of as many as are left. Those of the next rows are asked for: they lie apart from the
+  // codes, and a row has too few of them for the processor to see where the reading goes.
   static void scales_of(const BlockRows& matrix, int i, int block, Floats* scales) {
     const float* from = matrix.scales + (size_t)i * matrix.blocks + block;
+    const float* ahead = matrix.scales + (size_t)(i + ROWS) * matrix.blocks + block * ROWS;
+    for (int line = 0; line < ROWS * GROUP; line += 64 / sizeof(float)) __builtin_prefetch(ahead + line);
     int count = smaller(GROUP, matrix.blocks - block);
     if (count == GROUP) return V::load_columns(from, matrix.blocks, scales);
     float copy[ROWS][GROUP] = {};
@@ -43,10 +48,24 @@ struct RowTiles {
     V::load_columns(copy[0], GROUP, scales);
   }
 
-  static Sums zeros_of(const BlockRows& matrix, int i, int block) {
-    int32_t zeros[ROWS];
-    for (int m = 0; m < ROWS; m++) zeros[m] = zero_point(matrix, i + m, block);
-    return V::load_sums(zeros);
+  // The same of zero points.
+  template <int BITS>
+  static void zeros_of(const BlockRows& matrix, int i, int block, Sums* zeros) {
+    const size_t stride = ((size_t)matrix.blocks * BITS + 7) / 8;
+    const uint8_t* from = matrix.zeros + i * stride + block * BITS / 8;
+    if (block == 0) {
+      for (size_t line = 0; line < ROWS * stride; line += 64) __builtin_prefetch(from + ROWS * stride + line);
+    }
+    if (matrix.blocks - block >= GROUP) {
+      Sums packed = V::template load_rows<GROUP * BITS / 8>(from, stride);
+      for (int b = 0; b < GROUP; b++) zeros[b] = V::template bits<BITS>(packed, b * BITS);
+      return;
+    }
+    for (int b = 0; block + b < matrix.blocks; b++) {
+      int32_t of_rows[ROWS];
+      for (int m = 0; m < ROWS; m++) of_rows[m] = zero_point(matrix, i + m, block + b);
+      zeros[b] = V::load_sums(of_rows);
+    }
   }
 
   // ROWS rows from i on with TOKENS tokens from r on. COLUMNS are multiplied at once.
@@ -61,21 +80,26 @@ struct RowTiles {
     Floats totals[TOKENS];
     for (auto& total : totals) total = V::zero();
     Floats scales[GROUP];
+    Sums zeros[GROUP];
     for (int block = 0; block < matrix.blocks; block++) {
-      if (block % GROUP == 0) scales_of(matrix, i, block, scales);
+      if (block % GROUP == 0) {
+        scales_of(matrix, i, block, scales);
+        if (matrix.zeros != nullptr) zeros_of<BITS>(matrix, i, block, zeros);
+      }
       const float* x_scales = x.scales + (size_t)r * x.blocks + block;
       const int32_t* x_sums = x.sums + (size_t)r * x.blocks + block;
       Sums high[TOKENS], low[TOKENS];
-      for (auto& sum : high) sum = V::set_sums(0);
-      if (matrix.zeros == nullptr) {
-        for (int k = 0; k < TOKENS; k++) low[k] = V::set_sums(-x_sums[(size_t)k * x.blocks] * (1 << (BITS - 1)));
-      } else {
-        Sums zeros = zeros_of(matrix, i, block);
-        for (int k = 0; k < TOKENS; k++) low[k] = V::multiply(V::set_sums(-x_sums[(size_t)k * x.blocks]), zeros);
+      for (int k = 0; k < TOKENS; k++) {
+        high[k] = V::set_sums(0);
+        low[k] = V::set_sums(matrix.zeros == nullptr ? -x_sums[(size_t)k * x.blocks] * (1 << (BITS - 1)) : 0);
       }
 #pragma GCC unroll 1
       for (int piece = 0; piece < pieces; piece++) {
-        for (int line = 0; line < ROWS * COLUMNS * BITS / 8; line += 64) __builtin_prefetch(ahead + line);
+        constexpr int BYTES = ROWS * COLUMNS * BITS / 8;
+        for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(ahead + line);
+        if (matrix.far > 0) {
+          for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(ahead + matrix.far + line, 0, 2);
+        }
         typename V::Fours fours[COLUMNS / 4];
         V::template load_fours<BITS, COLUMNS, TOKENS>(codes, row_bytes, fours);
 #pragma GCC unroll 8
@@ -88,12 +112,15 @@ struct RowTiles {
           }
         }
         codes += COLUMNS * BITS / 8;
-        ahead += ROWS * COLUMNS * BITS / 8;
+        ahead += BYTES;
         inputs += 2 * COLUMNS;
       }
       for (int k = 0; k < TOKENS; k++) {
-        Floats sums = V::floats(V::add(V::times_256(high[k]), low[k]));
-        Floats products = V::multiply(sums, V::set(x_scales[(size_t)k * x.blocks]));
+        Sums sums = V::add(V::times_256(high[k]), low[k]);
+        if (matrix.zeros != nullptr) {
+          sums = V::add(sums, V::multiply(V::set_sums(-x_sums[(size_t)k * x.blocks]), zeros[block % GROUP]));
+        }
+        Floats products = V::multiply(V::floats(sums), V::set(x_scales[(size_t)k * x.blocks]));
         totals[k] = V::multiply_add(products, scales[block % GROUP], totals[k]);
       }
     }

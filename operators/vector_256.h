@@ -84,9 +84,16 @@ struct Avx2 {
   static constexpr int TOKENS = 6;
   static constexpr int matrix_rows(int tokens) { return tokens == 1 ? 4 : tokens == 2 ? 3 : 1; }
 
-  static void store_inputs(int16_t* block, int i, Integers x) {
+  // Of 4 bits, 32 codes come from 16 bytes: those of the lower halves, 0, 2, 4 and so on, then those of the upper ones.
+  static constexpr bool halves_apart(int block_size) { return block_size >= 32; }
+
+  static void store_inputs(int16_t* block, int i, Integers x, int bits, int block_size) {
     __m128i codes = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
-    _mm_storeu_si128((__m128i*)(block + i), codes);
+    if (bits == 8 || !halves_apart(block_size)) return _mm_storeu_si128((__m128i*)(block + i), codes);
+    codes = _mm_shuffle_epi8(codes, _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    block += i / 32 * 32 + i % 32 / 2;
+    _mm_storel_epi64((__m128i*)block, codes);
+    _mm_storel_epi64((__m128i*)(block + 16), _mm_unpackhi_epi64(codes, codes));
   }
 
   template <int N>
@@ -99,9 +106,14 @@ struct Avx2 {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)codes));
   }
 
-  template <int N>
-  static Weights nibbles(const uint8_t* codes) {  // a byte's upper half moves to the upper half of 32 bits
-    __m256i pairs = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)codes));
+  template <int BLOCK, int N>
+  static Weights nibbles(const uint8_t* block, int c) {
+    if constexpr (halves_apart(BLOCK)) {
+      __m256i pairs = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(block + c / 32 * 16)));
+      return c % 32 == 0 ? _mm256_and_si256(pairs, _mm256_set1_epi16(15)) : _mm256_srli_epi16(pairs, 4);
+    }
+    // a byte's upper half moves to the upper half of 32 bits
+    __m256i pairs = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(block + c / 2)));
     return _mm256_and_si256(_mm256_or_si256(pairs, _mm256_slli_epi32(pairs, 12)), _mm256_set1_epi32(0x000F000F));
   }
 

@@ -24,9 +24,11 @@
 //   CODES                       that are multiplied at once: 8, 16 or 32
 //   Weights, Inputs             that many codes of a matrix, of activations
 //   Sums                        of a block; first_sums(x) adds up to x
-//   bytes<N>(p) nibbles<N>(p)   the next N codes of a matrix, N at most CODES
+//   bytes<N>(p)                 the next N codes of a matrix in 8 bits, N at most CODES
+//   nibbles<BLOCK, N>(p, c)     codes c to c + N - 1 of a block in 4 bits that begins at p, in the order of its activations
 //   OFFSETS[bits == 8]          are subtracted from the codes in Weights; less(weights, x) subtracts x more
-//   store_inputs(block, i, x)   codes i to i + LANES - 1 of a block of activations
+//   store_inputs(block, i, x, bits, block_size)
+//                               codes i to i + LANES - 1 of a block of activations, for matrices of such bits and blocks
 //   inputs<N>(p)                the codes of activations from p on
 //   add_products<N>(sums, weights, inputs), floats(sums)
 //   TOKENS, matrix_rows(tokens) of a tile, as many as registers hold: most tokens; rows for so many of them
@@ -76,7 +78,7 @@ struct VectorKernels {
 
   // ---- activations
 
-  static void quantize(const float* x, int n, int block_size, int16_t* codes, float* scales, int32_t* sums) {
+  static void quantize(const float* x, int n, int bits, int block_size, int16_t* codes, float* scales, int32_t* sums) {
     for (int block = 0; block * block_size < n; block++) {
       int start = block * block_size;
       Floats top = V::zero();
@@ -88,7 +90,7 @@ struct VectorKernels {
       typename V::Integers total = V::to_integers(V::zero());
       for (int i = 0; i < block_size; i += LANES) {
         auto rounded = V::to_integers(V::multiply(V::load_first(x + start + i, n - start - i), steps));
-        V::store_inputs(codes + start, i, rounded);
+        V::store_inputs(codes + start, i, rounded, bits, block_size);
         total = V::add(total, rounded);
       }
       sums[block] = V::total(total);
@@ -168,9 +170,9 @@ struct VectorKernels {
       for (int c = 0; c < BLOCK; c += STEP) {
         typename V::Weights weights[MATRIX_ROWS];
         for (int m = 0; m < MATRIX_ROWS; m++) {
-          const uint8_t* codes = rows[m] + block * (BLOCK * BITS / 8) + c * BITS / 8;
-          if constexpr (BITS == 8) weights[m] = V::template bytes<STEP>(codes);
-          if constexpr (BITS == 4) weights[m] = V::template nibbles<STEP>(codes);
+          const uint8_t* codes = rows[m] + block * (BLOCK * BITS / 8);
+          if constexpr (BITS == 8) weights[m] = V::template bytes<STEP>(codes + c);
+          if constexpr (BITS == 4) weights[m] = V::template nibbles<BLOCK, STEP>(codes, c);
           constexpr int REST = SUBTRACTED - V::OFFSETS[BITS == 8];
           if constexpr (REST != 0) weights[m] = V::less(weights[m], REST);
         }

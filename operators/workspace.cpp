@@ -36,8 +36,8 @@ std::vector<float> Memory::take(size_t count) {
   return taken;
 }
 
-Quantized::Quantized(const Rows& x, int block_size, const Products& products) {
-  int rows = x.rows();
+Quantized::Quantized(const Rows& x, const BlockRows& matrix, const Products& products) {
+  int rows = x.rows(), block_size = matrix.block_size;
   view.blocks = (x.width + block_size - 1) / block_size;
   view.stride = (size_t)view.blocks * block_size;
   codes_.resize(rows * view.stride);
@@ -45,7 +45,8 @@ Quantized::Quantized(const Rows& x, int block_size, const Products& products) {
   sums_.resize((size_t)rows * view.blocks);
   products.each_row(rows, [&](int r) {
     size_t block = (size_t)r * view.blocks;
-    products.kernels.quantize(x.row(r), x.width, block_size, &codes_[r * view.stride], &scales_[block], &sums_[block]);
+    products.kernels.quantize(x.row(r), x.width, matrix.bits, block_size, &codes_[r * view.stride], &scales_[block],
+                              &sums_[block]);
   });
   view.codes = codes_.data();
   view.scales = scales_.data();
@@ -68,7 +69,7 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
                                y_stride);
       });
     } else {
-      Quantized quantized(x, part.blocks.block_size, *this);
+      Quantized quantized(x, part.blocks, *this);
       team.parallel(tasks, [&](int task) {
         kernels.block_products(part.blocks, task * size, last_of(task), quantized.view, rows, part_y, y_stride);
       });
@@ -87,20 +88,29 @@ Rows Products::product(const Matrix& matrix, const Rows& x) const {
   return y;
 }
 
-void add_table_row(const Matrix& table, int64_t index, float factor, float* y) {
+// A loop of its own, without a choice in it, becomes vectors.
+static void add_bytes(const uint8_t* __restrict codes, int count, int zero, float scale, float* __restrict y) {
+  for (int i = 0; i < count; i++) y[i] += (float)(codes[i] - zero) * scale;
+}
+
+void add_table_row(const Matrix& table, int64_t index, float factor, int first, int last, float* y) {
   const Part& part = table.parts.front();
   if (part.weights != nullptr) {
     const float* row = part.weights + index * table.width;
-    for (int i = 0; i < table.width; i++) y[i] += factor * row[i];
+    for (int i = first; i < last; i++) y[i] += factor * row[i];
     return;
   }
   const BlockRows& b = part.blocks;
   const uint8_t* row = b.codes + index * b.row_bytes();
-  for (int block = 0; block < b.blocks; block++) {
+  for (int block = first / b.block_size; block * b.block_size < last; block++) {
     int zero = zero_point(b, (int)index, block), start = block * b.block_size;
     float scale = factor * b.scales[(size_t)index * b.blocks + block];
-    int end = std::min(start + b.block_size, table.width);
-    for (int i = start; i < end; i++) y[i] += (float)(code_at(b, row, i) - zero) * scale;
+    int count = std::min(b.block_size, last - start);
+    if (b.bits == 8) {
+      add_bytes(row + start, count, zero, scale, y + start);
+    } else {
+      for (int i = start; i < start + count; i++) y[i] += (float)(code_at(b, row, i) - zero) * scale;
+    }
   }
 }
 

@@ -70,10 +70,10 @@ class Products {
   Memory& memory;
 };
 
-// Activations in blocks of one size, made of floats.
+// Activations made of floats, for products with matrices of the same bits and blocks.
 class Quantized {
  public:
-  Quantized(const Rows& x, int block_size, const Products& products);
+  Quantized(const Rows& x, const BlockRows& matrix, const Products& products);
 
   // Of row r alone.
   Activations row(int r) const {
@@ -89,7 +89,7 @@ class Quantized {
   std::vector<int32_t> sums_;
 };
 
-// y += factor * row `index` of a table that has one part.
-void add_table_row(const Matrix& table, int64_t index, float factor, float* y);
+// y += factor * row `index` of a table that has one part, in the columns [first, last); first begins a block.
+void add_table_row(const Matrix& table, int64_t index, float factor, int first, int last, float* y);
 
 }  // namespace doge

@@ -3,7 +3,8 @@
     python -m benchmarks.speed.kernels
 
 Compiles tests/operators/check_kernels.cpp with the operators' own flags, and runs it. G/s are weights times tokens, in
-billions a second: of a matrix that a cache holds, and of one that none does.
+billions a second: of a matrix that a cache holds, and of one that none does. The first lines are for comparison: how
+fast one thread reads memory.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -91,7 +92,7 @@ struct Tokens {
   std::vector<int32_t> sums;
   Activations view;
 
-  Tokens(const Kernels& kernels, const Floats& x, int rows, int width, int block_size) {
+  Tokens(const Kernels& kernels, const Floats& x, int rows, int width, int bits, int block_size) {
     int blocks = (width + block_size - 1) / block_size;
     size_t stride = (size_t)blocks * block_size;
     codes.assign(rows * stride, -1);
@@ -99,7 +100,7 @@ struct Tokens {
     sums.assign((size_t)rows * blocks, -1);
     for (int r = 0; r < rows; r++) {
       Floats row(x.begin() + (size_t)r * width, x.begin() + (size_t)(r + 1) * width);  // ends where it ends
-      kernels.quantize(row.data(), width, block_size, &codes[r * stride], &scales[(size_t)r * blocks],
+      kernels.quantize(row.data(), width, bits, block_size, &codes[r * stride], &scales[(size_t)r * blocks],
                        &sums[(size_t)r * blocks]);
     }
     view = {codes.data(), scales.data(), sums.data(), stride, blocks};
@@ -117,14 +118,13 @@ static Floats products(const Kernels& kernels, const Matrix& matrix, const Activ
   return y;
 }
 
-// The codes of one token, read by products with a matrix of 4 bits that has a single 1 in every row: a kernel's layout
-// is its own.
-static std::vector<int> codes_of(const Kernels& kernels, const Tokens& tokens, int r, int block_size) {
-  Matrix unit((int)tokens.view.stride, (int)tokens.view.stride, 4, block_size, true, false);
-  std::fill(unit.codes.begin(), unit.codes.end(), 0);
-  std::fill(unit.zeros.begin(), unit.zeros.end(), 0);
+// The codes of one token, read by products with a matrix that has a single 1 in every row and no zero points: a kernel's
+// layout is its own.
+static std::vector<int> codes_of(const Kernels& kernels, const Tokens& tokens, int r, int bits, int block_size) {
+  Matrix unit((int)tokens.view.stride, (int)tokens.view.stride, bits, block_size, false, false);
+  std::fill(unit.codes.begin(), unit.codes.end(), bits == 8 ? 128 : 0x88);
   for (size_t i = 0; i < tokens.view.stride; i++) {
-    unit.codes[i * unit.view.row_bytes() + i / 2] = i % 2 ? 16 : 1;
+    unit.codes[i * unit.view.row_bytes() + i * bits / 8] += bits == 4 && i % 2 ? 16 : 1;
   }
   Activations x = tokens.row(r);
   Floats ones(x.blocks, 1.0f);
@@ -137,13 +137,13 @@ static std::vector<int> codes_of(const Kernels& kernels, const Tokens& tokens, i
 // ---- activations
 
 // A code is the nearest one, but for the rounding of float32 before it: 32767 * 2 ** -23 of a step.
-static void check_quantize(const Kernels& kernels) {
+static void check_quantize(const Kernels& kernels, int bits) {
   for (int block_size : {16, 32, 64}) {
     for (int width : {1, 7, 16, 33, 63, 64, 65, 100, 129, 200}) {
       Floats x = normals(width);
       if (width > 64) std::fill(x.begin(), x.begin() + 64, 0.0f);  // a block of nothing
-      Tokens tokens(kernels, x, 1, width, block_size);
-      std::vector<int> codes = codes_of(kernels, tokens, 0, block_size);
+      Tokens tokens(kernels, x, 1, width, bits, block_size);
+      std::vector<int> codes = codes_of(kernels, tokens, 0, bits, block_size);
       std::vector<int32_t> sums(tokens.view.blocks);
       for (size_t i = 0; i < codes.size(); i++) {
         double value = i < (size_t)width ? x[i] : 0, scale = tokens.scales[i / block_size];
@@ -165,14 +165,14 @@ static void check_whole_numbers(const Kernels& kernels, int bits, int block_size
   int16_t code[64];
   float scale;
   int32_t sum;
-  kernels.quantize(&one, 1, block_size, code, &scale, &sum);
+  kernels.quantize(&one, 1, bits, block_size, code, &scale, &sum);
   float largest = std::round(1 / scale);  // a block with this value has a scale of 1, and a weight of 0 for it
   for (int width : {1, 15, 16, 17, 33, 64, 100, 257}) {
     Matrix matrix(29, width, bits, block_size, with_zeros, false);
     matrix.clear_first_columns();
     Floats x(width);
     for (int i = 0; i < width; i++) x[i] = i % block_size == 0 ? largest : (float)integer(-99, 99);
-    Tokens tokens(kernels, x, 1, width, block_size);
+    Tokens tokens(kernels, x, 1, width, bits, block_size);
     Floats y = products(kernels, matrix, tokens.view, 1);
     for (int i = 0; i < matrix.rows; i++) {
       long long exact = 0;
@@ -190,10 +190,10 @@ static void check_block_products(const Kernels& kernels, int bits, int block_siz
     for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17}) {
       Matrix matrix(integer(0, 1) ? integer(1, 15) : integer(16, 48), width, bits, block_size, with_zeros, true);
       Floats x = normals((size_t)rows * width);
-      Tokens tokens(kernels, x, rows, width, block_size);
+      Tokens tokens(kernels, x, rows, width, bits, block_size);
       Floats y = products(kernels, matrix, tokens.view, rows);
       for (int r = 0; r < rows; r++) {
-        std::vector<int> codes = codes_of(kernels, tokens, r, block_size);
+        std::vector<int> codes = codes_of(kernels, tokens, r, bits, block_size);
         for (int i = 0; i < matrix.rows; i++) {
           double exact = 0, size = 0;
           for (int c = 0; c < width; c++) {
@@ -217,7 +217,7 @@ static void check_block_products(const Kernels& kernels, int bits, int block_siz
 
 static void check_ranges(const Kernels& kernels, int bits, int block_size) {
   Matrix matrix(29, 160, bits, block_size, true, true);
-  Tokens tokens(kernels, normals(9 * 160), 9, 160, block_size);
+  Tokens tokens(kernels, normals(9 * 160), 9, 160, bits, block_size);
   Floats whole = products(kernels, matrix, tokens.view, 9);
   for (int first = 0; first < 29; first += 3) {
     for (int last = first + 1; last <= 29; last += 5) {
@@ -485,7 +485,7 @@ static void check_float16() {
 }
 
 static void check(const Kernels& kernels) {
-  check_quantize(kernels);
+  for (int bits : {4, 8}) check_quantize(kernels, bits);
   for (int bits : {4, 8}) {
     for (int block_size : {16, 32, 64}) {
       for (bool with_zeros : {false, true}) {
@@ -519,6 +519,17 @@ static double microseconds(Work work) {
   return fastest;
 }
 
+// How fast one thread reads memory from its first byte to its last: the most that a step of such a size can get, but for
+// the order in which it asks.
+static void print_memory() {
+  for (int mebibytes : {1, 14, 60, 140}) {
+    std::vector<uint64_t> numbers((size_t)mebibytes << 17, 1);
+    volatile uint64_t total = 0;
+    double time = microseconds([&] { total = std::accumulate(numbers.begin(), numbers.end(), (uint64_t)0); });
+    std::printf("memory    %d MiB: %.0f us (%.1f GB/s)\n", mebibytes, time, 8e-3 * numbers.size() / time);
+  }
+}
+
 static void print_speed(const Kernels& kernels) {
   const int height = 3072, width = 576;
   for (int bits : {8, 4}) {
@@ -528,7 +539,7 @@ static void print_speed(const Kernels& kernels) {
         std::printf("%-9s [%d, %d], %d bits, blocks of %d%s:", kernels.name, height, width, bits, block_size,
                     with_zeros ? ", zero points" : "");
         for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 36}) {
-          Tokens tokens(kernels, normals((size_t)rows * width), rows, width, block_size);
+          Tokens tokens(kernels, normals((size_t)rows * width), rows, width, bits, block_size);
           Floats y((size_t)rows * height);
           double time = microseconds([&] {
             kernels.block_products(matrix.view, 0, height, tokens.view, rows, y.data(), height);
@@ -541,7 +552,8 @@ static void print_speed(const Kernels& kernels) {
   }
   const int tall = 131072, wide = 1024;  // larger than any cache: how fast memory is read
   Matrix large(tall, wide, 8, 64, false, true);
-  Tokens one(kernels, normals(wide), 1, wide, 64);
+  large.view.far = 16384;
+  Tokens one(kernels, normals(wide), 1, wide, 8, 64);
   Floats large_y(tall);
   double large_time = microseconds([&] { kernels.block_products(large.view, 0, tall, one.view, 1, large_y.data(), tall); });
   std::printf("%-9s [%d, %d], 8 bits, blocks of 64: 1 token %.0f us (%.1f G/s)\n", kernels.name, tall, wide, large_time,
@@ -583,7 +595,7 @@ static void print_speed(const Kernels& kernels) {
   std::vector<int16_t> codes(width);
   std::vector<int32_t> sums(width);
   std::printf("%-9s quantize %d: %.2f us\n", kernels.name, width,
-              microseconds([&] { kernels.quantize(x.data(), width, 64, codes.data(), scores.data(), sums.data()); }));
+              microseconds([&] { kernels.quantize(x.data(), width, 8, 64, codes.data(), scores.data(), sums.data()); }));
   std::printf("%-9s gated_silu %d: %.2f us\n", kernels.name, height,
               microseconds([&] { kernels.gated_silu(matrix.data(), matrix.data() + height, height, y.data()); }));
 }
@@ -597,6 +609,7 @@ int main(int count, char** arguments) {
   if (what == "--chosen") tables = {&chosen_kernels()};
 #endif
   if (what.empty()) check_float16();
+  if (what == "--speed") print_memory();
   for (const Kernels* kernels : tables) {
     if (what == "--speed") {
       print_speed(*kernels);
