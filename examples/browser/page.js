@@ -129,10 +129,12 @@ function send(message) {
 }
 
 function setBusy(busy) {
-  for (const id of ["question", "send", "reset", "save", "open", "provider"])
+  for (const id of ["send", "reset", "save", "open", "provider"])
     element(id).disabled = busy;
   answer?.classList.toggle("waiting", busy);
+  messages.setAttribute("aria-busy", busy); // an answer is read out when it is whole
   if (busy) return;
+  question.disabled = false; // from then on, as a field that is disabled loses the focus
   answer = null;
   element("stop").hidden = true;
   element("send").hidden = false;
@@ -142,15 +144,20 @@ function setBusy(busy) {
 /** A question without an answer is no part of the conversation: it goes back to where it was written. */
 function takeBack() {
   if (!question.value) question.value = asked.textContent;
-  asked.remove();
-  answer.remove();
+  for (const p of [asked, answer]) {
+    p.previousElementSibling.remove(); // its speaker
+    p.remove();
+  }
 }
 
 function paragraph(role, text) {
+  const speaker = document.createElement("h2");
+  speaker.className = "speaker";
+  speaker.textContent = role === "user" ? "You" : element("name").textContent;
   const p = document.createElement("p");
   p.className = role;
   p.textContent = text;
-  messages.append(p);
+  messages.append(speaker, p);
   return p;
 }
 

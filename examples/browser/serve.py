@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 PAGE = Path(__file__).parent
 PAGE_FILES = ("index.html", "style.css", "page.js", "worker.js", "service_worker.js")
 PACKAGE = PAGE.parents[1] / "javascript" / "browser"
+MOST_PORT = 65_535
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Embedder-Policy": "require-corp",
@@ -29,6 +30,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     """Three folders as one: the page at /, the package at /doge-export/, the model at /model/ and its name."""
 
     folder: Path
+    requestline = ""  # until one is read
     extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
         ".js": "text/javascript",
         ".mjs": "text/javascript",
@@ -80,6 +82,10 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):
             super().copyfile(source, outputfile)
 
+    def log_error(self, format: str, *args: object) -> None:
+        """Name the request too; it is empty where nothing was understood."""
+        self.log_message(f"{format}: %s", *args, self.requestline)
+
     def log_request(self, code: object = "-", size: object = "-") -> None:
         """Files that are found are not worth a line."""
 
@@ -96,11 +102,18 @@ def problem(folder: Path) -> str | None:
     return None
 
 
+def port_number(text: str) -> int:
+    """The port that --port names; a sentence where it can be none."""
+    if not (text.isascii() and text.isdigit() and int(text) <= MOST_PORT):
+        raise argparse.ArgumentTypeError(f"{text} is no port; it must be a whole number from 0 to {MOST_PORT}")
+    return int(text)
+
+
 def main() -> None:
     """Serve until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="serve.py", description="Serve the chat page and a model on this machine.")
     parser.add_argument("folder", type=Path, help="one that doge-export wrote")
-    parser.add_argument("--port", type=int, default=8000, help="8000 by default; 0 takes a free one")
+    parser.add_argument("--port", type=port_number, default=8000, help="8000 by default; 0 takes a free one")
     args = parser.parse_args()
     fault = problem(args.folder)
     if fault:

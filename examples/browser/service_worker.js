@@ -57,14 +57,17 @@ async function keepAll(files) {
 }
 
 async function answer(event, name) {
+  const kept = async () =>
+    (await caches.open(CACHE)).match(new URL(name, HOME));
   let response;
   try {
     response = await fetch(event.request);
   } catch (error) {
-    const kept = await (await caches.open(CACHE)).match(new URL(name, HOME));
-    if (kept) return kept;
+    const copy = await kept();
+    if (copy) return copy;
     throw error;
   }
+  if (response.status >= 500) return (await kept()) ?? response;
   // the answer does not wait for its copy, nor fail with it
   if (response.ok) event.waitUntil(keep(name, response.clone()));
   return response;

@@ -68,11 +68,17 @@ const received = {
       speed: stream.decodeTokensPerS,
       position: conversation.state.position,
     });
-    // an answer without a token is none: the conversation has forgotten its question
-    const ended = () => ({
-      answered: stream.tokenIds.length > 0,
-      ...numbers(),
-    });
+    // an answer without a token is none: the conversation has forgotten its question, and goes back with the next one
+    const ended = () => {
+      const answered = stream.tokenIds.length > 0;
+      const { speed, position } = numbers();
+      const { length } = conversation.tokens;
+      return {
+        answered,
+        speed,
+        position: answered ? position : Math.min(position, length),
+      };
+    };
     try {
       for await (const piece of stream)
         postMessage({ type: "piece", text: piece, ...numbers() });

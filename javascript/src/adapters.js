@@ -64,7 +64,8 @@ export class Adapters {
    * @param {string} name one that `known` has let through
    */
   async decoder(name) {
-    return name === '' ? this.base : (this.decoders.get(name) ?? this.keeping(name, this.ofFolder(name)));
+    this.base.backend.lifetime.check();
+    return name === '' ? this.base : (this.decoders.get(name) ?? this.keeping(name, () => this.ofFolder(name)));
   }
 
   /**
@@ -78,18 +79,16 @@ export class Adapters {
     this.names.add(name);
     const file = location instanceof Uint8Array ? 'the file' : String(location);
     try {
-      await this.keeping(
-        name,
-        bytesAt(location).then((bytes) => this.computing(name, file, bytes)),
-      );
+      await this.keeping(name, async () => this.computing(name, file, await bytesAt(location)));
     } catch (error) {
       this.names.delete(name);
       throw error;
     }
   }
 
-  /** @param {string} name @param {Promise<Decoder>} opening */
-  async keeping(name, opening) {
+  /** @param {string} name @param {() => Promise<Decoder>} open which the end of the model waits for */
+  async keeping(name, open) {
+    const opening = this.base.backend.lifetime.use(open);
     this.decoders.set(name, opening);
     try {
       return await opening;
@@ -144,7 +143,7 @@ export class Adapters {
     return { sessions: new Sessions(base.backend, graphs, ADAPTED_FILES), ...rest };
   }
 
-  /** Give the memory of all back; their states must not be used any more. */
+  /** Give the memory of all back, within `Lifetime.end`. */
   async dispose() {
     for (const constants of this.constants.splice(0)) constants.dispose();
     const opened = await this.opened;

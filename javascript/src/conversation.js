@@ -5,6 +5,7 @@
  * those of `/save-state` and `/save`. One with an adapter is that of the model which `withAdapter` gave.
  */
 
+import { checkCall } from './call_options.js';
 import { checkMessages } from './chat_template.js';
 import { OptionError, StateError, oneLine, shown } from './errors.js';
 import { SharedPrefix, sharedLength } from './prefix.js';
@@ -25,7 +26,9 @@ const METADATA_KEY = 'conversation'; // under which the state's metadata holds t
  */
 export class Conversation {
   /** OptionError where a system message is given for a model without chat template. */
-  constructor(/** @type {Model} */ model, /** @type {{system?: string}} */ { system, ...others } = {}) {
+  constructor(/** @type {Model} */ model, /** @type {{system?: string}} */ options = {}) {
+    checkCall(options);
+    const { system, ...others } = options;
     if ('adapter' in others)
       throw new OptionError(
         'a conversation has the adapter of its model; give it that of await model.withAdapter(name)',
@@ -97,6 +100,7 @@ export class Conversation {
   ask(text, options = {}) {
     if (typeof text !== 'string' || !text)
       throw new OptionError(`the message is ${shown(text)}; write at least one character`);
+    checkCall(options);
     const { model, prefix } = this;
     model.adapterOf({ ...options, state: prefix.state });
     const { maxNewTokens } = model.options(options); // OptionError here, before anything is taken back

@@ -2,13 +2,18 @@
 
 import { DECODER_FILE, DRAFT_FILE, DRAFT_TOKENS, RECURRENT_FILE } from './description.js';
 import { OptionError, StateError, shown } from './errors.js';
-import { Sessions } from './sessions.js';
 import { State } from './state.js';
 import { POSITION_LIMIT } from './state_file.js';
 import { breathe } from './turns.js';
 
 /** @typedef {import('./description.js').DecoderDescription} DecoderDescription */
 /** @typedef {import('./sessions.js').Binding} Binding */
+/** @typedef {import('./sessions.js').Sessions} Sessions */
+
+/**
+ * count: rows of logits, of the last tokens. onPrompt is told of progress between chunks.
+ * @typedef {{count?: number, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} Feeding
+ */
 
 const PLAIN = 'plain';
 const RECURRENT = 'recurrent';
@@ -31,10 +36,9 @@ export class Decoder {
   /**
    * The first graph is opened here, and the others when the first stream needs them.
    * @param {import('./sessions.js').Backend} backend @param {DecoderDescription} description
-   * @param {ReadonlyMap<string, Uint8Array>} graphs the checked ones by name
+   * @param {Sessions} sessions of the checked graphs
    */
-  static async open(backend, description, graphs) {
-    const sessions = new Sessions(backend, graphs);
+  static async open(backend, description, sessions) {
     await sessions.get(DECODER_FILE);
     return new Decoder(backend, description, sessions);
   }
@@ -45,11 +49,13 @@ export class Decoder {
 
   /** An empty stream. */
   newState() {
+    this.backend.lifetime.check();
     return new State(this.backend, this.description);
   }
 
   /** @param {Uint8Array} bytes of a state file */
   loadState(bytes) {
+    this.backend.lifetime.check();
     return State.load(bytes, this.backend, this.description);
   }
 
@@ -74,11 +80,16 @@ export class Decoder {
   /**
    * Feed tokens, in chunks where there are many, and advance the state.
    * @param {State} state @param {ArrayLike<number>} tokenIds at least one, each below vocabSize
-   * @param {{count?: number, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [options] count: rows
-   * of logits, of the last tokens. onPrompt is told of progress between chunks.
-   * @returns {Promise<Float32Array[]>} the next call may overwrite a single one
+   * @param {Feeding} [calls]
+   * @returns {Promise<Float32Array[]>} the next call may overwrite a single one, and so may `dispose` outside of
+   * `Lifetime.use`
    */
-  async forward(state, tokenIds, { count = 1, signal, onPrompt } = {}) {
+  async forward(state, tokenIds, calls) {
+    return this.backend.lifetime.use(() => this.fed(state, tokenIds, calls));
+  }
+
+  /** @param {State} state @param {ArrayLike<number>} tokenIds @param {Feeding} [calls] */
+  async fed(state, tokenIds, { count = 1, signal, onPrompt } = {}) {
     this.checkState(state);
     if (state.position + tokenIds.length > POSITION_LIMIT)
       throw new StateError(`a stream has ${POSITION_LIMIT.toLocaleString('en')} tokens at most; begin a new one`);
@@ -88,6 +99,7 @@ export class Decoder {
       const rows = [];
       for (let start = 0; start < tokenIds.length;) {
         signal?.throwIfAborted();
+        this.backend.lifetime.check();
         const chunk = Array.prototype.slice.call(tokenIds, start, start + state.roomForChunk());
         start += chunk.length;
         const wanted = Math.min(chunk.length, start - (tokenIds.length - count));
@@ -218,6 +230,11 @@ export class Decoder {
    * @param {readonly number[]} tokenIds the next token and at most `roomForDraft` guesses
    */
   async checkDraft(state, tokenIds) {
+    return this.backend.lifetime.use(() => this.checkedDraft(state, tokenIds));
+  }
+
+  /** @param {State} state @param {readonly number[]} tokenIds */
+  async checkedDraft(state, tokenIds) {
     this.checkState(state);
     const { position } = state;
     state.inUse = true;
@@ -272,7 +289,7 @@ export class Decoder {
     );
   }
 
-  /** Give the memory of the graphs back; states must not be used any more. */
+  /** Give the memory of the graphs back, within `Lifetime.end`. */
   async dispose() {
     await this.sessions.dispose();
     await this.backend.dispose();

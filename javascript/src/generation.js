@@ -43,11 +43,13 @@ export async function* generateTokens(decoder, state, promptIds, options, stopId
   while (true) {
     signal?.throwIfAborted();
     const progress = { signal, onPrompt };
-    const logits = lookup
-      ? await lookup.nextLogits(decoder, state, fed, progress)
-      : (await decoder.forward(state, fed, progress))[0];
+    const token = await decoder.backend.lifetime.use(async () => {
+      const logits = lookup
+        ? await lookup.nextLogits(decoder, state, fed, progress)
+        : (await decoder.forward(state, fed, progress))[0];
+      return selector.nextToken(logits, state); // in here, as `dispose` frees the logits
+    });
     const { position } = state;
-    const token = selector.nextToken(logits, state);
     await breathe();
     yield token;
     if (token.finishReason !== null) return;

@@ -8,6 +8,7 @@
 import { DATA_FILE } from './description.js';
 import { OptionError, PackageError, oneLine } from './errors.js';
 import { NEW_ROWS, gpuGraph } from './gpu_graph.js';
+import { Lifetime } from './lifetime.js';
 import { nbytesOf } from './sessions.js';
 import { TensorBinding, bytesOf, newBytes, refusals } from './tensor_binding.js';
 
@@ -37,6 +38,7 @@ export class GpuBackend {
   drafts = false; // its products of several rows are other ones than those of a single row
   threads = 1;
   leastRank = 1; // it binds no buffer for a tensor without numbers
+  lifetime = new Lifetime();
 
   /**
    * @param {Ort} ort of onnxruntime-web @param {Adapter} adapter @param {import('./source.js').Source} source

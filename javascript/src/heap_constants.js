@@ -9,9 +9,9 @@ const LINE = 64; // bytes of a cache line, at which each matrix begins
 export class HeapConstants {
   /** @param {import('./heap_session.js').HeapBackend} backend @param {Arrays} arrays */
   constructor(backend, arrays) {
-    const { heap, module } = backend;
+    const { heap } = backend;
     const nbytes = [...arrays.values()].reduce((sum, { values }) => sum + inLines(values.byteLength), LINE);
-    this.module = module;
+    this.heap = heap;
     this.memory = backend.allocate(nbytes);
     /** @type {Record<string, number>} handles of onnxruntime's */
     this.tensors = {};
@@ -24,7 +24,8 @@ export class HeapConstants {
   }
 
   dispose() {
-    for (const tensor of Object.values(this.tensors)) this.module._OrtReleaseTensor(tensor);
+    const { isBroken, module } = this.heap;
+    for (const tensor of Object.values(this.tensors)) if (!isBroken) module._OrtReleaseTensor(tensor);
     this.tensors = {};
     this.memory.dispose();
   }

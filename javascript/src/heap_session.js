@@ -1,13 +1,13 @@
 /**
  * Graphs on onnxruntime-web's WebAssembly module itself, because its JavaScript API copies every tensor in and out.
  *
- * Here the state lies in the module's heap, bound as input and output at once. The functions used are those that the
- * package's own wrapper calls; they are no documented interface, so `checkModule` names any that a version lacks. Source: onnxruntime-web/lib/wasm/wasm-types.ts and wasm-core-impl.ts.
+ * Here the state lies in the module's heap, bound as input and output at once.
  */
 
 import { DATA_FILE } from './description.js';
-import { DogeError, PackageError, oneLine } from './errors.js';
+import { FATAL, leaveHeap, takeHeap } from './heap.js';
 import { HeapConstants } from './heap_constants.js';
+import { Lifetime } from './lifetime.js';
 import { withPromptAttention } from './prompt_attention.js';
 import { nbytesOf, writeNumbers } from './sessions.js';
 import { unpacked } from './unpacking.js';
@@ -18,45 +18,10 @@ import { unpacked } from './unpacking.js';
 /** @typedef {import('./sessions.js').Backend} Backend */
 /** @typedef {import('./sessions.js').Session} Session */
 /** @typedef {import('./sessions.js').Binding} Binding */
-/** @typedef {any} Module the Emscripten module */
+/** @typedef {import('./heap.js').Heap} Heap */
 
-/** @type {Record<import('./sessions.js').NumberType, number>} */
-const TYPES = { float32: 1, int8: 3, int32: 6, int64: 7 }; // onnx.proto's
-const CPU_DATA = 1; // dataLocationStringToEnum('cpu')
-const FATAL = 4;
 const ALL_OPTIMIZATIONS = 99;
-const ERROR_TEXT = 4; // behind the error's code
-const HEAP_BYTES = 2 ** 32;
-const FULL_WITHIN = 2 ** 26; // bytes that a heap may lack to its most and still count as full
-const NO_MEMORY = /bad_alloc|bad allocation|Failed to allocate memory|out of memory|\bOOM\b|Cannot enlarge memory/i;
 const DATA_NAME = DATA_FILE.split('/')[1]; // as the graphs name it
-const FUNCTIONS = [
-  '_OrtInit',
-  '_OrtGetLastError',
-  '_OrtCreateSessionOptions',
-  '_OrtAddSessionConfigEntry',
-  '_OrtReleaseSessionOptions',
-  '_OrtCreateSession',
-  '_OrtReleaseSession',
-  '_OrtCreateTensor',
-  '_OrtReleaseTensor',
-  '_OrtCreateBinding',
-  '_OrtBindInput',
-  '_OrtBindOutput',
-  '_OrtReleaseBinding',
-  '_OrtRunWithBinding',
-  '_OrtCreateRunOptions',
-  '_OrtReleaseRunOptions',
-  '_malloc',
-  '_free',
-  'getValue',
-  'setValue',
-  'stringToUTF8',
-  'lengthBytesUTF8',
-  'UTF8ToString',
-  'mountExternalData',
-  'unmountExternalData',
-];
 
 /** @implements {Backend} */
 export class HeapBackend {
@@ -65,40 +30,29 @@ export class HeapBackend {
   drafts = true;
   longestChunk = Infinity;
   leastRank = 0;
+  lifetime = new Lifetime();
 
-  /**
-   * @param {Module} module @param {import('./source.js').Source} source @param {number} threads
-   */
-  constructor(module, source, threads) {
-    this.module = module;
+  /** @param {Heap} heap @param {import('./source.js').Source} source @param {number} threads */
+  constructor(heap, source, threads) {
+    this.heap = heap;
     this.source = source;
     this.threads = threads;
-    this.heap = new Heap(module);
-    this.heap.check(module._OrtInit(threads, FATAL), 'start onnxruntime');
+    /** @type {Set<Block>} */
+    this.blocks = new Set(); // of states and adapters; the model's end frees those that are left
   }
 
   /**
-   * @param {(options: object) => Promise<Module>} factory the default export of ort-wasm-simd-threaded.mjs
-   * @param {URL} folder that has this file and the .wasm file
+   * @param {(options: object) => Promise<any>} factory @param {URL} folder both as `takeHeap` has them
    * @param {import('./source.js').Source} source @param {number} threads
    */
   static async start(factory, folder, source, threads) {
-    try {
-      const module = await factory({
-        numThreads: threads,
-        locateFile: (/** @type {string} */ name) => new URL(name, folder).href,
-      });
-      checkModule(module);
-      return new HeapBackend(module, source, threads);
-    } catch (error) {
-      if (error instanceof PackageError) throw error;
-      throw new PackageError(`onnxruntime-web's WebAssembly does not start from ${folder.href} (${oneLine(error)})`);
-    }
+    return new HeapBackend(await takeHeap(factory, folder, threads), source, threads);
   }
 
   /** @param {string} file @param {Uint8Array} packed the graph */
   async open(file, packed) {
-    const { module, heap } = this;
+    const { heap } = this;
+    const { module } = heap;
     const data = await this.source.bytes(DATA_FILE);
     const { graph: floats, files } = unpacked(packed, file, data);
     const graph = withPromptAttention(floats, file);
@@ -109,9 +63,7 @@ export class HeapBackend {
       for (const [name, content] of files) module.mountExternalData(name, content);
       model = heap.malloc(graph.length);
       new Uint8Array(heap.buffer).set(graph, model);
-      const session = await inHeap(module, `open ${file}`, () =>
-        module._OrtCreateSession(model, graph.length, options),
-      );
+      const session = await heap.call(`open ${file}`, () => module._OrtCreateSession(model, graph.length, options));
       if (!session) heap.fail(`open ${file}`);
       return new HeapSession(heap, session);
     } finally {
@@ -123,20 +75,7 @@ export class HeapBackend {
 
   /** @param {number} nbytes @returns {Memory} */
   allocate(nbytes) {
-    const { module, heap } = this;
-    let at = heap.malloc(nbytes);
-    const memory = {
-      nbytes,
-      bytes: () => new Uint8Array(heap.buffer, at, nbytes),
-      changed() {},
-      dispose() {
-        if (at) module._free(at);
-        at = 0;
-        forgotten.unregister(memory);
-      },
-    };
-    forgotten.register(memory, { module, at }, memory);
-    return memory;
+    return new HeapMemory(this, nbytes);
   }
 
   /** @param {import('./sessions.js').Arrays} arrays */
@@ -145,68 +84,45 @@ export class HeapBackend {
   }
 
   async dispose() {
-    this.module.PThread?.terminateAllThreads?.();
+    for (const block of this.blocks) free(block);
+    leaveHeap(this.heap);
   }
+}
+
+/** The memory of a state. @implements {Memory} */
+class HeapMemory {
+  /** @param {HeapBackend} backend @param {number} nbytes */
+  constructor({ heap, blocks }, nbytes) {
+    this.heap = heap;
+    this.nbytes = nbytes;
+    /** @type {Block} */
+    this.block = { heap, blocks, at: heap.malloc(nbytes) };
+    blocks.add(this.block);
+    forgotten.register(this, this.block, this);
+  }
+
+  bytes() {
+    return new Uint8Array(this.heap.buffer, this.block.at, this.nbytes);
+  }
+
+  changed() {}
+
+  dispose() {
+    forgotten.unregister(this);
+    free(this.block);
+  }
+}
+
+/** Memory in the heap, and the set of its backend in which it is until it is free. @typedef {{heap: Heap, blocks: Set<Block>, at: number}} Block */
+
+/** @param {Block} block */
+function free(block) {
+  const { heap, blocks, at } = block;
+  if (blocks.delete(block) && !heap.isBroken) heap.module._free(at);
 }
 
 /** Memory of states that nobody disposed of. */
-const forgotten = new FinalizationRegistry((/** @type {{module: Module, at: number}} */ { module, at }) =>
-  module._free(at),
-);
-
-/** The heap and onnxruntime's errors. */
-class Heap {
-  /** @param {Module} module */
-  constructor(module) {
-    this.module = module;
-  }
-
-  /** The heap as it is now; where another thread let it grow, the module notices as it is asked for a value. */
-  get buffer() {
-    this.module.getValue(8, 'i8');
-    return this.module.HEAPU8.buffer;
-  }
-
-  /** @param {number} nbytes @returns {number} an address, aligned to 8 bytes */
-  malloc(nbytes) {
-    const at = nbytes < HEAP_BYTES ? this.module._malloc(Math.max(nbytes, 8)) : 0; // it takes 32 bits of a number
-    if (!at) throw tooLarge(`${nbytes.toLocaleString('en')} bytes more`);
-    return at >>> 0;
-  }
-
-  /** @param {string} text */
-  string(text) {
-    const size = this.module.lengthBytesUTF8(text) + 1;
-    const at = this.malloc(size);
-    this.module.stringToUTF8(text, at, size);
-    return at;
-  }
-
-  /** @param {Slot} slot @param {number} at */
-  tensor(slot, at) {
-    const dims = this.malloc(4 * slot.dims.length);
-    writeNumbers(this.buffer, dims, 'int32', slot.dims);
-    const tensor = this.module._OrtCreateTensor(TYPES[slot.type], at, nbytesOf(slot), dims, slot.dims.length, CPU_DATA);
-    this.module._free(dims);
-    if (!tensor) this.fail(`make the tensor ${slot.name}`);
-    return tensor;
-  }
-
-  /** @param {number} code of an onnxruntime call @param {string} purpose */
-  check(code, purpose) {
-    if (code) this.fail(purpose);
-  }
-
-  /** @param {string} purpose @returns {never} */
-  fail(purpose) {
-    const at = this.malloc(8);
-    this.module._OrtGetLastError(at, at + ERROR_TEXT);
-    const message = oneLine(this.module.UTF8ToString(this.module.getValue(at + ERROR_TEXT, '*')));
-    this.module._free(at);
-    if (NO_MEMORY.test(message)) throw tooLarge('its weights');
-    throw new PackageError(`onnxruntime cannot ${purpose}; it may be damaged, export the model again (${message})`);
-  }
-}
+const forgotten = new FinalizationRegistry(free);
 
 /** @implements {Session} */
 class HeapSession {
@@ -215,6 +131,8 @@ class HeapSession {
     this.heap = heap;
     this.handle = handle;
     this.runOptions = heap.module._OrtCreateRunOptions(FATAL, 0, false, 0);
+    /** @type {Set<Held>} */
+    this.bound = new Set(); // by bindings, which must not outlive the session
     if (!this.runOptions) heap.fail('make options of a run');
   }
 
@@ -229,8 +147,11 @@ class HeapSession {
   }
 
   async dispose() {
-    this.heap.module._OrtReleaseRunOptions(this.runOptions);
-    this.heap.module._OrtReleaseSession(this.handle);
+    const { heap, bound } = this;
+    for (const held of bound) letGo(held);
+    if (heap.isBroken) return;
+    heap.module._OrtReleaseRunOptions(this.runOptions);
+    heap.module._OrtReleaseSession(this.handle);
   }
 }
 
@@ -247,7 +168,8 @@ class HeapBinding {
     this.own = new Map();
     this.binding = heap.module._OrtCreateBinding(handle);
     /** @type {Held} */
-    this.held = { module: heap.module, binding: this.binding, tensors: [], addresses: [] };
+    this.held = { heap, bound: session.bound, binding: this.binding, tensors: [], addresses: [] };
+    session.bound.add(this.held);
     abandoned.register(this, this.held, this);
     this.outputCount = shared.reduce((count, { between }) => count + 1 + between.length, outputs.length);
     this.results = this.malloc(4 * this.outputCount);
@@ -307,7 +229,7 @@ class HeapBinding {
   async run() {
     const { heap, handle, runOptions } = this.session;
     const { module } = heap;
-    const code = await inHeap(module, 'run the decoder', () =>
+    const code = await heap.call('run the decoder', () =>
       module._OrtRunWithBinding(handle, this.binding, this.outputCount, this.results, runOptions),
     );
     heap.check(code, 'run the decoder');
@@ -330,12 +252,15 @@ class HeapBinding {
 }
 
 /**
- * What a binding has in the heap.
- * @typedef {{module: Module, binding: number, tensors: number[], addresses: number[]}} Held
+ * What a binding has in the heap, and the set of its session in which it is until it is let go.
+ * @typedef {{heap: Heap, bound: Set<Held>, binding: number, tensors: number[], addresses: number[]}} Held
  */
 
 /** @param {Held} held */
-function letGo({ module, binding, tensors, addresses }) {
+function letGo(held) {
+  const { heap, bound, binding, tensors, addresses } = held;
+  if (!bound.delete(held) || heap.isBroken) return;
+  const { module } = heap;
   module._OrtReleaseBinding(binding);
   for (const tensor of tensors.splice(0)) module._OrtReleaseTensor(tensor);
   for (const at of addresses.splice(0)) module._free(at);
@@ -343,39 +268,3 @@ function letGo({ module, binding, tensors, addresses }) {
 
 /** Bindings of states that nobody disposed of. */
 const abandoned = new FinalizationRegistry(letGo);
-
-/** Refuse a version of onnxruntime-web that lacks a function. @param {Module} module */
-export function checkModule(module) {
-  const missing = FUNCTIONS.filter((name) => typeof module[name] !== 'function');
-  if (missing.length) {
-    throw new PackageError(
-      `this onnxruntime-web has no ${missing.join(', ')} in its WebAssembly module; install a version that this package ` +
-        'names in its peerDependencies',
-    );
-  }
-}
-
-/**
- * An onnxruntime call. Whatever it throws ends in one sentence; a number is an exception of C++, which has no text here.
- * @template T @param {Module} module @param {string} purpose @param {() => T | Promise<T>} call
- */
-export async function inHeap(module, purpose, call) {
-  try {
-    return await call();
-  } catch (error) {
-    if (error instanceof DogeError) throw error;
-    const isFull = typeof error === 'number' && module.HEAPU8.byteLength > HEAP_BYTES - FULL_WITHIN;
-    if (isFull || NO_MEMORY.test(oneLine(error))) throw tooLarge(`more to ${purpose}`);
-    throw new PackageError(
-      `onnxruntime's WebAssembly cannot ${purpose} and must be started anew (${oneLine(error)}); load the model again`,
-    );
-  }
-}
-
-/** @param {string} need */
-function tooLarge(need) {
-  return new PackageError(
-    `the model is too large for the heap of WebAssembly, which has 4 GB at most: it needs ${need}; export it with a ` +
-      'smaller --keep-window, or take a smaller model',
-  );
-}

@@ -1,8 +1,9 @@
 /** Opening an exported folder: where it lies, who computes it, and on how many threads. */
 
 import { Adapters } from './adapters.js';
+import { checkCall } from './call_options.js';
 import { Decoder } from './decoder.js';
-import { isNode } from './environment.js';
+import { checkWebAssembly, isNode } from './environment.js';
 import { OptionError, PackageError, oneLine, shown } from './errors.js';
 import { checkedFolder } from './folder_files.js';
 import { generationDefaults } from './generation_options.js';
@@ -10,6 +11,7 @@ import { GpuBackend, findAdapter } from './gpu_session.js';
 import { HeapBackend } from './heap_session.js';
 import { Model } from './model.js';
 import { NativeBackend } from './native_session.js';
+import { Sessions } from './sessions.js';
 import { FolderSource, parseJson } from './source.js';
 import { Tokenizer, checkTokenizer } from './tokenizer.js';
 import { Unreachable, WebSource } from './web_source.js';
@@ -40,6 +42,7 @@ const ONE_THREAD_BYTES = 32 * 2 ** 20; // as in `runtime/threads.py`
  */
 export async function load(location, options = {}) {
   checkOptions(options);
+  if (providerOf(options) !== 'cpu') checkWebAssembly(); // before anything is downloaded
   const source = await sourceOf(location, options);
   try {
     return await opened(source, options);
@@ -65,30 +68,46 @@ async function opened(source, options) {
     console.warn(`generation_config.json sets ${defaults.unused.join(' and ')}, which the runtime does not use`);
   }
   const backend = await backendOf(source, options, description);
-  const decoder = await Decoder.open(backend, description, graphs);
-  const adapters = await Adapters.of(source, decoder);
-  await source.keep();
-  if (source.unkept) console.warn(`the files are not there for offline use: ${source.unkept}`);
-  return new Model(decoder, tokenizer, defaults, source.name, source.unkept, adapters);
+  const sessions = new Sessions(backend, graphs);
+  try {
+    const decoder = await Decoder.open(backend, description, sessions);
+    const adapters = await Adapters.of(source, decoder);
+    await source.keep();
+    if (source.unkept) console.warn(`the files are not there for offline use: ${source.unkept}`);
+    return new Model(decoder, tokenizer, defaults, source.name, source.unkept, adapters);
+  } catch (error) {
+    await sessions.dispose();
+    await backend.dispose();
+    throw error;
+  }
 }
 
 /** @param {LoadOptions} options */
 function checkOptions(options) {
+  checkCall(options);
   for (const name of Object.keys(options)) {
     if (!OPTIONS.includes(name))
       throw new OptionError(`load has no option ${shown(name)}; the options are ${OPTIONS.join(', ')}`);
   }
-  const { threads, executionProviders } = options;
+  const { threads, executionProviders, ort } = options;
   if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 64)) {
     throw new OptionError(`threads is ${shown(threads)}; it must be a whole number from 1 to 64`);
   }
   const isKnown =
-    executionProviders === undefined || (executionProviders.length === 1 && PROVIDERS.includes(executionProviders[0]));
+    executionProviders === undefined ||
+    (Array.isArray(executionProviders) && executionProviders.length === 1 && PROVIDERS.includes(executionProviders[0]));
   if (!isKnown)
     throw new OptionError(
       `executionProviders is ${shown(executionProviders)}; it must be ["cpu"] for onnxruntime-node, or ["wasm"] ` +
         'or ["webgpu"] for onnxruntime-web',
     );
+  if (ort !== undefined && typeof ort?.InferenceSession?.create !== 'function')
+    throw new OptionError(`ort is ${shown(ort)}; it must be the module onnxruntime-node, as import gives it`);
+}
+
+/** @param {LoadOptions} options */
+function providerOf({ executionProviders }) {
+  return executionProviders?.[0] ?? (isNode() ? 'cpu' : 'wasm');
 }
 
 /** @param {string | URL} location @param {LoadOptions} options */
@@ -97,8 +116,8 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
   const isOne = typeof location === 'string' || location instanceof URL;
   if (isOne && isNode() && !/^https?:/.test(text)) return FolderSource.at(text);
   const base = 'location' in globalThis ? globalThis.location.href : undefined;
-  if (!isOne || !URL.canParse(text, base))
-    throw new OptionError(`the location is ${shown(location)}; it must be a URL, or in Node a path`);
+  const isUrl = isOne && URL.canParse(text, base) && URL.canParse('onnx/', new URL(text, base)); // javascript:x has no files
+  if (!isUrl) throw new OptionError(`the location is ${shown(location)}; it must be a URL, or in Node a path`);
   return new WebSource(new URL(text, base), { cache, onProgress, signal });
 }
 
@@ -107,7 +126,7 @@ async function sourceOf(location, { cache = 'doge-export', onProgress = () => {}
  * @param {import('./description.js').DecoderDescription} description
  */
 async function backendOf(source, options, description) {
-  const [provider] = options.executionProviders ?? [isNode() ? 'cpu' : 'wasm'];
+  const provider = providerOf(options);
   if (provider === 'webgpu') return gpuBackend(source, options, description);
   const threads = options.threads ?? defaultThreads((await source.data()).size, await cores());
   if (provider === 'wasm') {

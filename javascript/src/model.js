@@ -2,31 +2,24 @@
  * An exported folder as a language model: text or token ids in, text out. docs/javascript.md has examples.
  */
 
+import { checkCall } from './call_options.js';
 import { OptionError, shown } from './errors.js';
 import { generateTokens } from './generation.js';
 import { withOverrides } from './generation_options.js';
 import { PromptLookup } from './prompt_lookup.js';
-import { PromptReader } from './prompts.js';
+import { PromptReader, areMessages, isListOfPrompts } from './prompts.js';
 import { State } from './state.js';
 import { TextStream } from './streaming.js';
 
 /** @typedef {import('./decoder.js').Decoder} Decoder */
 /** @typedef {import('./generation.js').GeneratedToken} GeneratedToken */
-/** @typedef {import('./generation_options.js').GenerationOverrides} GenerationOverrides */
 /** @typedef {import('./generation_options.js').GenerationOptions} GenerationOptions */
 /** @typedef {import('./prompts.js').Prompt} Prompt */
 /** @typedef {import('./streaming.js').GenerationResult} GenerationResult */
 
-/**
- * Of `generate` and `stream`. A state is one stream of tokens, and the call advances it in place. adapter: the name of the
- * one to compute with; by default the state's, or that of `withAdapter`. onPrompt is told how many tokens of a long prompt
- * are fed, and of how many.
- * @typedef {GenerationOverrides & {state?: State, adapter?: string, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} CallOptions
- */
-
-/** adapter: one name, or one for each prompt; null is the base. @typedef {Omit<CallOptions, 'adapter'> & {adapter?: string | readonly (string | null)[]}} ListOptions */
-
-/** @typedef {CallOptions & {chatTemplate?: string}} ChatOptions chatTemplate: a name among the folder's, or Jinja */
+/** @typedef {import('./call_options.js').CallOptions} CallOptions */
+/** @typedef {import('./call_options.js').ListOptions} ListOptions */
+/** @typedef {import('./call_options.js').ChatOptions} ChatOptions */
 
 const BASE = ''; // in place of an adapter's name
 
@@ -63,6 +56,7 @@ export class Model {
    * @returns {Promise<GenerationResult | GenerationResult[]>}
    */
   async generate(prompt, options = {}) {
+    checkCall(options);
     if (isListOfPrompts(prompt)) return this.generateEach(prompt, options);
     const own = /** @type {CallOptions} */ (options);
     return this.readAll(this.answer(/** @type {Prompt} */ (prompt), own), own);
@@ -74,6 +68,7 @@ export class Model {
    * @param {CallOptions} [options]
    */
   stream(prompt, options = {}) {
+    checkCall(options);
     void this.tokenizer;
     return this.answer(prompt, options);
   }
@@ -87,10 +82,14 @@ export class Model {
    */
   chat(messages, options) {
     const { stream = false, chatTemplate, ...rest } = options ?? {};
+    const begin = () => {
+      checkCall(options ?? {});
+      return this.chatStream(messages, chatTemplate, rest);
+    };
     /** @type {any} */
     let answer;
-    if (stream) answer = this.chatStream(messages, chatTemplate, rest);
-    else answer = (async () => this.readAll(this.chatStream(messages, chatTemplate, rest), rest))();
+    if (stream) answer = begin();
+    else answer = (async () => this.readAll(begin(), rest))();
     return answer;
   }
 
@@ -121,7 +120,9 @@ export class Model {
    * @param {{adapter?: A}} [options]
    * @returns {A extends string ? Promise<State> : State}
    */
-  newState({ adapter } = {}) {
+  newState(options = {}) {
+    checkCall(options);
+    const { adapter } = options;
     return this.byAdapter(adapter, (decoder) => decoder.newState());
   }
 
@@ -130,7 +131,9 @@ export class Model {
    * @param {Prompt} prompt
    * @param {{state?: State, adapter?: string, signal?: AbortSignal, onPrompt?: (fed: number, of: number) => void}} [options]
    */
-  async prefill(prompt, { state, adapter, signal, onPrompt } = {}) {
+  async prefill(prompt, options = {}) {
+    checkCall(options);
+    const { state, adapter, signal, onPrompt } = options;
     const name = this.adapterOf({ state, adapter });
     const ids = this.reader.nextIds(prompt, state);
     const decoder = await this.decoderOf(name);
@@ -145,7 +148,9 @@ export class Model {
    * @param {Uint8Array} bytes @param {{adapter?: A}} [options]
    * @returns {A extends string ? Promise<State> : State}
    */
-  loadState(bytes, { adapter } = {}) {
+  loadState(bytes, options = {}) {
+    checkCall(options);
+    const { adapter } = options;
     return this.byAdapter(adapter, (decoder) => decoder.loadState(bytes));
   }
 
@@ -153,20 +158,30 @@ export class Model {
    * Logits after every token of a sequence from its start.
    * @param {ArrayLike<number>} tokenIds @param {{adapter?: string}} [options]
    */
-  async logits(tokenIds, { adapter } = {}) {
+  async logits(tokenIds, options = {}) {
+    checkCall(options);
+    const { adapter } = options;
     const decoder = await this.decoderOf(this.adapterOf({ adapter }));
     const state = decoder.newState();
     try {
       const ids = this.reader.checkedIds(tokenIds);
-      return (await decoder.forward(state, ids, { count: ids.length })).map((row) => row.slice());
+      return await decoder.backend.lifetime.use(async () => {
+        const rows = await decoder.forward(state, ids, { count: ids.length });
+        return rows.map((row) => row.slice());
+      });
     } finally {
       state.dispose();
     }
   }
 
-  /** Number of tokens that `generate` feeds for a text. @param {Prompt} prompt */
-  countTokens(prompt) {
-    return this.reader.nextIds(prompt).length;
+  /**
+   * Number of tokens that `generate` feeds for a text, or `chat` for messages, at the beginning of a stream.
+   * @param {Prompt | readonly object[]} prompt @param {{chatTemplate?: string}} [options] for messages
+   */
+  countTokens(prompt, options = {}) {
+    checkCall(options);
+    if (!areMessages(prompt)) return this.reader.nextIds(/** @type {Prompt} */ (prompt)).length;
+    return this.reader.messageIds(prompt, this.reader.chatPrompt(options.chatTemplate), new Set()).length;
   }
 
   /** Tokens that the model sees at once, its window. A stream may be longer: then it evicts keys. */
@@ -222,19 +237,25 @@ export class Model {
     return given.map((name) => (name === null ? BASE : this.beside.known(name)));
   }
 
-  /** Give the memory of base and adapters back; a model of `withAdapter` has none of its own. */
+  /**
+   * Give the memory of base, adapters and states back, once the step that is running has ended. Nothing can be computed
+   * any more; a second call waits for the same. A model of `withAdapter` has no memory of its own.
+   */
   async dispose() {
     if (this.decoder !== this.beside.base) return;
-    await this.beside.dispose();
-    await this.decoder.dispose();
+    await this.decoder.backend.lifetime.end(async () => {
+      await this.beside.dispose();
+      await this.decoder.dispose();
+    });
   }
 
   /**
    * The name of the adapter that computes a call: the given one, the state's, or this model's. OptionError for one that
-   * there is not, StateError for a state of another.
+   * there is not, StateError for a state of another, or where the model was disposed of.
    * @param {{state?: State, adapter?: string}} call
    */
   adapterOf({ state, adapter }) {
+    this.decoder.backend.lifetime.check();
     const { adapter: own } = this.decoder.description;
     const made = state instanceof State ? state.description.adapter : BASE;
     const name = adapter == null ? made || own : this.beside.known(adapter);
@@ -337,10 +358,4 @@ export class Model {
     const ends = [this.tokenizer.specialId(this.tokenizer.specialTokens.eos_token ?? ''), prompt?.turnEnd ?? null];
     return new Set([...this.defaults.eosTokenIds, ...ends.filter((id) => id !== null)]);
   }
-}
-
-/** @param {unknown} prompt @returns {prompt is readonly Prompt[]} */
-function isListOfPrompts(prompt) {
-  const [first] = Array.isArray(prompt) ? prompt : [];
-  return typeof first === 'string' || Array.isArray(first) || ArrayBuffer.isView(first);
 }

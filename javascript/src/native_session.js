@@ -1,5 +1,6 @@
 /** Graphs on onnxruntime-node, which reads the past in JavaScript's own arrays and gives its new rows out. */
 
+import { Lifetime } from './lifetime.js';
 import { FLOAT32, INT64, INT8, changed, node, readModel } from './onnx_graph.js';
 import { NEW_SLOTS, TensorBinding, bytesOf, newBytes, refusals } from './tensor_binding.js';
 
@@ -23,6 +24,7 @@ export class NativeBackend {
   drafts = true;
   longestChunk = Infinity;
   leastRank = 0;
+  lifetime = new Lifetime();
 
   /**
    * @param {Ort} ort @param {import('./source.js').FolderSource} source

@@ -7,6 +7,18 @@ import { OptionError, PackageError, shown } from './errors.js';
 /** @typedef {import('./state.js').State} State */
 /** @typedef {string | ArrayLike<number>} Prompt */
 
+/** @param {unknown} prompt @returns {prompt is readonly Prompt[]} */
+export function isListOfPrompts(prompt) {
+  const [first] = Array.isArray(prompt) ? prompt : [];
+  return typeof first === 'string' || Array.isArray(first) || ArrayBuffer.isView(first);
+}
+
+/** Whether it is a list of objects, which `chat` reads. @param {unknown} prompt */
+export function areMessages(prompt) {
+  const [first] = Array.isArray(prompt) ? prompt : [];
+  return typeof first === 'object' && first !== null && !Array.isArray(first) && !ArrayBuffer.isView(first);
+}
+
 export class PromptReader {
   /**
    * @param {import('./tokenizer.js').Tokenizer | null} tokenizer

@@ -33,8 +33,29 @@ export function applyTemperature(logits, temperature) {
  */
 export function topK(logits, k) {
   if (k === 0 || k >= logits.length) return allIndices(logits.length);
-  const smallestLeft = logits.slice().sort()[logits.length - k];
+  const smallestLeft = largest(logits, k);
   return indicesWhere(logits, (logit) => logit >= smallestLeft);
+}
+
+/**
+ * The k-th largest, by a heap of the k largest so far: a sort of 32,768 logits takes longer than a step.
+ * @param {Float32Array} values [n] @param {number} k from 1 to n
+ */
+export function largest(values, k) {
+  const heap = values.slice(0, k).sort(); // ascending, so each is at most its children 2 i + 1 and 2 i + 2
+  for (let i = k; i < values.length; i++) {
+    const value = values[i];
+    if (!(value > heap[0])) continue;
+    let at = 0; // the smallest goes, and smaller children move up
+    for (let child = 1; child < k; child = 2 * at + 1) {
+      if (child + 1 < k && heap[child + 1] < heap[child]) child++;
+      if (heap[child] >= value) break;
+      heap[at] = heap[child];
+      at = child;
+    }
+    heap[at] = value;
+  }
+  return heap[0];
 }
 
 /**

@@ -58,6 +58,7 @@
  * @property {(file: string, graph: Uint8Array) => Promise<Session>} open file: the name for messages
  * @property {(nbytes: number) => Memory} allocate
  * @property {(arrays: Arrays) => Constants} constants
+ * @property {import('./lifetime.js').Lifetime} lifetime of the one model that it computes
  * @property {() => Promise<void>} dispose
  */
 
@@ -97,7 +98,9 @@ export class Sessions {
   }
 
   async dispose() {
-    for (const opening of this.opened.values()) await (await opening).dispose();
+    const opened = [...this.opened.values()];
+    this.opened.clear();
+    for (const opening of opened) await (await opening).dispose();
   }
 }
 

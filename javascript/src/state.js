@@ -1,7 +1,7 @@
 /** A stream of tokens: its position, the keys and values that are kept of it, and the way back. */
 
 import { Cache, MAX_CHUNK, mostSlots } from './cache.js';
-import { RewindError, StateError } from './errors.js';
+import { OptionError, RewindError, StateError, shown } from './errors.js';
 import { FullWindow, countBonuses } from './eviction.js';
 import { SeenTokens } from './seen_tokens.js';
 import { readStateFile, writeStateFile } from './state_file.js';
@@ -90,7 +90,9 @@ export class State {
   /** Forget every token from `position` on, an unfed one included. @param {number} position */
   truncate(position) {
     this.checkFree();
-    if (!(position >= 0 && position <= this.position)) {
+    if (!Number.isInteger(position))
+      throw new OptionError(`position is ${shown(position)}; it must be a whole number from 0 to ${this.position}`);
+    if (position < 0 || position > this.position) {
       throw new RewindError(`cannot go back to position ${position}: the state is at ${this.position}`);
     }
     if (position < this.position && this.overflowed) {
@@ -226,17 +228,23 @@ export class State {
     this.position += tokenIds.length;
   }
 
-  /** Give the memory back; the state cannot be used any more. */
+  /** Give the memory back; the state cannot be used any more. Where it is given back already, nothing happens. */
   dispose() {
-    this.checkFree();
+    if (this.disposed) return;
+    this.checkUnused();
     this.disposed = true;
     this.releaseBindings();
     this.cache.memory.dispose();
   }
 
-  /** StateError while another call uses the state, or after its end. */
+  /** StateError while another call uses the state, or after its end or that of its model. */
   checkFree() {
+    this.backend.lifetime.check();
     if (this.disposed) throw new StateError('the state was disposed of; copy it first where it is still needed');
+    this.checkUnused();
+  }
+
+  checkUnused() {
     if (this.inUse) throw new StateError('the state is in use by another call; give each call a copy() of its own');
   }
 

@@ -9,7 +9,9 @@ import { REPORT_FILE, asText, joined, missing, parseJson } from './source.js';
 /** @typedef {import('./source.js').DataPages} DataPages */
 /** @typedef {import('./source.js').ExpectedData} ExpectedData */
 
-/** The connection is at fault; another time, or a copy, may do. */
+const SERVER_FAULT = 500; // statuses from there on say nothing of the file
+
+/** The connection or the server is at fault; another time, or a copy, may do. */
 export class Unreachable extends PackageError {
   name = 'PackageError';
 }
@@ -197,8 +199,12 @@ export class WebSource {
       throw this.failure(url, error);
     }
     if (response.status === 404) return null;
-    if (!response.ok)
-      throw new PackageError(`${url} cannot be loaded: the server answers ${response.status} ${response.statusText}`);
+    if (!response.ok) {
+      const Fault = response.status >= SERVER_FAULT ? Unreachable : PackageError;
+      throw new Fault(
+        `${url} cannot be loaded: the server answers ${response.status} ${response.statusText}`.trimEnd(),
+      );
+    }
     return this.received(response, file, url);
   }
 

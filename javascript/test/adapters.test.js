@@ -125,7 +125,7 @@ for (const provider of PROVIDERS) {
       const { backend } = other.decoder;
       const opened = counted(backend, 'open');
       const made = counted(backend, 'constants');
-      const sent = counted(/** @type {any} */ (backend).module ?? {}, '_OrtCreateTensor');
+      const sent = counted(/** @type {any} */ (backend).heap?.module ?? {}, '_OrtCreateTensor');
       await other.generate(PROMPT, { ...GREEDY, adapter: 'legal' });
       const state = await other.prefill(PROMPT, { adapter: 'support' });
       await other.generate([7], { ...GREEDY, state });
@@ -140,7 +140,7 @@ for (const provider of PROVIDERS) {
       const other = await load(folderOf('adapters'), { executionProviders: [provider], threads: 1 });
       for (const name of other.adapters) await other.logits([5], { adapter: name });
       const matrices = other.beside.constants.reduce((sum, { tensors }) => sum + Object.keys(tensors).length, 0);
-      const { module } = /** @type {any} */ (other.decoder.backend);
+      const { module } = /** @type {any} */ (other.decoder.backend).heap;
       const [released, sessions] = [counted(module, '_OrtReleaseTensor'), counted(module, '_OrtReleaseSession')];
       const freed = counted(module, '_free');
       await (await other.withAdapter('legal')).dispose();

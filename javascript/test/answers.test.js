@@ -39,6 +39,28 @@ for (const [name, expected] of Object.entries(vectors.folders)) {
   }
 }
 
+test('a state in 8 bits parts in WebAssembly by one step of one number, and not before', async () => {
+  const name = 'doge-tiny-fp32-kv-int8';
+  const providers = /** @type {const} */ (['cpu', 'wasm']);
+  const models = await Promise.all(
+    providers.map((provider) => load(folderOf(name), { executionProviders: [provider], threads: 1 })),
+  );
+  const states = models.map((model) => model.newState());
+  const sampled = { maxNewTokens: 120, ignoreEos: true, temperature: 1, seed: 1 };
+  const { tokenIds } = await models[0].generate('The cat sat on the', sampled);
+  /** @type {number[]} */
+  let steps = [];
+  for (const [i, tokenId] of tokenIds.entries()) {
+    for (const [j, model] of models.entries()) await model.prefill([tokenId], { state: states[j] });
+    const [here, there] = states.map(({ cache }) => new Int8Array(cache.rows(i + 1).buffer));
+    steps = Array.from(here, (code, at) => Math.abs(code - there[at])).filter(Boolean);
+    if (steps.length) break;
+  }
+  assert.ok(steps.length >= 1 && steps.length < 10, `${steps.length} numbers`);
+  assert.deepEqual(new Set(steps), new Set([1]));
+  for (const model of models) await model.dispose();
+});
+
 /** @param {Model} model @param {any[]} texts */
 function textsAgree({ tokenizer }, texts) {
   for (const { text, ids, inner, as_text: asText, decoded, whole } of texts) {
@@ -50,10 +72,12 @@ function textsAgree({ tokenizer }, texts) {
 }
 
 /** @param {Model} model @param {any[]} chats */
-function chatsAgree({ chatPrompt, reader }, chats) {
+function chatsAgree(model, chats) {
+  const { chatPrompt, reader } = model;
   for (const { messages, text, ids } of chats) {
     assert.equal(chatPrompt.template.render(messages), text);
     assert.deepEqual(reader.messageIds(messages, chatPrompt, new Set()), ids);
+    assert.equal(model.countTokens(messages), ids.length);
   }
 }
 

@@ -34,7 +34,11 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     await assemble(join(ROOT, 'javascript/browser'));
     downloads = await mkdtemp(join(tmpdir(), 'doge-page-'));
     [server, address] = await served(folderOf(NAME));
-    browser = await puppeteer.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'], headless: true });
+    browser = await puppeteer.launch({
+      executablePath: CHROMIUM,
+      args: ['--no-sandbox', '--js-flags=--expose-gc'],
+      headless: true,
+    });
     page = await browser.newPage();
     const session = await browser.target().createCDPSession();
     await session.send('Browser.setDownloadBehavior', { behavior: 'allow', downloadPath: downloads });
@@ -75,6 +79,18 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     assert.equal(await ask(page, SECOND), expected[1]);
   });
 
+  test('the focus stays in the field, and messages name who speaks', async () => {
+    await page.focus('#question');
+    await type(page, 'And then?');
+    const focused = () => page.evaluate(() => document.activeElement?.id);
+    assert.equal(await focused(), 'question');
+    await idle(page);
+    assert.equal(await focused(), 'question');
+    const speakers = await page.$$eval('#messages .speaker', (found) => found.map(({ textContent }) => textContent));
+    assert.deepEqual(speakers, Array(3).fill(['You', NAME]).flat());
+    assert.equal(await page.$eval('#messages', ({ role }) => role), 'log');
+  });
+
   test('stops an answer, and goes on behind it', async () => {
     await page.click('#reset');
     await page.waitForFunction(() => document.querySelectorAll('#messages p').length === 0, WAIT);
@@ -87,15 +103,20 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
   });
 
   test('a question that is stopped before its answer goes back to where it was written', async () => {
-    const before = await shownMessages(page);
-    const long = 'water '.repeat(1000).trim();
+    const [before, count] = [await shownMessages(page), await tokensShown(page)];
+    const long = 'water '.repeat(1500).trim();
     await page.$eval('#question', (box, text) => Object.assign(box, { value: text }), long);
     await page.focus('#question');
     await page.keyboard.press('Enter');
-    await page.waitForFunction((count) => document.querySelectorAll('#messages p').length > count, WAIT, before.length);
+    await page.waitForFunction((shown) => document.querySelectorAll('#messages p').length > shown, WAIT, before.length);
+    await new Promise((resolve) => {
+      setTimeout(resolve, 200); // part of it is fed
+    });
     await page.click('#stop');
     await idle(page);
     assert.deepEqual(await shownMessages(page), before);
+    assert.equal((await page.$$('#messages .speaker')).length, before.length);
+    assert.ok((await tokensShown(page)) <= count + 1, `${await tokensShown(page)} tokens, not ${count}`);
     assert.equal(await page.$eval('#question', (box) => /** @type {HTMLTextAreaElement} */ (box).value), long);
     await page.$eval('#question', (box) => Object.assign(box, { value: '' }));
     assert.ok((await ask(page, 'Why?')).length > 0);
@@ -129,6 +150,7 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
   const wrong = [
     ['?model=nowhere', /nowhere\/onnx\/decoder\.onnx is missing/],
     ['?model=%25zz', /%zz\/onnx\/decoder\.onnx is missing/],
+    ['?model=javascript:x', /the location is "javascript:x"; it must be a URL/],
     ['?model=http://[', /the location is "http:\/\/\["; it must be a URL/],
     [`?model=model/${NAME}&threads=abc`, /threads is "abc"; it must be a whole number from 1 to 64/],
     [`?model=model/${NAME}&threads=0`, /threads is 0; it must be/],
@@ -142,6 +164,16 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
       await other.close();
     });
   }
+
+  test('a browser without SIMD says so', async () => {
+    const off = '--js-flags=--no-enable-sse4-1 --no-enable-ssse3 --no-enable-avx';
+    const old = await puppeteer.launch({ executablePath: CHROMIUM, args: ['--no-sandbox', off], headless: true });
+    const other = await old.newPage();
+    await other.goto(address);
+    await other.waitForSelector('#error:not([hidden])', WAIT);
+    assert.match(await textOf(other, '#error'), /^WebAssembly has no SIMD here, which onnxruntime-web needs; [^;]+$/);
+    await old.close();
+  });
 
   test('a browser that keeps no page says so', async () => {
     const other = await browser.newPage();
@@ -162,6 +194,18 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     await other.close();
   });
 
+  test('models that come one after the other take one heap, which does not grow', async (context) => {
+    const other = await browser.newPage();
+    await other.goto(`${new URL(address).origin}/style.css`);
+    const sizes = [];
+    for (let i = 0; i < 5; i++) {
+      sizes.push(await other.evaluate(round(`/model/${NAME}`)));
+      context.diagnostic(`${sizes[i]} MB of heap, ${await mostMemory(browser)} MB of a page's process`);
+    }
+    assert.deepEqual(sizes.slice(2), Array(3).fill(sizes[1])); // the second may find the first one's room in pieces
+    await other.close();
+  });
+
   test('of all files that were asked for, the page and the package are kept, and the model by itself', async () => {
     await page.evaluate(() => fetch('serve.py').then((response) => response.status));
     const names = (await keptIn(page, 'doge-export-page')).map((url) => new URL(url).pathname.slice(1));
@@ -179,6 +223,33 @@ describe('the page', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     assert.equal(await ask(page, FIRST), expected[0]);
   });
 });
+
+/** Those that the page says the conversation has. @param {import('puppeteer-core').Page} page */
+const tokensShown = async (page) =>
+  Number(/([\d,]+) tokens$/.exec(await textOf(page, '#speed'))?.[1].replaceAll(',', ''));
+
+/** A page's code: MB of the heap of a model that is loaded, used and disposed of. @param {string} url */
+const round = (url) => `(async () => {
+  const { load } = await import('/doge-export/index.js');
+  const model = await load('${url}', { threads: 1 });
+  await model.generate('Once upon a time', { maxNewTokens: 30, ignoreEos: true });
+  const { heap } = model.decoder.backend;
+  await model.dispose();
+  for (let i = 0; i < 3; i++) {
+    gc();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  return Math.round(heap.buffer.byteLength / 1e6);
+})()`;
+
+/** MB of the page's process that has the most. @param {import('puppeteer-core').Browser} browser */
+async function mostMemory(browser) {
+  const session = await browser.target().createCDPSession();
+  const { processInfo } = await session.send('SystemInfo.getProcessInfo');
+  const pages = processInfo.filter(({ type }) => type === 'renderer');
+  const found = pages.map(async ({ id }) => /VmRSS:\s+(\d+)/.exec(await readFile(`/proc/${id}/status`, 'utf-8'))?.[1]);
+  return Math.round(Math.max(...(await Promise.all(found)).map(Number)) / 1e3);
+}
 
 /** The same conversation in Node's WebAssembly. */
 async function answersInNode() {

@@ -7,13 +7,13 @@ import { METADATA_KEY, readDescription } from '../src/description.js';
 import { FullWindow, countBonuses } from '../src/eviction.js';
 import { DEFAULTS, optionsFromGenerationConfig, withOverrides } from '../src/generation_options.js';
 import { PackageError } from '../src/errors.js';
-import { inHeap } from '../src/heap_session.js';
+import { Heap } from '../src/heap.js';
 import { LogitsProcessors } from '../src/logits_processors.js';
 import { tokenLogprobs } from '../src/logprobs.js';
 import { FLOAT32, UINT8, readModel } from '../src/onnx_graph.js';
 import { field, serialize } from '../src/protobuf.js';
 import { Pcg64 } from '../src/random.js';
-import { candidates, sample } from '../src/sampling.js';
+import { candidates, largest, sample } from '../src/sampling.js';
 import { readStateFile, writeStateFile } from '../src/state_file.js';
 import { StopStrings } from '../src/stopping.js';
 import { unpack } from '../src/unpacking.js';
@@ -204,8 +204,34 @@ test('an entry of a tensor without a length is none, not 0', () => {
   assert.deepEqual(found.external, { location: 'data', offset: 4096, length: null });
 });
 
+test('the k-th largest is that of a sort, and comes sooner', () => {
+  const generator = new Pcg64(1n);
+  const drawn = (/** @type {number} */ n) =>
+    Float32Array.from({ length: n }, () => Math.round(generator.random() * 2000));
+  for (const n of [1, 2, 7, 100, 3000]) {
+    for (const k of [1, 2, 7, 50, n]) {
+      if (k > n) continue;
+      const values = drawn(n);
+      if (n > 7) values[3] = -Infinity;
+      for (const given of [values, values.slice().sort()]) assert.equal(largest(given, k), given.slice().sort()[n - k]);
+    }
+  }
+  const logits = drawn(32_768);
+  const fastest = (/** @type {() => void} */ call) => Math.min(...Array.from({ length: 9 }, () => ms(call)));
+  const sorting = fastest(() => logits.slice().sort());
+  const finding = fastest(() => largest(logits, 50));
+  assert.ok(3 * finding < sorting, `${finding} and ${sorting} ms`);
+});
+
+/** @param {() => void} call */
+function ms(call) {
+  const start = performance.now();
+  call();
+  return performance.now() - start;
+}
+
 test('a failure in WebAssembly is not taken for a full heap', async () => {
-  const heapOf = (/** @type {number} */ byteLength) => ({ HEAPU8: { byteLength } });
+  const heapOf = (/** @type {number} */ byteLength) => new Heap({ HEAPU8: { byteLength } }, '');
   /** @type {[unknown, number, RegExp][]} */
   const failures = [
     [
@@ -221,7 +247,7 @@ test('a failure in WebAssembly is not taken for a full heap', async () => {
     [new PackageError('codes lie outside'), 1e6, /^codes lie outside$/],
   ];
   for (const [thrown, nbytes, message] of failures) {
-    const call = inHeap(heapOf(nbytes), 'run the decoder', () => Promise.reject(thrown));
+    const call = heapOf(nbytes).call('run the decoder', () => Promise.reject(thrown));
     await assert.rejects(call, { name: 'PackageError', message });
   }
 });

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
-import { DogeError, OptionError, PackageError, RewindError, StateError, load } from '../src/index.js';
+import { Conversation, DogeError, OptionError, PackageError, RewindError, StateError, load } from '../src/index.js';
 import { rejects } from './refusals.js';
 import { folderOf } from './vectors.js';
 
@@ -87,7 +87,7 @@ for (const provider of PROVIDERS) {
     test('nothing that a model has in the heap is left behind', { skip: provider === 'cpu' }, async () => {
       const other = await load(folderOf(NAME), { executionProviders: ['wasm'], threads: 1 });
       await other.prefill(Array(WINDOW + 1).fill(5));
-      const { module } = /** @type {any} */ (other.decoder.backend);
+      const { module } = /** @type {any} */ (other.decoder.backend).heap;
       /** @type {string[]} */
       const released = [];
       for (const name of ['_OrtReleaseRunOptions', '_OrtReleaseSession']) {
@@ -219,6 +219,10 @@ for (const provider of PROVIDERS) {
         [null, {}, /the prompt is null/],
         ['a\ud800', {}, /half a character/],
         [[{ role: 'user' }], {}, /give messages to chat/],
+        ['a', null, /^the options are null; they must be an object, or be left out$/],
+        [['a'], 5, /^the options are 5; they must be an object/],
+        ['a', { signal: {} }, /^signal is {}; it must be the signal of an AbortController$/],
+        ['a', { onPrompt: 5 }, /^onPrompt is 5; it must be a function$/],
         ['a', { temperature: -1 }, /temperature is -1; it must be/],
         ['a', { topK: true }, /topK is true/],
         ['a', { topp: 1 }, /no option "topp"/],
@@ -237,6 +241,22 @@ for (const provider of PROVIDERS) {
       ];
       for (const [prompt, options, message] of wrong)
         await rejects(model.generate(prompt, options), OptionError, message);
+      const state = await model.prefill('Once');
+      for (const position of /** @type {any[]} */ ([1.5, '1', NaN, null, undefined])) {
+        const cut = (async () => state.truncate(position))();
+        await rejects(cut, OptionError, /^position is .*; it must be a whole number from 0 to \d+$/);
+      }
+      state.dispose();
+      const given = /** @type {any} */ (null);
+      for (const call of [
+        () => model.stream('a', given),
+        () => model.prefill('a', given),
+        () => model.logits([5], given),
+        () => model.newState(given),
+        () => new Conversation(model, given),
+        () => new Conversation(model).ask('a', given),
+      ])
+        await rejects((async () => call())(), OptionError, /^the options are null; they must be an object/);
     });
 
     test('wrong messages end in one sentence', async () => {
@@ -347,6 +367,12 @@ describe('folders that cannot be opened', () => {
       /it must be \["cpu"\]/,
     );
     await rejects(load('http://[/model'), OptionError, /it must be a URL/);
+    for (const given of [{ executionProviders: null }, { ort: {} }, { signal: {} }, { onProgress: 5 }, null])
+      await rejects(
+        load(folderOf(NAME), /** @type {any} */ (given)),
+        OptionError,
+        /(is|are) (null|{}|5); (it|they) must be/,
+      );
     await rejects(load(/** @type {any} */ (undefined)), OptionError, /the location is undefined; it must be a URL/);
     await rejects(load('file://host/model'), OptionError, /it must be a URL/);
     await rejects(load('http://127.0.0.1:9/model', { executionProviders: ['wasm'] }), PackageError, /cannot be loaded/);
@@ -391,8 +417,9 @@ async function bytesInUse(model) {
 }
 
 /** Bytes of WebAssembly's heap that are not free: free ones are those that it gives out before it grows. */
-function heapInUse(/** @type {{module: any, heap: any}} */ { module, heap }) {
+function heapInUse(/** @type {{heap?: import('../src/heap.js').Heap}} */ { heap }) {
   if (!heap) return 0;
+  const { module } = heap;
   const [size, block] = [heap.buffer.byteLength, 2 ** 16];
   const taken = [];
   while (heap.buffer.byteLength === size) taken.push(module._malloc(block));

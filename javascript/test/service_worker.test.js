@@ -8,8 +8,8 @@ import { createContext, runInContext } from 'node:vm';
 const SOURCE = await readFile(new URL('../../examples/browser/service_worker.js', import.meta.url), 'utf-8');
 const HOME = 'http://127.0.0.1:8000/';
 
-/** What a request of the page leads to. @param {string} url @param {{online?: boolean, putFails?: boolean}} [ways] */
-async function asked(url, { online = true, putFails = false } = {}) {
+/** What a request of the page leads to. @param {string} url @param {{online?: boolean, putFails?: boolean, status?: number}} [ways] */
+async function asked(url, { online = true, putFails = false, status = 200 } = {}) {
   /** @type {Record<string, (event: any) => void>} */
   const listeners = {};
   /** @type {string[]} */
@@ -21,7 +21,8 @@ async function asked(url, { online = true, putFails = false } = {}) {
       kept.push(address.pathname);
     },
   };
-  const fetch = async () => (online ? new Response('new') : Promise.reject(new TypeError('Failed to fetch')));
+  const fetch = async () =>
+    online ? new Response('new', { status }) : Promise.reject(new TypeError('Failed to fetch'));
   const self = { addEventListener: (/** @type {string} */ name, /** @type {any} */ f) => (listeners[name] = f) };
   const scope = { self, fetch, URL, caches: { open: async () => cache }, location: new URL('service_worker.js', HOME) };
   runInContext(SOURCE, createContext(scope));
@@ -50,6 +51,11 @@ test('an answer does not fail with its copy', async () => {
 test('without the network the copy serves', async () => {
   assert.equal((await asked('?model=model/a', { online: false })).text, 'kept /index.html');
   assert.equal((await asked('doge-export/index.js', { online: false })).text, 'kept /doge-export/index.js');
+});
+
+test('where the server fails the copy serves, and a file that is missing is missing', async () => {
+  assert.deepEqual(await asked('page.js', { status: 503 }), { text: 'kept /page.js', kept: [], waits: [] });
+  assert.deepEqual(await asked('page.js', { status: 404 }), { text: 'new', kept: [], waits: [] });
 });
 
 test('files of others are left alone', async () => {

@@ -51,12 +51,13 @@ describe('a folder on the web', () => {
   let server;
   let address = '';
   let breaksOff = '';
+  let fails = 0; // with this status
   const warn = console.warn;
   /** @type {string[]} */
   let warnings;
 
   beforeEach(async () => {
-    [asked, warnings, breaksOff, files] = [[], [], '', await contentOf(OLD)];
+    [asked, warnings, breaksOff, fails, files] = [[], [], '', 0, await contentOf(OLD)];
     caches = new FakeCaches();
     Object.assign(globalThis, { caches });
     console.warn = (text) => warnings.push(text);
@@ -64,6 +65,7 @@ describe('a folder on the web', () => {
       const file = String(url).slice('/model/'.length);
       asked.push(file);
       const bytes = files.get(file);
+      if (fails) return response.writeHead(fails).end();
       if (!bytes) return response.writeHead(404).end();
       response.setHeader('Content-Length', bytes.length);
       if (file !== breaksOff) return response.end(bytes);
@@ -104,6 +106,19 @@ describe('a folder on the web', () => {
     assert.ok(model.hasChatTemplate);
     assert.equal((await model.generate(Array(200).fill(5), { maxNewTokens: 3, ignoreEos: true })).completionTokens, 3);
     await model.dispose();
+  });
+
+  test('a server that fails leaves the copy, which is then used; without one its answer is told', async () => {
+    fails = 503;
+    await assert.rejects(opened(), { name: 'PackageError', message: /the server answers 503 Service Unavailable$/ });
+    fails = 0;
+    const before = await logitsOf(await opened());
+    for (const status of [500, 503]) {
+      fails = status;
+      assert.deepEqual(await logitsOf(await opened()), before);
+    }
+    fails = 403;
+    await assert.rejects(opened(), { name: 'PackageError', message: /the server answers 403 Forbidden$/ });
   });
 
   /** @type {[string, (now: Map<string, Buffer>) => void, RegExp][]} */

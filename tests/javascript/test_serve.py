@@ -24,6 +24,14 @@ def test_a_folder_that_is_no_export_ends_in_a_sentence(tmp_path: Path) -> None:
     assert done.stderr.endswith(f"{tmp_path} has no onnx/decoder.onnx; give a folder that doge-export wrote\n")
 
 
+@pytest.mark.parametrize("port", ["99999", "65536", "-1", "80.5", "x", "\u0662", ""])
+def test_a_port_that_there_is_not_ends_in_a_sentence(tmp_path: Path, port: str) -> None:
+    command = [sys.executable, str(SERVER), str(tmp_path), f"--port={port}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"--port: {port} is no port; it must be a whole number from 0 to 65535\n")
+
+
 @contextmanager
 def served(work: Path) -> Iterator[tuple[int, Path]]:
     """The port of the server in a copy of the clone's two folders, and a file for all that it says."""
@@ -84,6 +92,13 @@ def test_all_else_is_not_found_and_no_traceback_is_printed(server: tuple[int, Pa
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "", "127.0.0.1:1"])
 def test_another_name_of_the_server_is_refused(server: tuple[int, Path], host: str) -> None:
     assert get(server[0], "/page.js", host)[0] == 403
+
+
+def test_the_log_names_a_file_that_is_not_there(server: tuple[int, Path]) -> None:
+    port, said = server
+    get(port, "/model/any/tokenizer_config.json")
+    lines = said.read_text().splitlines()
+    assert lines[-1].endswith("code 404, message File not found: GET /model/any/tokenizer_config.json HTTP/1.1")
 
 
 def test_a_reader_that_goes_away_prints_no_traceback(tmp_path: Path) -> None:
