@@ -13,7 +13,7 @@ from .errors import OptionError
 from .names import DEMO, in_name, model_names
 from .places import check_model, check_target
 from .recipes import DEFAULT, DEFAULT_BITS, LEAST_BITS, MOST_BITS, RECIPES, ROLES
-from .runtime.adapter_names import check_name
+from .runtime.adapter_names import check_names
 from .runtime.threads import check_threads
 from .texts.calibration_source import check_calibration
 from .texts.labelled import check_texts
@@ -151,8 +151,7 @@ class ExportOptions:
             )
         if self.push_to_hub is not None and not is_hub_id(self.push_to_hub):
             raise OptionError(f"push_to_hub is {self.push_to_hub!r}; it must be a hub id (owner/name)")
-        for name in self.adapters or {}:
-            check_name(name)
+        check_names(self.adapters or {})
         if self.texts is not None:
             check_texts(self.texts)
         texts = [self.calibration, None if self.calibrate_window == BUILT_IN_TEXT else self.calibrate_window]

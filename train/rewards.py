@@ -43,7 +43,9 @@ Reward = Callable[..., list[float]]
 SECONDS = 5  # that math-verify may take for an answer
 KEY_FORM = LatexExtractionConfig()
 ANSWER_FORM = LatexExtractionConfig(
-    normalization_config=NormalizationConfig(units=True), boxed_match_priority=0, try_extract_without_anchor=False
+    normalization_config=NormalizationConfig(units=True, malformed_operators=True),
+    boxed_match_priority=0,
+    try_extract_without_anchor=False,
 )
 LATEX = re.compile(r"\$|\\boxed|\\\[|\\\(")
 NAMES = re.compile(r"\\(?:begin|end|operatorname)\{[A-Za-z*]*\}")

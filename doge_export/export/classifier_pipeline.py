@@ -18,7 +18,8 @@ from ..quantization.layer_by_layer import give_stored_numbers
 from ..quantization.plan import make_plan
 from ..report.classifier_card import write_classifier_card
 from ..report.classifier_report import ClassifierReport
-from ..runtime.classifier_graph import FORMAT_VERSION, ClassifierDescription, ClassifierGraph
+from ..runtime.classifier import Classifier
+from ..runtime.classifier_graph import FORMAT_VERSION, ClassifierDescription
 from ..runtime.description import DATA_FILE, PORTABLE_FILE, SAMPLE_KEY
 from ..runtime.folder_files import sample_of
 from ..texts.labelled import evaluation_texts
@@ -52,7 +53,7 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
         plan, storage = make_plan(checkpoint, options, folded, progress)
         progress(f"building the classifier with {options.weights} weights")
         write_classifier(folded, plan, folder, checkpoint.model.config.pad_token_id)
-        graph = ClassifierGraph(folder, options.threads)
+        graph = Classifier(folder, options.threads).graph
         quality = None if texts is None else measure_classifier(checkpoint, graph, texts, progress)
         progress("comparing it with PyTorch")
         # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
@@ -100,7 +101,9 @@ def refuse_decoder_options(options: ExportOptions) -> None:
 
 def write_files(checkpoint: ClassifierCheckpoint, folder: Path) -> None:
     """Write config.json and the tokenizer, which needs a token for padding, as other runtimes ask it for batches."""
-    write_model_config(checkpoint.model, folder)
+    config = checkpoint.model.config
+    # transformers leaves out two labels of its usual names
+    write_model_config(checkpoint.model, folder, id2label=config.id2label, label2id=config.label2id)
     tokenizer, pad = checkpoint.tokenizer, checkpoint.model.config.pad_token_id
     if tokenizer is None:
         return

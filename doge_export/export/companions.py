@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from doge_common.errors import one_line
 from doge_model.saving import exported_config, write_config
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 TRANSFORMERS_JS = {"dtype": "fp32", "use_external_data_format": True}
 
 
-def write_model_config(model: AnyDoge, folder: Path) -> None:
-    """Write config.json, with a field for transformers.js that transformers keeps and does not read."""
+def write_model_config(model: AnyDoge, folder: Path, **fields: Any) -> None:
+    """Write config.json, with a field for transformers.js that transformers keeps and does not read.
+
+    fields: further ones, which transformers would leave out.
+    """
     write_config(exported_config(model.config, model.state_dict()), folder)
     path = folder / "config.json"
-    fields = json.loads(path.read_text(encoding="utf-8")) | {"transformers.js_config": TRANSFORMERS_JS}
+    fields |= json.loads(path.read_text(encoding="utf-8")) | {"transformers.js_config": TRANSFORMERS_JS}
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -88,10 +88,12 @@ def scores_of(logits: NDArray[np.float32], problem_type: str) -> NDArray[np.floa
 def named_labels(fields: dict[str, Any], count: int, path: Path) -> list[str]:
     """The labels that config.json names, in the order of the logits.
 
+    Where it names none they have transformers' usual names, which it leaves out of the file.
+
     Raises:
         PackageError: they are not as many as the graph has.
     """
-    stated = fields.get("id2label")
+    stated = fields.get("id2label", {str(index): f"LABEL_{index}" for index in range(count)})
     names = [stated.get(str(index)) for index in range(count)] if isinstance(stated, dict) else []
     if not isinstance(stated, dict) or len(stated) != count or len({str(name) for name in names}) != count:
         found = len(stated) if isinstance(stated, dict) else "no"

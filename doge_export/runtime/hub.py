@@ -28,6 +28,8 @@ def folder_of(source: str | Path, revision: str | None = None, local_files_only:
         PackageError: there is no such folder, and no export in such a repository either. Or the hub cannot be reached,
             or a model is not exported yet: the text has its command.
     """
+    if not isinstance(source, str | Path):
+        raise PackageError(f"the folder is {source!r}; give a path or a hub id (owner/name), a text or a Path")
     path = export_meant(Path(source))
     if path.is_dir():
         if revision:

@@ -298,6 +298,8 @@ class Model:
 
         Raises OptionError where the name is taken or not allowed, and PackageError where the file does not fit.
         """
+        if not isinstance(path, str | Path):
+            raise OptionError(f"path is {path!r}; it must be the path of an .onnx_adapter file, a text or a Path")
         self._need_adapters(name).add(name, Path(path))
 
     def with_adapter(self, name: str) -> Model:
@@ -331,7 +333,8 @@ class Model:
         if adapter is not None:
             return self.with_adapter(cast(str, adapter))
         made_by = state.description.adapter if isinstance(state, State) else ""
-        return self.with_adapter(made_by) if made_by and made_by in self.adapters else self
+        # a model that computes with an adapter already refuses the state of another one
+        return self.with_adapter(made_by) if made_by and self._base is None and made_by in self.adapters else self
 
     @property
     def classifier(self) -> Classifier:

@@ -81,6 +81,8 @@ def test_a_name_is_given_once(adapter: Any) -> None:
     done = run("base", "--adapters", "a=legal", "--adapters", "a=legal")
     assert done.exit_code == 2
     assert "adapters names 'a' twice; give each adapter a name of its own" in done.output
+    done = run("base", "--adapters", "a=legal", "--adapters", "A=legal")
+    assert "adapters has 'a' and 'A', one file where case does not count; rename one" in done.output
 
 
 def test_every_adapter_has_its_quality_and_verification_in_the_report(adapter: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import doge_export
 from doge_export.errors import CheckpointError, OptionError, VerificationError
 from doge_export.export import (
     ClassifierReport,
@@ -53,6 +54,15 @@ def test_every_recipe_is_verified_and_keeps_labels(weights: str, tmp_path: Path)
     assert report.quality.same_labels > 0.95
     assert (report.quality.spread_error < 1e-4) == (weights == "fp32")
     assert report.verification.beyond_window is not None
+
+
+def test_labels_of_the_usual_names_are_written_too(tmp_path: Path) -> None:
+    classifier_checkpoint(tmp_path / "checkpoint", names=("LABEL_0", "LABEL_1"))
+    assert "id2label" not in json.loads((tmp_path / "checkpoint/config.json").read_text())
+    export(tmp_path, report_tokens=0)
+    assert doge_export.load(tmp_path / "out").classifier.labels == ["LABEL_0", "LABEL_1"]
+    edit_config(tmp_path / "out", remove=("id2label", "label2id"))  # as an export of before has it
+    assert doge_export.load(tmp_path / "out").classifier.labels == ["LABEL_0", "LABEL_1"]
 
 
 @pytest.mark.slow

@@ -172,6 +172,8 @@ def test_a_state_goes_on_with_its_adapter_and_refuses_another(world: World, tmp_
         model.generate("?", state=state, adapter="support")
     with pytest.raises(StateError, match="was made without an adapter"):
         model.generate("?", state=model.prefill("Who"), adapter="support")
+    with pytest.raises(StateError, match="was made with the adapter 'legal', and goes on in no other way"):
+        model.with_adapter("support").generate("?", state=state)
     loaded = model.load_state(tmp_path / "state", adapter="legal")
     assert model.generate(model.tokenizer.encode_inside(" the rent?"), state=loaded, **options).token_ids == whole
     for name, words in ((None, "without an adapter"), ("support", "with the adapter 'support'")):
@@ -261,6 +263,7 @@ def test_an_adapter_that_is_no_text_is_refused(fault: Any, world: World) -> None
         lambda: world.model.generate(["Hi"], adapter=[fault]),
         lambda: world.model.with_adapter(fault),
         lambda: world.model.add_adapter(fault, world.folder / "out/adapters/legal.onnx_adapter"),
+        lambda: world.model.add_adapter("own", fault),
     ):
         with pytest.raises(OptionError, match="it must be"):
             call()

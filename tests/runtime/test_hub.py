@@ -13,8 +13,10 @@ import pytest
 
 import doge_export
 from doge_common.hub_id import is_hub_id
+from doge_export.errors import PackageError
 from doge_export.export import ExportOptions, export
 from doge_export.runtime.generation_options import GenerationOverrides
+from doge_export.runtime.hub import folder_of
 from tests.helpers.checkpoints import save_doge, save_tokenizer
 from tests.helpers.hub import Hub, Repository, environment, running
 
@@ -266,3 +268,9 @@ def test_a_hub_id_has_the_form_that_huggingface_hub_allows(source: str, expected
         assert not expected
     else:
         assert expected or "/" not in source
+
+
+@pytest.mark.parametrize("source", [5, None, b"folder"])
+def test_a_source_that_is_no_path_is_refused(source: Any) -> None:
+    with pytest.raises(PackageError, match="give a path or a hub id"):
+        folder_of(source)

@@ -93,6 +93,9 @@ def said(*answers: str) -> list[list[dict[str, str]]]:
                 ("yx", "$x y$"),
                 ("2yx", r"\boxed{2 x y}"),
                 ("(b)", r"\boxed{B}"),
+                (r"\frac12", r"\boxed{\frac12}"),
+                (r"\sqrt2", r"\boxed{\sqrt{2}}"),
+                (r"\tfrac34", "3/4"),
             ]
         ),
         *(
