@@ -1,7 +1,7 @@
 /**
  * Graphs for WebAssembly, where GroupQueryAttention is slow over several tokens: those attend by ONNX's Attention.
  *
- * That takes an eighth of the time for 256 tokens (docs/javascript.md). A single token stays with GroupQueryAttention,
+ * A prompt of 256 tokens takes less than half the time so (docs/javascript.md). One token stays with GroupQueryAttention,
  * which reads the state in place; ONNX's operator takes the keys of the past and the new ones apart.
  */
 
