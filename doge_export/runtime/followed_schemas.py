@@ -6,6 +6,7 @@ llguidance reads some keywords in another way than validators do. So it is given
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from .names_beside import names_beside
@@ -13,8 +14,21 @@ from .number_bounds import include_bounds
 from .pattern_classes import read_alike
 from .schema_places import schemas_together
 
+SPELLED = re.compile(r'["\\]')  # characters that JSON writes with a backslash
 # of OpenAPI's and others, which no validator checks
-NOTES = ("password", "binary", "byte", "int32", "int64", "float", "double")
+NOTES: tuple[str, ...] = (
+    "password",
+    "binary",
+    "byte",
+    "int32",
+    "int64",
+    "float",
+    "double",
+    "base64",
+    "base64url",
+    "path",
+)
+NOTES += ("file-path", "directory-path", "ipvanyaddress", "ipvanyinterface", "ipvanynetwork")
 
 
 def followed_schema(name: str, text: str) -> str:
@@ -24,7 +38,7 @@ def followed_schema(name: str, text: str) -> str:
     for part in parts.values():
         _drop_notes(part)
         _read_patterns_alike(part)
-        _write_names_plainly(part)
+        _write_names_plainly(name, part)
         include_bounds(part)
     return json.dumps(root)
 
@@ -39,15 +53,17 @@ def _drop_notes(schema: dict[str, Any]) -> None:
         schema.pop("additionalItems", None)  # no draft reads it there; llguidance drops prefixItems for it
 
 
-def _write_names_plainly(schema: dict[str, Any]) -> None:
+def _write_names_plainly(name: str, schema: dict[str, Any]) -> None:
     r"""Let a pattern name the keys that `properties` does not, for llguidance takes `\u0061` for another than `a`."""
     properties, others = schema.get("properties"), schema.get("additionalProperties", True)
     if not isinstance(properties, dict) or not properties or others is False or schema.get("patternProperties"):
         return
     schema.pop("additionalProperties", None)
     schema.pop("patternProperties", None)
+    # its own pattern takes a key such as "\\"" for another than the property of that name
+    is_plain = others in (True, {}) and not any(SPELLED.search(key) for key in properties)
+    pattern = "^" if is_plain else names_beside(name, properties)
     # beside one another, for it reads the keys of a schema in their order
-    pattern = "^" if others in (True, {}) else names_beside(properties)
     schema |= {"patternProperties": {pattern: others}, "additionalProperties": False}
 
 

@@ -28,7 +28,10 @@ EXACT_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "mul
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 CLASS = re.compile(r"\[\^?([^\]]*)")  # of characters in a pattern, with all up to its end
 WHOLE_CLASS = re.compile(r"\[[^\]]*\]")
-OWN_SIGNS = re.compile(r"\(\?[ims]*[^ims:)<=!P]|[*+?}]\+")  # flags such as x, and a++, which Rust reads as (a+)+
+# flags such as x, a++, which Rust reads as (a+)+, and a{2, 3}, which is a text to others
+OWN_SIGNS = re.compile(r"\(\?[ims]*[^ims:)<=!P]|[*+?}]\+|\{(?=[^}]*\s)[\d,\s]*\}")
+OWN_ESCAPES = re.compile(r"\\(?:[AzZpP]|0|x00|u0000|u\{0+\})|\x00")  # that not all read, or of the character 0
+MOST_PATTERNS = 100  # of patternProperties
 RUST_SIGNS = re.compile(r"\[|&&|--|~~")
 
 
@@ -107,13 +110,15 @@ def _check(name: str, schema: dict[str, Any]) -> None:
             f"{name} has patternProperties and takes other keys too, which the library could confuse; give "
             "additionalProperties of false beside them"
         )
+    if len(dict_of(schema, "patternProperties")) > MOST_PATTERNS:
+        raise OptionError(f"{name} has {len(patterns or ())} patternProperties; give at most {MOST_PATTERNS}")
     if "prefixItems" in schema and isinstance(schema.get("items"), list):
         raise OptionError(f"{name} has prefixItems beside a list of items, which two drafts read; give one of the two")
     for pattern in [schema.get("pattern"), *(patterns if isinstance(patterns, dict) else [])]:
         if isinstance(pattern, str) and _has_own_signs(pattern):
             raise OptionError(
-                f"{name} has the pattern {pattern[:80]!r}, whose flags or doubled signs of repetition the library "
-                "would read in another way; leave them out"
+                f"{name} has the pattern {pattern[:80]!r}, whose flags, escapes or signs of repetition the "
+                "library or a validator would read in another way; leave them out"
             )
         if isinstance(pattern, str) and _is_of_rust(pattern):
             raise OptionError(
@@ -152,7 +157,9 @@ def _check_together(name: str, schemas: list[dict[str, Any]]) -> None:
 
 
 def _has_own_signs(pattern: str) -> bool:
-    """Whether a pattern has signs outside of brackets that Rust reads in another way than Python."""
+    """Whether a pattern has signs outside of brackets, or escapes, that Rust reads in another way than Python."""
+    if OWN_ESCAPES.search(pattern.replace("\\\\", "")):
+        return True
     return OWN_SIGNS.search(WHOLE_CLASS.sub("a", _without_escapes(pattern))) is not None
 
 

@@ -34,7 +34,7 @@ class Steps:
             if size > LARGEST_STEP:
                 self._refuse(
                     f"multipleOf of {step}",
-                    f"at most {LARGEST_STEP}, or in decimals as few digits; a power of ten may be larger",
+                    f"at most {LARGEST_STEP}, or in decimals as few digits",
                 )
         self._met.update(steps.values())
         if math.lcm(*steps.values()) > MOST_TOGETHER or sum(self._met) > MOST_OF_STEPS:
@@ -45,7 +45,9 @@ class Steps:
 
 
 def units(step: float) -> int:
-    """A step in units of its last decimal, and 1 for a power of ten, whose remainders are the last digits."""
+    """A step in units of its last decimal, and 1 for a small power of ten, whose remainders are the last digits."""
     _, digits, _ = Decimal(repr(step)).normalize().as_tuple()
     whole = int("".join(map(str, digits)))
-    return 1 if whole == 1 else abs(int(step)) if step == int(step) else whole
+    if whole == 1 and step <= LARGEST_STEP:
+        return 1
+    return abs(int(step)) if step == int(step) else whole

@@ -225,7 +225,7 @@ BAD: Any = [
     ),
     ({"json_schema": {"exclusiveMinimum": True, "minimum": 0}}, "a true or false exclusiveMinimum, which draft 4"),
     ({"json_schema": {"$schema": "http://json-schema.org/draft-03/schema#"}}, "give one of draft 4 or later"),
-    ({"json_schema": {"pattern": "^a++$"}}, "doubled signs of repetition"),
+    ({"json_schema": {"pattern": "^a++$"}}, "signs of repetition"),
     ({"json_schema": {"items": {"pattern": "(?x)a b"}}}, "whose flags"),
     ({"json_schema": {"items": {"properties": {"a\nb": {}}}}}, "a control character in the name of a property"),
     ({"regex": "a("}, "regex cannot be followed: .*unclosed group; change it"),

@@ -31,6 +31,10 @@ ESCAPED: Any = [
       "properties": {"a": {"type": "integer"}, "b": {}}}, r'{"b": 1, "\u0061": "a"}', '{"a": 1, "b": 2, "c": "a"}'),
     ({"$ref": "#/x/0", "x": [{"properties": {"a": {"type": "integer"}}}]}, r'{"\u0061": "a"}', '{"b": "a"}'),
 ]  # fmt: skip
+ESCAPED += [
+    ({"properties": {'"': {"type": "integer"}}, **others}, r'{"\"": "a"}', r'{"\"": 1, "b": "a"}')
+    for others in ({}, {"additionalProperties": {"type": ["string", "integer"]}})
+]
 
 
 @pytest.mark.parametrize(("schema", "wrong", "right"), ESCAPED, ids=str)
@@ -121,6 +125,32 @@ def test_a_pattern_matches_what_python_and_javascript_match(pattern: str, wrong:
     for text in right:
         written = json.dumps(text, ensure_ascii=False)
         assert allows(model, schema, written) and is_valid(written, schema)
+
+
+@pytest.mark.parametrize("pattern", [r'^[^"]*$', r"^[^\\]+$", r"^[^ -~]+$", r'^[^\\/:*?"<>|]+$'])
+def test_a_class_that_is_turned_round_has_no_signs_with_a_backslash(pattern: str) -> None:
+    model, schema = any_model(), {"type": "string", "pattern": pattern}
+    for text in (r'"\\""', r'"\\\\"'):
+        assert is_valid(text, schema) or not allows(model, schema, text)
+    assert allows(model, schema, '"é"')
+
+
+@pytest.mark.parametrize("pattern", ["^a{2, 3}$", "^a{ 2}$", r"a\z", r"\Aa", r"\p{L}", r"[\x00-\x1f]", r"([^\"\0]|\0)"])
+def test_patterns_that_not_all_read_alike_are_refused(pattern: str) -> None:
+    with pytest.raises(OptionError, match="signs of repetition"):
+        any_model().generate("a", json_schema={"type": "string", "pattern": pattern}, max_new_tokens=1)
+
+
+def test_what_would_take_long_to_follow_is_refused() -> None:
+    integer = {"type": "integer"}
+    for schema in (
+        {"properties": dict.fromkeys(["a" * 201], integer), "additionalProperties": integer},
+        {"properties": {f"{i:0>40}": integer for i in range(600)}, "additionalProperties": integer},
+        {"patternProperties": {f"^{i}$": integer for i in range(101)}, "additionalProperties": False},
+        {"type": "number", "multipleOf": 10**7},
+    ):
+        with pytest.raises(OptionError, match="at most"):
+            any_model().generate("a", json_schema=schema, max_new_tokens=1)
 
 
 def test_keywords_that_ask_for_nothing_are_taken() -> None:
