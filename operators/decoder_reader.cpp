@@ -57,8 +57,8 @@ Decoder DecoderReader::read() {
   return d;
 }
 
-// Memory delivers more where more of it is asked for at once; a cache that holds all weights needs no such help, and
-// asking costs it up to a tenth (docs/operators.md).
+// Memory delivers more where more of it is asked for at once. A cache that holds all weights needs no such help, and
+// steps are slower by the asking.
 void DecoderReader::ask_far_ahead() {
   constexpr size_t CACHED = 80 << 20;
   constexpr int FAR = 16384;

@@ -15,20 +15,9 @@ from .pattern_classes import read_alike
 from .schema_places import schemas_together
 
 SPELLED = re.compile(r'["\\]')  # characters that JSON writes with a backslash
-# of OpenAPI's and others, which no validator checks
-NOTES: tuple[str, ...] = (
-    "password",
-    "binary",
-    "byte",
-    "int32",
-    "int64",
-    "float",
-    "double",
-    "base64",
-    "base64url",
-    "path",
-)
-NOTES += ("file-path", "directory-path", "ipvanyaddress", "ipvanyinterface", "ipvanynetwork")
+# formats of OpenAPI, pydantic and others, which no validator checks
+OF_OPENAPI = ("password", "binary", "byte", "int32", "int64", "float", "double", "base64", "base64url")
+NOTES = (*OF_OPENAPI, "path", "file-path", "directory-path", "ipvanyaddress", "ipvanyinterface", "ipvanynetwork")
 
 
 def followed_schema(name: str, text: str) -> str:
@@ -60,7 +49,7 @@ def _write_names_plainly(name: str, schema: dict[str, Any]) -> None:
         return
     schema.pop("additionalProperties", None)
     schema.pop("patternProperties", None)
-    # its own pattern takes a key such as "\\"" for another than the property of that name
+    # by ^, which stands for any key, llguidance takes a quote's other spelling for another key
     is_plain = others in (True, {}) and not any(SPELLED.search(key) for key in properties)
     pattern = "^" if is_plain else names_beside(name, properties)
     # beside one another, for it reads the keys of a schema in their order
