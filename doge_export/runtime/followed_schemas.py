@@ -12,12 +12,16 @@ from typing import Any
 from .names_beside import names_beside
 from .number_bounds import include_bounds
 from .pattern_classes import read_alike
-from .schema_places import schemas_together
+from .schema_places import CONTROL, dict_of, schemas_together
 
 SPELLED = re.compile(r'["\\]')  # characters that JSON writes with a backslash
 # formats of OpenAPI, pydantic and others, which no validator checks
 OF_OPENAPI = ("password", "binary", "byte", "int32", "int64", "float", "double", "base64", "base64url")
-NOTES = (*OF_OPENAPI, "path", "file-path", "directory-path", "ipvanyaddress", "ipvanyinterface", "ipvanynetwork")
+OF_PYDANTIC = ("path", "file-path", "directory-path", "ipvanyaddress", "ipvanyinterface", "ipvanynetwork")
+OF_NETWORKS = ("ipv4network", "ipv6network", "ipv4interface", "ipv6interface", "cidrv4", "cidrv6")
+# zod writes a pattern beside nearly all of them
+OF_ZOD = ("starts_with", "ends_with", "includes", "lowercase", "uppercase", "nanoid", "cuid", "cuid2", "ulid", "e164")
+NOTES = (*OF_OPENAPI, *OF_PYDANTIC, *OF_NETWORKS, *OF_ZOD)
 
 
 def followed_schema(name: str, text: str) -> str:
@@ -26,6 +30,7 @@ def followed_schema(name: str, text: str) -> str:
     parts = {id(part): part for choices, _ in schemas_together(name, root) for schemas in choices for part in schemas}
     for part in parts.values():
         _drop_notes(part)
+        _name_properties(part, root)
         _read_patterns_alike(part)
         _write_names_plainly(name, part)
         include_bounds(part)
@@ -40,6 +45,30 @@ def _drop_notes(schema: dict[str, Any]) -> None:
         del schema["format"]
     if not isinstance(schema.get("items"), list):
         schema.pop("additionalItems", None)  # no draft reads it there; llguidance drops prefixItems for it
+
+
+def _name_properties(schema: dict[str, Any], root: Any) -> None:
+    """Write `propertyNames` that allows any name, or names from a list, in other keywords; others stay as they are."""
+    names = schema.get("propertyNames")
+    target = _definition(names, root)
+    plain = {key for key in target if key not in ("title", "description")}
+    listed, values = target.get("enum"), schema.get("additionalProperties", True)
+    is_text = target.get("type", "string") == "string"
+    if names is True or names == {} or (plain == {"type"} and is_text):
+        del schema["propertyNames"]
+    elif plain in ({"enum"}, {"enum", "type"}) and isinstance(listed, list) and is_text:
+        named = [name for name in listed if isinstance(name, str)]
+        if not schema.keys() & {"properties", "patternProperties"} and not any(map(CONTROL.search, named)):
+            del schema["propertyNames"]
+            schema |= {"properties": dict.fromkeys(named, values), "additionalProperties": False}
+
+
+def _definition(schema: Any, root: Any) -> dict[str, Any]:
+    """A schema, or the definition that it names and nothing beside it; else an empty one."""
+    if isinstance(schema, dict) and schema.keys() == {"$ref"} and isinstance(schema["$ref"], str):
+        home, _, name = schema["$ref"].removeprefix("#/").partition("/")
+        return dict_of(dict_of(root, home), name)
+    return schema if isinstance(schema, dict) else {}
 
 
 def _write_names_plainly(name: str, schema: dict[str, Any]) -> None:

@@ -21,11 +21,10 @@ from ..errors import OptionError
 from .number_bounds import is_kept, is_number
 from .number_steps import Steps
 from .pattern_classes import may_name_one_key_twice
-from .schema_places import dict_of, schemas_together
+from .schema_places import CONTROL, dict_of, schemas_together
 
 MOST_EXACT = 2**53
 EXACT_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "const", "enum")
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 CLASS = re.compile(r"\[\^?([^\]]*)")  # of characters in a pattern, with all up to its end
 WHOLE_CLASS = re.compile(r"\[[^\]]*\]")
 # flags such as x, a++, which Rust reads as (a+)+, and a{2, 3}, which is a text to others
@@ -74,6 +73,7 @@ def _check_all(name: str, root: Any) -> None:
                     if "draft-04" not in draft:
                         _check_exclusive(name, part)
             _check_together(name, schemas)
+            steps.add_bounded(schemas)
             if surely:
                 _check_least_properties(name, schemas)
         steps.add(part.get("multipleOf") for schemas in choices for part in schemas)

@@ -39,14 +39,14 @@ def include_bounds(schema: dict[str, Any]) -> None:
 def farthest_multiple(step: object) -> int | None:
     """Up to where all multiples of a step are binary numbers, so that reading one gives a multiple; None for any.
 
-    Whole steps have none, for Python reads whole numbers exactly. Nor have 0.5, 0.25 and so on, whose multiples become
-    whole numbers beyond it.
+    Whole steps have none, for Python reads whole numbers exactly; 3.0 has, for by it Python divides binary numbers. Nor
+    have 0.5, 0.25 and so on, whose multiples become whole numbers beyond it.
     """
     if not is_number(step):
         return None
     numerator, denominator = step.as_integer_ratio()
     is_power = numerator & (numerator - 1) == 0
-    return None if denominator == 1 or is_power else 2**53 // denominator
+    return None if isinstance(step, int) or is_power else 2**53 // denominator
 
 
 def _allow_shorter(schema: dict[str, Any], sides: list[str]) -> None:

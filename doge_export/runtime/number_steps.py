@@ -12,8 +12,9 @@ from decimal import Decimal
 from typing import Any
 
 from ..errors import OptionError
-from .number_bounds import is_number
+from .number_bounds import farthest_multiple, is_number
 
+LARGEST_BOUNDED = 5_000  # beside bounds; by 10,000 llguidance gives up in the middle of an answer
 LARGEST_STEP = 100_000  # whole, in units of its last decimal; about 0.7 seconds of a Xeon's core
 MOST_OF_STEPS = 200_000  # all of a schema
 MOST_TOGETHER = 1_000_000  # the least common multiple of those that may be chosen at one place
@@ -39,6 +40,19 @@ class Steps:
         self._met.update(steps.values())
         if math.lcm(*steps.values()) > MOST_TOGETHER or sum(self._met) > MOST_OF_STEPS:
             self._refuse("several multipleOf, which together are too large to follow", "smaller ones, or fewer")
+
+    def add_bounded(self, schemas: Iterable[dict[str, Any]]) -> None:
+        """OptionError where a step is too large beside the bounds of schemas that hold together."""
+        schemas = list(schemas)
+        lows = [part[key] for part in schemas for key in ("minimum", "exclusiveMinimum") if is_number(part.get(key))]
+        bounded = any(part.get(key) is not None for part in schemas for key in ("maximum", "exclusiveMaximum"))
+        for step in (part.get("multipleOf") for part in schemas):
+            if (
+                is_number(step)
+                and units(step) > LARGEST_BOUNDED
+                and (bounded or min(lows, default=0) < 0 or farthest_multiple(step) is not None)
+            ):
+                self._refuse(f"multipleOf of {step} within bounds", f"at most {LARGEST_BOUNDED}, or no bounds")
 
     def _refuse(self, given: str, allowed: str) -> None:
         raise OptionError(f"{self._name} has {given}; give {allowed}")

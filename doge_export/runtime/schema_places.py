@@ -18,6 +18,9 @@ from ..errors import OptionError
 Schema = dict[str, Any]
 Chain = tuple[Any, "Chain"] | None  # a list that grows in front, and shares its rest with others
 INDEX = re.compile("0|[1-9][0-9]{0,8}")  # of a list, in a JSON pointer
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+DATA = ("const", "enum")  # keywords whose value is no schema
+HOMES = ("properties", "patternProperties", "$defs", "definitions", "schemas")  # keys below them are names
 MOST_STEPS = 200_000  # through a schema, in less than a second; 40 recursive parts of 11 fields take 124,000
 
 
@@ -105,7 +108,9 @@ class _Walk:
             raise OptionError(
                 f"{self._name} has the $ref {shown!r}; it must be # or begin with #/, such as #/$defs/name"
             )
-        for step in steps:
+        for above, step in zip(["", *steps], steps, strict=False):
+            if step in DATA and above not in HOMES:
+                raise OptionError(f"{self._name} has the $ref {shown!r}, which points into data; name a schema")
             key = step.replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and key in target:
                 target = target[key]

@@ -163,3 +163,41 @@ def test_a_multiple_of_a_fraction_is_one_as_python_reads_it() -> None:
     model, schema = any_model(), {"type": "number", "multipleOf": 2.5}
     assert not is_valid("4727183366253597.5", schema) and not allows(model, schema, "4727183366253597.5")
     assert allows(model, schema, "1227183366253597.5") and allows(model, schema, "-5")
+
+
+def test_names_of_properties_from_a_list_or_any_are_followed() -> None:
+    model, values = any_model(), {"type": "object", "additionalProperties": {"type": "integer"}}
+    listed, defined = {"enum": ["x", "y"], "type": "string"}, {"$ref": "#/$defs/N"}
+    for schema in (values | {"propertyNames": listed}, values | {"propertyNames": defined, "$defs": {"N": listed}}):
+        assert allows(model, schema, '{"x": 1, "y": 2}') and is_valid('{"x": 1, "y": 2}', schema)
+        assert not allows(model, schema, '{"z": 1}') and not allows(model, schema, '{"x": "a"}')
+    assert allows(model, values | {"propertyNames": {"type": "string"}}, '{"any": 1}')
+    for names in ({"enum": ["a"], "minLength": 2}, {"maxLength": 3}, {"type": "integer"}):
+        with pytest.raises(OptionError, match="propertyNames"):
+            any_model().generate("a", json_schema=values | {"propertyNames": names}, max_new_tokens=1)
+
+
+def test_formats_of_zod_leave_their_pattern() -> None:
+    schema = {"type": "string", "format": "starts_with", "pattern": "^ab.*"}
+    assert allows(any_model(), schema, '"abc"') and not allows(any_model(), schema, '"b"')
+
+
+def test_a_step_of_a_float_stays_where_binary_numbers_are_exact() -> None:
+    model, schema = any_model(), {"type": "number", "multipleOf": 3.0}
+    assert not is_valid("9751183089080553", schema) and not allows(model, schema, "9751183089080553")
+    assert allows(model, schema, "999999999999") and allows(model, schema, "-3")
+
+
+@pytest.mark.parametrize("bounds", [{"maximum": 10**15}, {"minimum": -5}, {"allOf": [{"maximum": 10**6}]}])
+def test_a_large_step_within_bounds_is_refused_before_an_answer(bounds: Any) -> None:
+    with pytest.raises(OptionError, match="multipleOf of 65536 within bounds"):
+        GenerationOptions(json_schema=json.dumps({"type": "integer", "multipleOf": 65536, **bounds}))
+    assert GenerationOptions(json_schema='{"type": "integer", "multipleOf": 65536, "minimum": 0}').json_schema
+
+
+def test_a_reference_into_data_is_refused() -> None:
+    into_data: Any = ({"$ref": "#/enum/0", "enum": [{}]}, {"$ref": "#/a/const", "a": {"const": {}}})
+    for schema in into_data:
+        with pytest.raises(OptionError, match="points into data"):
+            GenerationOptions(json_schema=schema)
+    assert GenerationOptions(json_schema='{"$ref": "#/$defs/enum", "$defs": {"enum": {}}}').json_schema
