@@ -27,6 +27,8 @@ WIDE = {
     "S": r"[^\x20\t\n\r\f\x0b]",
 }
 ANY = r"[^\x00\n\r\u2028\u2029]"  # for a point
+FOLDED = r"\u0130\u0131\u017f\u212a"  # i, s and k to some readers that ignore case
+IGNORES_CASE = re.compile(r"\(\?[ms]*i")
 PARTS = re.compile(r"\\(.)|\[\^?|[\].]", re.DOTALL)
 HAS_CLASS = re.compile(r"\\[wWdDsS]")
 ASCII_ALONE = re.compile(r"\^(?:[^\\\[.|]|\[[^^\\]|\\[wds]|\\[^a-zA-Z0-9])*\$", re.DOTALL)
@@ -35,6 +37,7 @@ ASCII_ALONE = re.compile(r"\^(?:[^\\\[.|]|\[[^^\\]|\\[wds]|\\[^a-zA-Z0-9])*\$", 
 def read_alike(pattern: str) -> str:
     """A pattern whose texts the given one matches too, both in JavaScript and in Python."""
     bracket = ""
+    turned = r"[^\x00" + (FOLDED if IGNORES_CASE.search(pattern) else "")
 
     def written(part: re.Match[str]) -> str:
         nonlocal bracket
@@ -47,7 +50,7 @@ def read_alike(pattern: str) -> str:
             bracket = ""
         elif not bracket:
             bracket = sign
-            return r"[^\x00" if sign == "[^" else sign
+            return turned if sign == "[^" else sign
         return sign
 
     return PARTS.sub(written, pattern)
