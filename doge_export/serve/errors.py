@@ -22,7 +22,8 @@ TYPES = {
 }
 # pydantic names the branch of a union in the place of an error; no client has sent such a name
 BRANCH = re.compile(r"str|int|bool|list\[.*|(?:constrained|function)-.*|[A-Z]\w*|\[key\]")
-OPTION = re.compile(r"(\w+)(?:\[.*?\])* (?:is|has|holds|names|cannot) ")  # how a sentence of the library begins
+# how a sentence of the library begins
+OPTION = re.compile(r"(\w+)(?:\[.*?\])* (?:is|has|holds|names|cannot|combines) ")
 FIELDS = {
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",

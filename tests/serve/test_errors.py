@@ -21,6 +21,7 @@ DEEP: Any = []
 for _ in range(300):
     DEEP = [DEEP]
 
+MANY_CHOICES = {"type": "json_object", "schema": {"allOf": [{"anyOf": [{}, {}]}] * 40}}
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     (CHAT | {"model": "other"}, "model", "there is no model 'other'"),
     ({"messages": HELLO}, "model", "field required"),
@@ -78,6 +79,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (CHAT | {"bias": {"5": 1}}, "bias", "give logit_bias in its place"),
     (CHAT | {"penalty": 1.1}, "penalty", "give repetition_penalty, presence_penalty or frequency_penalty"),
     (CHAT | {"stop_sequences": ["a"]}, "stop_sequences", "give stop in its place"),
+    (CHAT | {"response_format": MANY_CHOICES}, "response_format", "combines too many schemas"),
 ]
 OF_OTHERS = [
     "min_new_tokens",
