@@ -7,7 +7,8 @@ const [messages, question, error, progress] = [
   "error",
   "progress",
 ].map(element);
-const worker = new Worker("worker.js", { type: "module" });
+let worker = null; // of the model that answers
+let loading = null; // of the next model, until it takes the place of the former
 let [asked, answer] = [null, null]; // the paragraphs of the last question and of its answer, which grows
 let opened = ""; // the status of the model that answers
 let hint = ""; // why the page cannot be used offline
@@ -21,6 +22,8 @@ const received = {
         : "opening the model ...";
   },
   ready({ name, provider, kernels, threads, context, isolated, unkept }) {
+    worker?.terminate(); // a heap of WebAssembly never shrinks, and goes with its worker only
+    [worker, loading] = [loading, null];
     element("name").textContent = name;
     document.title = name;
     progress.hidden = true;
@@ -39,6 +42,9 @@ const received = {
     opened = element("status").textContent;
     remember(folder);
     chosen(provider);
+  },
+  left({ provider, bytes }) {
+    loadBy(provider, bytes);
   },
   piece({ text, speed, position }) {
     const atEnd =
@@ -69,11 +75,13 @@ const received = {
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     setBusy(false);
   },
-  failed({ message, fatal, answered }) {
+  failed({ message, answered }) {
+    loading?.terminate();
+    loading = null;
     error.textContent = message;
     error.hidden = false;
     progress.hidden = true;
-    if (fatal) {
+    if (worker === null) {
       element("status").textContent = "the model cannot be used here";
       element("provider").disabled = false; // the other one may do
     } else {
@@ -85,12 +93,18 @@ const received = {
   },
 };
 
-worker.onmessage = ({ data }) => received[data.type](data);
-worker.onerror = ({ message }) =>
-  received.failed({
-    message: message || "the worker does not start; update the browser",
-    fatal: true,
-  });
+function startWorker() {
+  const started = new Worker("worker.js", { type: "module" });
+  started.onmessage = ({ data }) => received[data.type](data);
+  started.onerror = ({ message }) => {
+    started.terminate();
+    if (started === worker) worker = null;
+    received.failed({
+      message: message || "the worker does not start; update the browser",
+    });
+  };
+  return started;
+}
 
 element("form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -122,10 +136,10 @@ element("file").addEventListener("change", async ({ target }) => {
     send({ type: "open", bytes: new Uint8Array(await file.arrayBuffer()) });
 });
 
-function send(message) {
+function send(message, to = worker) {
   error.hidden = true;
   setBusy(true);
-  worker.postMessage(message);
+  to.postMessage(message);
 }
 
 function setBusy(busy) {
@@ -176,7 +190,6 @@ async function start() {
     received.failed({
       message:
         "this browser has no WebAssembly, or an old one; use a browser of 2021 or later",
-      fatal: true,
     });
     return;
   }
@@ -184,10 +197,12 @@ async function start() {
   loadBy(provider);
 }
 
-/** Load the model by WebAssembly or WebGPU; a conversation goes on. */
-function loadBy(name) {
+/** Load the model by WebAssembly or WebGPU in a worker of its own. bytes: a conversation that goes on, or null. */
+function loadBy(name, bytes = null) {
   progress.hidden = false;
-  send({ type: "load", url: folder, threads: wanted(threads), provider: name });
+  loading = startWorker();
+  const model = { url: folder, threads: wanted(threads), provider: name };
+  send({ type: "load", ...model, bytes }, loading);
 }
 
 /** Who computes: the address says so from now on, and the service worker keeps what it needs. */
@@ -260,7 +275,7 @@ const folder = query.get("model") ?? remembered() ?? "model/";
 const threads = query.get("threads");
 let provider = query.get("provider") ?? "wasm";
 element("provider").value = provider;
-element("provider").addEventListener("change", ({ target }) =>
-  loadBy(target.value),
+element("provider").addEventListener("change", ({ target: { value } }) =>
+  worker ? send({ type: "leave", provider: value }) : loadBy(value),
 );
 await start();

@@ -1,4 +1,7 @@
-/** The model, beside the page's own thread: it takes one message after the other, and `stop` at any time. */
+/**
+ * One model, beside the page's own thread: it takes one message after the other, and `stop` at any time. It is loaded
+ * once; another one gets another worker.
+ */
 
 import { Conversation, DogeError, load } from "./doge-export/index.js";
 
@@ -26,21 +29,21 @@ let conversation = null;
 let answer = null; // the AbortController of the one that is being given
 
 const received = {
-  async load({ url, threads, provider }) {
+  async load({ url, threads, provider, bytes }) {
     let last = 0;
     const onProgress = ({ file, loaded, total }) => {
       if (loaded < total && performance.now() - last < PROGRESS_MS) return;
       last = performance.now();
       postMessage({ type: "progress", file, loaded, total });
     };
-    const next = await load(url, {
+    model = await load(url, {
       onProgress,
       executionProviders: [provider],
       ...(threads === null ? {} : { threads }),
     });
-    const resumed = await movedTo(next);
-    const before = model;
-    model = next;
+    const begun = bytes
+      ? Conversation.resume(model, bytes)
+      : new Conversation(model);
     postMessage({
       type: "ready",
       name: model.name,
@@ -51,8 +54,13 @@ const received = {
       isolated: crossOriginIsolated,
       unkept: model.unkept,
     });
-    replaceConversation(resumed);
-    await before?.dispose();
+    replaceConversation(begun);
+  },
+
+  /** The conversation, for the worker of another model; null before its first question. */
+  async leave({ provider }) {
+    const bytes = conversation.messages.length ? conversation.save() : null;
+    postMessage({ type: "left", provider, bytes }, bytes ? [bytes.buffer] : []);
   },
 
   async ask({ text, sampling }) {
@@ -106,18 +114,6 @@ const received = {
   },
 };
 
-/** The conversation so far on another model, or a new one; that model is disposed of where it cannot go on. */
-async function movedTo(next) {
-  try {
-    return conversation?.messages.length
-      ? Conversation.resume(next, conversation.save())
-      : new Conversation(next);
-  } catch (error) {
-    await next.dispose();
-    throw error;
-  }
-}
-
 function replaceConversation(next) {
   conversation?.dispose();
   conversation = next;
@@ -136,11 +132,7 @@ onmessage = async ({ data }) => {
   try {
     await received[data.type](data);
   } catch (error) {
-    postMessage({
-      type: "failed",
-      ...fault(error),
-      fatal: model === null, // else it goes on by what it had
-    });
+    postMessage({ type: "failed", ...fault(error) });
   }
 };
 

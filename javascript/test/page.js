@@ -65,3 +65,6 @@ export const shownMessages = (page) => page.$$eval('#messages p', (found) => fou
 
 /** @param {import('puppeteer-core').Page} page @param {string} selector */
 export const textOf = (page, selector) => page.$eval(selector, (element) => element.textContent ?? '');
+
+/** How many models the page has in workers; those of threads are not counted. @param {import('puppeteer-core').Page} page */
+export const workersOf = (page) => page.workers().filter((worker) => worker.url().endsWith('/worker.js')).length;

@@ -16,7 +16,7 @@ import { withoutDoubles } from '../src/doubles.js';
 import { withoutRound } from '../src/gpu_rounding.js';
 import { OptionError, load } from '../src/index.js';
 import { FLOAT32, changed, readModel, writeModel } from '../src/onnx_graph.js';
-import { CHROMIUM, WAIT, ask, idle, keptIn, ready, served, shownMessages, textOf, type } from './page.js';
+import { CHROMIUM, WAIT, ask, idle, keptIn, ready, served, shownMessages, textOf, type, workersOf } from './page.js';
 import { folderOf, vectors, work } from './vectors.js';
 
 const BROWSER = fileURLToPath(new URL('../browser', import.meta.url));
@@ -198,6 +198,7 @@ describe('Chromium', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
     );
     assert.deepEqual(await shownMessages(other), before);
     assert.match(other.url(), /provider=webgpu/);
+    assert.equal(workersOf(other), 1); // the former one is gone, with its heap
     await type(other, 'Why?');
     await other.waitForFunction(
       () => /^\d+\.\d tokens\/s/.test(document.querySelector('#speed')?.textContent ?? ''),
@@ -222,6 +223,22 @@ describe('Chromium', { skip: existsSync(CHROMIUM) ? false : `there is no ${CHROM
       answered(page, 'doge-tiny-fp32-kv-int8', { prompt: [1], penalty: 1, count: 1 }),
       /the state of this folder is in 8 bits, which attention on WebGPU does not read/,
     );
+  });
+
+  test('a provider that cannot load the model leaves the page to the former one', async (t) => {
+    if (lacksAdapter(t)) return;
+    const [pages, address] = await served(folderOf('doge-tiny-fp32-kv-int8'));
+    const other = await browser.newPage();
+    await other.goto(address);
+    await ready(other);
+    await other.select('#provider', 'webgpu');
+    await other.waitForSelector('#error:not([hidden])', WAIT);
+    assert.match(await textOf(other, '#error'), /in 8 bits, which attention on WebGPU does not read/);
+    assert.equal(await other.$eval('#provider', (element) => /** @type {any} */ (element).value), 'wasm');
+    assert.equal(workersOf(other), 1);
+    await ask(other, 'Hello!');
+    await other.close();
+    pages.kill();
   });
 
   test('a device that is lost is named, and not the folder', async (t) => {
