@@ -47,12 +47,13 @@ class Steps:
         lows = [part[key] for part in schemas for key in ("minimum", "exclusiveMinimum") if is_number(part.get(key))]
         bounded = any(part.get(key) is not None for part in schemas for key in ("maximum", "exclusiveMaximum"))
         for step in (part.get("multipleOf") for part in schemas):
-            if (
-                is_number(step)
-                and units(step) > LARGEST_BOUNDED
-                and (bounded or min(lows, default=0) < 0 or farthest_multiple(step) is not None)
-            ):
-                self._refuse(f"multipleOf of {step} within bounds", f"at most {LARGEST_BOUNDED}, or no bounds")
+            if not is_number(step) or units(step) <= LARGEST_BOUNDED:
+                continue
+            allowed = f"at most {LARGEST_BOUNDED}, or in decimals as few digits"
+            if farthest_multiple(step) is not None:  # bounds that `include_bounds` gives it
+                self._refuse(f"multipleOf of {step}", allowed)
+            if bounded or min(lows, default=0) < 0:
+                self._refuse(f"multipleOf of {step} within bounds", f"{allowed}, or no bounds")
 
     def _refuse(self, given: str, allowed: str) -> None:
         raise OptionError(f"{self._name} has {given}; give {allowed}")

@@ -196,6 +196,11 @@ def test_a_large_step_within_bounds_is_refused_before_an_answer(bounds: Any) -> 
     assert GenerationOptions(json_schema='{"type": "integer", "multipleOf": 65536, "minimum": 0}').json_schema
 
 
+def test_a_step_of_many_digits_in_decimals_is_refused_without_a_word_of_bounds() -> None:
+    with pytest.raises(OptionError, match=r"multipleOf of 501\.5; give at most 5000, or in decimals as few digits"):
+        GenerationOptions(json_schema='{"type": "number", "multipleOf": 501.5}')
+
+
 def test_a_reference_into_data_is_refused() -> None:
     into_data: Any = ({"$ref": "#/enum/0", "enum": [{}]}, {"$ref": "#/a/const", "a": {"const": {}}})
     for schema in into_data:
