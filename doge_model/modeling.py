@@ -303,6 +303,11 @@ class DogePreTrainedModel(PreTrainedModel):
             )
         return (model, info) if asked else model
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Transformers' alias, without its FutureWarning: PEFT 0.21 reads it whenever it wraps a model."""
+        return self.base_model.gradient_checkpointing
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

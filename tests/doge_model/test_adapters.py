@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from doge_common.errors import CheckpointError, OptionError
 from doge_model import load_checkpoint
 from tests.helpers.adapters import doge_of, llama_base, logits, lora_config, save_random_adapter
-from tests.helpers.checkpoints import save_doge, save_june_2025, save_march_2025
+from tests.helpers.checkpoints import save_doge, save_june_2025, save_march_2025, save_tokenizer
 from tests.helpers.models import relative_difference
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -53,6 +53,18 @@ def test_an_adapter_of_a_llama_is_merged_as_peft_computes_it(kind: str, tied: bo
     merged = doge_of(tmp_path / "adapter").model
     assert relative_difference(logits(wrapped), logits(merged)) < 1e-5
     assert relative_difference(logits(doge_of(tmp_path / "base").model), logits(merged)) > 1e-3
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_peft_wraps_a_doge_without_a_warning_and_knows_what_it_recomputes(tmp_path: Path) -> None:
+    model = save_doge(tmp_path / "base")
+    save_tokenizer(tmp_path / "base")
+    assert not model.is_gradient_checkpointing
+    model.activation_checkpointing_enable()
+    assert model.is_gradient_checkpointing and model.model.is_gradient_checkpointing
+    wrapped = save_random_adapter(model, tmp_path / "adapter", tmp_path / "base")
+    merged = doge_of(tmp_path / "adapter").model
+    assert relative_difference(logits(wrapped), logits(merged)) < 1e-5
 
 
 OTHERS: dict[str, Any] = {
