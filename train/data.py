@@ -27,7 +27,7 @@ from doge_common.errors import OptionError, one_line
 from .errors import DataError
 from .files import Unreadable, read_file
 from .paths import SUFFIXES, check_data_file, is_data_file
-from .records import KINDS, renamed
+from .records import shaped
 
 
 @dataclass
@@ -173,7 +173,7 @@ def _from_file(source: Source, data_folder: str, kind: str) -> datasets.Dataset:
     arguments = {"path": str(path.resolve()), "separator": source.separator, "kind": kind, "columns": source.columns}
     good = bad = 0
     for place, record in read_file(path, source.separator):  # `datasets` would hide a refusal in an error of its own
-        fits = _fits(renamed(record, source.columns), kind, f"{path}, {place}", source.bad_records)
+        fits = _fits(record, kind, source.columns, f"{path}, {place}", source.bad_records)
         good, bad = good + fits, bad + (not fits)
     if bad:
         _say(f"{source.path}: {bad} records do not fit and are left out")
@@ -189,16 +189,15 @@ def _generate(
 ) -> Iterator[dict[str, Any]]:
     """The records of a checked file; by `version` the cache of `datasets` notices that the file has changed."""
     for _, found in read_file(Path(path), separator):
-        record = renamed(found, columns)
-        if _fits(record, kind, path, "leave_out"):
-            yield KINDS[kind](record)
+        if _fits(found, kind, columns, path, "leave_out"):
+            yield shaped(found, kind, columns)
 
 
-def _fits(record: Any, kind: str, place: str, bad_records: str) -> bool:
+def _fits(record: Any, kind: str, columns: dict[str, str] | None, place: str, bad_records: str) -> bool:
     try:
         if isinstance(record, Unreadable):
             raise DataError(record.reason)
-        KINDS[kind](record)
+        shaped(record, kind, columns)
     except DataError as error:
         if bad_records == "refuse":
             raise DataError(f"{place}: {error}") from error
@@ -221,18 +220,16 @@ def _from_hub(source: Source, data_folder: str, kind: str, streaming: bool) -> A
 
     def fits(record: dict[str, Any], row: int) -> bool:
         place = f"{source.path}, split {source.split}, row {row + 1}"
-        fitting = _fits(renamed(record, source.columns), kind, place, source.bad_records)
+        fitting = _fits(record, kind, source.columns, place, source.bad_records)
         if streaming and not fitting:
             print(f"{place} does not fit and is left out")
         return fitting
 
-    def shaped(record: dict[str, Any]) -> dict[str, Any]:
-        return KINDS[kind](renamed(record, source.columns))
-
     fitting = loaded.filter(fits, with_indices=True)
     if not streaming and len(fitting) < len(loaded):
         _say(f"{source.path}: {len(loaded) - len(fitting)} records do not fit and are left out")
-    return fitting.map(shaped, remove_columns=loaded.column_names)
+    form = {"kind": kind, "columns": source.columns}
+    return fitting.map(shaped, fn_kwargs=form, remove_columns=loaded.column_names)
 
 
 def _streamed(arguments: DataArguments, kind: str, seed: int) -> datasets.IterableDataset:

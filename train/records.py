@@ -63,11 +63,13 @@ def as_labelled(record: Any) -> dict[str, Any]:
     return {"text": text, "labels": labels, "shape": shape}
 
 
-def renamed(record: Any, columns: Mapping[str, str] | None) -> Any:
-    """A record whose fields have the stage's names; columns: the record's names by the stage's."""
-    if not columns or not isinstance(record, Mapping):
-        return record
-    return {**record, **{ours: record.get(theirs) for ours, theirs in columns.items()}}
+def shaped(record: Any, kind: str, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A record in the one shape of its kind; columns: the record's names of fields by the stage's, where they differ.
+
+    Raises:
+        DataError: it has no such shape, or no such column.
+    """
+    return KINDS[kind](_renamed(record, columns or {}))
 
 
 def as_problem(record: Any) -> dict[str, Any]:
@@ -92,6 +94,17 @@ KINDS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "labelled": as_labelled,
     "problem": as_problem,
 }
+
+
+def _renamed(record: Any, columns: Mapping[str, str]) -> Any:
+    if not isinstance(record, Mapping):
+        return record
+    others = {ours: theirs for ours, theirs in columns.items() if ours != theirs}
+    for ours, theirs in others.items():
+        if theirs not in record:
+            there = ", ".join(map(shown, record)) or "none"
+            raise DataError(f"there is no column {theirs!r} to read {ours} from; name one that is there: {there}")
+    return {**record, **{ours: record[theirs] for ours, theirs in others.items()}}
 
 
 def _answer(value: Any, name: str) -> Messages:

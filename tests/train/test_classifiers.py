@@ -142,6 +142,22 @@ def test_columns_have_the_names_that_are_given(tmp_path: Path) -> None:
     assert records["labels"][:] == [["3"], ["true"]]
 
 
+def test_a_column_that_is_not_there_is_named_beside_those_that_are(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capsys, lambda: classify(base, tmp_path / "out", labelled(4), text_column="nix"))
+    assert error.endswith(
+        "out.jsonl, line 1: there is no column 'nix' to read text from; name one that is there: 'text', 'label'"
+    )
+    columns = {"prompt": "prompt", "chosen": "good", "rejected": "bad"}
+    for place in ("a.jsonl", ""):  # a file, and a folder laid out like a data set of the hub
+        (tmp_path / "pairs").mkdir(exist_ok=True)
+        write_jsonl(tmp_path / "pairs" / "a.jsonl", preferences(2))
+        source = Source(str(tmp_path / "pairs" / place), columns=columns)
+        with pytest.raises(DataError, match="1: there is no column 'good' to read chosen from; name one"):
+            load_source(source, ".", "preference")
+
+
 def test_whole_numbers_are_names_unless_a_regression_is_asked_for(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "records.jsonl", [{"text": "a", "label": 3}, {"text": "b", "label": 4}])
     records = load_source(Source(str(path)), ".", "labelled")
