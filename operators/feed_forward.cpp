@@ -102,7 +102,7 @@ class RoutedExperts {
   void add_to(Rows& y) const {
     const Part& down = experts.down.parts.front();
     std::vector<Quantized> quantized;  // one, of codes
-    if (down.weights == nullptr) quantized.emplace_back(x, down.blocks, products);
+    if (down.weights == nullptr) quantized.emplace_back(x, down.blocks, false, products);
     std::vector<float> factors(chosen.size());
     constexpr int TOGETHER = 8, COLUMNS = 256;  // work that is worth a task
     products.team.parallel(((int)chosen.size() + TOGETHER - 1) / TOGETHER, [&](int task) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "group_attention.h"
+#include "row_panels.h"
 #include "row_tiles.h"
 #include "vector_kernels.h"
 
@@ -9,12 +10,20 @@ namespace doge {
 namespace {
 
 template <class V>
+void tiles_or_panels(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
+                     size_t y_stride) {
+  auto products = x.in_order ? RowPanels<V>::block_products : RowTiles<V>::block_products;
+  products(matrix, first, last, x, rows, y, y_stride);
+}
+
+template <class V>
 constexpr Kernels vector_kernels(const char* name) {
   using K = VectorKernels<V>;
-  Kernels kernels{name, K::quantize, nullptr, K::float_products, K::add_weighted_rows, K::attend, 0, nullptr,
+  Kernels kernels{name, 0, K::quantize, nullptr, K::float_products, K::add_weighted_rows, K::attend, 0, nullptr,
                   nullptr, K::sum_of_squares, K::gated_silu};
   if constexpr (V::HAS_ROW_TILES) {
-    kernels.block_products = RowTiles<V>::block_products;
+    kernels.tokens_in_order = V::TOKENS_IN_ORDER;
+    kernels.block_products = tiles_or_panels<V>;
   } else {
     kernels.block_products = K::block_products;
   }

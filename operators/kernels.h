@@ -11,13 +11,14 @@
 namespace doge {
 
 // Activations of `rows` tokens in 16 bits, each block of a row with a scale of its own: x is about code * scale.
-// How the codes of a block lie in its bytes is the business of the kernels that made them.
+// How the codes of a block lie in its bytes is the business of the kernels that made them, unless they are in order.
 struct Activations {
   const int16_t* codes;  // [rows][stride], of 0 behind the row's end
   const float* scales;   // [rows][blocks]
   const int32_t* sums;   // [rows][blocks], of the codes in a block
   size_t stride;         // whole blocks
   int blocks;
+  bool in_order;
 };
 
 // Rows of a matrix as MatMulNBits stores them: weight = (code - zero) * scale.
@@ -98,11 +99,16 @@ struct Unpacked {
 struct Kernels {
   const char* name;
 
-  // Codes of 16 bits for n floats, 0 up to whole blocks; see Activations. They lie as products with matrices of such
-  // bits and blocks read them.
-  void (*quantize)(const float* x, int n, int bits, int block_size, int16_t* codes, float* scales, int32_t* sums);
+  // From so many activations on, products with 16 matrix rows or more are faster with codes in order; 0: never.
+  int tokens_in_order;
 
-  // y[r * y_stride + i] = product of matrix row i with activations r, for i of [first, last) and all r of rows.
+  // Codes of 16 bits for n floats, 0 up to whole blocks; see Activations. They lie as products with matrices of such
+  // bits and blocks read them, or in order.
+  void (*quantize)(const float* x, int n, int bits, int block_size, bool in_order, int16_t* codes, float* scales,
+                   int32_t* sums);
+
+  // y[r * y_stride + i] = product of matrix row i with activations r, for i of [first, last) and all r of rows. Codes in
+  // order want a table that has tokens_in_order, and 16 matrix rows.
   void (*block_products)(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
                          size_t y_stride);
 

@@ -156,6 +156,48 @@ struct Avx512 {
     }
   }
 
+  using Pairs = __m512i;
+  static constexpr int TOKENS_IN_ORDER = 9;
+
+  static void store_codes(int16_t* p, Integers x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(x)); }
+  static Pairs both(Sums x) { return _mm512_or_si512(x, _mm512_slli_epi32(x, 16)); }
+  static Pairs subtract(Pairs a, Pairs b) { return _mm512_sub_epi16(a, b); }
+
+  // Byte i of each lane of 32 bits, in 16 bits, and byte j.
+  static __m512i bytes_in_16_bits(__m512i x, int i, int j) {
+    const __m512i lanes = _mm512_set4_epi32(12, 8, 4, 0);
+    const __m512i bytes = _mm512_set1_epi32(i | 0x80 << 8 | j << 16 | (int)0x80000000);
+    return _mm512_shuffle_epi8(x, _mm512_or_si512(bytes, _mm512_mullo_epi32(lanes, _mm512_set1_epi32(0x00010001))));
+  }
+
+  template <int BITS, int N>
+  static void load_pairs(const uint8_t* p, size_t stride, Pairs* y) {
+    __m512i bytes[BITS == 8 ? N / 4 : 4];
+    if constexpr (BITS == 8) {
+      for (int c = 0; c < N; c += 16) load_16_bytes(p + c, stride, bytes + c / 4);
+      for (int i = 0; i < N / 4; i++) {
+        y[2 * i] = bytes_in_16_bits(bytes[i], 0, 1);
+        y[2 * i + 1] = bytes_in_16_bits(bytes[i], 2, 3);
+      }
+    } else {
+      if constexpr (N == 32) load_16_bytes(p, stride, bytes);
+      if constexpr (N == 16) load_8_bytes(p, stride, bytes);
+      const __m512i shifts = _mm512_set1_epi32(4 << 16);
+      for (int i = 0; i < N / 8; i++) {
+        for (int byte = 0; byte < 4; byte++) {
+          __m512i twice = bytes_in_16_bits(bytes[i], byte, byte);
+          y[4 * i + byte] = _mm512_and_si512(_mm512_srlv_epi16(twice, shifts), _mm512_set1_epi16(15));
+        }
+      }
+    }
+  }
+
+  static Sums add_pairs(Sums sums, Pairs x, const int16_t* pair) {
+    int32_t numbers;
+    __builtin_memcpy(&numbers, pair, sizeof numbers);
+    return _mm512_dpwssd_epi32(sums, x, _mm512_set1_epi32(numbers));
+  }
+
   static Sums add_products(Sums sums, Fours x, const int8_t* four) {
     int32_t numbers;
     __builtin_memcpy(&numbers, four, sizeof numbers);

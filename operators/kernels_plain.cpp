@@ -8,7 +8,8 @@
 namespace doge {
 namespace {
 
-void quantize(const float* x, int n, int /*bits*/, int block_size, int16_t* codes, float* scales, int32_t* sums) {
+void quantize(const float* x, int n, int /*bits*/, int block_size, bool /*in_order*/, int16_t* codes, float* scales,
+              int32_t* sums) {
   for (int block = 0; block * block_size < n; block++) {
     int start = block * block_size, width = std::min(block_size, n - start);
     float largest = 0;
@@ -114,7 +115,7 @@ void gated_silu(const float* gate, const float* up, int n, float* y) {
 
 }  // namespace
 
-const Kernels plain_kernels = {"plain", quantize, block_products, float_products, add_weighted_rows, attend,
+const Kernels plain_kernels = {"plain", 0, quantize, block_products, float_products, add_weighted_rows, attend,
                                 0,       nullptr,  nullptr,        sum_of_squares, gated_silu};
 
 }  // namespace doge

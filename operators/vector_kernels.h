@@ -16,7 +16,7 @@
 //   store_sums(x, p)            p[0] to p[3] = sums of the lanes of x[0] to x[3], all in the same order
 //   to_integers(x)              of whole numbers; total(x) the sum of the integers in all lanes
 //
-//   HAS_ROW_TILES               whether products of codes are those of row_tiles.h
+//   HAS_ROW_TILES               whether products of codes are those of row_tiles.h and row_panels.h
 //
 // and for products of codes LARGEST_CODE, store_inputs, and where they are not those of row_tiles.h all the following:
 //
@@ -78,7 +78,15 @@ struct VectorKernels {
 
   // ---- activations
 
-  static void quantize(const float* x, int n, int bits, int block_size, int16_t* codes, float* scales, int32_t* sums) {
+  static void store_codes(int16_t* block, int i, typename V::Integers x, int bits, int block_size, bool in_order) {
+    if constexpr (V::HAS_ROW_TILES) {
+      if (in_order) return V::store_codes(block + i, x);
+    }
+    V::store_inputs(block, i, x, bits, block_size);
+  }
+
+  static void quantize(const float* x, int n, int bits, int block_size, bool in_order, int16_t* codes, float* scales,
+                       int32_t* sums) {
     for (int block = 0; block * block_size < n; block++) {
       int start = block * block_size;
       Floats top = V::zero();
@@ -90,7 +98,7 @@ struct VectorKernels {
       typename V::Integers total = V::to_integers(V::zero());
       for (int i = 0; i < block_size; i += LANES) {
         auto rounded = V::to_integers(V::multiply(V::load_first(x + start + i, n - start - i), steps));
-        V::store_inputs(codes + start, i, rounded, bits, block_size);
+        store_codes(codes + start, i, rounded, bits, block_size, in_order);
         total = V::add(total, rounded);
       }
       sums[block] = V::total(total);

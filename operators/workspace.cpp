@@ -36,17 +36,18 @@ std::vector<float> Memory::take(size_t count) {
   return taken;
 }
 
-Quantized::Quantized(const Rows& x, const BlockRows& matrix, const Products& products) {
+Quantized::Quantized(const Rows& x, const BlockRows& matrix, bool in_order, const Products& products) {
   int rows = x.rows(), block_size = matrix.block_size;
   view.blocks = (x.width + block_size - 1) / block_size;
   view.stride = (size_t)view.blocks * block_size;
+  view.in_order = in_order;
   codes_.resize(rows * view.stride);
   scales_.resize((size_t)rows * view.blocks);
   sums_.resize((size_t)rows * view.blocks);
   products.each_row(rows, [&](int r) {
     size_t block = (size_t)r * view.blocks;
-    products.kernels.quantize(x.row(r), x.width, matrix.bits, block_size, &codes_[r * view.stride], &scales_[block],
-                              &sums_[block]);
+    products.kernels.quantize(x.row(r), x.width, matrix.bits, block_size, in_order, &codes_[r * view.stride],
+                              &scales_[block], &sums_[block]);
   });
   view.codes = codes_.data();
   view.scales = scales_.data();
@@ -69,7 +70,8 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
                                y_stride);
       });
     } else {
-      Quantized quantized(x, part.blocks, *this);
+      bool many = kernels.tokens_in_order > 0 && rows >= kernels.tokens_in_order && part.rows >= LEAST_ROWS;
+      Quantized quantized(x, part.blocks, many, *this);
       team.parallel(tasks, [&](int task) {
         kernels.block_products(part.blocks, task * size, last_of(task), quantized.view, rows, part_y, y_stride);
       });

@@ -73,12 +73,13 @@ class Products {
 // Activations made of floats, for products with matrices of the same bits and blocks.
 class Quantized {
  public:
-  Quantized(const Rows& x, const BlockRows& matrix, const Products& products);
+  // in_order: see Kernels
+  Quantized(const Rows& x, const BlockRows& matrix, bool in_order, const Products& products);
 
   // Of row r alone.
   Activations row(int r) const {
     size_t block = (size_t)r * view.blocks;
-    return {view.codes + r * view.stride, view.scales + block, view.sums + block, view.stride, view.blocks};
+    return {view.codes + r * view.stride, view.scales + block, view.sums + block, view.stride, view.blocks, view.in_order};
   }
 
   Activations view;

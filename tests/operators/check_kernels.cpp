@@ -92,7 +92,7 @@ struct Tokens {
   std::vector<int32_t> sums;
   Activations view;
 
-  Tokens(const Kernels& kernels, const Floats& x, int rows, int width, int bits, int block_size) {
+  Tokens(const Kernels& kernels, const Floats& x, int rows, int width, int bits, int block_size, bool in_order = false) {
     int blocks = (width + block_size - 1) / block_size;
     size_t stride = (size_t)blocks * block_size;
     codes.assign(rows * stride, -1);
@@ -100,15 +100,15 @@ struct Tokens {
     sums.assign((size_t)rows * blocks, -1);
     for (int r = 0; r < rows; r++) {
       Floats row(x.begin() + (size_t)r * width, x.begin() + (size_t)(r + 1) * width);  // ends where it ends
-      kernels.quantize(row.data(), width, bits, block_size, &codes[r * stride], &scales[(size_t)r * blocks],
+      kernels.quantize(row.data(), width, bits, block_size, in_order, &codes[r * stride], &scales[(size_t)r * blocks],
                        &sums[(size_t)r * blocks]);
     }
-    view = {codes.data(), scales.data(), sums.data(), stride, blocks};
+    view = {codes.data(), scales.data(), sums.data(), stride, blocks, in_order};
   }
 
   Activations row(int r) const {
     size_t block = (size_t)r * view.blocks;
-    return {view.codes + r * view.stride, view.scales + block, view.sums + block, view.stride, view.blocks};
+    return {view.codes + r * view.stride, view.scales + block, view.sums + block, view.stride, view.blocks, view.in_order};
   }
 };
 
@@ -153,6 +153,10 @@ static void check_quantize(const Kernels& kernels, int bits) {
                 codes[i], scale);
       }
       require(sums == tokens.sums, "quantize: a sum of %d elements in blocks of %d is wrong", width, block_size);
+      if (kernels.tokens_in_order == 0) continue;
+      Tokens in_order(kernels, x, 1, width, bits, block_size, true);
+      require(std::equal(codes.begin(), codes.end(), in_order.codes.begin()) && sums == in_order.sums,
+              "quantize: %d elements in blocks of %d are others in order", width, block_size);
     }
   }
 }
@@ -165,7 +169,7 @@ static void check_whole_numbers(const Kernels& kernels, int bits, int block_size
   int16_t code[64];
   float scale;
   int32_t sum;
-  kernels.quantize(&one, 1, bits, block_size, code, &scale, &sum);
+  kernels.quantize(&one, 1, bits, block_size, false, code, &scale, &sum);
   float largest = std::round(1 / scale);  // a block with this value has a scale of 1, and a weight of 0 for it
   for (int width : {1, 15, 16, 17, 33, 64, 100, 257}) {
     Matrix matrix(29, width, bits, block_size, with_zeros, false);
@@ -192,6 +196,12 @@ static void check_block_products(const Kernels& kernels, int bits, int block_siz
       Floats x = normals((size_t)rows * width);
       Tokens tokens(kernels, x, rows, width, bits, block_size);
       Floats y = products(kernels, matrix, tokens.view, rows);
+      if (kernels.tokens_in_order > 0 && matrix.rows >= 16) {
+        Tokens in_order(kernels, x, rows, width, bits, block_size, true);
+        Floats same = products(kernels, matrix, in_order.view, rows);
+        require(std::equal(y.begin(), y.end(), same.begin(), same_bits),
+                "block_products: %d bits, blocks of %d, width %d, rows %d: others in order", bits, block_size, width, rows);
+      }
       for (int r = 0; r < rows; r++) {
         std::vector<int> codes = codes_of(kernels, tokens, r, bits, block_size);
         for (int i = 0; i < matrix.rows; i++) {
@@ -215,18 +225,20 @@ static void check_block_products(const Kernels& kernels, int bits, int block_siz
   }
 }
 
-static void check_ranges(const Kernels& kernels, int bits, int block_size) {
-  Matrix matrix(29, 160, bits, block_size, true, true);
-  Tokens tokens(kernels, normals(9 * 160), 9, 160, bits, block_size);
-  Floats whole = products(kernels, matrix, tokens.view, 9);
-  for (int first = 0; first < 29; first += 3) {
-    for (int last = first + 1; last <= 29; last += 5) {
-      Floats y(9 * 29, -77.0f);
-      kernels.block_products(matrix.view, first, last, tokens.view, 9, y.data(), 29);
-      for (int i = 0; i < 9 * 29; i++) {
-        bool inside = i % 29 >= first && i % 29 < last;
-        require(same_bits(y[i], inside ? whole[i] : -77.0f), "block_products: %d bits: rows %d to %d of 29 give %.9g at %d",
-                bits, first, last, y[i], i);
+// Matrix rows outside a range stay as they are.
+static void check_ranges(const Kernels& kernels, int bits, int block_size, bool in_order) {
+  const int count = 61, tokens_count = 9;
+  Matrix matrix(count, 160, bits, block_size, true, true);
+  Tokens tokens(kernels, normals(tokens_count * 160), tokens_count, 160, bits, block_size, in_order);
+  Floats whole = products(kernels, matrix, tokens.view, tokens_count);
+  for (int first = 0; first < count; first += 3) {
+    for (int last = first + (in_order ? 16 : 1); last <= count; last += 5) {
+      Floats y(tokens_count * count, -77.0f);
+      kernels.block_products(matrix.view, first, last, tokens.view, tokens_count, y.data(), count);
+      for (int i = 0; i < tokens_count * count; i++) {
+        bool inside = i % count >= first && i % count < last;
+        require(same_bits(y[i], inside ? whole[i] : -77.0f), "block_products: %d bits: rows %d to %d of %d give %.9g at %d",
+                bits, first, last, count, y[i], i);
       }
     }
   }
@@ -492,7 +504,8 @@ static void check(const Kernels& kernels) {
         check_whole_numbers(kernels, bits, block_size, with_zeros);
         check_block_products(kernels, bits, block_size, with_zeros);
       }
-      check_ranges(kernels, bits, block_size);
+      check_ranges(kernels, bits, block_size, false);
+      if (kernels.tokens_in_order > 0) check_ranges(kernels, bits, block_size, true);
     }
   }
   check_float_products(kernels);
@@ -538,8 +551,9 @@ static void print_speed(const Kernels& kernels) {
         Matrix matrix(height, width, bits, block_size, with_zeros, true);
         std::printf("%-9s [%d, %d], %d bits, blocks of %d%s:", kernels.name, height, width, bits, block_size,
                     with_zeros ? ", zero points" : "");
-        for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 36}) {
-          Tokens tokens(kernels, normals((size_t)rows * width), rows, width, bits, block_size);
+        for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 36, 240}) {
+          bool in_order = kernels.tokens_in_order > 0 && rows >= kernels.tokens_in_order;
+          Tokens tokens(kernels, normals((size_t)rows * width), rows, width, bits, block_size, in_order);
           Floats y((size_t)rows * height);
           double time = microseconds([&] {
             kernels.block_products(matrix.view, 0, height, tokens.view, rows, y.data(), height);
@@ -595,7 +609,7 @@ static void print_speed(const Kernels& kernels) {
   std::vector<int16_t> codes(width);
   std::vector<int32_t> sums(width);
   std::printf("%-9s quantize %d: %.2f us\n", kernels.name, width,
-              microseconds([&] { kernels.quantize(x.data(), width, 8, 64, codes.data(), scores.data(), sums.data()); }));
+              microseconds([&] { kernels.quantize(x.data(), width, 8, 64, false, codes.data(), scores.data(), sums.data()); }));
   std::printf("%-9s gated_silu %d: %.2f us\n", kernels.name, height,
               microseconds([&] { kernels.gated_silu(matrix.data(), matrix.data() + height, height, y.data()); }));
 }
