@@ -51,7 +51,7 @@ Decoder DecoderReader::read() {
     d.precedence_factors = inputs.floats("precedence_factors", {d.kv_heads, d.mask_heads / d.kv_heads});
   }
   for (int64_t index = 0; index < a.num_layers; index++) d.layers.push_back(layer(index));
-  d.output = a.tied ? d.embedding : matrix("output", d.hidden, d.vocabulary);
+  d.output = a.tied ? d.embedding : matrix("output", d.hidden, -1);
   inputs.end(a.adapter_inputs());
   ask_far_ahead();
   return d;

@@ -73,7 +73,7 @@ class DogeStep {
                                keys == 0 ? nullptr : precedence + i * keys,
                                keys == 0 ? nullptr : positions + i * keys});
     }
-    auto logits = (float*)api_.data(api_.output(context, 0, {ids[0], kept[0], decoder.vocabulary}));
+    auto logits = (float*)api_.data(api_.output(context, 0, {ids[0], kept[0], decoder.output.rows()}));
     if (tokens.rows() > 0) {
       runs_.run(api_, context, [&](const Products& products) { step(decoder, tokens, products, logits); });
     }

@@ -33,7 +33,7 @@ EXPORTED const char* DogeKernels() { return doge::chosen_kernels().name; }
 
 // Rises whenever a graph written for the older number would be computed otherwise, or one for the newer not at all; VERSION
 // of runtime/operators.py.
-EXPORTED int DogeOperatorsVersion() { return 3; }
+EXPORTED int DogeOperatorsVersion() { return 4; }
 
 EXPORTED doge::ort::Status* RegisterCustomOps(doge::ort::SessionOptions* options, const doge::ort::ApiBase* base) {
   using namespace doge::ort;

@@ -5,7 +5,7 @@
 
 namespace doge {
 
-// Logits float32 [streams][num_kept][vocabulary].
+// Logits float32 [streams][num_kept][rows of the output matrix].
 void step(const Decoder& decoder, const Tokens& tokens, const Products& products, float* logits);
 
 }  // namespace doge

@@ -5,8 +5,8 @@
 
 Random weights of a family size, 32 texts of 8 to 256 tokens. PyTorch gets them as one padded batch, and sorted by
 length in batches of 8. It runs this package's model and transformers' own, each with both of its attentions. The export
-gets them as `classify` does, and as one padded batch. All take turns; ratios are medians of a round's, to the fastest
-PyTorch.
+gets them as `classify` does by DogeStep, the same by onnxruntime's operators, and there as one padded batch. All take
+turns; ratios are medians of a round's, to the fastest PyTorch and to the fastest with one padded batch.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ from transformers import DogeForSequenceClassification as TransformersDoge
 from benchmarks.common import options
 from benchmarks.common.results import announce, finish
 from benchmarks.common.timing import in_turns, median, processor_seconds, seconds
-from doge_export.export.classifier_pipeline import write_classifier
+from doge_export.export.classifier_files import write_classifier
 from doge_export.export.decoder_files import fold_model
 from doge_export.quantization.rounding import simple_plan
 from doge_export.recipes import RECIPES
 from doge_export.runtime.classifier_graph import ClassifierGraph, as_batch
+from doge_export.runtime.classifier_step import ClassifierStep
+from doge_export.runtime.label_graph import LabelGraph
+from doge_export.runtime.operators import operators_library
 from doge_model import DogeForSequenceClassification, load_classifier, preset_config
 from doge_model.labels import give_labels
 
@@ -117,26 +120,32 @@ def compare(
     for name, model in models.items():
         calls[f"{name}, one batch"] = partial(by_torch, model, [rows])
         calls[f"{name}, batches of {TOGETHER}"] = partial(by_torch, model, sorted_batches(rows))
-    of_torch = len(calls)
-    for weights in ("fp32", "int8"):
-        graph = ClassifierGraph(folder / weights, threads)
-        calls[f"export, {weights}"] = partial(graph.logits, rows)
-        calls[f"export, {weights}, one batch"] = partial(graph.run, rows)
+    of_torch, one_batch = len(calls), [index for index, name in enumerate(calls) if name.endswith(", one batch")]
     reference = by_torch(models["transformers, eager"], [rows])
-    difference = (
-        np.abs(ClassifierGraph(folder / "fp32", threads).logits(rows) - reference).max() / np.abs(reference).max()
-    )
-    click.echo(f"largest logit difference of fp32 from transformers: {difference:.1e} of the largest logit")
+    for weights in ("fp32", "int8"):
+        portable = ClassifierGraph(folder / weights, threads)
+        graphs: dict[str, LabelGraph] = {"onnxruntime": portable}
+        if (library := operators_library()) is not None:
+            graphs["DogeStep"] = ClassifierStep(folder / weights, threads, library)
+        for name, graph in graphs.items():
+            calls[f"export, {weights}, {name}"] = partial(graph.logits, rows)
+            difference = np.abs(graph.logits(rows) - reference).max() / np.abs(reference).max()
+            click.echo(
+                f"largest logit difference from transformers, {weights}, {name}: {difference:.1e} of the largest"
+            )
+        calls[f"export, {weights}, onnxruntime, one batch"] = partial(portable.run, rows)
     for call in calls.values():
         call()  # warm
     times = in_turns([partial(clock, call) for call in calls.values()], rounds)
-    fastest = int(np.median(times[:, :of_torch], axis=0).argmin())
+    middle = np.median(times, axis=0)
+    fastest, fastest_batch = int(middle[:of_torch].argmin()), min(one_batch, key=middle.__getitem__)
     results = []
     for index, name in enumerate(calls):
-        ratio = median(times[:, fastest] / times[:, index])
+        ratios = [median(times[:, other] / times[:, index]) for other in (fastest, fastest_batch)]
         speed = TEXTS / median(times[:, index])
-        results.append({"way": name, "threads": threads, "texts_per_s": speed, "ratio": ratio})
-        click.echo(f"{threads} thread(s) {name:40} {speed:8.1f} texts/s ({ratio:.2f})")
+        results.append({"way": name, "threads": threads, "texts_per_s": speed})
+        results[-1] |= {"ratio": ratios[0], "ratio_to_one_batch": ratios[1]}
+        click.echo(f"{threads} thread(s) {name:40} {speed:8.1f} texts/s ({ratios[0]:.2f}; {ratios[1]:.2f})")
     return results
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from doge_model import ClassifierCheckpoint, load_classifier
 
 from ..errors import OptionError
-from ..graph import ConstantPool, FoldedDecoder, Plan, build_classifier, evicts
 from ..measure.classifier_quality import measure_classifier
-from ..measure.classifier_verification import verify_classifier
+from ..measure.classifier_verification import ClassifierVerification, verify_classifier
 from ..options import ExportOptions
 from ..places import REPORT_FILE
 from ..quantization.layer_by_layer import give_stored_numbers
@@ -19,11 +18,12 @@ from ..quantization.plan import make_plan
 from ..report.classifier_card import write_classifier_card
 from ..report.classifier_report import ClassifierReport
 from ..runtime.classifier import Classifier
-from ..runtime.classifier_graph import FORMAT_VERSION, ClassifierDescription
-from ..runtime.description import DATA_FILE, PORTABLE_FILE, SAMPLE_KEY
-from ..runtime.folder_files import sample_of
+from ..runtime.description import CLASSIFIER_STEP_FILE
+from ..runtime.label_graph import open_classifier
+from ..runtime.operators import operators_library
 from ..texts.labelled import evaluation_texts
 from ..texts.token_ids import check_tokenizer
+from .classifier_files import longest_text, write_classifier
 from .companions import write_model_config, write_tokenizer
 from .decoder_files import fold_model
 from .folder import atomic_folder
@@ -58,8 +58,7 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
         progress("comparing it with PyTorch")
         # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
         give_stored_numbers(checkpoint.model, folded, plan)
-        verification = verify_classifier(checkpoint, graph, options.weights)
-        verification.require()
+        verification, step_verification = verify_both(checkpoint, folder, options)
         config = checkpoint.model.config
         report = ClassifierReport(
             options=options,
@@ -70,6 +69,7 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
             longest=longest or None,
             storage=storage,
             verification=verification,
+            step_verification=step_verification,
             quality=quality,
             files=file_sizes(folder),
             sha256=file_hashes(folder),
@@ -82,6 +82,23 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
         progress(f"pushing it to {options.push_to_hub}")
         push_folder(report.folder, options.push_to_hub)
     return report
+
+
+def verify_both(
+    checkpoint: ClassifierCheckpoint, folder: Path, options: ExportOptions
+) -> tuple[ClassifierVerification, ClassifierVerification | None]:
+    """Compare the portable graph and DogeStep's with PyTorch; None where there is none, or no library.
+
+    Raises:
+        VerificationError: of `ClassifierVerification.require`.
+    """
+    portable = verify_classifier(checkpoint, open_classifier(folder, options.threads, False), options.weights)
+    portable.require()
+    if not (folder / CLASSIFIER_STEP_FILE).is_file() or operators_library() is None:
+        return portable, None
+    step = verify_classifier(checkpoint, open_classifier(folder, options.threads, True), options.weights)
+    step.require()
+    return portable, step
 
 
 def refuse_decoder_options(options: ExportOptions) -> None:
@@ -112,26 +129,3 @@ def write_files(checkpoint: ClassifierCheckpoint, folder: Path) -> None:
     elif tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     write_tokenizer(checkpoint, folder)
-
-
-def longest_text(folded: FoldedDecoder) -> int:
-    """Tokens that a text may have; 0 for any number."""
-    return 0 if evicts(folded.dimensions) else folded.dimensions.keep_window_size
-
-
-def write_classifier(folded: FoldedDecoder, plan: Plan, folder: Path, pad_token_id: int | None) -> None:
-    """Write the graph and its data file into `folder`/onnx; plan: the stored parts of every matrix."""
-    pool, d = ConstantPool(), folded.dimensions
-    graph = build_classifier(folded, plan, pool, pad_token_id)
-    data = folder / DATA_FILE
-    data.parent.mkdir(parents=True)
-    pool.write(data)
-    description = ClassifierDescription(
-        format_version=FORMAT_VERSION,
-        vocab_size=d.vocab_size,
-        num_labels=len(folded.constants["score.weight"]),
-        keep_window_size=d.keep_window_size,
-        longest=longest_text(folded),
-        pad_token_id=-1 if pad_token_id is None else pad_token_id,
-    )
-    graph.write(folder / PORTABLE_FILE, description.to_metadata() | {SAMPLE_KEY: json.dumps(sample_of(data))})

@@ -16,7 +16,7 @@ from .builder import ConstantPool, GraphBuilder
 from .decoder import add_and_norm, rms_norm, scaled
 from .dimensions import Dimensions
 from .feed_forward import feed_forward
-from .folding import FoldedDecoder
+from .folding import HEAD, FoldedDecoder
 from .matmul import Plan, Weights
 from .packing import (
     LAST_KEYS,
@@ -180,6 +180,6 @@ def one_query(graph: GraphBuilder, d: Dimensions, index: int, out: str, parts: l
 def output_logits(graph: GraphBuilder, x: str, folded: FoldedDecoder, weights: Weights) -> None:
     """x [B, 1, hidden] -> the output `logits` [B, labels], by the head in float32."""
     (row,) = graph.op("Squeeze", [x, graph.constant("axis.1", np.array([1]))], "last.hidden")
-    score = weights.constant(graph, "score.weight")
+    score = weights.constant(graph, HEAD)
     graph.node("Gemm", [row, score], ["logits"], transB=1)
-    graph.output("logits", np.float32, ["batch_size", len(folded.constants["score.weight"])])
+    graph.output("logits", np.float32, ["batch_size", folded.columns])

@@ -29,6 +29,7 @@ from .rotary import RotarySpec
 
 Array = NDArray[np.float32]
 Tensors = Mapping[str, Array]  # by native name; those of a layer without its prefix
+HEAD = "score.weight"  # of a classifier
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,19 @@ class FoldedDecoder:
     matrices: dict[str, Matrix] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
 
+    @property
+    def columns(self) -> int:
+        """Numbers in a row of logits: the labels of a classifier, else the vocabulary."""
+        return len(self.constants[HEAD]) if HEAD in self.constants else self.dimensions.vocab_size
+
 
 def fold(d: Dimensions, tensors: Tensors, rotary: RotarySpec) -> FoldedDecoder:
     """Fold a model's float32 tensors, by native name; a tied output matrix is left out of them.
 
-    A classifier has `score.weight` in place of an output matrix; that is small, and stays in float32.
+    A classifier has HEAD in place of an output matrix; that is small, and stays in float32.
     """
     folded = FoldedDecoder(d, rotary)
-    heads = [name for name in ("lm_head.weight", "score.weight") if name in tensors]
+    heads = [name for name in ("lm_head.weight", HEAD) if name in tensors]
     embedding, tied = tensors["model.embed_tokens.weight"], not heads
     folded.matrices["embed_tokens"] = Matrix(embedding, {"output" if tied else "embedding": len(embedding)})
     for index in range(d.num_layers):
@@ -85,8 +91,8 @@ def fold(d: Dimensions, tensors: Tensors, rotary: RotarySpec) -> FoldedDecoder:
         folded.constants[f"{name}.output.norm.weight"] = following
     if d.has_mask:
         fold_first_layer(folded, layer_tensors(tensors, 0), embedding)
-    if "score.weight" in tensors:
-        folded.constants["score.weight"] = tensors["score.weight"]
+    if HEAD in tensors:
+        folded.constants[HEAD] = tensors[HEAD]
     if "lm_head.weight" in tensors:
         folded.matrices["lm_head"] = Matrix(tensors["lm_head.weight"], {"output": d.vocab_size})
     return folded

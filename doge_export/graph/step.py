@@ -15,7 +15,7 @@ from .blocks import BlockQuantized
 from .builder import DOGE, ConstantPool, GraphBuilder
 from .dimensions import Dimensions
 from .eviction import cache_heads
-from .folding import FoldedDecoder
+from .folding import HEAD, FoldedDecoder
 from .matmul import Part, Plan
 from .rotary import RotarySpec
 from .step_cache import StepCache, attention_attributes
@@ -23,6 +23,7 @@ from .variants.interface import past_names, present_names
 
 FLOAT_BITS = 32  # of a part that is not in blocks
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu": 1, "gelu_new": 2, "gelu_pytorch_tanh": 2, "relu": 3}
+SCORE = HEAD.removesuffix(".weight")
 TABLES = ("embed_tokens", "down_embed", "up_embed")  # matrices whose rows are looked up
 
 
@@ -38,13 +39,13 @@ def can_step(folded: FoldedDecoder, plan: Plan) -> bool:
 def build_step(
     folded: FoldedDecoder, plan: Plan, pool: ConstantPool, cache: StepCache, adapters: bool = False
 ) -> GraphBuilder:
-    """The graph: tokens and the past -> logits float32 [B, N, vocab] and the present.
+    """The graph: tokens and the past -> logits float32 [B, N, vocab] and the present; [B, N, labels] of a classifier.
 
     adapters: whether it has places for one.
     """
     graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan, adapters)
     tokens = declare_tokens(graph)
-    graph.output("logits", np.float32, ["batch_size", "num_logits", d.vocab_size])
+    graph.output("logits", np.float32, ["batch_size", "num_logits", folded.columns])
     pasts, presents = declare_state(graph, d, cache)
     constants = rotary_constants(graph, folded.rotary)
     if cache.scales is not None:
@@ -111,7 +112,10 @@ class StepInputs:
     """The constants in the operator's order, and the attributes that say which of them there are."""
 
     def __init__(self, folded: FoldedDecoder, plan: Plan, adapters: bool) -> None:
-        self._folded, self._plan, self._adapters = folded, plan, adapters
+        self._folded, self._plan, self._adapters = folded, dict(plan), adapters
+        if HEAD in folded.constants:  # a matrix like others here
+            self._plan[SCORE] = (folded.constants[HEAD],)
+        self._output = next((name for name in ("lm_head", SCORE) if name in self._plan), None)
         self._part_counts: list[int] = []
         self._part_bits: list[int] = []
         self._zero_points: list[int] = []
@@ -122,7 +126,7 @@ class StepInputs:
     def attributes(self) -> dict[str, int | list[int]]:
         """Of the operator, after `write`."""
         return {
-            "tied": int("lm_head" not in self._folded.matrices),
+            "tied": int(self._output is None),
             "router_bias": int("layers.0.mlp.router_gate.x.bias" in self._folded.constants),
             "part_counts": self._part_counts,
             "part_bits": self._part_bits,
@@ -140,8 +144,8 @@ class StepInputs:
             names += self._constants(graph, *([] if self._adapters else [TABLE]), "first_layer.factors")
         for index in range(d.num_layers):
             names += self._layer(graph, f"layers.{index}")
-        if "lm_head" in self._folded.matrices:
-            names += self._matrix(graph, "lm_head")
+        if self._output is not None:
+            names += self._matrix(graph, self._output)
         return names
 
     def _layer(self, graph: GraphBuilder, name: str) -> list[str]:

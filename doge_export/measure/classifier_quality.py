@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from doge_model.labels import REGRESSION, SINGLE_LABEL
 
-from ..runtime.classifier_graph import ClassifierGraph
+from ..runtime.label_graph import LabelGraph
 from ..texts.labelled import Texts
 from .agreement import TINY, rms
 from .classifier_verification import Logits, torch_rows
@@ -41,6 +41,7 @@ class ClassifierQuality:
         rmse_fp32, rmse: of a regression, the root mean square error of both in place of the accuracy.
         texts_per_s: of the export, where it was made.
         threads: that it took.
+        kernels: who computed.
     """
 
     text: str
@@ -56,10 +57,11 @@ class ClassifierQuality:
     rmse: float | None
     texts_per_s: float
     threads: int
+    kernels: str
 
 
 def measure_classifier(
-    checkpoint: ClassifierCheckpoint, graph: ClassifierGraph, texts: Texts, progress: Callable[[str], object]
+    checkpoint: ClassifierCheckpoint, graph: LabelGraph, texts: Texts, progress: Callable[[str], object]
 ) -> ClassifierQuality:
     """Compare a graph with the checkpoint that it was made from, which still has its own numbers."""
     progress("comparing labels with PyTorch")
@@ -85,6 +87,7 @@ def measure_classifier(
         rmse=rmse_of(logits, texts.labels, problem),
         texts_per_s=len(texts.rows) / float(np.median(seconds)),
         threads=graph.threads,
+        kernels=graph.kernels,
     )
 
 

@@ -15,6 +15,7 @@ from doge_model.labels import REGRESSION
 from ..errors import VerificationError
 from ..runtime.classifier import scores_of
 from ..runtime.classifier_graph import ClassifierGraph
+from ..runtime.label_graph import LabelGraph
 from ..texts.token_ids import text_ids
 from .agreement import TINY, rms
 from .verification import TEXT
@@ -102,23 +103,41 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class ClassifierVerification:
-    """The outcome: agreement by way of feeding; beyond_window is None where the graph takes no such text."""
+    """The outcome: agreement by way of feeding.
 
+    Attributes:
+        kernels: who computed.
+        limits: that every way has to keep.
+        texts: their number.
+        alone, together: each text by itself, and all by one call.
+        padded_right, padded_left: in one batch; None of DogeStep, which nobody gives padding.
+        beyond_window: with a text that evicts keys; None where the graph takes no such text.
+    """
+
+    kernels: str
     limits: ClassifierLimits
     texts: int
     alone: LabelAgreement
-    padded_right: LabelAgreement
-    padded_left: LabelAgreement
+    together: LabelAgreement
+    padded_right: LabelAgreement | None
+    padded_left: LabelAgreement | None
     beyond_window: LabelAgreement | None
+
+    @property
+    def ways(self) -> dict[str, LabelAgreement]:
+        """The ways within the window that there are."""
+        padded = {"padded on the right": self.padded_right, "padded on the left": self.padded_left}
+        there = {name: way for name, way in padded.items() if way is not None}
+        return {"alone": self.alone, "together": self.together} | there
 
     @property
     def worst_difference(self) -> float:
         """The largest logit difference over the ways within the window."""
-        return max(way.logit_difference for way in (self.alone, self.padded_right, self.padded_left))
+        return max(way.logit_difference for way in self.ways.values())
 
     def require(self) -> None:
         """Raise VerificationError naming every limit that was missed."""
-        ways = {"alone": self.alone, "padded on the right": self.padded_right, "padded on the left": self.padded_left}
+        ways = self.ways
         if self.beyond_window is not None:
             ways["beyond the window"] = self.beyond_window
         misses = [f"{name}: {miss}" for name, way in ways.items() for miss in self.limits.misses(way)]
@@ -126,21 +145,25 @@ class ClassifierVerification:
             raise VerificationError(f"the exported classifier disagrees with the PyTorch model: {'; '.join(misses)}")
 
 
-def verify_classifier(checkpoint: ClassifierCheckpoint, graph: ClassifierGraph, weights: str) -> ClassifierVerification:
+def verify_classifier(checkpoint: ClassifierCheckpoint, graph: LabelGraph, weights: str) -> ClassifierVerification:
     """Compare a graph with the checkpoint that it was made from, on built-in texts of unequal lengths."""
     model, problem = checkpoint.model, checkpoint.model.config.problem_type
     rows = verification_rows(checkpoint)
     reference = torch_rows(model, rows)
     width = max(map(len, rows)) + 8  # more padding than any row needs
-    logits = {
-        "alone": np.concatenate([graph.run([row]) for row in rows]),
-        "padded_right": graph.run(rows, width=width),
-        "padded_left": graph.run(rows, left=True, width=width),
-    }
+
+    def agreement(found: Logits) -> LabelAgreement:
+        return LabelAgreement.between(reference, found, problem)
+
+    portable = graph if isinstance(graph, ClassifierGraph) else None
     return ClassifierVerification(
+        kernels=graph.kernels,
         limits=LIMITS[weights],
         texts=len(rows),
-        **{way: LabelAgreement.between(reference, found, problem) for way, found in logits.items()},
+        alone=agreement(np.concatenate([graph.logits([row]) for row in rows])),
+        together=agreement(graph.logits(rows)),
+        padded_right=None if portable is None else agreement(portable.run(rows, width=width)),
+        padded_left=None if portable is None else agreement(portable.run(rows, left=True, width=width)),
         beyond_window=beyond_window(model, graph, rows, LIMITS[weights]),
     )
 
@@ -170,7 +193,7 @@ def torch_rows(model: DogeForSequenceClassification, rows: Sequence[Sequence[int
 
 def beyond_window(
     model: DogeForSequenceClassification,
-    graph: ClassifierGraph,
+    graph: LabelGraph,
     rows: Sequence[Sequence[int]],
     limits: ClassifierLimits,
 ) -> LabelAgreement | None:
@@ -185,7 +208,7 @@ def beyond_window(
     line, tried = [token for row in rows for token in row], list[LabelAgreement]()
     for start in STARTS:
         batch = [(line[start:] + list(line) * (length // len(line) + 1))[:length], *rows[:3]]
-        found = graph.run(batch, left=True)
+        found = graph.run(batch, left=True) if isinstance(graph, ClassifierGraph) else graph.logits(batch)
         tried.append(LabelAgreement.between(torch_rows(model, batch), found, model.config.problem_type))
         if not limits.misses(tried[-1]):
             break

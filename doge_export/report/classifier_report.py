@@ -28,7 +28,8 @@ class ClassifierReport:
         labels, problem_type: of the model.
         longest: tokens that a text may have; None for any number.
         storage: how the recipe stored the large matrices.
-        verification: agreement with the PyTorch model that has the stored numbers.
+        verification: agreement of the portable graph with the PyTorch model that has the stored numbers.
+        step_verification: that of DogeStep; None without its graph or its library.
         quality: against the PyTorch model in float32, on texts; None if it was left out.
         files: bytes by file name, without the reports.
         sha256: hashes of the same files.
@@ -43,6 +44,7 @@ class ClassifierReport:
     longest: int | None
     storage: WeightSummary
     verification: ClassifierVerification
+    step_verification: ClassifierVerification | None
     quality: ClassifierQuality | None
     files: dict[str, int]
     sha256: dict[str, str]
@@ -73,7 +75,7 @@ class ClassifierReport:
     def rows(self) -> dict[str, str]:
         """The export's place, size and agreement with PyTorch, each in a line."""
         shown = ", ".join(self.labels[:6]) + (", ..." if len(self.labels) > 6 else "")
-        worst, beyond = self.verification.worst_difference, self.verification.beyond_window
+        beyond = self.verification.beyond_window
         rows = {
             "folder": str(self.folder),
             "weights": f"{self.options.weights}, {self.megabytes:.1f} MB in {len(self.files)} files",
@@ -82,8 +84,9 @@ class ClassifierReport:
             "labels": f"{len(self.labels)} ({self.problem_type}): {shown}",
             "compared with PyTorch": f"{self.verification.texts} texts, alone and in batches padded on either side"
             + (", and one beyond the window" if beyond is not None else ""),
-            "largest logit difference": f"{worst:.1e} of the largest logit",
         }
+        for each in filter(None, (self.verification, self.step_verification)):
+            rows[f"largest logit difference, {each.kernels}"] = f"{each.worst_difference:.1e} of the largest logit"
         return rows | self._quality_rows() | ({"pushed to": self.hub_url} if self.hub_url else {})
 
     def _quality_rows(self) -> dict[str, str]:
@@ -103,4 +106,4 @@ class ClassifierReport:
         if quality.rmse is not None:
             rows["root mean square error"] = f"{quality.rmse:.4g}, fp32 {quality.rmse_fp32:.4g}"
         threads = f"{quality.threads} thread{'s' if quality.threads > 1 else ''}"
-        return rows | {"speed": f"{quality.texts_per_s:.0f} texts/s ({threads})"}
+        return rows | {"speed": f"{quality.texts_per_s:.0f} texts/s ({threads}, {quality.kernels})"}

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import OptionError, PackageError
 from .batch import Batch
-from .classifier_graph import ClassifierGraph
 from .generation_options import read_json_object
+from .label_graph import LabelGraph, open_classifier
 from .state import State
 
 CONFIG_FILE = "config.json"
@@ -47,14 +47,14 @@ class Classification:
 class Classifier:
     """A classifier's graph with the names of its labels."""
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
-        """Open an exported folder.
+    def __init__(self, folder: Path, threads: int | None = None, operators: bool | None = None) -> None:
+        """Open an exported folder; operators: as `open_classifier` has them.
 
         Raises:
             PackageError: it is damaged, or config.json names other labels than the graph has.
-            OptionError: an impossible number of threads.
+            OptionError: an impossible number of threads, or operators that are not there.
         """
-        self.graph = ClassifierGraph(folder, threads)
+        self.graph = open_classifier(folder, threads, operators)
         fields = read_json_object(folder / CONFIG_FILE)
         self.labels = named_labels(fields, self.graph.description.num_labels, folder / CONFIG_FILE)
         self.problem_type = str(fields.get("problem_type"))
@@ -106,11 +106,12 @@ def named_labels(fields: dict[str, Any], count: int, path: Path) -> list[str]:
 class NoDecoder:
     """Stands where a model has its decoder; whatever needs one ends in a sentence."""
 
-    kernels = "onnxruntime"
     cuts_freely = False
 
-    def __init__(self, name: str, vocab_size: int, keep_window_size: int) -> None:
-        self.vocab_size, self.keep_window_size = vocab_size, keep_window_size
+    def __init__(self, name: str, graph: LabelGraph) -> None:
+        """Stand in the decoder's place of a classifier with this name and graph."""
+        self.vocab_size, self.keep_window_size = graph.description.vocab_size, graph.description.keep_window_size
+        self.kernels = graph.kernels
         self._name = name
 
     def _refuse(self) -> NoReturn:

@@ -1,4 +1,4 @@
-"""An exported classifier on onnxruntime: rows of token ids in, a row of logits for each out."""
+"""An exported classifier on onnxruntime's own operators: rows of token ids in, a row of logits for each out."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PackageError
-from .description import CLASSIFIER_KEY, DATA_FILE, DECODER_FILE, PORTABLE_FILE
-from .folder_files import REMEDY, check_data, check_report, metadata_entry
+from .description import CLASSIFIER_KEY, DECODER_FILE, PORTABLE_FILE
+from .folder_files import metadata_entry
 from .sessions import open_session, refusals
-from .threads import check_threads, default_threads
 
 FORMAT_VERSION = 1  # rises whenever a driver written for the older number would compute something else
 BATCH_TOKENS = 1024  # of one run: more wait for memory, fewer for the start of each operator
@@ -74,30 +73,22 @@ def is_classifier_folder(folder: Path) -> bool:
 
 
 class ClassifierGraph:
-    """A classifier's graph, opened. Calls from several threads do not disturb each other."""
+    """See `LabelGraph`."""
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
-        """Open the graph of an exported folder.
+    kernels = "onnxruntime's operators"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        """Open the portable graph of an exported folder.
 
         Raises:
-            PackageError: a file is missing, damaged or of another export.
-            OptionError: of `check_threads`.
+            PackageError: onnxruntime refuses, or the folder is not one of ours.
         """
-        check_threads(threads)
         path = folder / PORTABLE_FILE
-        if not (folder / DATA_FILE).is_file():
-            raise PackageError(f"{folder / DATA_FILE} is missing; {REMEDY}")
-        self.description = ClassifierDescription.from_graph(path)
-        check_data(folder, PORTABLE_FILE)
-        check_report(folder)
-        self.threads = threads or default_threads((folder / DATA_FILE).stat().st_size)
-        self._session = open_session(path, self.threads)
+        self.description, self.threads = ClassifierDescription.from_graph(path), threads
+        self._session = open_session(path, threads)
 
     def logits(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """The logits of rows of token ids, each of at least one: float32 [rows, labels].
-
-        They are computed in batches of rows of like lengths, so short ones do not wait for long ones.
-        """
+        """In batches of rows of like lengths, so short ones do not wait for long ones."""
         out = np.empty((len(rows), self.description.num_labels), np.float32)
         for places in batches([len(row) for row in rows]):
             out[places] = self.run([rows[place] for place in places])

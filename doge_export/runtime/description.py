@@ -19,11 +19,13 @@ DRAFT_FILE = "onnx/decoder_draft.onnx"
 STEP_FILE = "onnx/decoder_step.onnx"  # of one operator of our own; only some exports have it
 LAYERED_FILE = "onnx/decoder_layered.onnx"  # of another one, for decoders that the former does not compute
 PORTABLE_FILE = "onnx/model.onnx"  # for other runtimes, which look for this name
+CLASSIFIER_STEP_FILE = "onnx/classifier_step.onnx"  # a classifier by DogeStep; only some exports have it
 DATA_FILE = "onnx/model.onnx_data"  # the weights of all; other runtimes look for the portable graph's name + "_data"
 DRAFT_TOKENS = 8  # that decoder_draft.onnx takes at once: the token to feed and up to seven guesses
 METADATA_KEY = "doge_export.decoder"
 CLASSIFIER_KEY = "doge_export.classifier"  # of a classifier's graph, which has no METADATA_KEY
 STEP_KEY = "doge_export.step"  # of the graph of DogeStep: its own cache_type
+BLOCKS_KEY = "doge_export.classifier_step"  # of a classifier by DogeStep: whether its weights are in blocks of few bits
 SAMPLE_KEY = "doge_export.data"  # size and a sample's hash of the data file, for `folder_files.check_data`
 # By the numbers of the cache; rises whenever a driver written for the older number would compute something else.
 FORMAT_VERSIONS = {"float32": 6, "int8": 7}

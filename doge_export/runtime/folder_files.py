@@ -19,6 +19,7 @@ from doge_common.errors import one_line
 from ..errors import PackageError
 from ..places import REPORT_FILE
 from .description import (
+    CLASSIFIER_STEP_FILE,
     DATA_FILE,
     DECODER_FILE,
     DRAFT_FILE,
@@ -38,6 +39,7 @@ FILES = [
     *GRAPHS,
     STEP_FILE,
     LAYERED_FILE,
+    CLASSIFIER_STEP_FILE,
     "onnx/decoder*_adapters.onnx",
     "adapters/*.onnx_adapter",
     DATA_FILE,

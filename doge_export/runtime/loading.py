@@ -50,14 +50,14 @@ def load(
     """
     path = folder_of(folder, revision, local_files_only)
     if is_classifier_folder(path):
-        unused = {"operators": operators, "max_streams": max_streams, "cache_mb": cache_mb or None}
+        unused = {"max_streams": max_streams, "cache_mb": cache_mb or None}
         given = [name for name, value in (unused | {"assistant": assistant}).items() if value is not None]
         if given:
             raise OptionError(
                 f"{folder} is a classifier, which writes no text and takes no {' and '.join(given)}; load it "
                 "without, or give an exported decoder"
             )
-        return load_classifier(path, threads)
+        return load_classifier(path, threads, operators)
     decoder, tokenizer = Decoder(path, threads=threads, operators=operators), Tokenizer.from_folder(path)
     if tokenizer is not None:
         check_tokenizer(path, tokenizer.vocab_size, decoder.vocab_size)
@@ -84,12 +84,10 @@ def load(
     )
 
 
-def load_classifier(path: Path, threads: int | None) -> Model:
+def load_classifier(path: Path, threads: int | None, operators: bool | None) -> Model:
     """The model of an exported classifier, which `load` opens."""
-    classifier, tokenizer = Classifier(path, threads), Tokenizer.from_folder(path)
-    described = classifier.graph.description
+    classifier, tokenizer = Classifier(path, threads, operators), Tokenizer.from_folder(path)
     if tokenizer is not None:
-        check_tokenizer(path, tokenizer.vocab_size, described.vocab_size)
+        check_tokenizer(path, tokenizer.vocab_size, classifier.graph.description.vocab_size)
     name = os.fsencode(path.resolve().name).decode("utf-8", "replace")
-    decoder = NoDecoder(name, described.vocab_size, described.keep_window_size)
-    return Model(decoder, tokenizer=tokenizer, name=name, classifier=classifier)
+    return Model(NoDecoder(name, classifier.graph), tokenizer=tokenizer, name=name, classifier=classifier)

@@ -17,7 +17,7 @@ from ..errors import OptionError, PackageError
 from .sessions import ORT_ERRORS
 
 SWITCH = "DOGE_EXPORT_OPERATORS"
-VERSION = 3  # of the library; operators/operators.cpp has the same, and says when it rises
+VERSION = 4  # of the library; operators/operators.cpp has the same, and says when it rises
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 LIBRARY = Path(__file__).parents[1] / f"libdoge_operators{SUFFIX}"
 

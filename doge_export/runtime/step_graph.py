@@ -33,6 +33,7 @@ class StepGraph:
     operator: ClassVar[str] = "DogeStep"
     cuts_freely = True  # every row is computed as in a step
     _constants: object = None
+    _columns: int | None = None
 
     def __init__(self, folder: Path, threads: int, library: Path) -> None:
         """Open the graph of an exported folder that has one.
@@ -47,14 +48,21 @@ class StepGraph:
         self._take(session, library, step_description(session, path))
 
     @classmethod
-    def over(cls, session: Any, library: Path, description: DecoderDescription, constants: object = None) -> StepGraph:
+    def over(
+        cls,
+        session: Any,
+        library: Path,
+        description: DecoderDescription,
+        constants: object = None,
+        columns: int | None = None,
+    ) -> StepGraph:
         """The graph of a session that is open, with the operator's library.
 
         session: of onnxruntime, or one with an adapter in it. constants: held as long as the graph, for the session has
-            only their addresses.
+            only their addresses. columns: of the logits, a classifier's labels; None: the vocabulary.
         """
         graph = cls.__new__(cls)
-        graph._constants = constants
+        graph._constants, graph._columns = constants, columns
         graph._take(session, library, description)
         return graph
 
@@ -78,8 +86,18 @@ class StepGraph:
     def chunk(self, state: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64]) -> Logits:
         """Feed int64 [S] tokens in one piece: float32 [N, vocab] of those in keep."""
         use_full_window(state)
-        bound = BoundTokens(self._session, self.order, state, len(token_ids), keep)
-        return first(bound.feed([state], token_ids))
+        return first(self._bind(state, len(token_ids), keep).feed([state], token_ids))
+
+    def whole(
+        self, empty: State, token_ids: NDArray[np.int64], keep: NDArray[np.int64], memory: Rows
+    ) -> NDArray[np.float32]:
+        """Logits of streams from their first token on, int64 [B, S], that nobody continues: float32 [B, N, columns].
+
+        empty: any state of the decoder that holds nothing. keep: int64 [N] indices into the S tokens. memory: for their
+        keys and values, [layers, 2, B, heads, S or more, channels]; S fits the window.
+        """
+        count = token_ids.shape[1]
+        return self._bind(empty, count, keep, memory).run([0] * len(token_ids), token_ids)
 
     def draft(self, state: State, token_ids: NDArray[np.int64]) -> Logits:
         """Write the rows of int64 [n] tokens: float32 [n, vocab]."""
@@ -89,7 +107,7 @@ class StepGraph:
     def batch(self, states: Sequence[State], memory: Rows) -> BatchForward:
         """Steps of several states."""
         states = list(states)
-        bound = BoundTokens(self._session, self.order, states[0], 1, np.array([0]), memory[:, :, : len(states)])
+        bound = self._bind(states[0], 1, np.array([0]), memory[:, :, : len(states)])
 
         def forward(token_ids: Sequence[int]) -> Logits:
             rows: Logits = bound.feed(states, np.array(token_ids)[:, None])[:, 0]
@@ -102,8 +120,13 @@ class StepGraph:
         of_state = self._bound.setdefault(state, {})
         bound = of_state.get(count)
         if bound is None or bound.rows is not state.cache or bound.full is not state.overflowed:
-            bound = of_state[count] = BoundTokens(self._session, self.order, state, count, np.arange(count))
+            bound = of_state[count] = self._bind(state, count, np.arange(count))
         return bound
+
+    def _bind(self, state: State, count: int, keep: NDArray[np.int64], memory: Rows | None = None) -> BoundTokens:
+        """So many tokens, bound to the memory of a state, or to that of several streams."""
+        columns = self._columns or self.description.vocab_size
+        return BoundTokens(self._session, self.order, state, count, keep, columns, memory)
 
 
 def step_description(session: ort.InferenceSession, path: Path) -> DecoderDescription:
@@ -143,19 +166,21 @@ class BoundTokens:
         state: State,
         count: int,
         keep: NDArray[np.int64],
+        columns: int,
         memory: Rows | None = None,
     ) -> None:
         """order: makes the arrays of a window's order by the ends of their names, `past_` or `present_` before these.
 
-        state: the stream; any of several ones, where memory [layers, 2, streams, ...] holds them.
+        state: the stream; any of several ones, where memory [layers, 2, streams, ...] holds them. columns: of the
+        logits.
         """
-        d, self._session = state.description, session
+        self._session = session
         self.rows, self.full = state.cache, state.overflowed
         memory = state.rows() if memory is None else memory
         streams = memory.shape[2]
         self._input_ids = np.zeros((streams, count), np.int64)
         self._lengths = np.zeros(streams, np.int64)
-        self._logits = np.zeros((streams, len(keep), d.vocab_size), np.float32)
+        self._logits = np.zeros((streams, len(keep), columns), np.float32)
         in_place = {"lengths": self._lengths} | order(state.full_window().keys if self.full else no_keys(state))
         inputs: Arrays = {"input_ids": self._input_ids, "logits_to_keep": keep}
         inputs |= {f"past_{name}": array for name, array in in_place.items()}

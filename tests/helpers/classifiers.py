@@ -12,7 +12,7 @@ from transformers import DogeConfig, LlamaConfig, PreTrainedModel
 from transformers import DogeForSequenceClassification as TransformersDoge
 from transformers import LlamaForSequenceClassification as TransformersLlama
 
-from doge_export.export.classifier_pipeline import write_classifier
+from doge_export.export.classifier_files import write_classifier
 from doge_export.export.decoder_files import fold_model
 from doge_export.quantization.rounding import simple_plan
 from doge_export.recipes import RECIPES

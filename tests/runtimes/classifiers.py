@@ -38,12 +38,12 @@ def export_into(out: Path, name: str) -> dict[str, Any]:
     else:
         classifier_checkpoint(checkpoint, **({"names": NAMES, "keep_window_size": 128} | fields))
     export_classifier(ExportOptions(str(checkpoint), out / name, weights, report_tokens=0, overwrite=True))
-    model = doge_export.load(out / name, threads=1)
+    model = doge_export.load(out / name, threads=1, operators=False)  # as other runtimes compute
     rows = [model.token_row(text) for text in TEXTS]
     found = model.classify(list(TEXTS))
     return {
         "problem_type": model.classifier.problem_type,
-        "logits": [model.classifier.graph.run([row])[0].tolist() for row in rows],
+        "logits": [model.classifier.graph.logits([row])[0].tolist() for row in rows],
         "labels": [each.label for each in found],
         "scores": [list(each.scores.values()) for each in found],
     }
