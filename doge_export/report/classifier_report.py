@@ -65,6 +65,16 @@ class ClassifierReport:
         """Size of all files, the reports left out."""
         return sum(self.files.values()) / 1e6
 
+    @property
+    def verified(self) -> list[ClassifierVerification]:
+        """The comparisons with PyTorch that there are."""
+        return [each for each in (self.verification, self.step_verification) if each is not None]
+
+    @property
+    def kernels(self) -> list[str]:
+        """Who computed them."""
+        return [each.kernels for each in self.verified]
+
     def to_json(self) -> dict[str, Any]:
         """The report as it is written, with the versions that made it."""
         values: dict[str, Any] = {"task": "text-classification", "model": self.options.model}
@@ -85,7 +95,7 @@ class ClassifierReport:
             "compared with PyTorch": f"{self.verification.texts} texts, alone and in batches padded on either side"
             + (", and one beyond the window" if beyond is not None else ""),
         }
-        for each in filter(None, (self.verification, self.step_verification)):
+        for each in self.verified:
             rows[f"largest logit difference, {each.kernels}"] = f"{each.worst_difference:.1e} of the largest logit"
         return rows | self._quality_rows() | ({"pushed to": self.hub_url} if self.hub_url else {})
 

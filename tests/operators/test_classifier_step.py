@@ -193,6 +193,7 @@ def test_an_export_is_verified_and_loaded_both_ways(fields: dict[str, Any], tmp_
     assert f"largest logit difference, {report.step_verification.kernels}" in report.rows()
     written = json.loads((tmp_path / "out" / "export_report.json").read_text())["step_verification"]
     assert written["kernels"].startswith("DogeStep with ")
+    assert f"by onnxruntime's operators and by {written['kernels']}" in (tmp_path / "out" / "README.md").read_text()
     assert written["beyond_window"]["logit_difference"] < 1e-4
     scores = [doge_export.load(tmp_path / "out", operators=way).classify("a question").scores for way in (False, True)]
     assert list(scores[0].values()) == pytest.approx(list(scores[1].values()), rel=1e-4)
