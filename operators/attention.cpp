@@ -4,7 +4,6 @@
 #include <memory>
 
 #include "eviction.h"
-#include "float16.h"
 
 namespace doge {
 namespace {
@@ -17,7 +16,7 @@ constexpr int AT_ONCE = 4;         // queries without a group that go over a chu
 
 int chunks_of(int length) { return (length + CHUNK - 1) / CHUNK; }
 
-// Queries over the same slots, of which groups are attended to at once.
+// Queries over the same slots or the first of them, of which groups are attended to at once.
 class Together {
  public:
   // columns: of all groups, as Kernels::attend_group has them; null where there are none.
@@ -28,17 +27,19 @@ class Together {
 
   // index: of the query among all of them, in their order.
   void add(int index, const float* query, int length, Attended* result) {
-    if (length != slots_.length || count_ == group_ || index % group_ == 0) attend();
-    slots_.length = length;
-    queries_[count_] = {query, scores_[count_], result};
+    if (count_ == group_ || index % group_ == 0) attend();
+    queries_[count_] = {query, scores_[count_], result, length};
     count_++;
     if (columns_ != nullptr && count_ == group_) attend_group(index / group_);
   }
 
   void attend() {
-    if (count_ == 0) return;
-    for (int i = 0; i < count_; i += AT_ONCE) {
-      kernels_.attend(queries_ + i, std::min(AT_ONCE, count_ - i), slots_, scale_);
+    for (int i = 0, count; i < count_; i += count) {
+      slots_.length = queries_[i].length;
+      for (count = 1; count < AT_ONCE && i + count < count_; count++) {
+        if (queries_[i + count].length != slots_.length) break;
+      }
+      kernels_.attend(queries_ + i, count, slots_, scale_);
       slots_.are_near = true;
     }
     count_ = 0;
@@ -52,11 +53,14 @@ class Together {
     size_t stride = padded(slots_.layout.numbers) + slots_.layout.floats, numbers = CHUNK * stride;
     if (memory_ == nullptr) memory_.reset(new float[2 * numbers + CHUNK * LARGEST_GROUP]);
     float *keys = memory_.get(), *values = keys + numbers;
-    if (unpacked_length_ != slots_.length) {
-      kernels_.unpack(slots_.keys, slots_, keys);
-      kernels_.unpack(slots_.values, slots_, values);
+    slots_.length = queries_[count_ - 1].length;  // later rows see as many slots or more
+    if (unpacked_length_ < slots_.length) {
+      Slots more = slots_;
+      more.length -= unpacked_length_;
+      size_t bytes = unpacked_length_ * slots_.layout.bytes(), start = unpacked_length_ * stride;
+      kernels_.unpack(slots_.keys + bytes, more, keys + start);
+      kernels_.unpack(slots_.values + bytes, more, values + start);
       unpacked_length_ = slots_.length;
-      slots_.are_near = true;
     }
     Unpacked unpacked{keys,        values,        slots_.layout.numbers, slots_.layout.floats,
                       (int)stride, slots_.length, values + numbers};
@@ -139,9 +143,7 @@ void Attention::finish_head(const AttentionLayer& layer, int r, int head, const 
   std::copy_n(projected, d.head_dim, y);
   std::fill_n(y + d.head_dim, width - d.head_dim, 0.0f);
   if (layer.head_norms != nullptr) {
-    const float* weight = layer.head_norms + head * d.head_dim;
-    float factor = 1 / std::sqrt(products.kernels.sum_of_squares(y, d.head_dim) / d.head_dim + d.epsilon);
-    for (int c = 0; c < d.head_dim; c++) y[c] = y[c] * factor * weight[c];
+    products.kernels.rms_norm(y, layer.head_norms + head * d.head_dim, d.head_dim, d.epsilon, y);
   }
   if (is_query && has_far_sinks()) {
     float* from_afar = sink_queries.row(r) + head * width;
@@ -238,7 +240,7 @@ void Attention::store_row(const float* x, const float* scales, uint8_t* row) con
       std::copy_n((const uint8_t*)x, layout.numbers * sizeof(float), row);
       break;
     case NumberType::FLOAT16:
-      for (int c = 0; c < layout.numbers; c++) ((Float16*)row)[c] = float16_of(x[c]);
+      products.kernels.to_float16(x, layout.numbers, (Float16*)row);
       break;
     case NumberType::INT8:
       for (int c = 0; c < d.head_dim; c++) {
@@ -327,7 +329,7 @@ void Attention::merge(const AttentionLayer& layer, int head, const Attended* par
   int numbers = layout.numbers;
   std::fill_n(y, d.channels, 0.0f);
   for (int i = 0; i < count; i++) {
-    float weight = std::exp(parts[i].largest - largest);
+    float weight = parts[i].largest == largest ? 1 : std::exp(parts[i].largest - largest);
     total += weight * parts[i].total;
     for (int c = 0; c < numbers; c++) y[c] += weight * parts[i].sums[c];
   }

@@ -69,8 +69,8 @@ struct GroupAttention {
     return sum;
   }
 
-  // scores[slot][query] = scaled dots, floats included; tops get the largest of each query
-  static void scores_of(const float* columns, const Unpacked& slots, float scale, Floats* tops) {
+  // scores[slot][query] = scaled dots, floats included; tops get the largest of each query, among the slots that it sees
+  static void scores_of(const float* columns, const Unpacked& slots, float scale, const Floats* lengths, Floats* tops) {
     const int numbers = slots.numbers, floats_at = padded(numbers);
     for (int j = 0; j < slots.length; j += KEYS) {
       const float* keys[KEYS];  // the last key again, where there are fewer
@@ -87,20 +87,22 @@ struct GroupAttention {
       for (int v = 0; v < VECTORS; v++) {
         for (int t = 0; t < KEYS; t++) {
           Floats score = V::multiply(dots.x[v][t], V::set(scale));
-          tops[v] = j + t == 0 ? score : V::largest(tops[v], score);
+          Floats larger = j + t == 0 ? score : V::largest(tops[v], score);
+          tops[v] = V::where_less(V::set(j + t), lengths[v], larger, tops[v]);
           if (j + t < slots.length) V::store(slots.scores + (j + t) * GROUP + v * LANES, score);
         }
       }
     }
   }
 
-  // scores = exp(scores - top) in place; the sums of all slots
-  static Floats weights_of(const Unpacked& slots, int v, Floats top) {
+  // scores = exp(scores - top) in place, 0 where a query sees no slot; the sums of all slots
+  static Floats weights_of(const Unpacked& slots, int v, Floats lengths, Floats top) {
     Floats totals[LANES];
     for (auto& total : totals) total = V::zero();
     for (int j = 0; j < slots.length; j++) {
       float* scores = slots.scores + j * GROUP + v * LANES;
       Floats weights = K::exponential(V::subtract(V::load(scores), top));
+      weights = V::where_less(V::set(j), lengths, weights, V::zero());
       V::store(scores, weights);
       totals[j % LANES] = V::add(totals[j % LANES], weights);
     }
@@ -141,11 +143,17 @@ struct GroupAttention {
   }
 
   static void attend(const Query* queries, const float* columns, const Unpacked& slots, float scale) {
-    Floats tops[VECTORS];
-    scores_of(columns, slots, scale, tops);
+    Floats tops[VECTORS], lengths[VECTORS];
+    for (int v = 0; v < VECTORS; v++) {
+      float of_queries[LANES];
+      for (int lane = 0; lane < LANES; lane++) of_queries[lane] = queries[v * LANES + lane].length;
+      lengths[v] = V::load(of_queries);
+      tops[v] = V::zero();
+    }
+    scores_of(columns, slots, scale, lengths, tops);
     for (int v = 0; v < VECTORS; v++) {
       float largest[LANES], totals[LANES];
-      V::store(totals, weights_of(slots, v, tops[v]));
+      V::store(totals, weights_of(slots, v, lengths[v], tops[v]));
       V::store(largest, tops[v]);
       for (int lane = 0; lane < LANES; lane++) {
         queries[v * LANES + lane].result->largest = largest[lane];

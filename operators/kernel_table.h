@@ -20,7 +20,7 @@ template <class V>
 constexpr Kernels vector_kernels(const char* name) {
   using K = VectorKernels<V>;
   Kernels kernels{name, 0, K::quantize, nullptr, K::float_products, K::add_weighted_rows, K::attend, 0, nullptr,
-                  nullptr, K::sum_of_squares, K::gated_silu};
+                  nullptr, K::add, K::rms_norm, K::to_float16, K::gated_silu};
   if constexpr (V::HAS_ROW_TILES) {
     kernels.tokens_in_order = V::TOKENS_IN_ORDER;
     kernels.block_products = tiles_or_panels<V>;

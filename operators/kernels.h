@@ -73,7 +73,7 @@ struct Slots {
   bool are_near;  // they were read a moment ago, so nothing has to be asked for ahead
 };
 
-// One query over some slots: softmax(scores) values = sums / total, where weights are exp(score - largest).
+// One query over the slots that it sees: softmax(scores) values = sums / total, where weights are exp(score - largest).
 struct Attended {
   float largest, total;
   float* sums;  // [numbers]
@@ -84,6 +84,7 @@ struct Query {
   const float* numbers;
   float* scores;  // room for one of each slot
   Attended* result;
+  int length;  // slots that it sees, from the first one on; at least 1
 };
 
 // Numbers of a row in float32, with zeros behind them up to the widest vectors.
@@ -121,7 +122,7 @@ struct Kernels {
   void (*add_weighted_rows)(const float* matrix, size_t stride, int height, int first, int last, const float* x,
                             size_t x_stride, int rows, float* y, size_t y_stride);
 
-  // Each of `count` queries over the same slots.
+  // Each of `count` queries, which see all slots.
   void (*attend)(const Query* queries, int count, const Slots& slots, float scale);
 
   // Queries of a group, for which the following two are faster than the former; 0 where there are no such.
@@ -130,11 +131,18 @@ struct Kernels {
   // Keys or values of some slots, which begin at `rows`, as Unpacked has them.
   void (*unpack)(const uint8_t* rows, const Slots& slots, float* y);
 
-  // A whole group over the same slots; columns [numbers + floats][group] are its queries side by side. The scores of
-  // `queries` are not used. Their results have the bits that `attend` gives.
+  // A whole group; columns [numbers + floats][group] are its queries side by side. The scores of `queries` are not used.
+  // Their results have the bits that `attend` gives for the slots that each one sees.
   void (*attend_group)(const Query* queries, const float* columns, const Unpacked& slots, float scale);
 
-  float (*sum_of_squares)(const float* x, int n);
+  // x = x * scale + added; without a scale x + added
+  void (*add)(const float* scale, const float* added, int n, float* x);
+
+  // y = x / sqrt(mean of its squares + epsilon) * weight; y may be x
+  void (*rms_norm)(const float* x, const float* weight, int n, float epsilon, float* y);
+
+  // The nearest float16 of n floats, a multiple of 8; see float16_of.
+  void (*to_float16)(const float* x, int n, Float16* y);
 
   // y = gate / (1 + exp(-gate)) * up
   void (*gated_silu)(const float* gate, const float* up, int n, float* y);

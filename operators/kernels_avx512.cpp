@@ -44,6 +44,11 @@ struct Avx512 {
   static Floats load_first(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
   static void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
   static void store_first(float* p, int n, Floats x) { _mm512_mask_storeu_ps(p, first(n), x); }
+  static void store_first(Float16* p, int n, Floats x) {
+    __m256i halves = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+    if (n >= LANES) return _mm256_storeu_si256((__m256i*)p, halves);
+    _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(halves));
+  }
 
   static Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
   static Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
@@ -56,6 +61,9 @@ struct Avx512 {
   static Floats rounded(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static Floats times_power_of_2(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
   static float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
+  static Floats where_less(Floats a, Floats b, Floats x, Floats y) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+  }
 
   static __m512 halves_added(Floats a, Floats b) {  // of each vector; a's first
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));

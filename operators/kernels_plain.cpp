@@ -103,10 +103,19 @@ void attend(const Query* queries, int count, const Slots& slots, float scale) {
   for (int i = 0; i < count; i++) one(queries[i], slots, scale);
 }
 
-float sum_of_squares(const float* x, int n) {
+void add(const float* scale, const float* added, int n, float* x) {
+  for (int i = 0; i < n; i++) x[i] = (scale == nullptr ? x[i] : x[i] * scale[i]) + added[i];
+}
+
+void rms_norm(const float* x, const float* weight, int n, float epsilon, float* y) {
   float total = 0;
   for (int i = 0; i < n; i++) total += x[i] * x[i];
-  return total;
+  float factor = 1 / std::sqrt(total / n + epsilon);
+  for (int i = 0; i < n; i++) y[i] = x[i] * factor * weight[i];
+}
+
+void to_float16(const float* x, int n, Float16* y) {
+  for (int i = 0; i < n; i++) y[i] = float16_of(x[i]);
 }
 
 void gated_silu(const float* gate, const float* up, int n, float* y) {
@@ -115,7 +124,7 @@ void gated_silu(const float* gate, const float* up, int n, float* y) {
 
 }  // namespace
 
-const Kernels plain_kernels = {"plain", 0, quantize, block_products, float_products, add_weighted_rows, attend,
-                                0,       nullptr,  nullptr,        sum_of_squares, gated_silu};
+const Kernels plain_kernels = {"plain", 0, quantize, block_products, float_products, add_weighted_rows, attend, 0,
+                               nullptr, nullptr, add, rms_norm, to_float16, gated_silu};
 
 }  // namespace doge

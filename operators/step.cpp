@@ -1,7 +1,5 @@
 #include "step.h"
 
-#include <cmath>
-
 #include "adapted_product.h"
 #include "attention.h"
 #include "feed_forward.h"
@@ -15,10 +13,8 @@ void add_and_norm(const Decoder& d, const float* scale, const Rows& added, const
                   Rows& normed, const Products& products) {
   products.each_row(residual.rows(), [&](int r) {
     float *x = residual.row(r), *y = normed.row(r);
-    const float* a = added.row(r);
-    for (int i = 0; i < d.hidden; i++) x[i] = (scale == nullptr ? x[i] : x[i] * scale[i]) + a[i];
-    float factor = 1 / std::sqrt(products.kernels.sum_of_squares(x, d.hidden) / d.hidden + d.epsilon);
-    for (int i = 0; i < d.hidden; i++) y[i] = x[i] * factor * weight[i];
+    products.kernels.add(scale, added.row(r), d.hidden, x);
+    products.kernels.rms_norm(x, weight, d.hidden, d.epsilon, y);
   });
 }
 

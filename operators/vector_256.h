@@ -36,6 +36,9 @@ struct Avx2 {
   }
   static void store(float* p, Floats x) { _mm256_storeu_ps(p, x); }
   static void store_first(float* p, int n, Floats x) { _mm256_maskstore_ps(p, first(n), x); }
+  static void store_first(Float16* p, int, Floats x) {  // 8 is all lanes
+    _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+  }
 
   static Floats add(Floats a, Floats b) { return _mm256_add_ps(a, b); }
   static Floats subtract(Floats a, Floats b) { return _mm256_sub_ps(a, b); }

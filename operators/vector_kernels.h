@@ -8,7 +8,9 @@
 //   add subtract multiply divide largest(a, b), multiply_add(a, b, c) = a * b + c rounded once, absolute(a)
 //   rounded(x)                  to the nearest integer, of two the even one
 //   times_power_of_2(x, n)      x * 2 ** n for an n of whole numbers
+//   where_less(a, b, x, y)      x in the lanes with a < b, y in the others; where there are groups
 //   load(p) load_first(p, n)    of Float16 and of int8 as well, where n is a multiple of 8 or of LANES
+//   store_first(p, n, x)        to Float16 as well, for such n; x is within its range
 //   largest_lane(x)             the largest of all lanes
 //   QUERIES                     that share a key of the cache while it is in a register; 2 or more
 //   ACCUMULATORS                vectors of sums that registers hold, a multiple of QUERIES
@@ -384,12 +386,42 @@ struct VectorKernels {
     }
   }
 
+  // ---- elements of a row
+
+  static void add(const float* scale, const float* added, int n, float* x) {
+    for (int i = 0; i < n; i += LANES) {
+      Floats y = V::load_first(x + i, n - i);
+      if (scale != nullptr) y = V::multiply(y, V::load_first(scale + i, n - i));
+      V::store_first(x + i, n - i, V::add(y, V::load_first(added + i, n - i)));
+    }
+  }
+
+  // In four sums, as an addition waits for the one before it.
   static float sum_of_squares(const float* x, int n) {
-    Floats total = V::zero();
-    int i = 0;
-    for (; i + LANES <= n; i += LANES) total = V::multiply_add(V::load(x + i), V::load(x + i), total);
-    Floats rest = V::load_first(x + i, n - i);
-    return sum(V::multiply_add(rest, rest, total));
+    Floats totals[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+    for (int i = 0; i < n;) {
+      for (int t = 0; t < 4 && i < n; t++, i += LANES) {
+        Floats y = V::load_first(x + i, n - i);
+        totals[t] = V::multiply_add(y, y, totals[t]);
+      }
+    }
+    return sum(V::add(V::add(totals[0], totals[1]), V::add(totals[2], totals[3])));
+  }
+
+  static void rms_norm(const float* x, const float* weight, int n, float epsilon, float* y) {
+    Floats factor = V::set(1 / __builtin_sqrtf(sum_of_squares(x, n) / n + epsilon));
+    for (int i = 0; i < n; i += LANES) {
+      Floats scaled = V::multiply(V::load_first(x + i, n - i), factor);
+      V::store_first(y + i, n - i, V::multiply(scaled, V::load_first(weight + i, n - i)));
+    }
+  }
+
+  static void to_float16(const float* x, int n, Float16* y) {
+    Floats largest = V::set(65504), smallest = V::set(-65504);
+    for (int i = 0; i < n; i += LANES) {
+      Floats bounded = V::largest(smallest, V::smallest(largest, V::load_first(x + i, n - i)));  // no number stays none
+      V::store_first(y + i, n - i, bounded);
+    }
   }
 
   // ---- attention

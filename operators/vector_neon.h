@@ -48,6 +48,10 @@ struct Neon {
     for (int i = 0; i < n; i++) p[i] = lanes[i];
   }
 
+  static void store_first(Float16* p, int, Floats x) {  // never fewer than all lanes
+    vst1_u16((uint16_t*)p, vreinterpret_u16_f16(vcvt_f16_f32(x)));
+  }
+
   static Floats add(Floats a, Floats b) { return vaddq_f32(a, b); }
   static Floats subtract(Floats a, Floats b) { return vsubq_f32(a, b); }
   static Floats multiply(Floats a, Floats b) { return vmulq_f32(a, b); }

@@ -1,5 +1,7 @@
 #include "workspace.h"
 
+#include <optional>
+
 namespace doge {
 namespace {
 
@@ -36,7 +38,8 @@ std::vector<float> Memory::take(size_t count) {
   return taken;
 }
 
-Quantized::Quantized(const Rows& x, const BlockRows& matrix, bool in_order, const Products& products) {
+Quantized::Quantized(const Rows& x, const BlockRows& matrix, bool in_order, const Products& products)
+    : bits_(matrix.bits), block_size_(matrix.block_size) {
   int rows = x.rows(), block_size = matrix.block_size;
   view.blocks = (x.width + block_size - 1) / block_size;
   view.stride = (size_t)view.blocks * block_size;
@@ -58,6 +61,7 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
   int rows = x.rows();
   size_t y_stride = matrix.rows();
   float* part_y = y;
+  std::optional<Quantized> quantized;  // parts of the same bits and blocks share it
   for (const Part& part : matrix.parts) {
     bool is_float = part.weights != nullptr;
     size_t row_bytes = is_float ? (size_t)matrix.width * sizeof(float) : part.blocks.row_bytes();
@@ -70,10 +74,10 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
                                y_stride);
       });
     } else {
-      bool many = kernels.tokens_in_order > 0 && rows >= kernels.tokens_in_order && part.rows >= LEAST_ROWS;
-      Quantized quantized(x, part.blocks, many, *this);
+      bool in_order = kernels.tokens_in_order > 0 && rows >= kernels.tokens_in_order && part.rows >= LEAST_ROWS;
+      if (!quantized || !quantized->fits(part.blocks, in_order)) quantized.emplace(x, part.blocks, in_order, *this);
       team.parallel(tasks, [&](int task) {
-        kernels.block_products(part.blocks, task * size, last_of(task), quantized.view, rows, part_y, y_stride);
+        kernels.block_products(part.blocks, task * size, last_of(task), quantized->view, rows, part_y, y_stride);
       });
     }
     part_y += part.rows;

@@ -82,9 +82,15 @@ class Quantized {
     return {view.codes + r * view.stride, view.scales + block, view.sums + block, view.stride, view.blocks, view.in_order};
   }
 
+  // Whether products with such a matrix read it, of the same row length.
+  bool fits(const BlockRows& matrix, bool in_order) const {
+    return matrix.bits == bits_ && matrix.block_size == block_size_ && in_order == view.in_order;
+  }
+
   Activations view;
 
  private:
+  int bits_, block_size_;
   std::vector<int16_t> codes_;
   std::vector<float> scales_;
   std::vector<int32_t> sums_;

@@ -302,15 +302,48 @@ static void check_weighted_rows(const Kernels& kernels) {
 
 // ---- the rest; exponentials are within 2 ulp, so 5e-7 of a value is allowed
 
+// A row joins another one, and has its norm.
+static void check_norm(const Kernels& kernels, const Floats& added, const Floats& weight) {
+  int n = (int)added.size();
+  Floats x = normals(n + 1), scale = normals(n), y(n + 1, -77.0f), before = x;
+  kernels.add(n % 2 ? scale.data() : nullptr, added.data(), n, x.data());
+  double squares = 0;
+  for (int i = 0; i < n; i++) {
+    float product = n % 2 ? before[i] * scale[i] : before[i];
+    require(x[i] == product + added[i], "add: element %d of %d is %.9g, not %.9g", i, n, x[i], product + added[i]);
+    squares += (double)x[i] * x[i];
+  }
+  kernels.rms_norm(x.data(), weight.data(), n, 1e-6f, y.data());
+  for (int i = 0; i < n; i++) {
+    double exact = x[i] / std::sqrt(squares / n + 1e-6) * weight[i];
+    require(std::fabs(y[i] - exact) <= (n + 8) * 6e-8 * std::fabs(exact), "rms_norm: element %d of %d is %.9g, not %.9g", i,
+            n, y[i], exact);
+  }
+  require(x[n] == before[n] && y[n] == -77.0f, "add, rms_norm: %d elements, and one more is written", n);
+}
+
+static void check_to_float16(const Kernels& kernels) {
+  Floats x = {0, -0.0f, 1, 65504, 65520, 1e9f, -INFINITY, INFINITY, 1e-8f, 6e-8f, 3e-5f, -1e-5f, 0.1f, 2049, 2051, -3};
+  for (int n : {72, 64, 24, 16, 8}) {
+    x.resize(n);
+    for (int i = 16; i < n; i++) x[i] = std::ldexp(normal(), integer(-26, 16));
+    std::vector<Float16> y(n + 1, Float16{0x1234});
+    kernels.to_float16(x.data(), n, y.data());
+    for (int i = 0; i < n; i++) {
+      require(y[i].bits == float16_of(x[i]).bits, "to_float16: %.9g becomes %04x, not %04x", x[i], y[i].bits,
+              float16_of(x[i]).bits);
+    }
+    require(y[n].bits == 0x1234, "to_float16: %d elements, and one more is written", n);
+  }
+}
+
 static void check_elements(const Kernels& kernels) {
   for (int n = 1; n <= 150; n++) {
     Floats gate = normals(n), up = normals(n), y(n + 1, -77.0f);
     for (int i = 0; i < n; i += 7) gate[i] *= 40;
     kernels.gated_silu(gate.data(), up.data(), n, y.data());
-    double squares = 0;
     for (int i = 0; i < n; i++) {
       double exact = gate[i] / (1 + std::exp(-(double)gate[i])) * up[i];
-      squares += (double)gate[i] * gate[i];
       require(std::fabs(y[i] - exact) <= 5e-7 * std::fabs(exact) + 1e-35, "gated_silu: %g, %g gives %.9g, not %.9g",
               gate[i], up[i], y[i], exact);
       float alone;
@@ -318,8 +351,7 @@ static void check_elements(const Kernels& kernels) {
       require(same_bits(alone, y[i]), "gated_silu: %g is %.9g among %d, %.9g alone", gate[i], y[i], n, alone);
     }
     require(y[n] == -77.0f, "gated_silu: %d elements, and one more is written", n);
-    float sum = kernels.sum_of_squares(gate.data(), n);
-    require(std::fabs(sum - squares) <= n * 6e-8 * squares, "sum_of_squares: %d elements give %.9g, not %.9g", n, sum, squares);
+    check_norm(kernels, gate, up);
   }
 }
 
@@ -363,7 +395,7 @@ struct Queries {
     for (float& q : numbers) q *= size;
     for (int i = 0; i < count; i++) {
       results[i] = {NAN, NAN, &sums[(size_t)i * (layout.numbers + 1)]};
-      queries.push_back({&numbers[(size_t)i * width], &scores[(size_t)i * (length + 1)], &results[i]});
+      queries.push_back({&numbers[(size_t)i * width], &scores[(size_t)i * (length + 1)], &results[i], length});
     }
   }
 };
@@ -441,7 +473,12 @@ static void check_group(const Kernels& kernels, const RowLayout& layout, int len
   CachedRows keys(layout, length), values(layout, length);
   Slots slots{layout, keys.bytes.data(), values.bytes.data(), length, integer(0, 1) == 1};
   Queries apart(layout, kernels.group, length, 4), together = apart;
-  kernels.attend(apart.queries.data(), kernels.group, slots, scale);
+  bool all_see_all = integer(0, 1) == 1;
+  for (int i = 0; i < kernels.group; i++) {
+    Slots seen = slots;
+    seen.length = together.queries[i].length = all_see_all ? length : integer(1, length);
+    kernels.attend(&apart.queries[i], 1, seen, scale);
+  }
   Group group(kernels, apart, slots);
   for (int i = 0; i < kernels.group; i++) {
     together.results[i].sums = &together.sums[(size_t)i * (layout.numbers + 1)];
@@ -452,7 +489,8 @@ static void check_group(const Kernels& kernels, const RowLayout& layout, int len
     const Attended &a = apart.results[i], &b = together.results[i];
     require(same_bits(a.largest, b.largest) && same_bits(a.total, b.total) &&
                 std::memcmp(a.sums, b.sums, (layout.numbers + 1) * sizeof(float)) == 0,
-            "attend_group: length %d, %d numbers: query %d differs from itself alone", length, layout.numbers, i);
+            "attend_group: %d of %d slots, %d numbers: query %d differs from itself alone", together.queries[i].length,
+            length, layout.numbers, i);
   }
 }
 
@@ -511,6 +549,7 @@ static void check(const Kernels& kernels) {
   check_float_products(kernels);
   check_weighted_rows(kernels);
   check_elements(kernels);
+  check_to_float16(kernels);
   check_attentions(kernels);
 }
 
