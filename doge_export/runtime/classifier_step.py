@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,16 +21,20 @@ from .classifier_graph import ClassifierDescription
 from .decoder import Decoder
 from .description import CLASSIFIER_STEP_FILE
 from .sessions import open_session
+from .state import State
 from .step_graph import StepGraph, step_description
 
-RUN_TOKENS = 512  # of one run, padding too; more were no faster
+RUN_TOKENS = 512  # of one run, padding too, and MAX_CHUNK or more; larger runs were no faster
 RUN_COST = 8  # tokens of padding that are as good as the start of another run
 
 Tokens = NDArray[np.int64]
 
 
 class ClassifierStep:
-    """See `LabelGraph`."""
+    """See `LabelGraph`.
+
+    Several threads take a run each, which waits for nobody. A lone run has all of them within the operator.
+    """
 
     def __init__(self, folder: Path, threads: int, library: Path) -> None:
         """Open the graph of an exported folder that has one.
@@ -39,19 +44,16 @@ class ClassifierStep:
         Raises:
             PackageError: onnxruntime refuses, or the folder is not one of ours.
         """
-        path = folder / CLASSIFIER_STEP_FILE
-        self.description, self.threads = ClassifierDescription.from_graph(path), threads
-        session = open_session(path, threads, library)
-        description, labels = step_description(session, path), self.description.num_labels
-        self._graph = StepGraph.over(session, library, description, columns=labels)
+        self._path, self._library = folder / CLASSIFIER_STEP_FILE, library
+        self.description, self.threads = ClassifierDescription.from_graph(self._path), threads
+        self._graph = self._opened(threads)
+        self._beside = self._graph if threads == 1 else None  # of one thread, opened when it is first needed
         self.kernels = self._graph.kernels
-        self._streams = Decoder.over(self._graph, threads)
-        self._empty = self._streams.new_state()
-        self._shape = (description.num_layers, 2, description.num_kv_heads, description.row_width)
+        self._empty = State(self._graph.description)
         self._idle, self._lending = list[Rows](), threading.Lock()
 
     def logits(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Bit by bit the same for a text, whatever others there are.
+        """Bit by bit the same for a text, whatever others there are, and on any number of threads.
 
         Raises:
             OptionError: a text is too long.
@@ -59,13 +61,38 @@ class ClassifierStep:
         """
         out = np.empty((len(rows), self.description.num_labels), np.float32)
         texts = [self._counted(row) for row in rows]
-        most = min(MAX_CHUNK, self._streams.keep_window_size)
         lengths = np.array([len(text) for text in texts], np.int64)
-        for places in runs(lengths, np.flatnonzero(lengths <= most)):
-            out[places] = self._together([texts[place] for place in places])
-        for place in np.flatnonzero(lengths > most).tolist():
-            out[place] = self._streams.forward(self._streams.new_state(), texts[place])[0]
+        work = [*runs(lengths, self._most), *([place] for place in np.flatnonzero(lengths > self._most).tolist())]
+        sizes = [len(places) * int(lengths[places].max()) for places in work]
+        if self.threads == 1 or not work or max(sizes) * self.threads > sum(sizes):
+            for places in work:
+                out[places] = self._run(self._graph, [texts[place] for place in places])
+            return out
+        graph = self._of_one_thread()
+        work = [work[index] for index in np.argsort(sizes)[::-1]]  # the longest first: no thread has it left at the end
+        with ThreadPoolExecutor(self.threads) as pool:
+            found = pool.map(lambda places: self._run(graph, [texts[place] for place in places]), work)
+            for places, logits in zip(work, found, strict=True):
+                out[places] = logits
         return out
+
+    def _opened(self, threads: int) -> StepGraph:
+        """The graph on so many threads."""
+        session = open_session(self._path, threads, self._library)
+        description = step_description(session, self._path)
+        return StepGraph.over(session, self._library, description, columns=self.description.num_labels)
+
+    def _of_one_thread(self) -> StepGraph:
+        """The graph for runs beside each other."""
+        with self._lending:
+            if self._beside is None:
+                self._beside = self._opened(1)
+            return self._beside
+
+    @property
+    def _most(self) -> int:
+        """Tokens of a text that is one run."""
+        return min(MAX_CHUNK, self.description.keep_window_size)
 
     def _counted(self, row: Sequence[int]) -> Tokens:
         """A text up to the token whose logits count, the last that is no padding; those behind it change nothing."""
@@ -76,28 +103,29 @@ class ClassifierStep:
         counting = np.flatnonzero(ids != self.description.pad_token_id)
         return ids[: int(counting[-1]) + 1 if len(counting) else 1]
 
-    def _together(self, texts: Sequence[Tokens]) -> NDArray[np.float32]:
-        """One run over texts that fit it: float32 [texts, labels]."""
+    def _run(self, graph: StepGraph, texts: Sequence[Tokens]) -> NDArray[np.float32]:
+        """A long text by itself, or others together: float32 [texts, labels]."""
+        if len(texts[0]) > self._most:
+            return Decoder.over(graph, self.threads).forward(State(graph.description), texts[0])
         last = np.array([len(text) - 1 for text in texts])
         ids = np.zeros((len(texts), int(last.max()) + 1), np.int64)
         for row, text in zip(ids, texts, strict=True):
             row[: len(text)] = text
         keep, columns = np.unique(last, return_inverse=True)
         with self._memory(*ids.shape) as memory:
-            logits = self._graph.whole(self._empty, ids, keep, memory)
+            logits = graph.whole(self._empty, ids, keep, memory)
         found: NDArray[np.float32] = logits[np.arange(len(texts)), columns]
         return found
 
     @contextmanager
     def _memory(self, texts: int, width: int) -> Iterator[Rows]:
         """Memory for the keys and values of a run, [layers, 2, texts, heads, width, channels], and of a later one."""
-        layers, parts, heads, channels = self._shape
+        d = self._graph.description
         with self._lending:
             memory = self._idle.pop() if self._idle else None
         if memory is None:
-            size = layers * parts * heads * channels * max(RUN_TOKENS, MAX_CHUNK)
-            memory = np.empty(size, self._graph.description.row_dtype)
-        shape = (layers, parts, texts, heads, width, channels)
+            memory = np.empty(d.num_layers * 2 * d.num_kv_heads * d.row_width * RUN_TOKENS, d.row_dtype)
+        shape = (d.num_layers, 2, texts, d.num_kv_heads, width, d.row_width)
         try:
             yield memory[: int(np.prod(shape))].reshape(shape)
         finally:
@@ -105,14 +133,15 @@ class ClassifierStep:
                 self._idle.append(memory)
 
 
-def runs(lengths: NDArray[np.int64], places: NDArray[np.int64]) -> Iterator[list[int]]:
-    """The places of texts in runs of at most RUN_TOKENS, the shortest texts first; a longer text is alone.
+def runs(lengths: NDArray[np.int64], most: int) -> Iterator[list[int]]:
+    """The places of texts of at most so many tokens, in runs of at most RUN_TOKENS, the shortest texts first.
 
     A text joins those before it where the padding that it brings them costs no more than a run of its own.
     """
     run: list[int] = []
     width = 0
-    for place in places[np.argsort(lengths[places], kind="stable")].tolist():
+    order = np.argsort(lengths, kind="stable")
+    for place in order[lengths[order] <= most].tolist():
         length = int(lengths[place])
         padding = len(run) * (length - width)
         if run and (padding > RUN_COST or (len(run) + 1) * length > RUN_TOKENS):

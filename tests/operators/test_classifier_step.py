@@ -94,6 +94,9 @@ def test_a_text_has_the_same_bits_alone_and_beside_any_others(weights: str, tmp_
     alone = np.concatenate([step.logits([row]) for row in rows])
     assert np.array_equal(alone, step.logits(rows))
     assert np.array_equal(alone[::-1], step.logits(rows[::-1]))
+    on_two_threads = open_classifier(tmp_path, 2, True)
+    assert np.array_equal(alone, on_two_threads.logits(rows))  # one text has most of the tokens
+    assert np.array_equal(np.tile(alone, (3, 1)), on_two_threads.logits(rows * 3))
 
 
 def test_rounded_weights_stay_near_the_logits(tmp_path: Path) -> None:
@@ -123,9 +126,9 @@ def test_calls_of_several_threads_do_not_disturb_each_other(tmp_path: Path) -> N
 
 def test_runs_have_little_padding_and_each_text_once() -> None:
     lengths = np.array([240, 3, 250, 200, 4, 8, 30, 241, 900])
-    found = list(runs(lengths, np.flatnonzero(lengths < 300)))
+    found = list(runs(lengths, 256))
     assert [lengths[run].tolist() for run in found] == [[3, 4, 8], [30], [200], [240, 241], [250]]
-    many = [len(run) for run in runs(np.full(1000, 7), np.arange(1000))]
+    many = [len(run) for run in runs(np.full(1000, 7), 256)]
     assert sum(many) == 1000
     assert max(many) == RUN_TOKENS // 7
 
