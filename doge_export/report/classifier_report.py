@@ -94,9 +94,10 @@ class ClassifierReport:
             "labels": f"{len(self.labels)} ({self.problem_type}): {shown}",
             "compared with PyTorch": f"{self.verification.texts} texts, alone and in batches padded on either side"
             + (", and one beyond the window" if beyond is not None else ""),
+            "largest logit difference": ", ".join(
+                f"{each.worst_difference:.1e} of the largest logit by {each.kernels}" for each in self.verified
+            ),
         }
-        for each in self.verified:
-            rows[f"largest logit difference, {each.kernels}"] = f"{each.worst_difference:.1e} of the largest logit"
         return rows | self._quality_rows() | ({"pushed to": self.hub_url} if self.hub_url else {})
 
     def _quality_rows(self) -> dict[str, str]:
