@@ -14,8 +14,10 @@ from .classifier_graph import ClassifierDescription, ClassifierGraph
 from .classifier_step import ClassifierStep
 from .description import BLOCKS_KEY, CLASSIFIER_STEP_FILE, DATA_FILE, PORTABLE_FILE
 from .folder_files import REMEDY, check_data, check_report, metadata_entry
-from .operators import operators_library, wanted
+from .operators import kernels_of, operators_library, wanted
 from .threads import check_threads, default_threads
+
+FASTER_KERNELS = ("AVX-512",)  # than onnxruntime with whole texts, by benchmarks/speed/classifier.py; others may be
 
 
 class LabelGraph(Protocol):
@@ -42,7 +44,7 @@ def open_classifier(folder: Path, threads: int | None = None, operators: bool | 
         folder: one that doge-export wrote.
         threads: of the computation; None takes `default_threads`.
         operators: whether the project's own operator computes it, see `operators_library`. None: where the library is
-            there and weights are in blocks of few bits, for onnxruntime multiplies those of float32 faster.
+            there with FASTER_KERNELS, and weights are in blocks of few bits. onnxruntime is faster with float32.
 
     Raises:
         PackageError: a file is missing, damaged, or of another export.
@@ -60,6 +62,8 @@ def open_classifier(folder: Path, threads: int | None = None, operators: bool | 
     library = None
     if step.is_file() and (demanded or weights_in_blocks(step)):
         library = operators_library(operators)
+    if library is not None and not demanded and kernels_of(library) not in FASTER_KERNELS:
+        library = None
     return ClassifierGraph(folder, threads) if library is None else ClassifierStep(folder, threads, library)
 
 

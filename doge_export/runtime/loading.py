@@ -38,8 +38,8 @@ def load(
         local_files_only: take a hub id from the cache alone, without asking the hub; so does HF_HUB_OFFLINE=1.
         max_streams: merge the calls of several threads, so many streams at a time; None computes each by itself.
         operators: whether the project's own operators compute it, else onnxruntime's. None takes them where the
-            library and the folder's graph for them are there, unless DOGE_EXPORT_OPERATORS is 0. Of a classifier its
-            weights must be in blocks of few bits too, see `open_classifier`.
+            library and the folder's graph for them are there, unless DOGE_EXPORT_OPERATORS is 0. A classifier is
+            computed by them where they are faster, see `open_classifier`.
         cache_mb: megabytes of known beginnings of prompts that merged calls need not compute again.
         assistant: the folder or hub id of a smaller model with the same tokenizer. It guesses the next tokens where one
             answer is made alone, and changes none.
