@@ -4,8 +4,7 @@ namespace doge {
 namespace {
 
 // A sum over x is made in pieces that are then added in order. So it is the same on any number of threads.
-constexpr int PIECE = 128;    // numbers of x
-constexpr int COLUMNS = 256;  // of a thin matrix that a thread takes at once
+constexpr int PIECE = 128;  // numbers of x
 
 int pieces_of(int count, int size) { return (count + size - 1) / size; }
 
@@ -17,7 +16,7 @@ Rows thin_rows(const Update& update, const Rows& x, const Products& products) {
     int first = piece * PIECE, height = std::min(PIECE, x.width - first);
     float* y = parts.row(piece * x.rows());
     std::fill_n(y, (size_t)x.rows() * columns, 0.0f);
-    products.kernels.add_weighted_rows(update.down + (size_t)first * columns, columns, height, 0, columns,
+    products.kernels.add_weighted_rows(update.down.from((size_t)first * columns), columns, height, 0, columns,
                                        x.row(0) + first, x.width, x.rows(), y, columns);
   });
   products.each_row(x.rows(), [&](int r) {
@@ -30,37 +29,27 @@ Rows thin_rows(const Update& update, const Rows& x, const Products& products) {
   return thin;
 }
 
-struct Task {
-  int part, first, last, offset;  // columns of a part, which begins at a row of the matrix
-};
-
-std::vector<Task> tasks_of(const Update& update) {
-  std::vector<Task> tasks;
+// y += thin up, in the columns [first, last) of y.
+void add_update(const Update& update, const Rows& thin, int first, int last, Rows& y, const Products& products) {
   int offset = 0;
-  for (int part = 0; part < update.count; part++) {
-    int rows = update.parts[part].rows;
-    for (int first = 0; first < rows; first += COLUMNS) {
-      tasks.push_back({part, first, std::min(first + COLUMNS, rows), offset});
+  for (int i = 0; i < update.count; i++) {
+    const UpdatePart& part = update.parts[i];
+    int from = std::max(first - offset, 0), to = std::min(last - offset, part.rows);
+    if (from < to) {
+      products.kernels.add_weighted_rows(part.up, part.rows, update.rank, from, to, thin.row(0) + i * update.rank,
+                                         thin.width, y.rows(), y.row(0) + offset, y.width);
     }
-    offset += rows;
+    offset += part.rows;
   }
-  return tasks;
 }
 
 }  // namespace
 
 Rows adapted_product(const Matrix& matrix, const Update& update, const Rows& x, const Products& products) {
-  Rows y = products.product(matrix, x);
-  if (update.rank == 0) return y;
-  Rows thin = thin_rows(update, x, products);
-  std::vector<Task> tasks = tasks_of(update);
-  products.team.parallel((int)tasks.size(), [&](int i) {
-    const Task& task = tasks[i];
-    const UpdatePart& part = update.parts[task.part];
-    products.kernels.add_weighted_rows(part.up, part.rows, update.rank, task.first, task.last,
-                                       thin.row(0) + task.part * update.rank, thin.width, y.rows(),
-                                       y.row(0) + task.offset, y.width);
-  });
+  if (update.rank == 0) return products.product(matrix, x);
+  Rows thin = thin_rows(update, x, products), y(products.memory, x.rows(), matrix.rows());
+  products.product(matrix, x, y.row(0),
+                   [&](int first, int last) { add_update(update, thin, first, last, y, products); });
   return y;
 }
 

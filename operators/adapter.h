@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <vector>
 
+#include "kernels.h"
+
 namespace doge {
 
 // Rows of a fused matrix that have a thin matrix of their own.
 struct UpdatePart {
-  const float* up;  // [rank][rows]
+  Thin up;  // [rank][rows]
   int rows;
 };
 
@@ -16,9 +18,9 @@ struct UpdatePart {
 struct Update {
   static constexpr int MOST_PARTS = 3;
 
-  int rank;           // of every part; 0: nothing is added
-  int count;          // of parts
-  const float* down;  // [width of x][count * rank]
+  int rank;   // of every part; 0: nothing is added
+  int count;  // of parts
+  Thin down;  // [width of x][count * rank]
   UpdatePart parts[MOST_PARTS];
 };
 

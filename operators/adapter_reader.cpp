@@ -7,16 +7,22 @@ namespace {
 
 constexpr int64_t INPUTS_OF_LAYER = 11;
 
+// float32 or float16
+Thin read_thin(Inputs& inputs, const char* name, const Shape& shape, Shape* found = nullptr) {
+  bool is_half = inputs.next_type() == FLOAT16;
+  return {inputs.next(name, is_half ? FLOAT16 : FLOAT, shape, found), is_half ? NumberType::FLOAT16 : NumberType::FLOAT32};
+}
+
 // The thin matrices of a product of so many numbers; rows: of each part of the matrix.
 Update read_update(Inputs& inputs, int64_t width, std::initializer_list<int64_t> rows) {
   Update update{};
   Shape shape;
   update.count = (int)rows.size();
-  update.down = inputs.floats("lora_A", {1, width, -1}, &shape);
+  update.down = read_thin(inputs, "lora_A", {1, width, -1}, &shape);
   check(shape[2] % update.count == 0 && shape[2] <= 1 << 20, "lora_A must have as many columns for every part of lora_B");
   update.rank = (int)shape[2] / update.count;
   UpdatePart* part = update.parts;
-  for (int64_t each : rows) *part++ = {inputs.floats("lora_B", {1, update.rank, each}), (int)each};
+  for (int64_t each : rows) *part++ = {read_thin(inputs, "lora_B", {1, update.rank, each}), (int)each};
   return update;
 }
 

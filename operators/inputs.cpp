@@ -41,6 +41,11 @@ void* Inputs::next(const char* name, Type type, const Shape& shape, Shape* found
   return api_.data(value);
 }
 
+int Inputs::next_type() const {
+  Shape shape;
+  return index_ < count_ ? api_.type(api_.input(context_, index_), shape) : (int)ANY;
+}
+
 void Inputs::end(size_t behind) const {
   if (index_ + behind > count_) throw refused(std::to_string(index_ + behind - count_) + " inputs are missing");
   if (index_ + behind < count_) throw refused(std::to_string(count_ - behind - index_) + " inputs too many");

@@ -26,6 +26,9 @@ class Inputs {
     return (const float*)next(name, FLOAT, shape, found);
   }
 
+  // Of the input that is read next; any where there is none.
+  int next_type() const;
+
   // Throws where other than `behind` inputs follow.
   void end(size_t behind) const;
 

@@ -97,6 +97,16 @@ struct Unpacked {
   float* scores;  // [length][queries of a group], to work with
 };
 
+// A matrix of float32 or float16, row by row.
+struct Thin {
+  const void* numbers;
+  NumberType type;
+
+  [[gnu::always_inline]] Thin from(size_t index) const {
+    return {(const uint8_t*)numbers + index * (type == NumberType::FLOAT16 ? sizeof(Float16) : sizeof(float)), type};
+  }
+};
+
 struct Kernels {
   const char* name;
 
@@ -119,7 +129,7 @@ struct Kernels {
 
   // y[r * y_stride + i] += sum over c of x[r * x_stride + c] * matrix[c * stride + i], for i of [first, last), all c
   // below height and all r of rows.
-  void (*add_weighted_rows)(const float* matrix, size_t stride, int height, int first, int last, const float* x,
+  void (*add_weighted_rows)(const Thin& matrix, size_t stride, int height, int first, int last, const float* x,
                             size_t x_stride, int rows, float* y, size_t y_stride);
 
   // Each of `count` queries, which see all slots.

@@ -54,20 +54,29 @@ void float_products(const float* matrix, int width, int first, int last, const f
   }
 }
 
-void add_weighted_rows(const float* matrix, size_t stride, int height, int first, int last, const float* x,
-                       size_t x_stride, int rows, float* y, size_t y_stride) {
+float number_at(const float* p) { return *p; }
+float number_at(const Float16* p) { return float32_of(*p); }
+float number_at(const int8_t* p) { return *p; }
+
+template <class Number>
+void add_weighted(const Number* matrix, size_t stride, int height, int first, int last, const float* x, size_t x_stride,
+                  int rows, float* y, size_t y_stride) {
   for (int r = 0; r < rows; r++) {
     for (int i = first; i < last; i++) {
       float total = 0;
-      for (int c = 0; c < height; c++) total += x[r * x_stride + c] * matrix[c * stride + i];
+      for (int c = 0; c < height; c++) total += x[r * x_stride + c] * number_at(matrix + c * stride + i);
       y[r * y_stride + i] += total;
     }
   }
 }
 
-float number_at(const float* p) { return *p; }
-float number_at(const Float16* p) { return float32_of(*p); }
-float number_at(const int8_t* p) { return *p; }
+void add_weighted_rows(const Thin& matrix, size_t stride, int height, int first, int last, const float* x,
+                       size_t x_stride, int rows, float* y, size_t y_stride) {
+  if (matrix.type == NumberType::FLOAT16) {
+    return add_weighted((const Float16*)matrix.numbers, stride, height, first, last, x, x_stride, rows, y, y_stride);
+  }
+  add_weighted((const float*)matrix.numbers, stride, height, first, last, x, x_stride, rows, y, y_stride);
+}
 
 template <class Number>
 void attend_one(const Query& query, const Slots& slots, float scale) {

@@ -13,7 +13,7 @@ namespace doge::ort {
 
 constexpr uint32_t LEAST_VERSION = 18;  // of the interface: onnxruntime 1.18
 
-enum Type { ANY = 0, FLOAT = 1, UINT8 = 2, INT64 = 7, DOUBLE = 11 };
+enum Type { ANY = 0, FLOAT = 1, UINT8 = 2, INT64 = 7, FLOAT16 = 10, DOUBLE = 11 };
 enum Characteristic { REQUIRED = 0, VARIADIC = 2 };
 enum ErrorCode { INVALID_ARGUMENT = 2, RUNTIME_EXCEPTION = 6, NOT_IMPLEMENTED = 9 };
 

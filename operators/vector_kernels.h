@@ -328,20 +328,28 @@ struct VectorKernels {
 
   // ---- sums of a matrix's rows, each times a number of x
 
+  static Floats load_any(const float* p, int n) { return V::load_first(p, n); }
+  static Floats load_any(const Float16* p, int n) {  // any number of them
+    if (n >= LANES) return V::load(p);
+    Float16 lanes[LANES] = {};
+    for (int i = 0; i < n; i++) lanes[i] = p[i];
+    return V::load(lanes);
+  }
+
   // y += WIDTH vectors of columns of the sums for TOKENS tokens, the last one of `last` columns. ahead: to the numbers
   // that are read next in this place.
-  template <int WIDTH, int TOKENS>
-  static void weighted_tile(const float* matrix, size_t stride, int height, size_t ahead, int last, const float* x,
+  template <int WIDTH, int TOKENS, class Number>
+  static void weighted_tile(const Number* matrix, size_t stride, int height, size_t ahead, int last, const float* x,
                             size_t x_stride, float* y, size_t y_stride) {
     Floats totals[TOKENS][WIDTH];
     for (auto& of_token : totals) {
       for (auto& total : of_token) total = V::zero();
     }
     for (int c = 0; c < height; c++, matrix += stride) {
-      for (int i = 0; i < WIDTH * LANES; i += 16) __builtin_prefetch(matrix + ahead + i);
+      for (int i = 0; i < WIDTH * LANES; i += 64 / (int)sizeof(Number)) __builtin_prefetch(matrix + ahead + i);
       Floats columns[WIDTH];
       for (int w = 0; w + 1 < WIDTH; w++) columns[w] = V::load(matrix + w * LANES);
-      columns[WIDTH - 1] = V::load_first(matrix + (WIDTH - 1) * LANES, last);
+      columns[WIDTH - 1] = load_any(matrix + (WIDTH - 1) * LANES, last);
       for (int k = 0; k < TOKENS; k++) {
         Floats weight = V::set(x[k * x_stride + c]);
         for (int w = 0; w < WIDTH; w++) totals[k][w] = V::multiply_add(weight, columns[w], totals[k][w]);
@@ -356,34 +364,43 @@ struct VectorKernels {
   }
 
   // All tokens.
-  template <int WIDTH>
-  static void weighted_columns(const float* matrix, size_t stride, int height, size_t ahead, int last, const float* x,
+  template <int WIDTH, class Number>
+  static void weighted_columns(const Number* matrix, size_t stride, int height, size_t ahead, int last, const float* x,
                                size_t x_stride, int rows, float* y, size_t y_stride) {
     constexpr int TOKENS = V::ACCUMULATORS / WIDTH_OF_SUMS;
     int r = 0;
     for (; r + TOKENS <= rows; r += TOKENS, x += TOKENS * x_stride, y += TOKENS * y_stride) {
-      weighted_tile<WIDTH, TOKENS>(matrix, stride, height, ahead, last, x, x_stride, y, y_stride);
+      weighted_tile<WIDTH, TOKENS, Number>(matrix, stride, height, ahead, last, x, x_stride, y, y_stride);
     }
     for (; r < rows; r++, x += x_stride, y += y_stride) {
-      weighted_tile<WIDTH, 1>(matrix, stride, height, ahead, last, x, x_stride, y, y_stride);
+      weighted_tile<WIDTH, 1, Number>(matrix, stride, height, ahead, last, x, x_stride, y, y_stride);
     }
   }
 
-  template <int... WIDTHS>
+  template <class Number, int... WIDTHS>
   static auto weighted_columns_of(int width, std::integer_sequence<int, WIDTHS...>) {
-    decltype(&weighted_columns<1>) const of_width[] = {weighted_columns<WIDTHS + 1>...};
+    decltype(&weighted_columns<1, Number>) const of_width[] = {weighted_columns<WIDTHS + 1, Number>...};
     return of_width[width - 1];
   }
 
-  static void add_weighted_rows(const float* matrix, size_t stride, int height, int first, int last, const float* x,
-                                size_t x_stride, int rows, float* y, size_t y_stride) {
+  template <class Number>
+  static void add_weighted(const Number* matrix, size_t stride, int height, int first, int last, const float* x,
+                           size_t x_stride, int rows, float* y, size_t y_stride) {
     constexpr int COLUMNS = WIDTH_OF_SUMS * LANES;
-    size_t ahead = stride <= COLUMNS ? AHEAD / sizeof(float) : COLUMNS;
+    size_t ahead = stride <= COLUMNS ? AHEAD / sizeof(Number) : COLUMNS;
     for (int i = first; i < last; i += COLUMNS) {
       int count = smaller(COLUMNS, last - i), width = (count + LANES - 1) / LANES;
-      auto add = weighted_columns_of(width, std::make_integer_sequence<int, WIDTH_OF_SUMS>());
+      auto add = weighted_columns_of<Number>(width, std::make_integer_sequence<int, WIDTH_OF_SUMS>());
       add(matrix + i, stride, height, ahead, count - (width - 1) * LANES, x, x_stride, rows, y + i, y_stride);
     }
+  }
+
+  static void add_weighted_rows(const Thin& matrix, size_t stride, int height, int first, int last, const float* x,
+                                size_t x_stride, int rows, float* y, size_t y_stride) {
+    if (matrix.type == NumberType::FLOAT16) {
+      return add_weighted((const Float16*)matrix.numbers, stride, height, first, last, x, x_stride, rows, y, y_stride);
+    }
+    add_weighted((const float*)matrix.numbers, stride, height, first, last, x, x_stride, rows, y, y_stride);
   }
 
   // ---- elements of a row

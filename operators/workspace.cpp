@@ -57,10 +57,10 @@ Quantized::Quantized(const Rows& x, const BlockRows& matrix, bool in_order, cons
   view.sums = sums_.data();
 }
 
-void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
+void Products::product(const Matrix& matrix, const Rows& x, float* y, const RowsFilled& then) const {
   int rows = x.rows();
   size_t y_stride = matrix.rows();
-  float* part_y = y;
+  int filled = 0;  // rows of the parts before
   std::optional<Quantized> quantized;  // parts of the same bits and blocks share it
   for (const Part& part : matrix.parts) {
     bool is_float = part.weights != nullptr;
@@ -70,17 +70,19 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y) const {
     auto last_of = [&](int task) { return task + 1 < tasks ? (task + 1) * size : part.rows; };
     if (is_float) {
       team.parallel(tasks, [&](int task) {
-        kernels.float_products(part.weights, matrix.width, task * size, last_of(task), x.row(0), x.width, rows, part_y,
-                               y_stride);
+        kernels.float_products(part.weights, matrix.width, task * size, last_of(task), x.row(0), x.width, rows,
+                               y + filled, y_stride);
+        if (then) then(filled + task * size, filled + last_of(task));
       });
     } else {
       bool in_order = kernels.tokens_in_order > 0 && rows >= kernels.tokens_in_order && part.rows >= LEAST_ROWS;
       if (!quantized || !quantized->fits(part.blocks, in_order)) quantized.emplace(x, part.blocks, in_order, *this);
       team.parallel(tasks, [&](int task) {
-        kernels.block_products(part.blocks, task * size, last_of(task), quantized->view, rows, part_y, y_stride);
+        kernels.block_products(part.blocks, task * size, last_of(task), quantized->view, rows, y + filled, y_stride);
+        if (then) then(filled + task * size, filled + last_of(task));
       });
     }
-    part_y += part.rows;
+    filled += part.rows;
   }
   if (matrix.bias == nullptr) return;
   for (int r = 0; r < rows; r++) {

@@ -51,13 +51,16 @@ class Rows {
   std::vector<float> numbers_;
 };
 
+// Called by the thread that has filled the columns [first, last) of a product, for every row; it may add to them.
+using RowsFilled = std::function<void(int first, int last)>;
+
 // Products on all threads of a team.
 class Products {
  public:
   Products(const Kernels& kernels, Team& team, Memory& memory) : kernels(kernels), team(team), memory(memory) {}
 
   // y = matrix x + bias for every row of x; y [rows][matrix rows]
-  void product(const Matrix& matrix, const Rows& x, float* y) const;
+  void product(const Matrix& matrix, const Rows& x, float* y, const RowsFilled& then = {}) const;
   Rows product(const Matrix& matrix, const Rows& x) const;
 
   // f(r) for every row, on all threads where there are several rows

@@ -29,6 +29,7 @@ from ..graph import (
     build_decoder,
     fold,
 )
+from ..graph.blocks import BlockQuantized
 from ..graph.builder import GraphBuilder
 from ..graph.step import build_step, can_step
 from ..graph.step_cache import StepCache
@@ -114,8 +115,14 @@ def adapted_graphs(
         for name, variant in VARIANTS.items()
     }
     if can_step(folded, plan):
-        graphs[ADAPTED_FILES[STEP_FILE]] = build_step(folded, plan, pool, cache, adapters=True)
+        graphs[ADAPTED_FILES[STEP_FILE]] = build_step(folded, plan, pool, cache, adapter_number(plan))
     return graphs
+
+
+def adapter_number(plan: Plan) -> type[np.float32] | type[np.float16]:
+    """Of an adapter's thin matrices for DogeStep: float16 beside weights of a few bits, as a step waits for memory."""
+    in_blocks = any(isinstance(part, BlockQuantized) for parts in plan.values() for part in parts)
+    return np.float16 if in_blocks else np.float32
 
 
 def base_number(folded: FoldedDecoder) -> int:

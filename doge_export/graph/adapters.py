@@ -10,7 +10,7 @@ An update is a pair of graph inputs whose defaults have rank 0. `docs/decoder.md
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,23 +105,31 @@ def parts_of(roles: Mapping[str, int]) -> list[Part]:
     return [Part(f".{role}", rows) for role, rows in roles.items()]
 
 
-def step_places(graph: GraphBuilder, folded: FoldedDecoder) -> list[str]:
-    """The names of all places in the order in which DogeStep takes them (docs/operators.md)."""
+def step_places(graph: GraphBuilder, folded: FoldedDecoder, number: type[np.floating[Any]]) -> list[str]:
+    """The names of all places in the order in which DogeStep takes them (docs/operators.md).
+
+    number: the type of the thin matrices.
+    """
     names = [table_place(graph, folded)] if folded.dimensions.has_mask else []
     for index in range(folded.dimensions.num_layers):
         for product in PRODUCTS:
             name = f"layers.{index}.{product}"
-            names += matrix_places(graph, name, folded.matrices[name])
+            names += matrix_places(graph, name, folded.matrices[name], number)
     return names
 
 
-def matrix_places(graph: GraphBuilder, name: str, matrix: Matrix) -> list[str]:
-    """Inputs for the thin matrices of a product: down, then up of each part."""
-    down = place(graph, f"{name}.{DOWN}", (1, matrix.weight.shape[1], 0), f"{name}.rank")
-    ups = [
-        place(graph, f"{name}.{UP}{part.ending}", (1, 0, part.rows), f"{name}.part_rank")
-        for part in parts_of(matrix.roles)
-    ]
+def matrix_places(
+    graph: GraphBuilder, name: str, matrix: Matrix, number: type[np.floating[Any]] = np.float32
+) -> list[str]:
+    """Inputs for the thin matrices of a product: down, then up of each part.
+
+    number: of their type, but for `.v`, which is float32: the mask's numbers in it may be too small for float16.
+    """
+    down = place(graph, f"{name}.{DOWN}", (1, matrix.weight.shape[1], 0), f"{name}.rank", number)
+    ups = []
+    for part in parts_of(matrix.roles):
+        own = np.float32 if part.ending == ".v" else number
+        ups.append(place(graph, f"{name}.{UP}{part.ending}", (1, 0, part.rows), f"{name}.part_rank", own))
     return [down, *ups]
 
 
@@ -132,10 +140,9 @@ def table_place(graph: GraphBuilder, folded: FoldedDecoder) -> str:
     return graph.constant(TABLE, table)
 
 
-def place(graph: GraphBuilder, name: str, shape: tuple[int, ...], rank: str) -> str:
+def place(graph: GraphBuilder, name: str, shape: tuple[int, ...], rank: str, number: type[np.floating[Any]]) -> str:
     """An input for a matrix of any rank, whose default has rank 0."""
-    graph.input(name, np.float32, [size or rank for size in shape])
-    return graph.constant(name, np.zeros(shape, np.float32))
+    return graph.optional_input(name, [size or rank for size in shape], np.zeros(shape, number))
 
 
 def fold_updates(d: Dimensions, tensors: Tensors, updates: Mapping[str, Update]) -> dict[str, Array]:

@@ -67,6 +67,7 @@ class GraphBuilder:
         self._constants: dict[str, None] = {}  # names in use, in order
         self._as_float32: set[str] = set()
         self._used_in_branches: set[str] = set()
+        self._defaults: list[TensorProto] = []
 
     def op(
         self, op_type: str, inputs: Iterable[str], name: str, outputs: int = 1, domain: str = "", **attributes: Any
@@ -130,6 +131,12 @@ class GraphBuilder:
         """Declare a graph input; strings in `shape` are symbolic dimensions."""
         self.inputs.append(_value_info(name, dtype, shape))
 
+    def optional_input(self, name: str, shape: list[int | str], default: NDArray[Any]) -> str:
+        """Declare an input that may be left out, with a default in the model file itself; its type is the default's."""
+        self.input(name, default.dtype, shape)
+        self._defaults.append(numpy_helper.from_array(default, name))
+        return name
+
     def output(self, name: str, dtype: Any, shape: list[int | str]) -> None:
         """Declare a value of the graph as an output."""
         self.outputs.append(_value_info(name, dtype, shape))
@@ -145,7 +152,7 @@ class GraphBuilder:
 
     def to_bytes(self, metadata: dict[str, str]) -> bytes:
         """The model file."""
-        initializers = [self.pool.initializer(name) for name in self.used_constants()]
+        initializers = [*(self.pool.initializer(name) for name in self.used_constants()), *self._defaults]
         graph = helper.make_graph(self.nodes, "doge", self.inputs, self.outputs, initializers)
         domains = {node.domain for node in self.nodes} | {MICROSOFT}
         opsets = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(name, 1) for name in sorted(domains - {""}))]

@@ -7,6 +7,7 @@ for it alone. Its inputs come in the order in which the decoder uses them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +38,17 @@ def can_step(folded: FoldedDecoder, plan: Plan) -> bool:
 
 
 def build_step(
-    folded: FoldedDecoder, plan: Plan, pool: ConstantPool, cache: StepCache, adapters: bool = False
+    folded: FoldedDecoder,
+    plan: Plan,
+    pool: ConstantPool,
+    cache: StepCache,
+    adapter_number: type[np.floating[Any]] | None = None,
 ) -> GraphBuilder:
     """The graph: tokens and the past -> logits float32 [B, N, vocab] and the present; [B, N, labels] of a classifier.
 
-    adapters: whether it has places for one.
+    adapter_number: the type of an adapter's thin matrices, float32 or float16; None leaves no places for one.
     """
-    graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan, adapters)
+    graph, d, inputs = GraphBuilder(pool), folded.dimensions, StepInputs(folded, plan, adapter_number is not None)
     tokens = declare_tokens(graph)
     graph.output("logits", np.float32, ["batch_size", "num_logits", folded.columns])
     pasts, presents = declare_state(graph, d, cache)
@@ -52,7 +57,7 @@ def build_step(
         constants += [graph.constant("step.key_scales", cache.scales.keys)]
         constants += [graph.constant("step.value_scales", cache.scales.values)]
     constants += inputs.write(graph)
-    places = step_places(graph, folded) if adapters else []
+    places = step_places(graph, folded, adapter_number) if adapter_number is not None else []
     graph.node(
         "DogeStep",
         [*tokens, *pasts, *constants, *places],

@@ -15,11 +15,14 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from ..errors import OptionError, PackageError
+from .adapter_arrays import aligned, in_float16
 from .adapter_names import check_name
 from .decoder import Decoder
 from .description import DECODER_FILE, DRAFT_FILE, PORTABLE_FILE, RECURRENT_FILE, STEP_FILE
@@ -36,9 +39,18 @@ ADAPTED_FILES = {  # a graph -> the same one with places for an adapter
     PORTABLE_FILE: "onnx/model_adapters.onnx",  # for onnxruntime-genai
 }
 FOLDER, ENDING = "adapters", ".onnx_adapter"
+HALF = "tensor(float16)"
 BASE_KEY = "doge_export.adapters"  # of the metadata: the number of the base, which its adapters' files hold too
-LINE = 64  # bytes of a cache line
-Shapes = Mapping[str, list[int | str]]
+
+
+class Place(NamedTuple):
+    """A graph's input for an array: its shape, where a rank is a text, and its type as onnxruntime names it."""
+
+    shape: list[int | str]
+    number: str
+
+
+Places = Mapping[str, Place]
 
 
 @dataclass(frozen=True)
@@ -54,12 +66,12 @@ class Adapter:
     sha256: str
 
     @classmethod
-    def read(cls, path: Path, shapes: Shapes, base: int) -> Adapter:
+    def read(cls, path: Path, places: Places, base: int) -> Adapter:
         """Read and check a file.
 
         Args:
             path: that doge-export wrote.
-            shapes: of the graph's places for it; a rank is a text.
+            places: of the graph.
             base: the number of the base.
 
         Raises:
@@ -76,37 +88,23 @@ class Adapter:
         if version != base:
             raise PackageError(f"{path} is an adapter of another base; export it with the base of this folder")
         for name, value in values.items():
-            check_value(path, name, value, shapes)
+            check_value(path, name, value, places)
         check_ranks(path, values)
-        return cls(aligned(values), hashlib.sha256(content).hexdigest())
+        arrays: dict[str, NDArray[Any]] = {name: value.numpy() for name, value in values.items()}
+        halves = {name for name in arrays if places[name].number == HALF}
+        if halves:
+            arrays = in_float16(path, arrays, halves)
+        return cls(aligned(arrays), hashlib.sha256(content).hexdigest())
 
 
-def check_value(path: Path, name: str, value: ort.OrtValue, shapes: Shapes) -> None:
+def check_value(path: Path, name: str, value: ort.OrtValue, places: Places) -> None:
     """PackageError for an array without a place, of another shape or type, or with numbers that are none."""
-    expected, found = shapes.get(name), value.shape()
+    expected, found = places[name].shape if name in places else None, value.shape()
     fits = expected is not None and len(found) == len(expected)
     if not fits or any(isinstance(size, int) and size != own for size, own in zip(expected or [], found, strict=True)):
         raise PackageError(f"{path} has {name} of shape {found}, for which the base has {expected or 'no place'}")
     if value.data_type() != "tensor(float)" or not np.isfinite(value.numpy()).all():
         raise PackageError(f"{path} has {name}, which must hold finite numbers of float32; export it again")
-
-
-def aligned(values: Mapping[str, ort.OrtValue]) -> dict[str, ort.OrtValue]:
-    """The same arrays in one piece of memory, each at a cache line's beginning; in the file they lie anywhere."""
-    arrays = {name: value.numpy() for name, value in values.items()}
-    memory = np.empty(sum(padded(array.nbytes) for array in arrays.values()) + LINE, np.uint8)
-    memory = memory[-memory.ctypes.data % LINE :]
-    moved = {}
-    for name, array in arrays.items():
-        own, memory = memory[: array.nbytes].view(array.dtype).reshape(array.shape), memory[padded(array.nbytes) :]
-        own[...] = array
-        moved[name] = ort.OrtValue.ortvalue_from_numpy(own)
-    return moved
-
-
-def padded(nbytes: int) -> int:
-    """Bytes up to the next line."""
-    return nbytes + -nbytes % LINE
 
 
 def check_ranks(path: Path, values: Mapping[str, ort.OrtValue]) -> None:
@@ -202,7 +200,7 @@ class Adapters:
 
     def _opened(self, name: str, path: Path) -> Decoder:
         session = self._session()
-        adapter = Adapter.read(path, places(session), base_number(metadata_of(session, self._graph), self._graph))
+        adapter = Adapter.read(path, places_of(session), base_number(metadata_of(session, self._graph), self._graph))
         return self.with_values(adapter, name)
 
     def with_values(self, adapter: Adapter, name: str) -> Decoder:
@@ -257,10 +255,10 @@ def adapter_files(folder: Path) -> dict[str, Path]:
     return {path.name.removesuffix(ENDING): path for path in sorted((folder / FOLDER).glob(f"*{ENDING}"))}
 
 
-def places(session: ort.InferenceSession) -> Shapes:
-    """The shapes of a graph's inputs that have defaults."""
+def places_of(session: ort.InferenceSession) -> Places:
+    """A graph's inputs that have defaults."""
     with refusals("read the inputs of the graphs for adapters"):
-        return {each.name: each.shape for each in session.get_overridable_initializers()}
+        return {each.name: Place(each.shape, each.type) for each in session.get_overridable_initializers()}
 
 
 def base_number(metadata: Mapping[str, str], path: Path) -> int:

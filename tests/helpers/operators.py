@@ -73,17 +73,18 @@ def write_graph(
     name: str,
     scales: KeyValueScales | None = None,
     kv_float16: bool = False,
-    adapters: bool = False,
+    adapter_number: type[np.floating[Any]] | None = None,
 ) -> Path:
     """A model file in a folder of its own: "step", or the standard graph for any other name.
 
-    adapters: whether it has places for one.
+    adapter_number: of the places that the step's graph has for an adapter; None: neither graph has any.
     """
     pool = ConstantPool()
     if name == "step":
-        graph = build_step(folded, plan, pool, step_cache(folded.dimensions, scales, kv_float16), adapters)
+        graph = build_step(folded, plan, pool, step_cache(folded.dimensions, scales, kv_float16), adapter_number)
     else:
-        graph = build_decoder(Plain(), folded, plan, pool, scales, AdaptedWeights if adapters else Weights)
+        kind = Weights if adapter_number is None else AdaptedWeights
+        graph = build_decoder(Plain(), folded, plan, pool, scales, kind)
     (folder / name).mkdir(parents=True)
     pool.write(folder / name / "model.onnx_data")
     graph.write(folder / name / "model.onnx", {})
@@ -105,7 +106,7 @@ class Stream:
         self.keys = (d.num_layers, cache_heads(d))
         pasts = [each for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
         self.caches = {each.name: np.zeros((*shape, each.shape[-1]), NUMBERS[each.type]) for each in pasts}
-        self.adapter: dict[str, Floats] = {}  # bound in every run
+        self.adapter: dict[str, NDArray[np.floating]] = {}  # bound in every run
 
     def feed(self, ids: NDArray[np.int64], past: NDArray[np.int64]) -> Floats:
         """Feed int64 [streams, S] tokens behind `past` int64 [streams] of them: logits [streams, S, vocab]."""

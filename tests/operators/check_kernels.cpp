@@ -269,13 +269,19 @@ static void check_float_products(const Kernels& kernels) {
 }
 
 // Against sums in double, added to what is there; and columns outside a range stay as they are.
-static void check_weighted_rows(const Kernels& kernels) {
+static void check_weighted_rows(const Kernels& kernels, NumberType type) {
   for (int columns : {1, 3, 8, 15, 16, 33, 48, 64, 65, 130, 257}) {
     for (int rows : {1, 2, 3, 4, 5, 6, 13}) {
       int height = integer(1, 40), first = integer(0, columns - 1), last = integer(first + 1, columns);
       Floats matrix = normals((size_t)height * columns), x = normals((size_t)rows * height);
       Floats before = normals((size_t)rows * columns), y = before;
-      kernels.add_weighted_rows(matrix.data(), columns, height, first, last, x.data(), height, rows, y.data(), columns);
+      std::vector<Float16> halves;
+      for (float& number : matrix) {
+        halves.push_back(float16_of(number));
+        if (type == NumberType::FLOAT16) number = float32_of(halves.back());
+      }
+      Thin thin{type == NumberType::FLOAT16 ? (const void*)halves.data() : matrix.data(), type};
+      kernels.add_weighted_rows(thin, columns, height, first, last, x.data(), height, rows, y.data(), columns);
       for (int r = 0; r < rows; r++) {
         for (int i = 0; i < columns; i++) {
           size_t at = (size_t)r * columns + i;
@@ -291,7 +297,7 @@ static void check_weighted_rows(const Kernels& kernels) {
                   columns, height, i, r, y[at], exact);
           if (!inside) continue;
           float alone = before[at];
-          kernels.add_weighted_rows(matrix.data(), columns, height, i, i + 1, x.data() + r * height, height, 1, &alone - i, 1);
+          kernels.add_weighted_rows(thin, columns, height, i, i + 1, x.data() + r * height, height, 1, &alone - i, 1);
           require(same_bits(alone, y[at]), "add_weighted_rows: %d columns: column %d of token %d of %d is %.9g in company, "
                   "%.9g alone", columns, i, r, rows, y[at], alone);
         }
@@ -547,7 +553,7 @@ static void check(const Kernels& kernels) {
     }
   }
   check_float_products(kernels);
-  check_weighted_rows(kernels);
+  for (NumberType type : {NumberType::FLOAT32, NumberType::FLOAT16}) check_weighted_rows(kernels, type);
   check_elements(kernels);
   check_to_float16(kernels);
   check_attentions(kernels);

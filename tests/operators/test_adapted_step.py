@@ -33,7 +33,7 @@ class Written(NamedTuple):
 
     file: Path
     d: Dimensions
-    adapter: dict[str, Floats]
+    adapter: dict[str, NDArray[np.floating]]
     library: Path
 
     def stream(self, streams: int = 1, threads: int = 1) -> Stream:
@@ -42,13 +42,27 @@ class Written(NamedTuple):
         return made
 
 
-@pytest.fixture
-def written(library: Path, tmp_path: Path) -> Written:
+@pytest.fixture(params=[np.float32, np.float16])
+def written(request: pytest.FixtureRequest, library: Path, tmp_path: Path) -> Written:
     """In 8 bits, of more numbers than one piece of a sum has."""
+    return written_with(request.param, library, tmp_path)
+
+
+def written_with(number: type[np.floating[Any]], library: Path, folder: Path) -> Written:
+    """Thin matrices of such a type, whose numbers are those of float16."""
     model = tiny_model(**WIDE)
     folded = fold_model(model)
-    file = write_graph(folded, mixed_plan(folded, 8), tmp_path, "step", kv_float16=True, adapters=True)
-    return Written(file, folded.dimensions, random_adapter(model, folded, RANK), library)
+    file = write_graph(folded, mixed_plan(folded, 8), folder, "step", kv_float16=True, adapter_number=number)
+    adapter = random_adapter(model, folded, RANK)
+    halves = {name: array.astype(np.float16) for name, array in adapter.items() if ".lora" in name}
+    floats = {name: array.astype(np.float32 if name.endswith(".v") else number) for name, array in halves.items()}
+    return Written(file, folded.dimensions, adapter | floats, library)
+
+
+def test_float16_gives_the_bits_of_the_same_numbers_in_float32(library: Path, tmp_path: Path) -> None:
+    floats, halves = (written_with(each, library, tmp_path / each.__name__) for each in (np.float32, np.float16))
+    ids = tokens(floats.d, 2)
+    assert np.array_equal(fed(floats.stream(2), ids, 8), fed(halves.stream(2), ids, 8))
 
 
 def tokens(d: Dimensions, streams: int) -> NDArray[np.int64]:
@@ -71,7 +85,7 @@ def both(model: DogeForCausalLM, rank: int, library: Path, folder: Path) -> tupl
     folded = fold_model(model)
     plan, streams = mixed_plan(folded, 32), []
     for name, own in (("step", library), ("standard", None)):
-        file = write_graph(folded, plan, folder, name, adapters=True)
+        file = write_graph(folded, plan, folder, name, adapter_number=np.float32)
         streams.append(Stream(file, folded.dimensions, library=own))
         streams[-1].adapter = random_adapter(model, folded, rank)
     return streams[0], streams[1]
@@ -140,7 +154,7 @@ def test_arrays_that_do_not_fit_are_refused_by_name(
     name: str, shape: tuple[int, ...], message: str, written: Written
 ) -> None:
     relaxed(written.file)
-    changed = written._replace(adapter=written.adapter | {name: np.zeros(shape, np.float32)})
+    changed = written._replace(adapter=written.adapter | {name: np.zeros(shape, written.adapter[name].dtype)})
     with pytest.raises(ORT_ERRORS, match=message):
         changed.stream().feed(np.array([[7]]), np.array([0]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from onnx import helper
 
@@ -36,7 +37,7 @@ def test_the_attributes_count_matrices_and_parts(bits: int) -> None:
 
 def test_the_page_has_every_attribute_input_and_output() -> None:
     folded = fold_model(tiny_model(keep_sinks=2))
-    graph = build_step(folded, mixed_plan(folded, 8), ConstantPool(), step_cache(folded.dimensions), adapters=True)
+    graph = build_step(folded, mixed_plan(folded, 8), ConstantPool(), step_cache(folded.dimensions), np.float32)
     names = {each.name for each in graph.nodes[-1].attribute}
     names |= {each for each in graph.nodes[-1].input if "." not in each}
     names |= {each for each in graph.nodes[-1].output if "." not in each}

@@ -17,7 +17,8 @@ from doge_export.commands.chat import main as chat
 from doge_export.commands.generate import main as generate
 from doge_export.errors import CheckpointError, OptionError, PackageError, StateError
 from doge_export.export import ExportOptions, export
-from doge_export.runtime.adapters import ADAPTED_FILES, aligned
+from doge_export.runtime.adapter_arrays import aligned
+from doge_export.runtime.adapters import ADAPTED_FILES
 from doge_export.runtime.description import PORTABLE_FILE
 from doge_export.runtime.model import Model
 from doge_export.serve.limits import Limits
@@ -106,9 +107,10 @@ def test_a_state_in_8_bits_has_room_for_the_keys_of_every_adapter(world: World, 
 
 def test_arrays_of_an_adapter_begin_where_cache_lines_do(world: World) -> None:
     file = ort.AdapterFormat.read_adapter(str(world.folder / "out/adapters/legal.onnx_adapter")).get_parameters()
-    moved = aligned(file)
+    arrays = {name: value.numpy() for name, value in file.items()}
+    moved = aligned(arrays)
     assert {value.data_ptr() % 64 for value in moved.values()} == {0}
-    assert all(np.array_equal(value.numpy(), file[name].numpy()) for name, value in moved.items())
+    assert all(np.array_equal(value.numpy(), arrays[name]) for name, value in moved.items())
 
 
 def test_swapped_adapters_answer_as_each_alone(world: World) -> None:
