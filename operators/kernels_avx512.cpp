@@ -167,7 +167,7 @@ struct Avx512 {
   using Pairs = __m512i;
   static constexpr int TOKENS_IN_ORDER = 9;
 
-  static void store_codes(int16_t* p, Integers x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(x)); }
+  static void store_codes(int16_t* p, Integers x) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtsepi32_epi16(x)); }
   static Pairs both(Sums x) { return _mm512_or_si512(x, _mm512_slli_epi32(x, 16)); }
   static Pairs subtract(Pairs a, Pairs b) { return _mm512_sub_epi16(a, b); }
 

@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../../../operators/float16.h"
+
 using __mmask16 = uint16_t;
 #define _MM_FROUND_NO_EXC SIMDE_MM_FROUND_NO_EXC
 
@@ -138,3 +140,7 @@ inline __m512i _mm512_zextsi128_si512(__m128i x) {
 }
 
 #define _mm256_dpwssd_avx_epi32 simde_mm256_dpwssd_epi32
+
+inline __m256i _mm512_cvtps_ph(__m512 x, int) {
+  return stand_in::converted<uint16_t, __m256i, float, __m512>(x, [](float y) { return doge::float16_of(y).bits; });
+}
