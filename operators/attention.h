@@ -62,10 +62,10 @@ class Attention {
   int heads_of_cache_head() const { return d.heads / tokens.heads; }
   int index_in_block(int r, int head) const { return r % BLOCK * heads_of_cache_head() + head % heads_of_cache_head(); }
 
-  // Whether one stream's rows fill a group of the kernels.
+  // Whether a stream's rows fill a group of the kernels.
   bool has_groups() const {
     int group = products.kernels.group;
-    return group > 0 && tokens.streams == 1 && tokens.rows() * heads_of_cache_head() >= group;
+    return group > 0 && tokens.length * heads_of_cache_head() >= group;
   }
   float* columns_of(int r, int cache_head) {
     int block = r / BLOCK * tokens.heads + cache_head;

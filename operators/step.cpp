@@ -27,6 +27,15 @@ Rows kept_rows(const Tokens& tokens, const Rows& hidden, Memory& memory) {
   return kept;
 }
 
+// A layer behind its attention, row by row.
+void finish_layer(const Decoder& d, const Layer& layer, const LayerUpdates& updates, const Rows& attended,
+                  Rows& residual, Rows& hidden, const Products& products) {
+  add_and_norm(d, layer.attention_residual, adapted_product(layer.o, updates.o, attended, products),
+               layer.feed_forward_norm, residual, hidden, products);
+  add_and_norm(d, layer.feed_forward_residual, feed_forward(d, layer, updates, hidden, products), layer.next_norm,
+               residual, hidden, products);
+}
+
 // cos and sin of all rows; of sinks in a full window, one row more.
 class RotaryTable {
  public:
@@ -66,12 +75,16 @@ void step(const Decoder& d, const Tokens& tokens, const Products& products, floa
     Rows projected = adapted_product(layer.qkv, updates.qkv, hidden, products);
     Rows attended(memory, tokens.rows(), d.heads * d.channels);
     attention.attend(layer, tokens.caches[index], projected.row(0), attended.row(0));
-    add_and_norm(d, layer.attention_residual, adapted_product(layer.o, updates.o, attended, products),
-                 layer.feed_forward_norm, residual, hidden, products);
-    add_and_norm(d, layer.feed_forward_residual, feed_forward(d, layer, updates, hidden, products), layer.next_norm,
-                 residual, hidden, products);
+    if (index + 1 < d.layers.size()) {
+      finish_layer(d, layer, updates, attended, residual, hidden, products);
+      continue;
+    }
+    // behind the last attention nothing but the rows that are wanted
+    Rows last_attended = kept_rows(tokens, attended, memory), last_residual = kept_rows(tokens, residual, memory),
+         last_hidden(memory, last_residual.rows(), d.hidden);
+    finish_layer(d, layer, updates, last_attended, last_residual, last_hidden, products);
+    products.product(d.output, last_hidden, logits);
   }
-  products.product(d.output, kept_rows(tokens, hidden, memory), logits);
 }
 
 }  // namespace doge
