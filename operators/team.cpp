@@ -1,5 +1,6 @@
 #include "team.h"
 
+#include <algorithm>
 #include <thread>
 
 #if defined(__x86_64__) || defined(_M_X64)
@@ -9,7 +10,6 @@
 namespace doge {
 namespace {
 
-constexpr uint64_t OVER = ~(uint64_t)0;  // no phase has this ticket
 constexpr int SPINS = 3000;              // about 100 microseconds on an EPYC; then another program may have the processor
 
 uint32_t items_left(uint64_t ticket) { return (uint32_t)ticket; }
@@ -30,43 +30,58 @@ void pause(int n) {
 }  // namespace
 
 void Team::join() {
-  if (led_.exchange(true)) {
-    help();
+  int own = joined_.fetch_add(1);
+  if (own > 0) {
+    help(own);
     return;
   }
   work_(*this);
-  ticket_.store(OVER, std::memory_order_release);
+  over_.store(true, std::memory_order_release);
 }
 
 void Team::parallel(int count, const std::function<void(int)>& f) {
   if (count == 1) return f(0);
+  int parts = std::min({joined_.load(std::memory_order_relaxed), MOST_PARTS, std::max(count, 1)});
   f_ = &f;
-  count_ = count;
   unfinished_.store(count, std::memory_order_relaxed);
+  count_.store(std::max(parts, count_.load(std::memory_order_relaxed)), std::memory_order_relaxed);
   phase_++;
-  ticket_.store((uint64_t)phase_ << 32 | (uint32_t)count, std::memory_order_release);
-  for (;;) {
-    uint64_t ticket = ticket_.load(std::memory_order_relaxed);
-    if (items_left(ticket) == 0) break;
-    do_one(ticket);
+  for (int i = 0; i < parts; i++) {
+    int first = (int)((int64_t)count * i / parts);
+    parts_[i].end = (int)((int64_t)count * (i + 1) / parts);
+    parts_[i].ticket.store((uint64_t)phase_ << 32 | (uint32_t)(parts_[i].end - first), std::memory_order_release);
+  }
+  while (do_any(0)) {
   }
   for (int n = 0; unfinished_.load(std::memory_order_acquire) > 0; n++) pause(n);
 }
 
-// Takes an item if nobody else was faster. The phase cannot end before the item is done, so f_ and count_ are its own.
-// noexcept, for an exception must not leave while others work with f.
-bool Team::do_one(uint64_t ticket) noexcept {
-  if (!ticket_.compare_exchange_strong(ticket, ticket - 1, std::memory_order_acq_rel)) return false;
-  (*f_)(count_ - (int)items_left(ticket));  // in order, as memory is read ahead
+// Takes an item if nobody else was faster. The phase cannot end before the item is done, so f_ and the part's end are
+// its own. noexcept, for an exception must not leave while others work with f.
+bool Team::do_one(Part& part, uint64_t ticket) noexcept {
+  if (!part.ticket.compare_exchange_strong(ticket, ticket - 1, std::memory_order_acq_rel)) return false;
+  (*f_)(part.end - (int)items_left(ticket));  // in order, as memory is read ahead
   unfinished_.fetch_sub(1, std::memory_order_release);
   return true;
 }
 
-void Team::help() {
-  for (int n = 0;; n++) {
-    uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    if (ticket == OVER) return;
-    if (items_left(ticket) > 0 && do_one(ticket)) n = 0;
+// An item of the own part, or of the next one that has any. False where all are taken.
+bool Team::do_any(int own) {
+  int count = count_.load(std::memory_order_relaxed);
+  for (int i = 0; i < count; i++) {
+    Part& part = parts_[(own + i) % count];
+    for (;;) {
+      uint64_t ticket = part.ticket.load(std::memory_order_acquire);
+      if (items_left(ticket) == 0) break;
+      if (do_one(part, ticket)) return true;
+    }
+  }
+  return false;
+}
+
+void Team::help(int own) {
+  for (int n = 0; !over_.load(std::memory_order_acquire); n++) {
+    if (do_any(own)) n = 0;
     else pause(n);
   }
 }

@@ -9,8 +9,10 @@ namespace doge {
 
 // The first thread that comes leads: it runs the work and opens phases. All others help, as long as there is work.
 //
-// A phase ends when all of its items are done, and the leader can do all of them alone. So it never waits for a thread
-// that has not come, and one thread that comes twice helps itself with nothing.
+// Each thread has neighbouring items of a phase, the same part of every phase, so it meets again what lies in its own
+// cache. Behind its own items it takes those of others. A phase ends when all of its items are done, and the leader can
+// do all of them alone. So it never waits for a thread that has not come, and one thread that comes twice helps itself
+// with nothing.
 class Team {
  public:
   explicit Team(std::function<void(Team&)> work) : work_(std::move(work)) {}
@@ -22,16 +24,26 @@ class Team {
   void parallel(int count, const std::function<void(int)>& f);
 
  private:
-  bool do_one(uint64_t ticket) noexcept;
-  void help();
+  static constexpr int MOST_PARTS = 16;
+
+  // Neighbouring items of a phase.
+  struct alignas(64) Part {
+    std::atomic<uint64_t> ticket{0};  // the phase's number, and how many of its items nobody has taken
+    int end = 0;                      // behind the last item
+  };
+
+  bool do_one(Part& part, uint64_t ticket) noexcept;
+  bool do_any(int own);
+  void help(int own);
 
   std::function<void(Team&)> work_;
-  std::atomic<bool> led_{false};
-  std::atomic<uint64_t> ticket_{0};  // the phase's number, and how many of its items nobody has taken
-  std::atomic<int> unfinished_{0};   // items of the phase
+  std::atomic<int> joined_{0};      // threads, the leader among them
+  std::atomic<bool> over_{false};   // the work is done
+  std::atomic<int> count_{1};       // of parts that have had items
+  std::atomic<int> unfinished_{0};  // items of the phase
   const std::function<void(int)>* f_ = nullptr;
-  int count_ = 0;
   uint32_t phase_ = 0;
+  Part parts_[MOST_PARTS];
 };
 
 }  // namespace doge

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +37,41 @@ class PlainLogps(Trainer):
         compute_entropy: bool = False,
         **others: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Log-probabilities [B, logits_to_keep] of the last tokens, and entropies, which have no gradient."""
+        """Log-probabilities [B, logits_to_keep] of the last tokens, and entropies, which have no gradient.
+
+        Both are 0 at padding, which is none of the output matrix's work.
+        """
         if self.accelerator.device.type != "cpu" or self._entropy_bonus_enabled:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **others
             )
+        head = self.accelerator.unwrap_model(model).get_output_embeddings()
         parts = []
         for ids, mask in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
-            with self.accelerator.autocast():
-                rows = model(ids, attention_mask=mask, logits_to_keep=logits_to_keep + 1, use_cache=False).logits
-            parts.append(scored(rows[:, :-1].float() / self.temperature, ids[:, -logits_to_keep:], compute_entropy))
+            written = mask[:, -logits_to_keep:].bool()
+            with self.accelerator.autocast(), only_before(head, written):
+                logits = model(ids, attention_mask=mask, logits_to_keep=logits_to_keep + 1, use_cache=False).logits
+            each = scored(logits.float() / self.temperature, ids[:, -logits_to_keep:][written], compute_entropy)
+            parts.append([torch.zeros_like(written, dtype=x.dtype).masked_scatter(written, x) for x in each])
         logps, entropies = (torch.cat(each) for each in zip(*parts, strict=True))
         return logps, entropies if compute_entropy else None, None
 
 
+@contextmanager
+def only_before(head: nn.Module, written: Tensor) -> Iterator[None]:
+    """Let an output matrix see the places before written tokens alone, as rows [N, hidden].
+
+    It is called with [B, T + 1, hidden]. written: bool [B, T], N in number.
+    """
+    hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][written],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def scored(logits: Tensor, ids: Tensor, wants_entropy: bool) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of tokens [B, T] by logits [B, T, vocab], and the entropy at each, 0 where it is not wanted."""
+    """Log-probabilities of tokens [...] by logits [..., vocab], and the entropy at each, 0 where it is not wanted."""
     logps = logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(dim=-1)
     if not wants_entropy:
         return logps, torch.zeros_like(logps)

@@ -345,18 +345,22 @@ def test_options_that_the_runtime_has_not_are_refused(
     assert "generation_kwargs has num_beams; it must be left out, or set use_onnx_rollouts" in capsys.readouterr().err
 
 
-def test_log_probabilities_on_a_cpu_are_those_of_trls_own_head(dense: Path, tmp_path: Path) -> None:
-    pairs: list[tuple[Any, Any]] = []
+def test_log_probabilities_on_a_cpu_are_those_of_trls_own_head_and_0_at_padding(dense: Path, tmp_path: Path) -> None:
+    pairs: list[tuple[Any, Any, torch.Tensor]] = []
 
     class Compared(DogeGRPOTrainer):
-        def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-            ours = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-            pairs.append((ours, GRPOTrainer._get_per_token_logps_and_entropies(self, *args, **kwargs)))
+        def _get_per_token_logps_and_entropies(
+            self, model: Any, ids: Any, mask: Any, keep: int, *args: Any, **kwargs: Any
+        ) -> Any:
+            ours = super()._get_per_token_logps_and_entropies(model, ids, mask, keep, *args, **kwargs)
+            own = GRPOTrainer._get_per_token_logps_and_entropies
+            pairs.append((ours, own(self, model, ids, mask, keep, *args, **kwargs), mask[:, -keep:]))
             return ours
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.stages.grpo.DogeGRPOTrainer", Compared)
         reason(dense, tmp_path / "run", max_steps=1, temperature=0.7)
-    for ours, theirs in pairs:
-        assert torch.allclose(ours[0], theirs[0], atol=1e-5)
-        assert torch.allclose(ours[1], theirs[1], atol=1e-4)
+    for ours, theirs, written in pairs:
+        assert torch.allclose(ours[0], theirs[0] * written, atol=1e-5)
+        assert torch.allclose(ours[1], theirs[1] * written, atol=1e-4)
+    assert any(not written.all() for *_, written in pairs)
