@@ -13,6 +13,7 @@ namespace {
 constexpr int CHUNK = 128;
 constexpr int LARGEST_GROUP = 32;  // of any kernels
 constexpr int AT_ONCE = 4;         // queries without a group that go over a chunk together
+constexpr size_t MOST_PARTIAL = 1 << 20;  // numbers of partial results, where that is more than a block's
 
 int chunks_of(int length) { return (length + CHUNK - 1) / CHUNK; }
 
@@ -99,6 +100,7 @@ Attention::Attention(const AttentionSizes& sizes, const Tokens& tokens, const Ro
       sink_queries(products.memory, has_far_sinks() ? tokens.rows() : 0, d.heads * width),
       freed(tokens.is_full() ? (size_t)BLOCK * tokens.heads : 0),
       chunks(most_chunks({0, tokens.rows()})),
+      at_once(rows_at_once()),
       partial(products.memory, parts(), layout.numbers),
       attended(parts()) {
   for (int i = 0; i < parts(); i++) attended[i].sums = partial.row(i);
@@ -110,9 +112,16 @@ void Attention::attend(const AttentionLayer& layer, const Cache& cache, const fl
   if (!tokens.is_full()) {
     products.each_row(tokens.rows(), [&](int r) { append(layer, cache, r); });
   }
-  for (int r = 0; r < tokens.rows(); r += BLOCK) {
-    attend_rows(layer, cache, {r, std::min(r + BLOCK, tokens.rows())}, y);
+  for (int r = 0; r < tokens.rows(); r += at_once) {
+    attend_rows(layer, cache, {r, std::min(r + at_once, tokens.rows())}, y);
   }
+}
+
+// Blocks of a stream whose window is not full do not wait for each other. So threads share as many as memory allows.
+int Attention::rows_at_once() const {
+  if (tokens.is_full() || tokens.streams > 1) return BLOCK;
+  size_t of_block = (size_t)BLOCK * d.heads * chunks * layout.numbers;
+  return BLOCK * (int)std::max<size_t>(MOST_PARTIAL / of_block, 1);
 }
 
 // ---- queries, keys and values of a row
@@ -261,12 +270,14 @@ void Attention::attend_rows(const AttentionLayer& layer, const Cache& cache, Ran
   if (tokens.is_full()) {
     products.team.parallel(tokens.heads, [&](int head) { free_slots(cache, rows, head); });
   }
+  // blocks of one stream, or streams of one block
   int first = rows.first / tokens.length, streams = (rows.last - 1) / tokens.length - first + 1;
-  int count = most_chunks(rows);
-  products.team.parallel(streams * tokens.heads * count, [&](int item) {
-    int begin = (first + item / count / tokens.heads) * tokens.length;
-    Range of_stream{std::max(rows.first, begin), std::min(rows.last, begin + tokens.length)};
-    attend_chunk(layer, cache, of_stream, item / count % tokens.heads, item % count);
+  int ranges = tokens.streams > 1 ? streams : (rows.last - rows.first + BLOCK - 1) / BLOCK, count = most_chunks(rows);
+  products.team.parallel(ranges * tokens.heads * count, [&](int item) {
+    int range = item / count / tokens.heads, begin = rows.first + range * BLOCK, end = begin + BLOCK;
+    if (tokens.streams > 1) begin = (first + range) * tokens.length, end = begin + tokens.length;
+    Range together{std::max(rows.first, begin), std::min(rows.last, end)};
+    attend_chunk(layer, cache, together, item / count % tokens.heads, item % count);
   });
   products.each_row(rows.last - rows.first, [&](int i) {
     int r = rows.first + i;

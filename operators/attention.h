@@ -19,7 +19,7 @@ class Attention {
   void attend(const AttentionLayer& layer, const Cache& cache, const float* projected, float* y);
 
  private:
-  static constexpr int BLOCK = 32;  // rows whose partial results are kept at once
+  static constexpr int BLOCK = 32;  // rows that go over a chunk together
 
   struct Range {
     int first, last;
@@ -49,12 +49,13 @@ class Attention {
   void attend_rows(const AttentionLayer& layer, const Cache& cache, Range rows, float* y);
   void attend_chunk(const AttentionLayer& layer, const Cache& cache, Range rows, int cache_head, int index);
   void merge(const AttentionLayer& layer, int head, const Attended* parts, int count, float* y) const;
-  Attended* parts_of(int r, int head) { return &attended[((size_t)(r % BLOCK) * d.heads + head) * chunks]; }
+  Attended* parts_of(int r, int head) { return &attended[((size_t)(r % at_once) * d.heads + head) * chunks]; }
   int& freed_by(int r, int head) { return freed[(size_t)(r % BLOCK) * tokens.heads + head]; }
   Chunk chunk_at(int index) const;
   int chunks_for(int r) const;
   int most_chunks(Range rows) const;
-  int parts() const { return std::min(tokens.rows(), BLOCK) * d.heads * chunks; }
+  int rows_at_once() const;
+  int parts() const { return std::min(tokens.rows(), at_once) * d.heads * chunks; }
   int blocks() const { return (tokens.rows() + BLOCK - 1) / BLOCK; }
   int visible(int r) const { return tokens.is_full() ? d.window : (int)tokens.position(r) + 1; }
 
@@ -87,7 +88,8 @@ class Attention {
   Rows sink_queries;           // as queries, rotated for far sinks; no rows where there are none
   std::vector<int> freed;      // [rows of a block][cache heads]: the slot that a row takes in a full window, or -1
   int chunks;                  // of the row that has most
-  Rows partial;                // [rows of a block * heads * chunks][numbers]
+  int at_once;                 // rows, whole blocks, whose partial results are kept until they are merged
+  Rows partial;                // [rows at once * heads * chunks][numbers]
   std::vector<Attended> attended;
 };
 
