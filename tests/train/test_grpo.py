@@ -349,12 +349,14 @@ def test_log_probabilities_on_a_cpu_are_those_of_trls_own_head_and_0_at_padding(
     pairs: list[tuple[Any, Any, torch.Tensor]] = []
 
     class Compared(DogeGRPOTrainer):
-        def _get_per_token_logps_and_entropies(
-            self, model: Any, ids: Any, mask: Any, keep: int, *args: Any, **kwargs: Any
-        ) -> Any:
-            ours = super()._get_per_token_logps_and_entropies(model, ids, mask, keep, *args, **kwargs)
-            own = GRPOTrainer._get_per_token_logps_and_entropies
-            pairs.append((ours, own(self, model, ids, mask, keep, *args, **kwargs), mask[:, -keep:]))
+        def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+            ids, mask, keep, *rest = args
+            mask = mask.clone()
+            mask[0, -3:] = 0  # as behind a completion that ended
+            given = (model, ids, mask, keep, *rest)
+            ours = super()._get_per_token_logps_and_entropies(*given, **kwargs)
+            theirs = GRPOTrainer._get_per_token_logps_and_entropies(self, *given, **kwargs)
+            pairs.append((ours, theirs, mask[:, -keep:]))
             return ours
 
     with pytest.MonkeyPatch.context() as patch:
