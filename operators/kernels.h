@@ -142,7 +142,7 @@ struct Kernels {
   void (*unpack)(const uint8_t* rows, const Slots& slots, float* y);
 
   // A whole group; columns [numbers + floats][group] are its queries side by side. The scores of `queries` are not used.
-  // Their results have the bits that `attend` gives for the slots that each one sees.
+  // Their results have the bits that `attend` gives for the slots that each one sees. Keys and values are finite numbers.
   void (*attend_group)(const Query* queries, const float* columns, const Unpacked& slots, float scale);
 
   // x = x * scale + added; without a scale x + added

@@ -10,7 +10,7 @@
 namespace doge {
 namespace {
 
-constexpr int SPINS = 3000;              // about 100 microseconds on an EPYC; then another program may have the processor
+constexpr int SPINS = 3000;  // about 100 microseconds on an EPYC; then another program may have the processor
 
 uint32_t items_left(uint64_t ticket) { return (uint32_t)ticket; }
 

@@ -45,7 +45,8 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
     check_tokenizer(checkpoint)
     folded = fold_model(checkpoint.model)
     longest = longest_text(folded)
-    # read before the long work, as it may be refused
+    # read before the long work, as they may be refused
+    has_library = operators_library() is not None
     texts = evaluation_texts(checkpoint, options.texts, longest) if options.report_tokens else None
     hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
     with atomic_folder(options.folder, options.overwrite) as folder:
@@ -58,7 +59,7 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
         progress("comparing it with PyTorch")
         # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
         give_stored_numbers(checkpoint.model, folded, plan)
-        verification, step_verification = verify_both(checkpoint, folder, options)
+        verification, step_verification = verify_both(checkpoint, folder, options, has_library)
         config = checkpoint.model.config
         report = ClassifierReport(
             options=options,
@@ -85,7 +86,7 @@ def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -
 
 
 def verify_both(
-    checkpoint: ClassifierCheckpoint, folder: Path, options: ExportOptions
+    checkpoint: ClassifierCheckpoint, folder: Path, options: ExportOptions, has_library: bool
 ) -> tuple[ClassifierVerification, ClassifierVerification | None]:
     """Compare the portable graph and DogeStep's with PyTorch; None where there is none, or no library.
 
@@ -94,7 +95,7 @@ def verify_both(
     """
     portable = verify_classifier(checkpoint, open_classifier(folder, options.threads, False), options.weights)
     portable.require()
-    if not (folder / CLASSIFIER_STEP_FILE).is_file() or operators_library() is None:
+    if not (folder / CLASSIFIER_STEP_FILE).is_file() or not has_library:
         return portable, None
     step = verify_classifier(checkpoint, open_classifier(folder, options.threads, True), options.weights)
     step.require()

@@ -39,7 +39,8 @@ def in_float16(path: Path, arrays: Mapping[str, Floats], halves: Container[str])
         for each, array in zip([name, *ups], [down, *balanced_ups], strict=True):
             if each in halves and np.abs(array).max(initial=0) > np.finfo(np.float16).max:
                 raise PackageError(
-                    f"{path} has {each}, too large for float16; load with operators=False, or train it anew"
+                    f"{path} has {each}, too large for float16; load with operators=False, or export with "
+                    "DOGE_EXPORT_OPERATORS=0"
                 )
             changed[each] = array.astype(np.float16 if each in halves else np.float32)
     return changed

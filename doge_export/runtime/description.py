@@ -25,7 +25,7 @@ DRAFT_TOKENS = 8  # that decoder_draft.onnx takes at once: the token to feed and
 METADATA_KEY = "doge_export.decoder"
 CLASSIFIER_KEY = "doge_export.classifier"  # of a classifier's graph, which has no METADATA_KEY
 STEP_KEY = "doge_export.step"  # of the graph of DogeStep: its own cache_type
-BLOCKS_KEY = "doge_export.classifier_step"  # of a classifier by DogeStep: whether its weights are in blocks of few bits
+BLOCKS_KEY = "doge_export.blocks"  # of a classifier by DogeStep: whether its weights are in blocks of few bits
 SAMPLE_KEY = "doge_export.data"  # size and a sample's hash of the data file, for `folder_files.check_data`
 # By the numbers of the cache; rises whenever a driver written for the older number would compute something else.
 FORMAT_VERSIONS = {"float32": 6, "int8": 7}
