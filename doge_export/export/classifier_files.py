@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..graph import ConstantPool, FoldedDecoder, Plan, build_classifier, evicts
-from ..graph.blocks import BlockQuantized
+from ..graph.matmul import in_blocks
 from ..graph.step import build_step, can_step
 from ..runtime.classifier_graph import FORMAT_VERSION, ClassifierDescription
 from ..runtime.description import BLOCKS_KEY, CLASSIFIER_STEP_FILE, DATA_FILE, PORTABLE_FILE, SAMPLE_KEY, STEP_KEY
@@ -26,8 +26,7 @@ def write_classifier(folded: FoldedDecoder, plan: Plan, folder: Path, pad_token_
     float32.
     """
     pool, d = ConstantPool(), folded.dimensions
-    in_blocks = any(isinstance(part, BlockQuantized) for parts in plan.values() for part in parts)
-    portable, cache = build_classifier(folded, plan, pool, pad_token_id), step_cache(d, kv_float16=in_blocks)
+    portable, cache = build_classifier(folded, plan, pool, pad_token_id), step_cache(d, kv_float16=in_blocks(plan))
     step = build_step(folded, plan, pool, cache) if can_step(folded, plan) else None
     data = folder / DATA_FILE
     data.parent.mkdir(parents=True)
@@ -44,5 +43,5 @@ def write_classifier(folded: FoldedDecoder, plan: Plan, folder: Path, pad_token_
     portable.write(folder / PORTABLE_FILE, metadata)
     if step is not None:
         metadata |= describe(folded, data).to_metadata() | {STEP_KEY: cache.cache_type}
-        metadata[BLOCKS_KEY] = json.dumps({"weights_in_blocks": in_blocks})
+        metadata[BLOCKS_KEY] = json.dumps({"weights_in_blocks": in_blocks(plan)})
         step.write(folder / CLASSIFIER_STEP_FILE, metadata)

@@ -29,8 +29,8 @@ from ..graph import (
     build_decoder,
     fold,
 )
-from ..graph.blocks import BlockQuantized
 from ..graph.builder import GraphBuilder
+from ..graph.matmul import in_blocks
 from ..graph.step import build_step, can_step
 from ..graph.step_cache import StepCache
 from ..runtime.adapters import ADAPTED_FILES, BASE_KEY
@@ -121,8 +121,7 @@ def adapted_graphs(
 
 def adapter_number(plan: Plan) -> type[np.float32] | type[np.float16]:
     """Of an adapter's thin matrices for DogeStep: float16 beside weights of a few bits, as a step waits for memory."""
-    in_blocks = any(isinstance(part, BlockQuantized) for parts in plan.values() for part in parts)
-    return np.float16 if in_blocks else np.float32
+    return np.float16 if in_blocks(plan) else np.float32
 
 
 def base_number(folded: FoldedDecoder) -> int:

@@ -22,6 +22,11 @@ Part = NDArray[np.float32] | NDArray[np.float16] | BlockQuantized
 Plan = Mapping[str, tuple[Part, ...]]  # the parts of every matrix by its storage
 
 
+def in_blocks(plan: Plan) -> bool:
+    """Whether weights are stored in blocks of few bits, some at least."""
+    return any(isinstance(part, BlockQuantized) for parts in plan.values() for part in parts)
+
+
 class Weights:
     """The numbers of one decoder: its matrices as a plan stores them, its constants as they were folded."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -68,8 +69,15 @@ def open_classifier(folder: Path, threads: int | None = None, operators: bool | 
 
 
 def weights_in_blocks(step: Path) -> bool:
-    """Whether a graph of DogeStep says that its weights are."""
-    return '"weights_in_blocks": true' in metadata_entry(step.read_bytes(), BLOCKS_KEY)
+    """Whether a graph of DogeStep says that its weights are.
+
+    Raises:
+        PackageError: it does not say, so its end is missing.
+    """
+    try:
+        return bool(json.loads(metadata_entry(step.read_bytes(), BLOCKS_KEY))["weights_in_blocks"])
+    except (ValueError, KeyError) as error:
+        raise PackageError(f"{step} is damaged; {REMEDY}") from error
 
 
 def check_classifier(folder: Path) -> None:
