@@ -12,6 +12,7 @@ from ..errors import OptionError
 from .assistant import Assistant, AssistantGuesses
 from .batch_generation import BatchRequest, Event, generate_events
 from .batch_stream import BatchStream
+from .check_costs import CheckCosts
 from .constraints import Constraint, Constraints
 from .drafts import CheckedGuesses, Guesser
 from .each_answer import Outcome, Question, each_outcome
@@ -64,6 +65,7 @@ class Answers:
         if max_streams is not None and assistant is not None:
             raise OptionError("an assistant guesses for one answer at a time; leave max_streams or the assistant out")
         self._assistant = assistant
+        self._check_costs = CheckCosts()
         self._decoder, self._tokenizer, self._reader = decoder, tokenizer, reader
         self._constraints: Constraints | None = None  # made when first asked for
         self._constraints_lock = threading.Lock()
@@ -91,7 +93,7 @@ class Answers:
         self._check(token_ids, options)
         options = self._seeded(options)
         guessers = self._guessers(state, options, past_ids, state.position + len(token_ids))
-        drafts = CheckedGuesses(self._decoder, guessers) if guessers else None
+        drafts = CheckedGuesses(self._decoder, guessers, self._check_costs) if guessers else None
         source: LogitsSource = drafts or SingleSteps(self._decoder)
         if on_prompt is not None:
             source = ReportedPrompt(source, on_prompt)
@@ -171,7 +173,7 @@ class Answers:
         """
         guessers: list[Guesser] = []
         if options.prompt_lookup_num_tokens:
-            guessers.append(PromptLookup(options.prompt_lookup_num_tokens, past_ids))
+            guessers.append(PromptLookup(options.prompt_lookup_num_tokens, past_ids, self._check_costs))
         if self._assistant is not None:
             if state.history is None and not state.overflowed:
                 state.history = TokenHistory(state.position - len(past_ids), past_ids)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import sampling
+from .check_costs import best_count
 from .description import DRAFT_TOKENS
 from .generation import TokenDecoder
 from .generation_options import GenerationOptions
@@ -210,12 +211,6 @@ def probability_of(logits: NDArray[np.float32], index: int) -> float:
 def best_number(share: float, costs: Costs, most: int) -> int:
     """The number of guesses, from 0 to `most`, with the most tokens for their cost.
 
-    Of n guesses, each right with probability `share` where those before it are, 1 + share + ... + share^n tokens come.
+    share: of right guesses, where those before them are.
     """
-    best, best_rate, tokens = 0, 1.0, 1.0
-    for count in range(1, most + 1):
-        tokens += share**count
-        rate = tokens / (costs.check[count + 1] + count * costs.guess)
-        if rate > best_rate:
-            best, best_rate = count, rate
-    return best
+    return best_count([share] * most, [costs.check[guesses + 1] + guesses * costs.guess for guesses in range(most + 1)])

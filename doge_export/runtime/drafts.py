@@ -8,12 +8,14 @@ more drafts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .check_costs import CheckCosts
 from .generation import TokenDecoder
 from .state import State
 
@@ -38,9 +40,10 @@ class CheckedGuesses:
         drafted_tokens, accepted_tokens: guesses checked, and those that were right.
     """
 
-    def __init__(self, decoder: TokenDecoder, guessers: Sequence[Guesser]) -> None:
-        """guessers: the first that has a guess is taken."""
+    def __init__(self, decoder: TokenDecoder, guessers: Sequence[Guesser], costs: CheckCosts | None = None) -> None:
+        """guessers: the first that has a guess is taken. costs: learned from every step and check."""
         self._decoder, self._guessers = decoder, guessers
+        self._costs = costs or CheckCosts()
         self._guesser: Guesser | None = None  # whose guesses are checked
         self._checked: list[int] = []  # guesses that were checked and may still come
         self._rows: list[NDArray[np.float32]] = []  # logits after each of them
@@ -64,7 +67,10 @@ class CheckedGuesses:
                 if guesses:
                     self._guesser = guesser
                     return self._check(state, token_ids, guesses)
+        start = time.perf_counter()
         logits: NDArray[np.float32] = self._decoder.forward(state, token_ids)[-1]
+        if len(token_ids) == 1:
+            self._costs.note(0, time.perf_counter() - start)
         return logits
 
     def _settle(self) -> None:
@@ -74,7 +80,9 @@ class CheckedGuesses:
         self._guesser, self._checked, self._rows = None, [], []
 
     def _check(self, state: State, token_ids: NDArray[np.int64], guesses: list[int]) -> NDArray[np.float32]:
+        start = time.perf_counter()
         rows = self._decoder.check_draft(state, np.append(token_ids, guesses))
+        self._costs.note(len(guesses), time.perf_counter() - start)
         state.take_in(token_ids)
         self.drafted_tokens += len(guesses)
         self._checked, self._drafted, self._rows = guesses, len(guesses), list(rows[1:])

@@ -100,8 +100,8 @@ def test_prompt_lookup_remembers_no_more_tokens_than_the_window_holds(tmp_path: 
     most = 0
     for token_id in random_ids(200).tolist():
         drafts.next_logits(state, np.array([token_id]))
-        most = max(most, len(lookup._index._tokens))
-    assert 50 < most <= decoder.keep_window_size and not lookup._index._tokens
+        most = max(most, len(lookup._index.tokens))
+    assert 50 < most <= decoder.keep_window_size and not lookup._index.tokens
 
 
 def test_a_past_beyond_the_window_is_not_indexed(tmp_path: Path) -> None:
@@ -110,4 +110,4 @@ def test_a_past_beyond_the_window_is_not_indexed(tmp_path: Path) -> None:
     decoder.forward(state, past)
     lookup = PromptLookup(7, past.tolist())
     CheckedGuesses(decoder, [lookup]).next_logits(state, np.array([1]))
-    assert not lookup._index._tokens and not lookup._past_ids
+    assert not lookup._index.tokens and not lookup._past_ids
