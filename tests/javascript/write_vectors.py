@@ -176,8 +176,7 @@ def looked_up(model: Model, prompt: list[int]) -> dict[str, Any]:
     first = model.generate(prompt, temperature=0.0, ignore_eos=True, max_new_tokens=20).token_ids
     again = [*prompt, *first, *prompt]
     found = model.generate(again, temperature=0.0, ignore_eos=True, max_new_tokens=40, prompt_lookup_num_tokens=5)
-    counts = {"drafted": found.drafted_tokens, "accepted": found.accepted_tokens}
-    return {"prompt": again, "tokens": found.token_ids, **counts}
+    return {"prompt": again, "tokens": found.token_ids}
 
 
 def states(model: Model | None, folder: Path, way: str) -> Iterator[dict[str, Any]]:
