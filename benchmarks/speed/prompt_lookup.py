@@ -5,12 +5,17 @@
 Questions to SmolLM2-135M-Instruct in 8 bits are answered greedily with and without prompt_lookup_num_tokens, in turns;
 the tokens must be the very same. Texts are passages of doge_export/texts/alice.txt, code is of this repository. Ratios
 are of decoding speed: the median of a question's rounds, and of a kind the median of its questions.
+
+Then come bounds: the ratios of a lookup that knew the answer. It would guess right tokens alone, behind the best of the
+places where the last few tokens stood before. Only its steps and checks
+take time, and their costs are measured first.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +27,9 @@ from benchmarks.common.contenders import models_in
 from benchmarks.common.results import announce, finish
 from benchmarks.common.timing import median
 from doge_export.names import DEMO
-from doge_export.runtime import prompt_lookup, sampling, stopping
+from doge_export.runtime import sampling, stopping
 from doge_export.runtime import threads as thread_limits
+from doge_export.runtime.assistant import timed_costs
 from doge_export.runtime.model import Model
 from doge_export.texts.token_ids import TEXT_FILE
 
@@ -40,13 +46,35 @@ OTHER = (
     "Write a poem about the sea.",
     "Compare cats and dogs as pets.",
 )
+# As it was when the first figures were taken: the questions stay, whatever code is measured.
+NGRAM_INDEX = '''\
+class NgramIndex:
+    """Where each run of NGRAM tokens last stood in a stream, and the tokens behind it."""
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._followers: dict[tuple[int, ...], int] = {}  # place of the token behind the run's latest end
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """The stream goes on."""
+        for token_id in token_ids:
+            # The run that ends before this token is indexed now that something follows it.
+            if len(self._tokens) >= NGRAM:
+                self._followers[tuple(self._tokens[-NGRAM:])] = len(self._tokens)
+            self._tokens.append(int(token_id))
+
+    def guess(self, count: int) -> list[int]:
+        """Up to `count` tokens that followed the stream's last NGRAM tokens when they stood there before."""
+        start = self._followers.get(tuple(self._tokens[-NGRAM:]))
+        return [] if start is None else self._tokens[start : start + count]
+'''
 SOURCES = (  # functions and classes whose code is asked about
     thread_limits.physical_cores,
     thread_limits.cgroup_quota,
     sampling.sample,
-    prompt_lookup.NgramIndex,
     stopping.StopStrings,
 )
+RUNS = (1, 2, 3, 4)  # tokens that must agree, for which there are bounds
 PASSAGES = 5  # of the text, for summaries and edits each
 PASSAGE_CHARS = 900
 
@@ -68,22 +96,55 @@ def main(
     with models_in(models) as folder:
         model = doge_export.load(folder.ours(DEMO).model, threads=threads)
         model.chat([{"role": "user", "content": "Hello"}], max_new_tokens=8, prompt_lookup_num_tokens=guesses)
+        costs = list(timed_costs(model.decoder, model.decoder).check[1 : guesses + 2])
+        click.echo("a check of 1, 2, ... tokens, in single steps: " + " ".join(f"{cost:.2f}" for cost in costs))
         for kind, question in questions():
             row = compare(model, question, rounds, new_tokens, guesses, show)
-            rows.append({"kind": kind, "question": question} | row)
+            bounds = [bound(row["prompt_ids"], row["token_ids"], costs, run) for run in RUNS]
+            rows.append({"kind": kind, "question": question, "bounds": bounds} | row)
             click.echo(f"{kind:<8} {row['ratio']:.2f}  {json.dumps(question[-40:])}")
-    ratios = {kind: [row["ratio"] for row in rows if row["kind"] == kind] for kind in (*TASKS, "other")}
-    kinds = {kind: {"median": median(found), "least": min(found), "most": max(found)} for kind, found in ratios.items()}
-    finish({"threads": threads, "rounds": rounds, "kinds": kinds, "rows": rows}, out)
+    kinds = {kind: of_kind([row for row in rows if row["kind"] == kind]) for kind in (*TASKS, "other")}
+    for kind, found in kinds.items():
+        click.echo(f"{kind:<8} {found['median']:.2f}, bounds " + " ".join(f"{most:.2f}" for most in found["bounds"]))
+    finish({"threads": threads, "rounds": rounds, "costs": costs, "kinds": kinds, "rows": rows}, out)
 
 
 def questions() -> list[tuple[str, str]]:
     """Every question with its kind."""
     paragraphs = [p for p in TEXT_FILE.read_text(encoding="utf-8").split("\n\n") if 300 < len(p) < PASSAGE_CHARS]
     texts = {"summary": paragraphs[:PASSAGES], "edit": paragraphs[PASSAGES : 2 * PASSAGES]}
-    texts["code"] = [inspect.getsource(function) for function in SOURCES]
+    texts["code"] = [*(inspect.getsource(source) for source in SOURCES), NGRAM_INDEX]
     copying = [(kind, TASKS[kind].format(text)) for kind, found in texts.items() for text in found]
     return copying + [("other", question) for question in OTHER]
+
+
+def of_kind(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median, least and greatest ratio of some questions, and the median of each bound."""
+    ratios = [row["ratio"] for row in rows]
+    bounds = [median([row["bounds"][i] for row in rows]) for i in range(len(RUNS))]
+    return {"median": median(ratios), "least": min(ratios), "most": max(ratios), "bounds": bounds}
+
+
+def bound(prompt_ids: Sequence[int], answer_ids: Sequence[int], costs: Sequence[float], run: int) -> float:
+    """The most that any lookup can give whose guesses followed the last `run` tokens somewhere before.
+
+    costs: of a check by its guesses, from 0 on, in single steps. The answer's first token comes with the prompt.
+    """
+    tokens, first = [*prompt_ids, *answer_ids], len(prompt_ids) + 1
+    least = [0.0] * (len(tokens) + 1)  # time for the tokens from an index on
+    for end in range(len(tokens) - 1, first - 1, -1):
+        places = [place for place in range(run, end) if tokens[place - run : place] == tokens[end - run : end]]
+        most = max((copied(tokens, place, end, len(costs) - 1) for place in places), default=0)
+        least[end] = min(costs[right] + least[end + 1 + right] for right in range(most + 1))
+    return (len(answer_ids) - 1) / least[first]
+
+
+def copied(tokens: Sequence[int], place: int, end: int, most: int) -> int:
+    """How many tokens from `end` on, at most `most`, are those from `place` on; one more comes behind them."""
+    count, most = 0, min(most, len(tokens) - 1 - end)
+    while count < most and tokens[place + count] == tokens[end + count]:
+        count += 1
+    return count
 
 
 def compare(model: Model, question: str, rounds: int, new_tokens: int, guesses: int, show: bool) -> dict[str, Any]:
@@ -98,7 +159,10 @@ def compare(model: Model, question: str, rounds: int, new_tokens: int, guesses: 
         ratios.append(quick.decode_tokens_per_s / plain.decode_tokens_per_s)
     if show:
         click.echo(plain.text)
+    prompt = model.chat_prompt
     return {
+        "prompt_ids": prompt.encode(prompt.render(messages)),
+        "token_ids": plain.token_ids,
         "new_tokens": plain.completion_tokens,
         "plain_tokens_per_s": plain.decode_tokens_per_s,
         "drafted_tokens": quick.drafted_tokens,
