@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from doge_export.runtime import sampling, stopping
 from doge_export.runtime import threads as thread_limits
 from doge_export.runtime.assistant import timed_costs
 from doge_export.runtime.model import Model
+from doge_export.runtime.streaming import GenerationResult
 from doge_export.texts.token_ids import TEXT_FILE
 
 TASKS = {
@@ -84,11 +87,19 @@ PASSAGE_CHARS = 900
 @options.rounds(3)
 @click.option("--new-tokens", default=128, show_default=True)
 @click.option("--guesses", default=7, show_default=True, help="prompt_lookup_num_tokens.")
+@click.option("--processor-time", is_flag=True, help="Count the processor's time, not the clock's.")
 @click.option("--show", is_flag=True, help="Print the answers.")
 @options.models
 @options.json_file
 def main(
-    threads: int, rounds: int, new_tokens: int, guesses: int, show: bool, models: Path | None, out: Path | None
+    threads: int,
+    rounds: int,
+    new_tokens: int,
+    guesses: int,
+    processor_time: bool,
+    show: bool,
+    models: Path | None,
+    out: Path | None,
 ) -> None:
     """Compare decoding with and without prompt lookup."""
     announce()
@@ -96,11 +107,16 @@ def main(
     with models_in(models) as folder:
         model = doge_export.load(folder.ours(DEMO).model, threads=threads)
         model.chat([{"role": "user", "content": "Hello"}], max_new_tokens=8, prompt_lookup_num_tokens=guesses)
+        chat = model.chat_prompt
         costs = list(timed_costs(model.decoder, model.decoder).check[1 : guesses + 2])
         click.echo("a check of 1, 2, ... tokens, in single steps: " + " ".join(f"{cost:.2f}" for cost in costs))
         for kind, question in questions():
-            row = compare(model, question, rounds, new_tokens, guesses, show)
-            bounds = [bound(row["prompt_ids"], row["token_ids"], costs, run) for run in RUNS]
+            answer = partial(timed_answer, model, question, new_tokens, processor_time)
+            row = compare(answer, question, rounds, guesses)
+            if show:
+                click.echo(row["text"])
+            prompt_ids = chat.encode(chat.render([{"role": "user", "content": question}]))
+            bounds = [bound(prompt_ids, row["token_ids"], costs, run) for run in RUNS]
             rows.append({"kind": kind, "question": question, "bounds": bounds} | row)
             click.echo(f"{kind:<8} {row['ratio']:.2f}  {json.dumps(question[-40:])}")
     kinds = {kind: of_kind([row for row in rows if row["kind"] == kind]) for kind in (*TASKS, "other")}
@@ -147,28 +163,39 @@ def copied(tokens: Sequence[int], place: int, end: int, most: int) -> int:
     return count
 
 
-def compare(model: Model, question: str, rounds: int, new_tokens: int, guesses: int, show: bool) -> dict[str, Any]:
-    """Answer in turns, with and without."""
-    messages = [{"role": "user", "content": question}]
-    ratios = []
+def compare(
+    answer: Callable[[int], tuple[GenerationResult, float]], question: str, rounds: int, guesses: int
+) -> dict[str, Any]:
+    """Answer in turns, with and without. answer: with so many guesses, and its tokens/s."""
+    speeds = []
     for _ in range(rounds):
-        plain = model.chat(messages, temperature=0, max_new_tokens=new_tokens)
-        quick = model.chat(messages, temperature=0, max_new_tokens=new_tokens, prompt_lookup_num_tokens=guesses)
+        (plain, speed), (quick, quick_speed) = answer(0), answer(guesses)
         if quick.token_ids != plain.token_ids:
             raise SystemExit(f"prompt lookup changed the answer to {question!r}")
-        ratios.append(quick.decode_tokens_per_s / plain.decode_tokens_per_s)
-    if show:
-        click.echo(plain.text)
-    prompt = model.chat_prompt
+        speeds.append((speed, quick_speed))
     return {
-        "prompt_ids": prompt.encode(prompt.render(messages)),
+        "text": plain.text,
         "token_ids": plain.token_ids,
-        "new_tokens": plain.completion_tokens,
-        "plain_tokens_per_s": plain.decode_tokens_per_s,
+        "plain_tokens_per_s": median([speed for speed, _ in speeds]),
         "drafted_tokens": quick.drafted_tokens,
         "accepted_tokens": quick.accepted_tokens,
-        "ratio": median(ratios),
+        "ratio": median([quick_speed / speed for speed, quick_speed in speeds]),
     }
+
+
+def timed_answer(
+    model: Model, question: str, new_tokens: int, processor_time: bool, guesses: int
+) -> tuple[GenerationResult, float]:
+    """A greedy answer, and its tokens/s behind the first piece."""
+    clock = time.process_time if processor_time else time.perf_counter
+    messages = [{"role": "user", "content": question}]
+    stream = model.chat(
+        messages, stream=True, temperature=0, max_new_tokens=new_tokens, prompt_lookup_num_tokens=guesses
+    )
+    next(stream)
+    before, start = stream.count, clock()
+    result = stream.read_all()
+    return result, (stream.count - before) / (clock() - start)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,11 @@ from .state import State
 
 NGRAM = 3  # longest run that is looked for; longer ones point to the same place nearly always
 REACH = 16  # tokens behind the last right guess where an answer that left its source comes back to it first
-FIRST_SHARES = (0.15, 0.4, 0.7, 0.9)  # of right guesses behind runs of 1, 2, 3 and more tokens, before any was made
+FIRST_SHARES = (0.1, 0.35, 0.65, 0.9)  # of right guesses behind runs of 1, 2, 3 and more tokens, before any was made
 LEARNING = 1 / 8  # weight of one guess in its share
+LEAST_RATE = (
+    1.1  # tokens a step that a check must promise: single steps behind checks take longer, and shares are unsure
+)
 
 
 class Match(NamedTuple):
@@ -98,7 +101,7 @@ class PromptLookup:
         place, length = self._match
         guesses = following(self._index.tokens, place, min(self._num_tokens, room))
         chances = [self._shares[share_of(length + right)] for right in range(len(guesses))]
-        return guesses[: best_count(chances, self._costs.by_guesses)]
+        return guesses[: best_count(chances, self._costs.by_guesses, LEAST_RATE)]
 
     def judge(self, right: int, drafted: int) -> None:
         """The tokens that come have told it."""

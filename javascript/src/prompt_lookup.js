@@ -14,8 +14,9 @@ import { DRAFT_TOKENS } from './description.js';
 
 const NGRAM = 3; // longest run that is looked for; longer ones point to the same place nearly always
 const REACH = 16; // tokens behind the last right guess where an answer that left its source comes back to it first
-const FIRST_SHARES = [0.15, 0.4, 0.7, 0.9]; // of right guesses behind runs of 1, 2, 3 and more tokens
+const FIRST_SHARES = [0.1, 0.35, 0.65, 0.9]; // of right guesses behind runs of 1, 2, 3 and more tokens
 const LEARNING = 1 / 8; // weight of one guess in its share
+const LEAST_RATE = 1.1; // tokens a step that a check must promise
 // Single steps that a check takes, about: the graph computes a draft in its full length. Python times them, but many
 // clocks of browsers are too coarse for that.
 const CHECK = 2.8;
@@ -150,7 +151,7 @@ function shareOf(length) {
  * @param {readonly number[]} costs of each number of guesses, from 0 on
  */
 function bestCount(chances, costs) {
-  let [best, bestRate, tokens, allRight] = [0, 1, 1, 1];
+  let [best, bestRate, tokens, allRight] = [0, LEAST_RATE, 1, 1];
   chances.forEach((chance, i) => {
     allRight *= chance;
     tokens += allRight;

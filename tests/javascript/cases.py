@@ -170,16 +170,18 @@ def guessed() -> Iterator[dict[str, Any]]:
     state = BigramDecoder(random_table(30)).new_state()  # which lookup does not read
     for seed, guess in enumerate((0.0, 0.1, 0.3)):
         rng, costs = np.random.default_rng(seed), CheckCosts()
-        costs.by_guesses = [1.0, *(1.1 + guess * guesses for guesses in range(7))]
+        for guesses, seconds in enumerate([1.0, *(1.1 + guess * guesses for guesses in range(7))]):
+            costs.note(guesses, seconds)
+            costs.note(guesses, seconds)
         prompt = rng.integers(30, size=100).tolist()
         answer = [token if rng.random() < 0.9 else int(rng.integers(30)) for token in [*prompt[40:], *prompt]]
         lookup = PromptLookup(7, (), costs)
         lookup.extend(prompt, room=7)
-        guesses = []
+        found = []
         for token in answer:
             lookup.extend([token], room=7)
-            guesses.append(lookup.guess(state, token, room=7))
-        yield {"costs": costs.by_guesses, "prompt": prompt, "answer": answer, "guesses": guesses}
+            found.append(lookup.guess(state, token, room=7))
+        yield {"costs": costs.by_guesses, "prompt": prompt, "answer": answer, "guesses": found}
 
 
 def all_cases() -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from doge_export.runtime.check_costs import FIRST_SLOPE, LEARNING, OUTLIER, CheckCosts, best_count
+from doge_export.runtime.check_costs import FIRST_SLOPE, FORGETTING, CheckCosts, best_count
 from doge_export.runtime.description import DRAFT_TOKENS
 
 
@@ -15,33 +15,31 @@ def test_costs_before_any_time_was_noted_rise_with_the_guesses() -> None:
     assert costs[7] == pytest.approx(1 + 7 * FIRST_SLOPE)
 
 
-def test_times_of_checks_count_in_steps_and_come_to_be_believed() -> None:
+def timed(*times: tuple[int, float]) -> CheckCosts:
+    """Costs after some times, in seconds by the number of guesses, and a first check that does not count."""
     costs = CheckCosts()
-    costs.note(7, 1.0)  # before any step: nothing to compare with
-    costs.note(0, 0.01)
-    for _ in range(100):
-        costs.note(7, 0.025)
-    assert costs.by_guesses[7] == pytest.approx(2.5, abs=0.01)
-    for _ in range(100):
-        costs.note(0, 0.02)
-        costs.note(7, 0.025)
-    assert costs.by_guesses[7] == pytest.approx(1.25, abs=0.01)
+    for guesses, seconds in [(7, 100.0), *times]:
+        costs.note(guesses, seconds)
+    return costs
 
 
-def test_an_interrupted_check_counts_as_an_outlier_once() -> None:
-    costs = CheckCosts()
-    before = costs.by_guesses[7]
-    costs.note(0, 0.01)
-    costs.note(7, 100.0)
-    assert costs.by_guesses[7] == pytest.approx(before * (1 + (OUTLIER - 1) * LEARNING))
+def test_the_least_times_count_in_steps() -> None:
+    costs = timed((0, 0.01), (7, 0.04), (7, 0.025), (0, 0.02), (7, 0.04)).by_guesses
+    assert costs[7] == pytest.approx(2.5, rel=2 * FORGETTING)
+
+
+def test_before_any_step_and_behind_a_first_check_nothing_is_known() -> None:
+    assert timed().by_guesses == timed((7, 0.025)).by_guesses == CheckCosts().by_guesses
+
+
+def test_a_processor_that_slows_down_is_noticed() -> None:
+    fast, slow = [(0, 0.01), (7, 0.02)], [(0, 0.01), (7, 0.03)]
+    assert timed(*fast * 100, *slow * 30).by_guesses[7] == pytest.approx(3.0)
 
 
 def test_fewer_guesses_cost_no_more_than_many() -> None:
-    costs = CheckCosts()
-    costs.note(0, 0.01)
-    for _ in range(100):
-        costs.note(3, 0.05)
-    assert costs.by_guesses[3] == costs.by_guesses[4] == pytest.approx(1 + 4 * FIRST_SLOPE)
+    costs = timed((0, 0.01), (3, 0.05)).by_guesses
+    assert costs[3] == costs[4] == pytest.approx(1 + 4 * FIRST_SLOPE)
 
 
 @pytest.mark.parametrize(
@@ -59,3 +57,7 @@ def test_the_number_of_guesses_gives_the_most_tokens_for_their_cost(
     chances: list[float], costs: list[float], count: int
 ) -> None:
     assert best_count(chances, costs) == count
+
+
+def test_guesses_that_hardly_pay_are_left_where_more_is_asked() -> None:
+    assert [best_count([0.5], [1.0, 1.4], least_rate) for least_rate in (1.0, 1.1)] == [1, 0]
