@@ -91,7 +91,7 @@ struct RowPanels {
       for (int k = 0; k < TOKENS; k++) {
         Floats scale = V::set(x_scales[(size_t)k * x.blocks + b]);
         for (int v = 0; v < VECTORS; v++) {
-          totals[k][v] = V::multiply_add(V::multiply(V::floats(sums[k][v]), scale), panel.scales[b][v], totals[k][v]);
+          totals[k][v] = V::multiply_add(V::floats(sums[k][v]), V::multiply(panel.scales[b][v], scale), totals[k][v]);
         }
       }
     }
