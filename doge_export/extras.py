@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = {
     "hub": {"huggingface_hub"},
@@ -41,6 +40,8 @@ def needs_extra(extra: str, purpose: str, kind: type[Exception]) -> Iterator[Non
 
 def transformers_version() -> str | None:
     """The installed version of transformers, or None."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - a twentieth of a program's start
+
     try:
         return version("transformers")
     except PackageNotFoundError:

@@ -1,86 +1,14 @@
 #include "attention.h"
 
 #include <cmath>
-#include <memory>
 
+#include "chunk_attention.h"
 #include "eviction.h"
 
 namespace doge {
 namespace {
 
-// Keys are attended to in chunks of slots, whose results are then merged in order. So the sum is the same on any number
-// of threads, and beside any other rows.
-constexpr int CHUNK = 128;
-constexpr int LARGEST_GROUP = 32;  // of any kernels
-constexpr int AT_ONCE = 4;         // queries without a group that go over a chunk together
 constexpr size_t MOST_PARTIAL = 1 << 20;  // numbers of partial results, where that is more than a block's
-
-int chunks_of(int length) { return (length + CHUNK - 1) / CHUNK; }
-
-// Queries over the same slots or the first of them, of which groups are attended to at once.
-class Together {
- public:
-  // columns: of all groups, as Kernels::attend_group has them; null where there are none.
-  Together(const Kernels& kernels, const Slots& slots, const float* columns, int width, float scale)
-      : kernels_(kernels), slots_(slots), columns_(columns), width_(width), scale_(scale) {
-    group_ = columns == nullptr ? LARGEST_GROUP : kernels.group;
-  }
-
-  // index: of the query among all of them, in their order.
-  void add(int index, const float* query, int length, Attended* result) {
-    if (count_ == group_ || index % group_ == 0) attend();
-    queries_[count_] = {query, scores_[count_], result, length};
-    count_++;
-    if (columns_ != nullptr && count_ == group_) attend_group(index / group_);
-  }
-
-  void attend() {
-    for (int i = 0, count; i < count_; i += count) {
-      slots_.length = queries_[i].length;
-      for (count = 1; count < AT_ONCE && i + count < count_; count++) {
-        if (queries_[i + count].length != slots_.length) break;
-      }
-      kernels_.attend(queries_ + i, count, slots_, scale_);
-      slots_.are_near = true;
-    }
-    count_ = 0;
-  }
-
-  // A slot has a new key.
-  void has_changed() { unpacked_length_ = 0; }
-
- private:
-  void attend_group(int index) {
-    size_t stride = padded(slots_.layout.numbers) + slots_.layout.floats, numbers = CHUNK * stride;
-    if (memory_ == nullptr) memory_.reset(new float[2 * numbers + CHUNK * LARGEST_GROUP]);
-    float *keys = memory_.get(), *values = keys + numbers;
-    slots_.length = queries_[count_ - 1].length;  // later rows see as many slots or more
-    if (unpacked_length_ < slots_.length) {
-      Slots more = slots_;
-      more.length -= unpacked_length_;
-      size_t bytes = unpacked_length_ * slots_.layout.bytes(), start = unpacked_length_ * stride;
-      kernels_.unpack(slots_.keys + bytes, more, keys + start);
-      kernels_.unpack(slots_.values + bytes, more, values + start);
-      unpacked_length_ = slots_.length;
-    }
-    Unpacked unpacked{keys,        values,        slots_.layout.numbers, slots_.layout.floats,
-                      (int)stride, slots_.length, values + numbers};
-    kernels_.attend_group(queries_, columns_ + (size_t)index * group_ * width_, unpacked, scale_);
-    count_ = 0;
-  }
-
-  const Kernels& kernels_;
-  Slots slots_;
-  const float* columns_;
-  int width_;
-  float scale_;
-  int group_;
-  Query queries_[LARGEST_GROUP];
-  float scores_[LARGEST_GROUP][CHUNK];
-  int count_ = 0;
-  std::unique_ptr<float[]> memory_;  // for a chunk's keys and values, and for scores
-  int unpacked_length_ = 0;
-};
 
 }  // namespace
 
@@ -295,24 +223,25 @@ void Attention::attend_chunk(const AttentionLayer& layer, const Cache& cache, Ra
   const uint8_t *chunk_keys = row_of(cache.keys, rows.first, cache_head, chunk.start),
                 *chunk_values = row_of(cache.values, rows.first, cache_head, chunk.start);
   bool has_columns = columns.rows() > 0 && &chunk.queries == &queries;
-  Together together(products.kernels, {layout, chunk_keys, chunk_values, 0, false},
-                    has_columns ? columns_of(rows.first, cache_head) : nullptr, width, 1 / std::sqrt((float)d.head_dim));
+  ChunkAttention attention(products.kernels, {layout, chunk_keys, chunk_values, 0, false},
+                           has_columns ? columns_of(rows.first, cache_head) : nullptr, width,
+                           1 / std::sqrt((float)d.head_dim));
   for (int r = rows.first; r < rows.last; r++) {
     int length = std::min(visible(r), chunk.end) - chunk.start;
     if (length <= 0) continue;
     if (tokens.is_full()) {
       int slot = freed_by(r, cache_head);
       if (slot >= chunk.start && slot < chunk.end) {
-        together.attend();
+        attention.finish();
         store(layer, cache, r, cache_head, slot);
-        together.has_changed();
+        attention.forget_unpacked();
       }
     }
     for (int head = cache_head * heads; head < (cache_head + 1) * heads; head++) {
-      together.add(index_in_block(r, head), chunk.queries.row(r) + head * width, length, parts_of(r, head) + index);
+      attention.add(index_in_block(r, head), chunk.queries.row(r) + head * width, length, parts_of(r, head) + index);
     }
   }
-  together.attend();
+  attention.finish();
 }
 
 // Far sinks have chunks of their own, before those of all other keys.

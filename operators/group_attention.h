@@ -1,11 +1,11 @@
-// Attention of many queries over the same slots: VectorKernels::attend in another order of loops, with the same bits.
+// Attention of many queries over the same slots: QueryAttention::attend in another order of loops, with the same bits.
 //
 // A vector has a number of each of LANES queries, where it has neighbouring numbers of one query elsewhere. So no sum
 // crosses a register, and keys and values are unpacked once for all queries. Every score is made of the very products
 // that `attend` adds, in the order in which V::store_sums adds lanes; so are the sums of weights.
 #pragma once
 
-#include "vector_kernels.h"
+#include "query_attention.h"
 
 namespace doge {
 namespace {
@@ -172,7 +172,7 @@ struct GroupAttention {
     const int numbers = slots.layout.numbers, floats = slots.layout.floats;
     const size_t bytes = slots.layout.bytes();
     for (int j = 0; j < slots.length; j++, rows += bytes, y += padded(numbers) + floats) {
-      if (!slots.are_near) K::ask_ahead(rows, bytes);
+      if (!slots.are_near) QueryAttention<V>::ask_ahead(rows, bytes);
       auto row = (const Number*)(rows + floats * sizeof(float));
       int c = 0;
       for (; c + LANES <= numbers; c += LANES) V::store(y + c, V::load(row + c));

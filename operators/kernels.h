@@ -29,7 +29,7 @@ struct BlockRows {
   int bits;              // 4 or 8
   int block_size;        // 16, 32 or 64
   int blocks;
-  int far = 0;           // bytes by which tiles of 16 rows ask for memory even earlier, into the second cache; 0: not
+  int far = 0;           // bytes by which tiles of rows ask for memory even earlier, into the second cache; 0: not
 
   // Always inlined, as all functions here: files are compiled for different processors, and the linker would keep one
   // copy for all of them.

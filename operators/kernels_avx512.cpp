@@ -83,9 +83,11 @@ struct Avx512 {
   static int32_t total(Integers x) { return _mm512_reduce_add_epi32(x); }
 
   // ---- codes; see row_tiles.h
+  //
+  // An activation is 256 * high + low, both int8. 16 of them lie as 16 bytes of `high` and then 16 of `low`.
 
   static constexpr int LARGEST_CODE = 127 * 256 + 127;
-  using Fours = __m512i;
+  static constexpr int MOST_TOKENS = 8;
   using Sums = __m512i;
 
   // Of 4 bits, 8 codes come from 4 bytes: those of the lower halves, 0, 2, 4, 6, then those of the upper ones.
@@ -145,8 +147,9 @@ struct Avx512 {
     load_16_bytes((const uint8_t*)copy, sizeof copy[0], y);
   }
 
+  // N codes of each row, 16 or 32, in the order of activations: four to each lane of y[0] and so on.
   template <int BITS, int N, int TOKENS>
-  static void load_fours(const uint8_t* p, size_t stride, Fours* y) {
+  static void load_fours(const uint8_t* p, size_t stride, __m512i* y) {
     if constexpr (BITS == 8 && N == 16) load_16_bytes(p, stride, y);
     if constexpr (BITS == 8 && N == 32 && TOKENS <= 3) load_32_bytes(p, stride, y);  // a tile that waits for loads
     if constexpr (BITS == 8 && N == 32 && TOKENS > 3) {
@@ -162,6 +165,38 @@ struct Avx512 {
         y[2 * i + 1] = _mm512_and_si512(_mm512_srli_epi16(packed[i], 4), _mm512_set1_epi8(15));
       }
     }
+  }
+
+  static __m512i four_everywhere(const int8_t* four) {
+    int32_t numbers;
+    __builtin_memcpy(&numbers, four, sizeof numbers);
+    return _mm512_set1_epi32(numbers);
+  }
+
+  // Rows side by side, so no sum crosses a lane.
+  template <int BITS, int BLOCK, int TOKENS>
+  static void block_sums(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+    constexpr int N = smaller(BLOCK, 32);
+    Sums high[TOKENS], low[TOKENS];
+    for (int k = 0; k < TOKENS; k++) {
+      high[k] = set_sums(0);
+      low[k] = sums[k];
+    }
+#pragma GCC unroll 1
+    for (int piece = 0; piece < BLOCK; piece += N) {
+      __m512i fours[N / 4];
+      load_fours<BITS, N, TOKENS>(codes + piece * BITS / 8, row_bytes, fours);
+#pragma GCC unroll 8
+      for (int c = 0; c < N; c += 4) {
+#pragma GCC unroll 8
+        for (int k = 0; k < TOKENS; k++) {
+          auto four = (const int8_t*)(x + k * stride + piece + c / 16 * 16) + c % 16;
+          high[k] = _mm512_dpbusd_epi32(high[k], fours[c / 4], four_everywhere(four));
+          low[k] = _mm512_dpbusd_epi32(low[k], fours[c / 4], four_everywhere(four + 16));
+        }
+      }
+    }
+    for (int k = 0; k < TOKENS; k++) sums[k] = add(_mm512_slli_epi32(high[k], 8), low[k]);
   }
 
   using Pairs = __m512i;
@@ -206,15 +241,8 @@ struct Avx512 {
     return _mm512_dpwssd_epi32(sums, x, _mm512_set1_epi32(numbers));
   }
 
-  static Sums add_products(Sums sums, Fours x, const int8_t* four) {
-    int32_t numbers;
-    __builtin_memcpy(&numbers, four, sizeof numbers);
-    return _mm512_dpbusd_epi32(sums, x, _mm512_set1_epi32(numbers));
-  }
-
   static Sums set_sums(int32_t x) { return _mm512_set1_epi32(x); }
   static Sums load_sums(const int32_t* p) { return _mm512_loadu_si512(p); }
-  static Sums times_256(Sums x) { return _mm512_slli_epi32(x, 8); }
   static Sums multiply(Sums a, Sums b) { return _mm512_mullo_epi32(a, b); }
   template <int N>
   static Sums load_rows(const uint8_t* p, size_t stride) {
@@ -239,10 +267,10 @@ struct Avx512 {
     for (int c = 0; c < 4; c++) y[c] = _mm512_castsi512_ps(columns[c]);
   }
 
-  template <int BITS>
-  static int32_t sum_of_products(const uint8_t* codes, const int8_t* x, int n) {
+  template <int BITS, int BLOCK>
+  static int32_t block_sum(const uint8_t* codes, const int16_t* x) {
     __m256i sums = _mm256_setzero_si256();  // of `high`, then of `low`
-    for (int c = 0; c < n; c += 16, codes += 2 * BITS, x += 32) {
+    for (int c = 0; c < BLOCK; c += 16, codes += 2 * BITS, x += 16) {
       __m128i bytes;
       if constexpr (BITS == 8) bytes = _mm_loadu_si128((const __m128i*)codes);
       if constexpr (BITS == 4) {

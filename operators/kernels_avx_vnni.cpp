@@ -5,9 +5,21 @@ namespace doge {
 namespace {
 
 struct AvxVnni : Avx2 {
-  template <int N>
-  static Sums add_products(Sums sums, Weights a, Inputs b) {
-    return _mm256_dpwssd_avx_epi32(sums, a, b);
+  static Sums multiplied(const __m256i* codes, const int16_t* x, int block) {
+    Sums sums = set_sums(0);
+    for (int c = 0; c < block; c += 16) {
+      sums = _mm256_dpwssd_avx_epi32(sums, codes[c / 16], _mm256_loadu_si256((const __m256i*)(x + c)));
+    }
+    return sums;
+  }
+
+  template <int BITS, int BLOCK, int TOKENS>
+  static void block_sums(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+    block_sums_by<AvxVnni, BITS, BLOCK, TOKENS>(codes, row_bytes, x, stride, sums);
+  }
+
+  static Sums add_pairs(Sums sums, Pairs x, const int16_t* pair) {
+    return _mm256_dpwssd_avx_epi32(sums, x, pair_everywhere(pair));
   }
 };
 

@@ -38,11 +38,14 @@ struct RowPanels {
     int first, blocks, pairs_of_block;
   };
 
-  // Blocks from panel.first on of the rows from i on, into vector v.
+  // Blocks from panel.first on of the rows from i on, into vector v. Those of the next panel are asked for: they lie
+  // further along the rows, or else begin `ahead` rows behind these.
   template <int BITS, int N>
-  static void unpack(const BlockRows& matrix, int i, int v, Panel& panel) {
+  static void unpack(const BlockRows& matrix, int i, int v, int ahead, Panel& panel) {
     const size_t row_bytes = matrix.row_bytes(), block_bytes = (size_t)matrix.block_size * BITS / 8;
-    const uint8_t* codes = matrix.codes + i * row_bytes + panel.first * block_bytes;
+    const uint8_t *rows = matrix.codes + i * row_bytes, *codes = rows + panel.first * block_bytes;
+    const bool is_last = panel.first + panel.blocks == matrix.blocks;
+    const uint8_t* next = is_last ? rows + ahead * row_bytes : codes + panel.blocks * block_bytes;
     Floats scales[GROUP];
     Sums zeros[GROUP];
     for (int b = 0, p = 0; b < panel.blocks; b++) {
@@ -51,6 +54,9 @@ struct RowPanels {
         if (matrix.zeros != nullptr) Tiles::template zeros_of<BITS>(matrix, i, panel.first + b, zeros);
       }
       panel.scales[b][v] = scales[b % GROUP];
+      if (b * block_bytes % 64 == 0) {
+        for (int m = 0; m < ROWS; m++) __builtin_prefetch(next + m * row_bytes + b * block_bytes);
+      }
       const Pairs zero = V::both(matrix.zeros != nullptr ? zeros[b % GROUP] : V::set_sums(1 << (BITS - 1)));
       for (int piece = 0; piece < matrix.block_size; piece += N, codes += N * BITS / 8) {
         Pairs pairs[N / 2];
@@ -91,7 +97,7 @@ struct RowPanels {
       for (int k = 0; k < TOKENS; k++) {
         Floats scale = V::set(x_scales[(size_t)k * x.blocks + b]);
         for (int v = 0; v < VECTORS; v++) {
-          totals[k][v] = V::multiply_add(V::multiply(V::floats(sums[k][v]), scale), panel.scales[b][v], totals[k][v]);
+          totals[k][v] = V::multiply_add(V::floats(sums[k][v]), V::multiply(panel.scales[b][v], scale), totals[k][v]);
         }
       }
     }
@@ -114,7 +120,7 @@ struct RowPanels {
     const int step = COLUMNS / matrix.block_size;
     for (panel.first = 0; panel.first < matrix.blocks; panel.first += step) {
       panel.blocks = smaller(step, matrix.blocks - panel.first);
-      for (int v = 0; v < VECTORS; v++) unpack<BITS, N>(matrix, i + v * ROWS, v, panel);
+      for (int v = 0; v < VECTORS; v++) unpack<BITS, N>(matrix, i + v * ROWS, v, VECTORS * ROWS, panel);
       int groups = (rows + MOST_TOKENS - 1) / MOST_TOKENS, most = (rows + groups - 1) / groups;  // of equal ones
       for (int r = 0; r < rows; r += most) {
         int tokens = smaller(most, rows - r);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -29,8 +30,12 @@ class Worker:
         self.contender = contender
         process = contender.process or (sys.executable, *WORKER)
         command = [*prefix, *process, contender.kind, contender.model, str(threads), str(context)]
+        # An installed package is compiled once. A checkout would be at every start, where nothing may be kept.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         start = time.perf_counter()
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         assert self._process.stdin is not None, "it was asked for a pipe"
         assert self._process.stdout is not None, "the same"
         self._questions, self._answers = self._process.stdin, self._process.stdout

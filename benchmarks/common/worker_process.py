@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +41,16 @@ class Task:
 
 def doge_export_worker(task: Task) -> Opened:
     """Decoder.forward and argmax."""
-    from doge_export.measure.greedy import new_stream  # noqa: PLC0415 - each process imports one contender
-    from doge_export.measure.speed import time_greedy  # noqa: PLC0415 - the same
+    from doge_export.measure.greedy import greedy_steps, new_stream  # noqa: PLC0415 - each process imports one contender
     from doge_export.runtime.decoder import Decoder  # noqa: PLC0415 - the same
 
     decoder = Decoder(Path(task.model), task.threads or None)
 
+    def tokens_after(ids: list[int]) -> Iterator[int]:
+        yield from greedy_steps(new_stream(decoder), np.array(ids))
+
     def measure(ids: list[int], new_tokens: int) -> tuple[float, float]:
-        times = time_greedy(partial(new_stream, decoder), np.array(ids), new_tokens)
-        return times.first_token_s, times.decode_s
+        return timed(tokens_after(ids), new_tokens)
 
     return decoder.vocab_size, measure
 

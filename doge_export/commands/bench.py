@@ -96,22 +96,8 @@ def main(
     The ceiling counts the products of one row with all weight matrices, by onnxruntime, and nothing else. No decoding
     step by its operators can be faster. The last line of the output is one JSON object. All figures are medians.
     """
-    if folder is None and random_size is None:
-        raise OptionError("FOLDER is missing; give that of an exported model, or --random SIZE, such as --random 20m")
-    if folder is not None and random_size is not None:
-        raise OptionError("FOLDER and --random exclude each other; give one of them")
-    if int8 and fp32:
-        raise OptionError("--int8 and --fp32 exclude each other; give one of them")
-    if folder is not None and (int8 or fp32):
-        raise OptionError(
-            "--int8 and --fp32 go with --random; leave them out, as the model in FOLDER has its weights already"
-        )
-    if folder is None and revision is not None:
-        raise OptionError("--revision goes with the hub id of an exported model; leave it out with --random")
-    if adapter is not None and (folder is None or assistant is not None):
-        raise OptionError("--adapter goes with FOLDER and without --assistant; give the name of an adapter of FOLDER")
-    if prompts is not None and assistant is None:
-        raise OptionError("--prompts goes with --assistant; leave it out, as other measurements draw their tokens")
+    check_folder_or_random(folder, random_size, int8, fp32, revision)
+    check_measurement(folder, assistant, adapter, prompts)
     # refuses before an export
     options = BenchOptions(folder or Path(), threads, prompt_tokens, new_tokens, rounds, adapter)
     console = Console(stderr=True)
@@ -127,6 +113,40 @@ def main(
         name = f"random {random_size} {weights}" if given is None else str(folder if is_on_hub(str(folder)) else given)
         name += "" if adapter is None else f":{adapter}"
         time_model(replace(options, folder=path), name, as_json, console)
+
+
+def check_folder_or_random(
+    folder: Path | None, random_size: str | None, int8: bool, fp32: bool, revision: str | None
+) -> None:
+    """Refuse options that do not tell one model to time.
+
+    Raises:
+        OptionError: they are refused.
+    """
+    if folder is None and random_size is None:
+        raise OptionError("FOLDER is missing; give that of an exported model, or --random SIZE, such as --random 20m")
+    if folder is not None and random_size is not None:
+        raise OptionError("FOLDER and --random exclude each other; give one of them")
+    if int8 and fp32:
+        raise OptionError("--int8 and --fp32 exclude each other; give one of them")
+    if folder is not None and (int8 or fp32):
+        raise OptionError(
+            "--int8 and --fp32 go with --random; leave them out, as the model in FOLDER has its weights already"
+        )
+    if folder is None and revision is not None:
+        raise OptionError("--revision goes with the hub id of an exported model; leave it out with --random")
+
+
+def check_measurement(folder: Path | None, assistant: str | None, adapter: str | None, prompts: Path | None) -> None:
+    """Refuse options of one measurement beside those of another.
+
+    Raises:
+        OptionError: they are refused.
+    """
+    if adapter is not None and (folder is None or assistant is not None):
+        raise OptionError("--adapter goes with FOLDER and without --assistant; give the name of an adapter of FOLDER")
+    if prompts is not None and assistant is None:
+        raise OptionError("--prompts goes with --assistant; leave it out, as other measurements draw their tokens")
 
 
 @contextmanager

@@ -2,87 +2,114 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from doge_model import ClassifierCheckpoint, load_classifier
 
 from ..errors import OptionError
+from ..graph import FoldedDecoder
 from ..measure.classifier_quality import measure_classifier
 from ..measure.classifier_verification import ClassifierVerification, verify_classifier
 from ..options import ExportOptions
-from ..places import REPORT_FILE
 from ..quantization.layer_by_layer import give_stored_numbers
 from ..quantization.plan import make_plan
-from ..report.classifier_card import write_classifier_card
 from ..report.classifier_report import ClassifierReport
 from ..runtime.classifier import Classifier
 from ..runtime.description import CLASSIFIER_STEP_FILE
 from ..runtime.label_graph import open_classifier
 from ..runtime.operators import operators_library
-from ..texts.labelled import evaluation_texts
+from ..texts.labelled import Texts, evaluation_texts
 from ..texts.token_ids import check_tokenizer
 from .classifier_files import longest_text, write_classifier
 from .companions import write_model_config, write_tokenizer
 from .decoder_files import fold_model
 from .folder import atomic_folder
 from .integrity import file_hashes, file_sizes
-from .push import check_rights, make_repository, push_folder
+from .push import Publication
+from .report_files import write_classifier_report
+
+Progress = Callable[[str], None]
 
 OF_STATES = ("keep_window", "keep_sinks", "kv_int8", "kv_float32")  # options about a state
 OF_ADAPTERS = ("adapter", "adapters")
 
 
-def export_classifier(options: ExportOptions, progress: Callable[[str], None]) -> ClassifierReport:
+@dataclass(frozen=True)
+class Inputs:
+    """All that is read before the long work, as it may be refused.
+
+    Attributes:
+        checkpoint, folded: the model, and its tensors folded.
+        longest: tokens that a text may have; 0 for any number.
+        texts: to measure the quality on; None where it is left out.
+        has_library: DogeStep's graph can be computed too.
+    """
+
+    checkpoint: ClassifierCheckpoint
+    folded: FoldedDecoder
+    longest: int
+    texts: Texts | None
+    has_library: bool
+
+
+def export_classifier(options: ExportOptions, progress: Progress) -> ClassifierReport:
     """Export a classifier or reward model; the errors are those of `doge_export.export.export`."""
     refuse_decoder_options(options)
-    if options.push_to_hub is not None:
-        progress(f"asking the hub about {options.push_to_hub}")
-        check_rights(options.push_to_hub, options.private)
+    publication = Publication(options.push_to_hub, options.private, progress)
+    publication.ask()
     progress("reading the checkpoint")
+    inputs = read_inputs(options)
+    hub_url = publication.make()
+    with atomic_folder(options.folder, options.overwrite) as folder:
+        report = fill_folder(inputs, options, folder, hub_url, progress)
+        write_classifier_report(report, folder)
+    publication.push(report.folder)
+    return report
+
+
+def read_inputs(options: ExportOptions) -> Inputs:
+    """The checkpoint and the texts that are asked for."""
     checkpoint = load_classifier(options.model, revision=options.revision)
     check_tokenizer(checkpoint)
     folded = fold_model(checkpoint.model)
     longest = longest_text(folded)
-    # read before the long work, as they may be refused
     has_library = operators_library() is not None
     texts = evaluation_texts(checkpoint, options.texts, longest) if options.report_tokens else None
-    hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
-    with atomic_folder(options.folder, options.overwrite) as folder:
-        write_files(checkpoint, folder)
-        plan, storage = make_plan(checkpoint, options, folded, progress)
-        progress(f"building the classifier with {options.weights} weights")
-        write_classifier(folded, plan, folder, checkpoint.model.config.pad_token_id)
-        graph = Classifier(folder, options.threads).graph
-        quality = None if texts is None else measure_classifier(checkpoint, graph, texts, progress)
-        progress("comparing it with PyTorch")
-        # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
-        give_stored_numbers(checkpoint.model, folded, plan)
-        verification, step_verification = verify_both(checkpoint, folder, options, has_library)
-        config = checkpoint.model.config
-        report = ClassifierReport(
-            options=options,
-            form=checkpoint.form,
-            parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-            labels=tuple(config.label2id),
-            problem_type=config.problem_type,
-            longest=longest or None,
-            storage=storage,
-            verification=verification,
-            step_verification=step_verification,
-            quality=quality,
-            files=file_sizes(folder),
-            sha256=file_hashes(folder),
-            hub_url=hub_url,
-        )
-        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
-        (folder / REPORT_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
-        write_classifier_card(report, folder)
-    if options.push_to_hub is not None:
-        progress(f"pushing it to {options.push_to_hub}")
-        push_folder(report.folder, options.push_to_hub)
-    return report
+    return Inputs(checkpoint, folded, longest, texts, has_library)
+
+
+def fill_folder(
+    inputs: Inputs, options: ExportOptions, folder: Path, hub_url: str | None, progress: Progress
+) -> ClassifierReport:
+    """Write the classifier, and compare it with PyTorch."""
+    checkpoint, config = inputs.checkpoint, inputs.checkpoint.model.config
+    write_files(checkpoint, folder)
+    plan, storage = make_plan(checkpoint, options, inputs.folded, progress)
+    progress(f"building the classifier with {options.weights} weights")
+    write_classifier(inputs.folded, plan, folder, config.pad_token_id)
+    graph = Classifier(folder, options.threads).graph
+    quality = None if inputs.texts is None else measure_classifier(checkpoint, graph, inputs.texts, progress)
+    progress("comparing it with PyTorch")
+    # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
+    give_stored_numbers(checkpoint.model, inputs.folded, plan)
+    verification, step_verification = verify_both(checkpoint, folder, options, inputs.has_library)
+    return ClassifierReport(
+        options=options,
+        form=checkpoint.form,
+        parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        labels=tuple(config.label2id),
+        problem_type=config.problem_type,
+        longest=inputs.longest or None,
+        storage=storage,
+        verification=verification,
+        step_verification=step_verification,
+        quality=quality,
+        files=file_sizes(folder),
+        sha256=file_hashes(folder),
+        hub_url=hub_url,
+    )
 
 
 def verify_both(

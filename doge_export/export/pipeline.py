@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,17 @@ from doge_model.checkpoint import Checkpoint, load_checkpoint
 
 from ..bonuses import WindowCalibration, calibrate_window
 from ..errors import OptionError
-from ..graph import KeyValueScales
+from ..graph import FoldedDecoder, KeyValueScales, Plan
 from ..measure.examples import ExampleAnswer, example_answers
 from ..measure.layer_errors import matrix_errors
-from ..measure.quality import measure_quality
-from ..measure.speed import measure_speed
+from ..measure.quality import Quality, measure_quality
+from ..measure.speed import Speed, measure_speed
 from ..measure.verification import Verification, verify
 from ..measure.window_cost import NarrowedWindow, narrow_window
 from ..options import ExportOptions, check_sinks
-from ..places import PAGE_FILE, REPORT_FILE
 from ..quantization.layer_by_layer import give_stored_numbers
-from ..quantization.plan import make_plan
+from ..quantization.plan import WeightSummary, make_plan
 from ..quantization.state_scales import measure_scales, scale_sequences
-from ..report.model_card import write_model_card
-from ..report.neighbours import neighbouring_exports
-from ..report.page import render_page
 from ..report.report import ExportReport
 from ..runtime.decoder import Decoder
 from ..runtime.standard_graphs import StandardGraphs
@@ -39,78 +35,129 @@ from .decoder_files import base_number, fold_model, write_decoder
 from .folder import atomic_folder
 from .genai_config import write_genai_config
 from .integrity import file_hashes, file_sizes
-from .push import check_rights, make_repository, push_folder
+from .push import Publication
+from .report_files import write_report
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A decoder that is written, and all that was decided on the way.
+
+    Attributes:
+        checkpoint: it is made of, whose window may be narrower now.
+        adapters: beside it.
+        folded, plan: its folded tensors, and the stored parts of every matrix.
+        storage, kv_calibration, narrowed_window, window_calibration: as in the report.
+    """
+
+    checkpoint: Checkpoint
+    adapters: list[NamedAdapter]
+    folded: FoldedDecoder
+    plan: Plan
+    storage: WeightSummary
+    kv_calibration: Calibration | None
+    narrowed_window: NarrowedWindow | None
+    window_calibration: WindowCalibration | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All that is measured against the model's own numbers, as in the report; nothing without report_tokens."""
+
+    quality: Quality | None = None
+    speed: Speed | None = None
+    examples: tuple[ExampleAnswer, ...] = ()
 
 
 def export(options: ExportOptions, progress: Progress = lambda step: None) -> ExportReport:
     """Export a checkpoint; `doge_export.export.export` is this function with its arguments and errors described."""
     if options.texts is not None:
         raise OptionError(f"texts goes with classifiers; leave it out, as {options.model} writes text")
-    if options.push_to_hub is not None:
-        progress(f"asking the hub about {options.push_to_hub}")
-        check_rights(options.push_to_hub, options.private)
+    publication = Publication(options.push_to_hub, options.private, progress)
+    publication.ask()
     progress("reading the checkpoint")
     checkpoint = load_checkpoint(options.model, revision=options.revision, adapter=options.adapter)
     check_tokenizer(checkpoint)
     adapters = read_adapters(options, checkpoint.tokenizer)
-    # made now, as nothing but the attempt tells whether the user may
-    hub_url = None if options.push_to_hub is None else make_repository(options.push_to_hub, options.private)
+    hub_url = publication.make()
     with atomic_folder(options.folder, options.overwrite) as folder:
-        write_companions(checkpoint, folder)
-        narrowed_window, window_calibration = narrowed(checkpoint, options, progress)
-        write_model_config(checkpoint.model, folder)
-        scales, kv_calibration = state_scales(checkpoint, adapters, options, progress)
-        folded = fold_model(checkpoint.model, options.kv_int8)
-        base = base_number(folded) if adapters else None
-        write_adapters(adapters, checkpoint, folded, folder, base)
-        plan, storage = make_plan(checkpoint, options, folded, progress)
-        progress(f"building the decoder with {options.weights} weights")
-        write_decoder(folded, plan, folder, scales, options.kv_float16, base)
-        write_genai_config(folder, folded.dimensions, checkpoint.generation_config)
-        decoder = Decoder(folder, options.threads)
-        measured = MeasuredAdapters(adapters, checkpoint, decoder, folder)
-        quality, speed = None, None
-        examples: tuple[ExampleAnswer, ...] = ()
-        if options.report_tokens:
-            errors = matrix_errors(folded.matrices, plan)
-            quality = measure_quality(checkpoint, decoder, folder, errors, options.report_tokens, progress)
-            progress("answering example prompts")
-            examples = example_answers(checkpoint, decoder, folder)
-            progress("measuring the speed")
-            speed = measure_speed(decoder)
-            measured.measure(options.report_tokens, progress)
-        progress("comparing it with PyTorch")
-        # the quality above is measured against the model's own numbers, faithfulness below against the stored ones
-        give_stored_numbers(checkpoint.model, folded, plan)
-        verification = verify(checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
-        verification.require()
-        standard = verify_standard(checkpoint, decoder, folder, options)
-        report = ExportReport(
-            options=options,
-            form=checkpoint.form,
-            parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-            storage=storage,
-            kv_calibration=kv_calibration,
-            narrowed_window=narrowed_window,
-            verification=verification,
-            standard_verification=standard,
-            quality=quality,
-            speed=speed,
-            examples=examples,
-            files=file_sizes(folder),
-            sha256=file_hashes(folder),
-            adapters=measured.verified(options, progress),
-            hub_url=hub_url,
-            window_calibration=window_calibration,
-        )
-        write_report(report, folder)
-        write_model_card(report, folder, folded.dimensions.keep_window_size)
-    if options.push_to_hub is not None:
-        progress(f"pushing it to {options.push_to_hub}")
-        push_folder(report.folder, options.push_to_hub)
+        written = write_files(checkpoint, adapters, options, folder, progress)
+        report = examined(written, options, folder, hub_url, progress)
+        write_report(report, folder, written.folded.dimensions.keep_window_size)
+    publication.push(report.folder)
     return report
+
+
+def write_files(
+    checkpoint: Checkpoint, adapters: list[NamedAdapter], options: ExportOptions, folder: Path, progress: Progress
+) -> Written:
+    """Write the decoder, its adapters and the files beside it; the checkpoint's window is narrowed in place."""
+    write_companions(checkpoint, folder)
+    narrowed_window, window_calibration = narrowed(checkpoint, options, progress)
+    write_model_config(checkpoint.model, folder)
+    scales, kv_calibration = state_scales(checkpoint, adapters, options, progress)
+    folded = fold_model(checkpoint.model, options.kv_int8)
+    base = base_number(folded) if adapters else None
+    write_adapters(adapters, checkpoint, folded, folder, base)
+    plan, storage = make_plan(checkpoint, options, folded, progress)
+    progress(f"building the decoder with {options.weights} weights")
+    write_decoder(folded, plan, folder, scales, options.kv_float16, base)
+    write_genai_config(folder, folded.dimensions, checkpoint.generation_config)
+    return Written(checkpoint, adapters, folded, plan, storage, kv_calibration, narrowed_window, window_calibration)
+
+
+def examined(
+    written: Written, options: ExportOptions, folder: Path, hub_url: str | None, progress: Progress
+) -> ExportReport:
+    """Measure a written folder and compare it with PyTorch; the checkpoint's model gets the stored numbers.
+
+    Raises:
+        VerificationError: of `Verification.require`.
+    """
+    checkpoint, decoder = written.checkpoint, Decoder(folder, options.threads)
+    measured = MeasuredAdapters(written.adapters, checkpoint, decoder, folder)
+    figures = Figures()
+    if options.report_tokens:
+        errors = matrix_errors(written.folded.matrices, written.plan)
+        figures = measure_figures(checkpoint, decoder, folder, errors, options.report_tokens, progress)
+        measured.measure(options.report_tokens, progress)
+    progress("comparing it with PyTorch")
+    # the figures above are measured against the model's own numbers, faithfulness below against the stored ones
+    give_stored_numbers(checkpoint.model, written.folded, written.plan)
+    verification = verify(checkpoint, decoder, options.weights, kv_int8=options.kv_int8)
+    verification.require()
+    standard = verify_standard(checkpoint, decoder, folder, options)
+    return ExportReport(
+        options=options,
+        form=checkpoint.form,
+        parameters=sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        storage=written.storage,
+        kv_calibration=written.kv_calibration,
+        narrowed_window=written.narrowed_window,
+        verification=verification,
+        standard_verification=standard,
+        quality=figures.quality,
+        speed=figures.speed,
+        examples=figures.examples,
+        files=file_sizes(folder),
+        sha256=file_hashes(folder),
+        adapters=measured.verified(options, progress),
+        hub_url=hub_url,
+        window_calibration=written.window_calibration,
+    )
+
+
+def measure_figures(
+    checkpoint: Checkpoint, decoder: Decoder, folder: Path, errors: Mapping[str, float], tokens: int, progress: Progress
+) -> Figures:
+    """Measure quality on so many tokens, examples and speed; errors: of the stored matrices."""
+    quality = measure_quality(checkpoint, decoder, folder, errors, tokens, progress)
+    progress("answering example prompts")
+    examples = example_answers(checkpoint, decoder, folder)
+    progress("measuring the speed")
+    return Figures(quality, measure_speed(decoder), examples)
 
 
 def narrowed(
@@ -170,15 +217,3 @@ def state_scales(
         with beside(checkpoint, adapter.files):
             scales = scales.with_room_for(measure_scales(checkpoint.model, sequences))
     return scales, calibration
-
-
-def write_report(report: ExportReport, folder: Path) -> None:
-    """Write the report into the folder, and its page if the quality was measured."""
-    write_text(folder / REPORT_FILE, json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n")
-    if report.quality is not None:
-        write_text(folder / PAGE_FILE, render_page(report, neighbouring_exports(report.folder, report.quality)))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8; a byte of a file's name that is no UTF-8 becomes an escape, which JSON reads back."""
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -28,6 +29,37 @@ REASONS = {  # by the status of the hub's answer
     401: f"the hub refuses the token; {LOGIN} to a valid one",
     403: "you may not write there; give a repository of yours, or a token that may write",
 }
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The repository that an export goes to, or none; the errors of its steps are those of the functions below.
+
+    Attributes:
+        repo_id: of the repository; None where the folder stays here.
+        private: it is to be a private one.
+        progress: called with each stage in words.
+    """
+
+    repo_id: str | None
+    private: bool
+    progress: Callable[[str], None]
+
+    def ask(self) -> None:
+        """Ask for the rights, before any work."""
+        if self.repo_id is not None:
+            self.progress(f"asking the hub about {self.repo_id}")
+            check_rights(self.repo_id, self.private)
+
+    def make(self) -> str | None:
+        """The URL of the repository's page; made before the long work, as nothing but the attempt tells all rights."""
+        return None if self.repo_id is None else make_repository(self.repo_id, self.private)
+
+    def push(self, folder: Path) -> None:
+        """Push the finished folder."""
+        if self.repo_id is not None:
+            self.progress(f"pushing it to {self.repo_id}")
+            push_folder(folder, self.repo_id)
 
 
 def check_rights(repo_id: str, private: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = ("onnxruntime", "numpy")  # another version of these gives other figures
@@ -20,6 +19,8 @@ def cpu_name() -> str:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of PACKAGES, by name."""
+    from importlib.metadata import version  # noqa: PLC0415 - see `transformers_version`
+
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 

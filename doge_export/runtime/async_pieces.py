@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -18,11 +16,15 @@ class AsyncPieces(AsyncIterator[T], Generic[T]):
     """
 
     def __init__(self, pieces: Iterator[T]) -> None:
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - with asyncio a tenth of a program's start
+
         self._pieces = pieces
         self._thread = ThreadPoolExecutor(1, "doge-stream")
 
     async def __anext__(self) -> T:
         """The next piece. Raises the errors of the iterator."""
+        import asyncio  # noqa: PLC0415 - as above; whoever awaits has imported it
+
         step = asyncio.get_running_loop().run_in_executor(self._thread, self._next)
         try:
             piece = await asyncio.shield(step)

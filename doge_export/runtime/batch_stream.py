@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from .async_pieces import AsyncPieces
 from .batch_generation import BatchRequest, Event
+from .claim import Claim
 from .generation import GeneratedToken
 from .reasoning import Reasoning
-from .state import Claim
 from .streaming import ANOTHER_READER, AnswerText, GenerationResult
 
 

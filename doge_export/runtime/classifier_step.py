@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,6 +67,8 @@ class ClassifierStep:
             for places in work:
                 out[places] = self._run(self._graph, [texts[place] for place in places])
             return out
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - see `AsyncPieces`
+
         graph = self._of_one_thread()
         work = [work[index] for index in np.argsort(sizes)[::-1]]  # the longest first: no thread has it left at the end
         with ThreadPoolExecutor(self.threads) as pool:

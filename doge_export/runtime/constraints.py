@@ -17,7 +17,6 @@ from doge_common.errors import one_line
 
 from ..errors import OptionError
 from ..extras import needs_extra
-from .followed_schemas import followed_schema
 from .generation_options import GenerationOptions
 from .sampling import Logits
 from .tokenizer import Tokenizer
@@ -115,6 +114,8 @@ class Constraints:
         from llguidance import LLMatcher  # noqa: PLC0415 - of an extra
 
         if name == "json_schema":
+            from .followed_schemas import followed_schema  # noqa: PLC0415 - as json_schemas in option_rules
+
             followed = followed_schema(name, form)
             try:
                 grammar = LLMatcher.grammar_from_json_schema(followed, defaults={"whitespace_pattern": WHITESPACE})

@@ -83,6 +83,21 @@ def _check(name: str, schema: dict[str, Any]) -> None:
     """Raise for a schema that llguidance takes and could miss."""
     if "x-guidance" in schema:
         raise OptionError(f"{name} has the key x-guidance, which could make answers invalid; leave it out")
+    _check_numbers(name, schema)
+    if any(map(CONTROL.search, dict_of(schema, "properties"))):
+        raise OptionError(
+            f"{name} has a control character in the name of a property, which has several spellings; leave it out"
+        )
+    _check_pattern_properties(name, schema)
+    if "prefixItems" in schema and isinstance(schema.get("items"), list):
+        raise OptionError(f"{name} has prefixItems beside a list of items, which two drafts read; give one of the two")
+    for pattern in [schema.get("pattern"), *dict_of(schema, "patternProperties")]:
+        if isinstance(pattern, str):
+            _check_pattern(name, pattern)
+
+
+def _check_numbers(name: str, schema: dict[str, Any]) -> None:
+    """Raise for numbers that llguidance rounds, or divides otherwise than validators."""
     for key in EXACT_KEYS:
         if any(abs(number) > MOST_EXACT for number in _numbers(schema.get(key))):
             raise OptionError(
@@ -100,10 +115,10 @@ def _check(name: str, schema: dict[str, Any]) -> None:
             f"{name} has multipleOf of {step}, which binary numbers cannot hold exactly; give a whole number or a "
             "fraction such as 0.5"
         )
-    if any(map(CONTROL.search, dict_of(schema, "properties"))):
-        raise OptionError(
-            f"{name} has a control character in the name of a property, which has several spellings; leave it out"
-        )
+
+
+def _check_pattern_properties(name: str, schema: dict[str, Any]) -> None:
+    """Raise for keys by patterns that could be other keys too, and for too many of them."""
     patterns = schema.get("patternProperties")
     if patterns and schema.get("additionalProperties") is not False:
         raise OptionError(
@@ -112,19 +127,20 @@ def _check(name: str, schema: dict[str, Any]) -> None:
         )
     if len(dict_of(schema, "patternProperties")) > MOST_PATTERNS:
         raise OptionError(f"{name} has {len(patterns or ())} patternProperties; give at most {MOST_PATTERNS}")
-    if "prefixItems" in schema and isinstance(schema.get("items"), list):
-        raise OptionError(f"{name} has prefixItems beside a list of items, which two drafts read; give one of the two")
-    for pattern in [schema.get("pattern"), *(patterns if isinstance(patterns, dict) else [])]:
-        if isinstance(pattern, str) and _has_own_signs(pattern):
-            raise OptionError(
-                f"{name} has the pattern {pattern[:80]!r}, whose flags, escapes or signs of repetition the "
-                "library or a validator would read in another way; leave them out"
-            )
-        if isinstance(pattern, str) and _is_of_rust(pattern):
-            raise OptionError(
-                f"{name} has the pattern {pattern[:80]!r}, whose brackets the library would read in another way; "
-                "write \\[, \\], \\&, \\- and \\~ in them"
-            )
+
+
+def _check_pattern(name: str, pattern: str) -> None:
+    """Raise for a pattern that llguidance or a validator reads in a way of its own."""
+    if _has_own_signs(pattern):
+        raise OptionError(
+            f"{name} has the pattern {pattern[:80]!r}, whose flags, escapes or signs of repetition the "
+            "library or a validator would read in another way; leave them out"
+        )
+    if _is_of_rust(pattern):
+        raise OptionError(
+            f"{name} has the pattern {pattern[:80]!r}, whose brackets the library would read in another way; "
+            "write \\[, \\], \\&, \\- and \\~ in them"
+        )
 
 
 def _check_exclusive(name: str, schema: dict[str, Any]) -> None:

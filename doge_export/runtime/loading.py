@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import OptionError
@@ -51,24 +52,14 @@ def load(
     """
     path = folder_of(folder, revision, local_files_only)
     if is_classifier_folder(path):
-        unused = {"max_streams": max_streams, "cache_mb": cache_mb or None}
-        given = [name for name, value in (unused | {"assistant": assistant}).items() if value is not None]
-        if given:
-            raise OptionError(
-                f"{folder} is a classifier, which writes no text and takes no {' and '.join(given)}; load it "
-                "without, or give an exported decoder"
-            )
+        refuse_decoder_options(
+            folder, {"max_streams": max_streams, "cache_mb": cache_mb or None, "assistant": assistant}
+        )
         return load_classifier(path, threads, operators)
-    decoder, tokenizer = Decoder(path, threads=threads, operators=operators), Tokenizer.from_folder(path)
-    if tokenizer is not None:
-        check_tokenizer(path, tokenizer.vocab_size, decoder.vocab_size)
+    decoder, tokenizer = opened(path, threads, operators)
     helper = None
     if assistant is not None:
-        helper_path = folder_of(assistant, None, local_files_only)
-        theirs = Tokenizer.from_folder(helper_path)
-        guessing = Decoder(helper_path, threads=decoder.threads, operators=operators)
-        if theirs is not None:
-            check_tokenizer(helper_path, theirs.vocab_size, guessing.vocab_size)
+        guessing, theirs = opened(folder_of(assistant, None, local_files_only), decoder.threads, operators)
         check_same_tokens(folder, tokenizer, assistant, theirs)
         helper = Assistant.beside(decoder, guessing)
     return Model(
@@ -83,6 +74,24 @@ def load(
         cache_mb=cache_mb,
         assistant=helper,
     )
+
+
+def opened(path: Path, threads: int | None, operators: bool | None) -> tuple[Decoder, Tokenizer | None]:
+    """A folder's decoder, and its tokenizer if it has one."""
+    decoder, tokenizer = Decoder(path, threads=threads, operators=operators), Tokenizer.from_folder(path)
+    if tokenizer is not None:
+        check_tokenizer(path, tokenizer.vocab_size, decoder.vocab_size)
+    return decoder, tokenizer
+
+
+def refuse_decoder_options(folder: str | Path, options: Mapping[str, object]) -> None:
+    """OptionError for options that a classifier does not take, where one is not None."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise OptionError(
+            f"{folder} is a classifier, which writes no text and takes no {' and '.join(given)}; load it "
+            "without, or give an exported decoder"
+        )
 
 
 def load_classifier(path: Path, threads: int | None, operators: bool | None) -> Model:

@@ -13,7 +13,6 @@ from typing import Any
 
 from ..errors import OptionError
 from .description import DRAFT_TOKENS
-from .json_schemas import json_schema_text
 
 # Below this the scaled logits of a float32 model may overflow; sampling is then greedy in all but name.
 SMALLEST_TEMPERATURE = 1e-6
@@ -119,6 +118,12 @@ def _text(name: str, value: object) -> str:
     return value
 
 
+def _json_schema(name: str, value: object) -> str:
+    from .json_schemas import json_schema_text  # noqa: PLC0415 - with what it imports a hundredth of a program's start
+
+    return json_schema_text(name, value)
+
+
 _PENALTY_RULE = NumberRule(Real, lambda p: -2 <= p <= 2, "a number from -2 to 2 (0 switches it off)")
 _FORM_RULE = OrNone(_text)
 CHECKS: dict[str, Callable[[str, object], Any]] = {
@@ -152,7 +157,7 @@ CHECKS: dict[str, Callable[[str, object], Any]] = {
     "presence_penalty": _PENALTY_RULE,
     "frequency_penalty": _PENALTY_RULE,
     "logprobs": OrNone(NumberRule(Integral, lambda n: n >= 0, "a whole number of at least 0, or None for none at all")),
-    "json_schema": OrNone(json_schema_text),
+    "json_schema": OrNone(_json_schema),
     "regex": _FORM_RULE,
     "grammar": _FORM_RULE,
 }

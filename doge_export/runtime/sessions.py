@@ -15,7 +15,6 @@ from ..errors import PackageError
 from .description import CLASSIFIER_KEY, DATA_FILE, PORTABLE_FILE
 from .huge_pages import huge_pages
 from .processor import this_processor
-from .processor_products import change_for
 from .threads import SPIN_US
 
 # Since 1.24 onnxruntime reads a data file in the model's own folder alone. 1.32 also allows the folder that the model
@@ -72,6 +71,8 @@ def open_session(path: Path, threads: int, operators: Path | None = None) -> ort
 
 def fitting(model: bytes, data: Path, options: ort.SessionOptions) -> bytes | None:
     """The graph as this processor needs it, None where that is the graph itself; its entries go into the options."""
+    from .processor_products import change_for  # noqa: PLC0415 - only ARM's processors need it
+
     change = change_for(this_processor(), model, data)
     for name, value in change.entries.items():
         options.add_session_config_entry(name, value)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RewindError, StateError
+from ..errors import RewindError
 from .cache import MAX_CHUNK, Cache, Rows, empty_rows
+from .claim import Claim
 from .description import DecoderDescription
 from .eviction import Candidates, FullWindow, Keys, bonuses
 from .seen_tokens import SeenTokens
@@ -47,22 +48,6 @@ class Arrival(NamedTuple):
 def full_window(keys: Keys, description: DecoderDescription) -> FullWindow:
     """The bookkeeping of these keys by the rule of a decoder."""
     return FullWindow(keys, description.keep_sinks, description.keep_bonus > 0, description.keep_recent)
-
-
-class Claim:
-    """One thread at a time; the one that has it may enter again."""
-
-    def __init__(self, refusal: str) -> None:
-        """refusal: the message for a second thread."""
-        self._lock, self._refusal = threading.RLock(), refusal
-
-    def __enter__(self) -> None:
-        """Raises StateError where another thread is inside."""
-        if not self._lock.acquire(blocking=False):
-            raise StateError(self._refusal)
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
 
 
 class State:

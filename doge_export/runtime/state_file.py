@@ -212,6 +212,19 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
     header = dict[str, Any](keep_sinks=0, keep_bonus=0, keep_recent=0, adapter="") | header
     if set(header) != HEADER_FIELDS:
         raise StateError(f"{path} is damaged: its header has the fields {sorted(header)}")
+    _check_made_by(path, header, description)
+    position, unfed, notes = header["position"], header["unfed_token"], header["metadata"]
+    if type(position) is not int or not 0 <= position < POSITION_LIMIT:
+        raise StateError(f"{path} is damaged: its position is {position!r}")
+    if unfed is not None and (type(unfed) is not int or not 0 <= unfed < description.vocab_size):
+        raise StateError(f"{path} is damaged: its unfed_token is {unfed!r}")
+    if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
+        raise StateError(f"{path} is damaged: its metadata is no dictionary of strings")
+    return header
+
+
+def _check_made_by(path: Path, header: Mapping[str, Any], description: DecoderDescription) -> None:
+    """StateError for the state of another model, window, rule of eviction or adapter."""
     if header["adapter"] != description.adapter:
         made, ours = (
             f"with the adapter {name!r}" if name else "without an adapter"
@@ -240,14 +253,6 @@ def _parsed_header(path: Path, text: str, description: DecoderDescription) -> di
                 f"{path} is the state of a model with {name} {header[name]!r}, but this one has {own}; load it with "
                 "the model that made it"
             )
-    position, unfed, notes = header["position"], header["unfed_token"], header["metadata"]
-    if type(position) is not int or not 0 <= position < POSITION_LIMIT:
-        raise StateError(f"{path} is damaged: its position is {position!r}")
-    if unfed is not None and (type(unfed) is not int or not 0 <= unfed < description.vocab_size):
-        raise StateError(f"{path} is damaged: its unfed_token is {unfed!r}")
-    if not isinstance(notes, dict) or not all(isinstance(value, str) for value in notes.values()):
-        raise StateError(f"{path} is damaged: its metadata is no dictionary of strings")
-    return header
 
 
 def _as_written(path: Path, slices: Mapping[str, Any], description: DecoderDescription) -> DecoderDescription:

@@ -9,12 +9,12 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from .async_pieces import AsyncPieces
+from .claim import Claim
 from .detokenizer import Detokenizer, TextDecoder
 from .drafts import CheckedGuesses
 from .generation import FinishReason, GeneratedToken
 from .logprobs import TokenLogprobs
 from .reasoning import Reasoning
-from .state import Claim
 from .stopping import StopStrings
 
 ANOTHER_READER = "the stream is read by another thread; give each thread a stream of its own"

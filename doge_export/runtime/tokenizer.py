@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import tokenizers
+from typing import TYPE_CHECKING, Any
 
 from doge_common.errors import one_line
 
@@ -14,6 +12,9 @@ from ..errors import OptionError, PackageError
 from .clean_up import clean_up
 from .generation_options import read_json_object
 from .token_bytes import bytes_of_token, decoder_kinds, has_token_bytes
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # The names under which transformers hands special tokens to a chat template.
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -59,6 +60,8 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             return None
+        import tokenizers  # noqa: PLC0415 - whoever feeds token ids needs none
+
         try:
             backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
         except Exception as error:  # the tokenizers library raises bare Exception for every fault of the file
@@ -199,7 +202,9 @@ def checked_text(text: object) -> str:
 
 def _cleans_up(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> bool:
     """Whether transformers would clean decoded text: by default never that of BPE, which writes its own spaces."""
-    is_bpe = isinstance(backend.model, tokenizers.models.BPE)
+    from tokenizers.models import BPE  # noqa: PLC0415 - as above
+
+    is_bpe = isinstance(backend.model, BPE)
     name = "clean_up_tokenization_spaces"
     return bool(config.get(name)) and (not is_bpe or bool(config.get(name + FOR_BPE)))
 

@@ -15,6 +15,7 @@ from types import FrameType
 import click
 
 from ..runtime.conversation import Conversation
+from ..runtime.streaming import GenerationResult
 from .notes import note
 from .terminal import hidden_keys
 
@@ -63,16 +64,19 @@ class AnswerPrinter:
             note("(stopped)")
             return False
         if self._as_json:
-            # Where standard output takes no Unicode, JSON has its own way to write it.
-            is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-            result = asdict(answer.result)
-            if self._conversation.reasoning == "show":
-                del result["reasoning"]  # which nobody asked to have apart
-            click.echo(json.dumps(result, ensure_ascii=not is_unicode))
+            self._print_json(answer.result)
         if answer.result.finish_reason == "length":
             longest = self._conversation.options.max_new_tokens
             note(f"(cut after {longest} tokens; --max-new-tokens allows longer answers)")
         return True
+
+    def _print_json(self, result: GenerationResult) -> None:
+        # Where standard output takes no Unicode, JSON has its own way to write it.
+        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        values = asdict(result)
+        if self._conversation.reasoning == "show":
+            del values["reasoning"]  # which nobody asked to have apart
+        click.echo(json.dumps(values, ensure_ascii=not is_unicode))
 
 
 class PromptProgress:

@@ -15,7 +15,7 @@ from doge_export.extras import needs_extra
 def test_the_transformers_of_the_extra_optimum_is_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(extras, "version", lambda name: {"transformers": "4.57.6"}[name])
+    monkeypatch.setattr(extras, "transformers_version", lambda: "4.57.6")
     with pytest.raises(
         ExportError, match=r"^exporting needs transformers 5, and this environment has 4\.57\.6; make an"
     ):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from doge_export.export import ExportOptions, export
-from doge_export.export.pipeline import write_text
+from doge_export.export.report_files import write_text
 from tests.helpers.checkpoints import save_doge
 
 

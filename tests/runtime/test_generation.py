@@ -299,3 +299,11 @@ def test_the_runtime_needs_no_library_of_training_or_export() -> None:
     heavy = "{'torch', 'transformers', 'onnx', 'huggingface_hub', 'gguf'}"
     code = f"import sys, doge_export.commands.chat; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "[]\n"
+
+
+def test_a_start_imports_nothing_that_only_some_calls_need() -> None:
+    late = {"asyncio", "concurrent.futures", "importlib.metadata", "jinja2", "safetensors", "tokenizers"}
+    late |= {f"doge_export.runtime.{name}" for name in ("json_schemas", "followed_schemas", "processor_products")}
+    code = f"import sys, onnxruntime; others = set(sys.modules); import doge_export; late = {late}; "
+    code += "print(sorted(late & (set(sys.modules) - others)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "[]\n"
