@@ -72,8 +72,16 @@ struct VectorKernels {
     V::store_inputs(block, i, x, bits, block_size);
   }
 
+  // Zero times a number is 0, and times any other no number.
+  static bool are_numbers(const float* x, int n) {
+    Floats zeros = V::zero();
+    for (int i = 0; i < n; i += LANES) zeros = V::multiply_add(V::load_first(x + i, n - i), V::zero(), zeros);
+    return sum(zeros) == 0;
+  }
+
   static void quantize(const float* x, int n, int bits, int block_size, bool in_order, int16_t* codes, float* scales,
                        int32_t* sums) {
+    if (!are_numbers(x, n)) return no_codes(n, block_size, codes, scales, sums);
     for (int block = 0; block * block_size < n; block++) {
       int start = block * block_size;
       Floats top = V::zero();
@@ -81,7 +89,7 @@ struct VectorKernels {
         top = V::largest(top, V::absolute(V::load_first(x + start + i, n - start - i)));
       }
       float largest = V::largest_lane(top);
-      Floats steps = V::set(largest > 0 ? V::LARGEST_CODE / largest : 0);
+      Floats steps = V::set(largest > LEAST_ACTIVATION ? V::LARGEST_CODE / largest : 0);
       typename V::Integers total = V::to_integers(V::zero());
       for (int i = 0; i < block_size; i += LANES) {
         auto rounded = V::to_integers(V::multiply(V::load_first(x + start + i, n - start - i), steps));
