@@ -50,7 +50,10 @@ std::vector<int> best_of(const std::vector<float>& scores, const std::vector<int
   for (int i = 0; i < n; i++) {
     float score = scores[i];
     int index = indices[i], better = 0;
-    for (int j = 0; j < n; j++) better += (scores[j] > score) | ((scores[j] == score) & (indices[j] < index));
+    for (int j = 0; j < n; j++) {
+      int above = scores[j] > score, equal = scores[j] == score, earlier = indices[j] < index;
+      better += above | (equal & earlier);
+    }
     if (better < count) best[better] = i;
   }
   return best;

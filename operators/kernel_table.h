@@ -5,7 +5,6 @@
 #include "group_attention.h"
 #include "query_attention.h"
 #include "row_panels.h"
-#include "row_products.h"
 #include "row_tiles.h"
 #include "vector_kernels.h"
 
@@ -25,11 +24,11 @@ constexpr Kernels vector_kernels(const char* name) {
   using F = FloatProducts<V>;
   Kernels kernels{name, 0, K::quantize, nullptr, F::float_products, F::add_weighted_rows, QueryAttention<V>::attend, 0,
                   nullptr, nullptr, K::add, K::rms_norm, K::to_float16, K::gated_silu};
-  if constexpr (V::HAS_ROW_TILES) {
+  if constexpr (V::HAS_PANELS) {
     kernels.tokens_in_order = V::TOKENS_IN_ORDER;
     kernels.block_products = tiles_or_panels<V>;
   } else {
-    kernels.block_products = RowProducts<V>::block_products;
+    kernels.block_products = RowTiles<V>::block_products;
   }
   if constexpr (V::GROUP_VECTORS > 0) {
     using G = GroupAttention<V>;

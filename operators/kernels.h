@@ -48,6 +48,18 @@ struct BlockRows {
   return matrix.zeros[(size_t)row * ((matrix.blocks + 1) / 2) + block / 2] >> (block % 2 * 4) & 15;
 }
 
+// A block of activations with none larger has codes of 0: the steps of 1 would be infinite.
+constexpr float LEAST_ACTIVATION = 1e-34f;
+
+// Activations that have an infinite value, or one that is no number: all of their products are no numbers.
+[[gnu::always_inline]] inline void no_codes(int n, int block_size, int16_t* codes, float* scales, int32_t* sums) {
+  for (int block = 0; block * block_size < n; block++) {
+    for (int i = 0; i < block_size; i++) codes[block * block_size + i] = 0;
+    scales[block] = __builtin_nanf("");
+    sums[block] = 0;
+  }
+}
+
 struct Float16 {
   uint16_t bits;
 };
@@ -114,7 +126,7 @@ struct Kernels {
   int tokens_in_order;
 
   // Codes of 16 bits for n floats, 0 up to whole blocks; see Activations. They lie as products with matrices of such
-  // bits and blocks read them, or in order.
+  // bits and blocks read them, or in order. Where a float is infinite or no number, see no_codes.
   void (*quantize)(const float* x, int n, int bits, int block_size, bool in_order, int16_t* codes, float* scales,
                    int32_t* sums);
 

@@ -24,7 +24,7 @@ struct Avx512 {
   static constexpr int QUERIES = 4;
   static constexpr int ACCUMULATORS = 20;
   static constexpr int GROUP_VECTORS = 2;
-  static constexpr bool HAS_ROW_TILES = true;
+  static constexpr bool HAS_PANELS = true;
 
   static Floats zero() { return _mm512_setzero_ps(); }
   static Floats set(float x) { return _mm512_set1_ps(x); }
@@ -88,6 +88,7 @@ struct Avx512 {
 
   static constexpr int LARGEST_CODE = 127 * 256 + 127;
   static constexpr int MOST_TOKENS = 8;
+  static constexpr int OFFSETS[2] = {0, 0};
   using Sums = __m512i;
 
   // Of 4 bits, 8 codes come from 4 bytes: those of the lower halves, 0, 2, 4, 6, then those of the upper ones.

@@ -6,53 +6,51 @@ namespace {
 
 struct NeonProducts : Neon {
   static constexpr int LARGEST_CODE = 32767;
-  static constexpr int CODES = 16;
+  static constexpr int MOST_TOKENS = 4;
   static constexpr int OFFSETS[2] = {0, 0};
-  using Weights = int16x8x2_t;
-  using Inputs = int16x8x2_t;
-  using Sums = int32x4_t;
-
-  static constexpr int TOKENS = 6;
-  static constexpr int matrix_rows(int tokens) { return tokens <= 2 ? 4 : 2; }
 
   static void store_inputs(int16_t* block, int i, Integers x, int, int) { vst1_s16(block + i, vqmovn_s32(x)); }
 
-  template <int N>
-  static Inputs inputs(const int16_t* codes) {
-    return {{vld1q_s16(codes), vld1q_s16(codes + 8)}};
+  // A block of one row in 16 bits.
+  template <int BITS, int BLOCK>
+  static void load_block(const uint8_t* codes, int16x8_t* y) {
+    for (int c = 0; c < BLOCK; c += 16, codes += 2 * BITS) {
+      uint8x16_t bytes;
+      if constexpr (BITS == 8) bytes = vld1q_u8(codes);
+      if constexpr (BITS == 4) bytes = halves_of_8(codes);
+      y[c / 8] = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(bytes)));
+      y[c / 8 + 1] = vreinterpretq_s16_u16(vmovl_high_u8(bytes));
+    }
   }
 
-  static Weights widened(uint8x16_t codes) {
-    uint16x8_t low = vmovl_u8(vget_low_u8(codes)), high = vmovl_high_u8(codes);
-    return {{vreinterpretq_s16_u16(low), vreinterpretq_s16_u16(high)}};
-  }
-
-  template <int N>
-  static Weights bytes(const uint8_t* codes) {
-    return widened(vld1q_u8(codes));
-  }
-
-  template <int BLOCK, int N>
-  static Weights nibbles(const uint8_t* block, int c) {
-    return widened(halves_of_8(block + c / 2));
-  }
-
-  static Weights less(Weights a, int x) {
-    return {{vsubq_s16(a.val[0], vdupq_n_s16((int16_t)x)), vsubq_s16(a.val[1], vdupq_n_s16((int16_t)x))}};
-  }
-
-  static Sums first_sums(int32_t x) { return first(x); }
-
-  template <int N>
-  static Sums add_products(Sums sums, Weights a, Inputs b) {
-    for (int i = 0; i < 2; i++) {
-      sums = vmlal_s16(sums, vget_low_s16(a.val[i]), vget_low_s16(b.val[i]));
-      sums = vmlal_high_s16(sums, a.val[i], b.val[i]);
+  template <int BLOCK>
+  static Sums multiplied(const int16x8_t* codes, const int16_t* x) {
+    Sums sums = vdupq_n_s32(0);
+    for (int c = 0; c < BLOCK; c += 8) {
+      int16x8_t inputs = vld1q_s16(x + c);
+      sums = vmlal_s16(sums, vget_low_s16(codes[c / 8]), vget_low_s16(inputs));
+      sums = vmlal_high_s16(sums, codes[c / 8], inputs);
     }
     return sums;
   }
 
-  static Floats floats(Sums sums) { return vcvtq_f32_s32(sums); }
+  template <int BITS, int BLOCK, int TOKENS>
+  static void block_sums(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+    Sums of_rows[TOKENS][LANES];
+    for (int m = 0; m < LANES; m++) {
+      int16x8_t block[BLOCK / 8];
+      load_block<BITS, BLOCK>(codes + m * row_bytes, block);
+      for (int k = 0; k < TOKENS; k++) of_rows[k][m] = multiplied<BLOCK>(block, x + k * stride);
+    }
+    for (int k = 0; k < TOKENS; k++) sums[k] = vaddq_s32(sums[k], lanes_added(of_rows[k]));
+  }
+
+  template <int BITS, int BLOCK>
+  static int32_t block_sum(const uint8_t* codes, const int16_t* x) {
+    int16x8_t block[BLOCK / 8];
+    load_block<BITS, BLOCK>(codes, block);
+    return total(multiplied<BLOCK>(block, x));
+  }
 };
 
 }  // namespace

@@ -9,21 +9,8 @@ namespace {
 
 struct NeonDot : Neon {
   static constexpr int LARGEST_CODE = 127 * 256 + 127;
-  static constexpr int CODES = 32;
+  static constexpr int MOST_TOKENS = 4;
   static constexpr int OFFSETS[2] = {0, 128};
-
-  struct Weights {
-    int8x16_t of[2];
-  };
-  struct Inputs {
-    int8x16_t high[2], low[2];
-  };
-  struct Sums {
-    int32x4_t high, low;
-  };
-
-  static constexpr int TOKENS = 6;
-  static constexpr int matrix_rows(int tokens) { return tokens == 1 ? 4 : tokens == 2 ? 2 : 1; }
 
   static void store_4(int8_t* to, int32x4_t x) {
     int16x4_t halves = vmovn_s32(x);
@@ -37,49 +24,54 @@ struct NeonDot : Neon {
     store_4(to + 16, x);  // the lowest byte of x is `low`
   }
 
-  template <int N>
-  static Inputs inputs(const int16_t* codes) {
-    const int8_t* at = (const int8_t*)codes;
-    Inputs x;
-    for (int i = 0; i < N / 16; i++) x.high[i] = vld1q_s8(at + 32 * i);
-    for (int i = 0; i < N / 16; i++) x.low[i] = vld1q_s8(at + 32 * i + 16);
-    return x;
-  }
-
-  template <int N>
-  static Weights bytes(const uint8_t* codes) {
-    Weights weights;
-    for (int i = 0; i < N / 16; i++) {
-      weights.of[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(codes + 16 * i), vdupq_n_u8(128)));
+  // A block of one row in signed bytes.
+  template <int BITS, int BLOCK>
+  static void load_block(const uint8_t* codes, int8x16_t* y) {
+    if constexpr (BITS == 8) {
+      for (int c = 0; c < BLOCK; c += 16) {
+        y[c / 16] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(codes + c), vdupq_n_u8(128)));
+      }
+    } else if constexpr (BLOCK == 16) {
+      y[0] = vreinterpretq_s8_u8(halves_of_8(codes));
+    } else {
+      for (int c = 0; c < BLOCK; c += 32) {
+        uint8x16_t bytes = vld1q_u8(codes + c / 2), low = vandq_u8(bytes, vdupq_n_u8(15)), high = vshrq_n_u8(bytes, 4);
+        y[c / 16] = vreinterpretq_s8_u8(vzip1q_u8(low, high));
+        y[c / 16 + 1] = vreinterpretq_s8_u8(vzip2q_u8(low, high));
+      }
     }
-    return weights;
   }
 
-  template <int BLOCK, int N>
-  static Weights nibbles(const uint8_t* block, int c) {
-    const uint8_t* codes = block + c / 2;
-    if constexpr (N == 16) return {{vreinterpretq_s8_u8(halves_of_8(codes))}};
-    uint8x16_t bytes = vld1q_u8(codes), low = vandq_u8(bytes, vdupq_n_u8(15)), high = vshrq_n_u8(bytes, 4);
-    return {{vreinterpretq_s8_u8(vzip1q_u8(low, high)), vreinterpretq_s8_u8(vzip2q_u8(low, high))}};
-  }
-
-  static Weights less(Weights a, int x) {
-    for (int8x16_t& codes : a.of) codes = vsubq_s8(codes, vdupq_n_s8((int8_t)x));
-    return a;
-  }
-
-  static Sums first_sums(int32_t x) { return {vdupq_n_s32(0), first(x)}; }
-
-  template <int N>
-  static Sums add_products(Sums sums, const Weights& a, const Inputs& b) {
-    for (int i = 0; i < N / 16; i++) {
-      sums.high = vdotq_s32(sums.high, a.of[i], b.high[i]);
-      sums.low = vdotq_s32(sums.low, a.of[i], b.low[i]);
-    }
+  // Products with the bytes of `high`, or of `low` from 16 bytes behind them on.
+  template <int BLOCK>
+  static Sums multiplied(const int8x16_t* codes, const int8_t* x) {
+    Sums sums = vdupq_n_s32(0);
+    for (int c = 0; c < BLOCK; c += 16) sums = vdotq_s32(sums, codes[c / 16], vld1q_s8(x + 2 * c));
     return sums;
   }
 
-  static Floats floats(Sums sums) { return vcvtq_f32_s32(vaddq_s32(vshlq_n_s32(sums.high, 8), sums.low)); }
+  template <int BITS, int BLOCK, int TOKENS>
+  static void block_sums(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+    Sums high[TOKENS][LANES], low[TOKENS][LANES];
+    for (int m = 0; m < LANES; m++) {
+      int8x16_t block[BLOCK / 16];
+      load_block<BITS, BLOCK>(codes + m * row_bytes, block);
+      for (int k = 0; k < TOKENS; k++) {
+        high[k][m] = multiplied<BLOCK>(block, (const int8_t*)(x + k * stride));
+        low[k][m] = multiplied<BLOCK>(block, (const int8_t*)(x + k * stride) + 16);
+      }
+    }
+    for (int k = 0; k < TOKENS; k++) {
+      sums[k] = vaddq_s32(sums[k], vaddq_s32(vshlq_n_s32(lanes_added(high[k]), 8), lanes_added(low[k])));
+    }
+  }
+
+  template <int BITS, int BLOCK>
+  static int32_t block_sum(const uint8_t* codes, const int16_t* x) {
+    int8x16_t block[BLOCK / 16];
+    load_block<BITS, BLOCK>(codes, block);
+    return 256 * total(multiplied<BLOCK>(block, (const int8_t*)x)) + total(multiplied<BLOCK>(block, (const int8_t*)x + 16));
+  }
 };
 
 }  // namespace

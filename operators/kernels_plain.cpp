@@ -10,11 +10,14 @@ namespace {
 
 void quantize(const float* x, int n, int /*bits*/, int block_size, bool /*in_order*/, int16_t* codes, float* scales,
               int32_t* sums) {
+  if (!std::all_of(x, x + n, [](float value) { return std::isfinite(value); })) {
+    return no_codes(n, block_size, codes, scales, sums);
+  }
   for (int block = 0; block * block_size < n; block++) {
     int start = block * block_size, width = std::min(block_size, n - start);
     float largest = 0;
     for (int i = 0; i < width; i++) largest = std::max(largest, std::fabs(x[start + i]));
-    float steps = largest > 0 ? 32767 / largest : 0;
+    float steps = largest > LEAST_ACTIVATION ? 32767 / largest : 0;
     sums[block] = 0;
     scales[block] = largest / 32767;
     for (int i = 0; i < block_size; i++) {

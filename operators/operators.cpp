@@ -1,12 +1,12 @@
 // The library's symbols. onnxruntime calls RegisterCustomOps with its own table, and learns the operators of the domain
 // "doge".
-#include <exception>
 #include <string>
 
 #include "doge_step.h"
 #include "dynamic_mask_attention.h"
 #include "kernels.h"
 #include "onnxruntime_abi.h"
+#include "registration.h"
 
 namespace doge::ort {
 namespace {
@@ -40,13 +40,10 @@ EXPORTED doge::ort::Status* RegisterCustomOps(doge::ort::SessionOptions* options
   Table table = base->GetApi(LEAST_VERSION);
   if (table == nullptr) return version_refused(base);
   Api api(table);
-  try {
+  return guarded(api, "doge-export's operators", [&] {
     Domain* domain = api.new_domain("doge");
     api.add(domain, doge_step());
     api.add(domain, dynamic_mask_attention());
     api.add(options, domain);
-    return nullptr;
-  } catch (const Error& error) {
-    return api.status(error.code, error.message.c_str());
-  }
+  });
 }

@@ -118,10 +118,10 @@ struct RowPanels {
                                size_t y_stride) {
     Panel panel;
     const int step = COLUMNS / matrix.block_size;
+    const int groups = (rows + MOST_TOKENS - 1) / MOST_TOKENS, most = (rows + groups - 1) / groups;  // of equal ones
     for (panel.first = 0; panel.first < matrix.blocks; panel.first += step) {
       panel.blocks = smaller(step, matrix.blocks - panel.first);
       for (int v = 0; v < VECTORS; v++) unpack<BITS, N>(matrix, i + v * ROWS, v, VECTORS * ROWS, panel);
-      int groups = (rows + MOST_TOKENS - 1) / MOST_TOKENS, most = (rows + groups - 1) / groups;  // of equal ones
       for (int r = 0; r < rows; r += most) {
         int tokens = smaller(most, rows - r);
         auto part = multiply_of<VECTORS>(tokens, std::make_integer_sequence<int, MOST_TOKENS>());

@@ -6,6 +6,7 @@
 // An instruction set that has such products gives these operations, beside those of vector_kernels.h:
 //
 //   Sums                        an int32 for each row; set_sums(n) load_sums(p) add(a, b) multiply(a, b) floats(sums)
+//   OFFSETS[bits == 8]          are subtracted from codes before they are multiplied
 //   MOST_TOKENS                 that registers hold
 //   block_sums<BITS, BLOCK, TOKENS>(p, s, x, t, sums)
 //                               sums[k] += a block of each row, rows s bytes apart from p on, times activations of token
@@ -45,7 +46,10 @@ struct RowTiles {
     }
   }
 
-  // The same of zero points.
+  template <int BITS>
+  static constexpr int OFFSET = V::OFFSETS[BITS == 8];
+
+  // The same of zero points, less the offset of codes.
   template <int BITS>
   static void zeros_of(const BlockRows& matrix, int i, int block, Sums* zeros) {
     const size_t stride = ((size_t)matrix.blocks * BITS + 7) / 8;
@@ -55,12 +59,12 @@ struct RowTiles {
     }
     if (matrix.blocks - block >= GROUP) {
       Sums packed = V::template load_rows<GROUP * BITS / 8>(from, stride);
-      for (int b = 0; b < GROUP; b++) zeros[b] = V::template bits<BITS>(packed, b * BITS);
+      for (int b = 0; b < GROUP; b++) zeros[b] = V::add(V::template bits<BITS>(packed, b * BITS), V::set_sums(-OFFSET<BITS>));
       return;
     }
     for (int b = 0; block + b < matrix.blocks; b++) {
       int32_t of_rows[ROWS];
-      for (int m = 0; m < ROWS; m++) of_rows[m] = zero_point(matrix, i + m, block + b);
+      for (int m = 0; m < ROWS; m++) of_rows[m] = zero_point(matrix, i + m, block + b) - OFFSET<BITS>;
       zeros[b] = V::load_sums(of_rows);
     }
   }
@@ -96,7 +100,7 @@ struct RowTiles {
       Sums sums[TOKENS];
       for (int k = 0; k < TOKENS; k++) {
         const int32_t sum = -x_sums[(size_t)k * x.blocks];
-        sums[k] = matrix.zeros == nullptr ? V::set_sums(sum * (1 << (BITS - 1)))
+        sums[k] = matrix.zeros == nullptr ? V::set_sums(sum * ((1 << (BITS - 1)) - OFFSET<BITS>))
                                           : V::multiply(V::set_sums(sum), zeros[block % GROUP]);
       }
       V::template block_sums<BITS, BLOCK, TOKENS>(codes, row_bytes, inputs, x.stride, sums);
@@ -119,7 +123,8 @@ struct RowTiles {
     Floats total = V::zero();
     for (int block = 0; block < matrix.blocks; block++) {
       size_t at = (size_t)r * x.blocks + block;
-      int32_t sum = V::template block_sum<BITS, BLOCK>(codes, inputs) - zero_point(matrix, i, block) * x.sums[at];
+      int32_t zero = zero_point(matrix, i, block) - OFFSET<BITS>;
+      int32_t sum = V::template block_sum<BITS, BLOCK>(codes, inputs) - zero * x.sums[at];
       Floats factor = V::set(matrix.scales[(size_t)i * matrix.blocks + block] * x.scales[at]);
       total = V::multiply_add(V::floats(V::set_sums(sum)), factor, total);
       codes += BLOCK * BITS / 8;

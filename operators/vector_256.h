@@ -20,7 +20,7 @@ struct Avx2 {
   static constexpr int QUERIES = 2;
   static constexpr int ACCUMULATORS = 10;
   static constexpr int GROUP_VECTORS = 0;
-  static constexpr bool HAS_ROW_TILES = true;
+  static constexpr bool HAS_PANELS = true;
 
   static Floats zero() { return _mm256_setzero_ps(); }
   static Floats set(float x) { return _mm256_set1_ps(x); }
@@ -79,6 +79,7 @@ struct Avx2 {
 
   static constexpr int LARGEST_CODE = 32767;
   static constexpr int MOST_TOKENS = 4;
+  static constexpr int OFFSETS[2] = {0, 0};
   using Sums = __m256i;
 
   // Of 4 bits, 32 codes come from 16 bytes: those of the lower halves, 0, 2, 4 and so on, then those of the upper ones.

@@ -1,5 +1,5 @@
 // Kernels in terms of the few operations on vectors that an instruction set gives. Here are those of a row's elements.
-// Products are in row_tiles.h, row_panels.h, row_products.h and float_products.h, attention is in query_attention.h and
+// Products are in row_tiles.h, row_panels.h and float_products.h, attention is in query_attention.h and
 // group_attention.h.
 //
 // A file of an instruction set names those operations in a struct `V` and makes its table by `vector_kernels<V>` (kernel_table.h):
@@ -20,7 +20,7 @@
 //   store_sums(x, p)            p[0] to p[3] = sums of the lanes of x[0] to x[3], all in the same order
 //   to_integers(x)              of whole numbers; total(x) the sum of the integers in all lanes
 //
-//   HAS_ROW_TILES               whether products of codes are those of row_tiles.h and row_panels.h, or of row_products.h
+//   HAS_PANELS                  whether products with many tokens are those of row_panels.h, not of row_tiles.h
 //   LARGEST_CODE                of an activation
 //   store_inputs(block, i, x, bits, block_size)
 //                               codes i to i + LANES - 1 of a block of activations, for matrices of such bits and blocks
@@ -66,14 +66,22 @@ struct VectorKernels {
   // ---- activations
 
   static void store_codes(int16_t* block, int i, typename V::Integers x, int bits, int block_size, bool in_order) {
-    if constexpr (V::HAS_ROW_TILES) {
+    if constexpr (V::HAS_PANELS) {
       if (in_order) return V::store_codes(block + i, x);
     }
     V::store_inputs(block, i, x, bits, block_size);
   }
 
+  // Zero times a number is 0, and times any other no number.
+  static bool are_numbers(const float* x, int n) {
+    Floats zeros = V::zero();
+    for (int i = 0; i < n; i += LANES) zeros = V::multiply_add(V::load_first(x + i, n - i), V::zero(), zeros);
+    return sum(zeros) == 0;
+  }
+
   static void quantize(const float* x, int n, int bits, int block_size, bool in_order, int16_t* codes, float* scales,
                        int32_t* sums) {
+    if (!are_numbers(x, n)) return no_codes(n, block_size, codes, scales, sums);
     for (int block = 0; block * block_size < n; block++) {
       int start = block * block_size;
       Floats top = V::zero();
@@ -81,7 +89,7 @@ struct VectorKernels {
         top = V::largest(top, V::absolute(V::load_first(x + start + i, n - start - i)));
       }
       float largest = V::largest_lane(top);
-      Floats steps = V::set(largest > 0 ? V::LARGEST_CODE / largest : 0);
+      Floats steps = V::set(largest > LEAST_ACTIVATION ? V::LARGEST_CODE / largest : 0);
       typename V::Integers total = V::to_integers(V::zero());
       for (int i = 0; i < block_size; i += LANES) {
         auto rounded = V::to_integers(V::multiply(V::load_first(x + start + i, n - start - i), steps));

@@ -16,7 +16,7 @@ struct Neon {
   static constexpr int QUERIES = 2;
   static constexpr int ACCUMULATORS = 20;
   static constexpr int GROUP_VECTORS = 0;
-  static constexpr bool HAS_ROW_TILES = false;
+  static constexpr bool HAS_PANELS = false;
 
   static Floats zero() { return vdupq_n_f32(0); }
   static Floats set(float x) { return vdupq_n_f32(x); }
@@ -75,7 +75,42 @@ struct Neon {
   static Integers to_integers(Floats x) { return vcvtnq_s32_f32(x); }
   static Integers add(Integers a, Integers b) { return vaddq_s32(a, b); }
   static int32_t total(Integers x) { return vaddvq_s32(x); }
-  static Integers first(int32_t x) { return vsetq_lane_s32(x, vdupq_n_s32(0), 0); }
+
+  // ---- sums of blocks; see row_tiles.h
+
+  using Sums = int32x4_t;
+
+  static Sums set_sums(int32_t x) { return vdupq_n_s32(x); }
+  static Sums load_sums(const int32_t* p) { return vld1q_s32(p); }
+  static Sums multiply(Sums a, Sums b) { return vmulq_s32(a, b); }
+  static Floats floats(Sums x) { return vcvtq_f32_s32(x); }
+
+  // The sums of the lanes of x[0], of x[1] and so on.
+  static Sums lanes_added(const Sums* x) { return vpaddq_s32(vpaddq_s32(x[0], x[1]), vpaddq_s32(x[2], x[3])); }
+
+  template <int N>
+  static Sums load_rows(const uint8_t* p, size_t stride) {
+    int32_t rows[LANES] = {};
+    for (int m = 0; m < LANES; m++) __builtin_memcpy(&rows[m], p + m * stride, N);
+    return vld1q_s32(rows);
+  }
+
+  template <int N>
+  static Sums bits(Sums x, int i) {
+    return vandq_s32(vshlq_s32(x, vdupq_n_s32(-i)), vdupq_n_s32((1 << N) - 1));
+  }
+
+  static void load_columns(const float* p, size_t stride, Floats* y) {
+    Floats x[4];
+    for (int m = 0; m < LANES; m++) x[m] = vld1q_f32(p + m * stride);
+    float64x2_t low_a = vreinterpretq_f64_f32(vtrn1q_f32(x[0], x[1])), low_b = vreinterpretq_f64_f32(vtrn1q_f32(x[2], x[3]));
+    float64x2_t high_a = vreinterpretq_f64_f32(vtrn2q_f32(x[0], x[1]));
+    float64x2_t high_b = vreinterpretq_f64_f32(vtrn2q_f32(x[2], x[3]));
+    y[0] = vreinterpretq_f32_f64(vtrn1q_f64(low_a, low_b));
+    y[1] = vreinterpretq_f32_f64(vtrn1q_f64(high_a, high_b));
+    y[2] = vreinterpretq_f32_f64(vtrn2q_f64(low_a, low_b));
+    y[3] = vreinterpretq_f32_f64(vtrn2q_f64(high_a, high_b));
+  }
 
   // 16 codes of 4 bits in bytes, in order
   static uint8x16_t halves_of_8(const uint8_t* codes) {

@@ -10,19 +10,21 @@ from ..errors import DogeError, ExportError, OptionError
 from ..extras import needs_extra
 from ..recipes import RECIPES
 
+WEIGHTS = ("int8", "fp16", "fp32")  # other recipes need more than the matrices
+
 
 def export_random(size: str, weights: str, folder: Path, keep_window: int | None = None, keep_sinks: int = 0) -> None:
     """Write the decoder of a random family member, in a process of its own: torch stays out of the one that measures.
 
     Args:
         size: of the family, such as 20m or 20m-moe.
-        weights: int8 or fp32.
+        weights: one of WEIGHTS.
         folder: gets onnx/; it has no tokenizer.
         keep_window: tokens; None leaves the family's.
         keep_sinks: first tokens of a stream that never leave; with a window alone.
 
     Raises:
-        OptionError: the family has no such size.
+        OptionError: the family has no such size, or a random model no such weights.
         ExportError: the export extra is missing, or the export failed.
     """
     command = [sys.executable, "-m", "doge_export.export.random_model", size, weights, str(folder)]
@@ -37,6 +39,8 @@ def export_random(size: str, weights: str, folder: Path, keep_window: int | None
 
 def write_random(size: str, weights: str, folder: Path, keep_window: int | None, keep_sinks: int = 0) -> None:
     """The same in this process."""
+    if weights not in WEIGHTS:
+        raise OptionError(f"the weights of a random model are {weights}; they must be one of {', '.join(WEIGHTS)}")
     with needs_extra("export", "a random model", ExportError):
         import torch  # noqa: PLC0415 - only in the process of its own
 

@@ -21,9 +21,8 @@ NGRAM = 3  # longest run that is looked for; longer ones point to the same place
 REACH = 16  # tokens behind the last right guess where an answer that left its source comes back to it first
 FIRST_SHARES = (0.1, 0.35, 0.65, 0.9)  # of right guesses behind runs of 1, 2, 3 and more tokens, before any was made
 LEARNING = 1 / 8  # weight of one guess in its share
-LEAST_RATE = (
-    1.1  # tokens a step that a check must promise: single steps behind checks take longer, and shares are unsure
-)
+# Tokens a step that a check must promise: single steps behind checks take longer, and shares are unsure.
+LEAST_RATE = 1.1
 
 
 class Match(NamedTuple):

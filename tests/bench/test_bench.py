@@ -18,8 +18,8 @@ from onnx import numpy_helper
 from doge_export.bench import probe
 from doge_export.bench.ceiling import Products, products_graph
 from doge_export.commands.bench import NO_CEILING, main
-from doge_export.errors import PackageError
-from doge_export.export.random_model import export_random
+from doge_export.errors import OptionError, PackageError
+from doge_export.export.random_model import export_random, write_random
 from doge_export.extras import PACKAGES
 from doge_export.runtime.decoder import Decoder
 from doge_export.runtime.description import DECODER_FILE
@@ -232,6 +232,11 @@ def test_bad_options_get_one_sentence(arguments: list[str], said: str) -> None:
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
+
+
+def test_a_random_model_has_weights_that_need_no_text(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="weights of a random model are int4; they must be one of int8, fp16, fp32"):
+        write_random("20m", "int4", tmp_path, None)
 
 
 @pytest.mark.slow

@@ -161,6 +161,36 @@ static void check_quantize(const Kernels& kernels, int bits) {
   }
 }
 
+// A token with an infinite value, or one that is no number, has products that are none. Others stay as they are.
+static void check_no_numbers(const Kernels& kernels, int bits, bool in_order) {
+  const int width = 96, rows = 7, bad_row = 3;
+  Matrix matrix(16, width, bits, 32, true, true);
+  Floats x = normals(rows * width);
+  Floats right = products(kernels, matrix, Tokens(kernels, x, rows, width, bits, 32, in_order).view, rows);
+  for (float bad : {NAN, INFINITY, -INFINITY}) {
+    for (int column : {0, 5, 31, 95}) {
+      Floats spoiled = x;
+      spoiled[bad_row * width + column] = bad;
+      Floats y = products(kernels, matrix, Tokens(kernels, spoiled, rows, width, bits, 32, in_order).view, rows);
+      for (int i = 0; i < rows * matrix.rows; i++) {
+        require(i / matrix.rows == bad_row ? std::isnan(y[i]) : same_bits(y[i], right[i]),
+                "quantize: %g in token %d at %d makes %.9g of row %d of token %d", bad, bad_row, column, y[i],
+                i % matrix.rows, i / matrix.rows);
+      }
+    }
+  }
+}
+
+// Numbers whose step float32 cannot hold are 0.
+static void check_tiny_numbers(const Kernels& kernels, int bits) {
+  Floats x = normals(64);
+  for (float& value : x) value *= 1e-37f;
+  Tokens tokens(kernels, x, 1, 64, bits, 32);
+  std::vector<int> codes = codes_of(kernels, tokens, 0, bits, 32);
+  require(std::count(codes.begin(), codes.end(), 0) == 64 && tokens.sums == std::vector<int32_t>{0, 0},
+          "quantize: numbers near 1e-37 have codes such as %d, and a sum of %d", codes[0], tokens.sums[0]);
+}
+
 // ---- products
 
 // Whole numbers whose sums no float rounds: every product must be exactly theirs.
@@ -541,7 +571,12 @@ static void check_float16() {
 }
 
 static void check(const Kernels& kernels) {
-  for (int bits : {4, 8}) check_quantize(kernels, bits);
+  for (int bits : {4, 8}) {
+    check_quantize(kernels, bits);
+    check_no_numbers(kernels, bits, false);
+    check_tiny_numbers(kernels, bits);
+    if (kernels.tokens_in_order > 0) check_no_numbers(kernels, bits, true);
+  }
   for (int bits : {4, 8}) {
     for (int block_size : {16, 32, 64}) {
       for (bool with_zeros : {false, true}) {

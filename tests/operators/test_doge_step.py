@@ -150,6 +150,15 @@ def test_streams_of_a_batch_have_lengths_of_their_own(library: Path, tmp_path: P
     assert np.array_equal(batch.feed(ids[:, -1:], past), np.stack(expected))
 
 
+def test_keys_and_values_that_are_no_numbers_make_logits_that_are_none(library: Path, tmp_path: Path) -> None:
+    folded = fold_model(tiny_model())
+    file = write_graph(folded, mixed_plan(folded, 8), tmp_path, "step", kv_float16=True)
+    stream = Stream(file, folded.dimensions, library=library)
+    for cache in stream.caches.values():
+        cache[:] = 255  # no number in float16, and none in float32
+    assert np.isnan(stream.feed(tokens(folded.dimensions, 1)[:, :12], np.array([20]))).all()
+
+
 def test_a_present_of_its_own_is_the_past_and_the_new_rows(library: Path, tmp_path: Path) -> None:
     folded = fold_model(tiny_model())
     d, file = folded.dimensions, write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")

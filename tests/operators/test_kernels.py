@@ -77,8 +77,11 @@ def test_kernels_of_this_processor_are_right(native: Path) -> None:
 
 
 @needs_compiler
-def test_kernels_read_and_write_nothing_outside_their_arrays(native: Path, tmp_path: Path) -> None:
-    name = lines(native, "--names")[0]
+@pytest.mark.parametrize("name", [*FILES, "plain"])
+def test_kernels_read_and_write_nothing_outside_their_arrays(name: str, native: Path, tmp_path: Path) -> None:
+    """Of every table: the fastest one is not the one of most machines."""
+    if name not in lines(native, "--names"):
+        pytest.skip(f"this processor cannot run {name}")
     table = FILES.get(name, "plain")
     flags = BUILD["KERNELS"][f"kernels_{table}"][1]
     assert lines(checker_of(table, tmp_path, [*flags, *SANITIZED])) == [name]
