@@ -88,6 +88,7 @@ struct Avx512 {
 
   static constexpr int LARGEST_CODE = 127 * 256 + 127;
   static constexpr int MOST_TOKENS = 8;
+  static constexpr int PIECE = 32;
   static constexpr int OFFSETS[2] = {0, 0};
   using Sums = __m512i;
 
@@ -175,29 +176,22 @@ struct Avx512 {
   }
 
   // Rows side by side, so no sum crosses a lane.
-  template <int BITS, int BLOCK, int TOKENS>
-  static void block_sums(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
-    constexpr int N = smaller(BLOCK, 32);
-    Sums high[TOKENS], low[TOKENS];
-    for (int k = 0; k < TOKENS; k++) {
-      high[k] = set_sums(0);
-      low[k] = sums[k];
-    }
-#pragma GCC unroll 1
-    for (int piece = 0; piece < BLOCK; piece += N) {
-      __m512i fours[N / 4];
-      load_fours<BITS, N, TOKENS>(codes + piece * BITS / 8, row_bytes, fours);
+  template <int BITS, int N, int TOKENS>
+  static void sums_of_piece(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+    __m512i fours[N / 4];
+    load_fours<BITS, N, TOKENS>(codes, row_bytes, fours);
+    Sums high[TOKENS];
+    for (int k = 0; k < TOKENS; k++) high[k] = set_sums(0);
 #pragma GCC unroll 8
-      for (int c = 0; c < N; c += 4) {
+    for (int c = 0; c < N; c += 4) {
 #pragma GCC unroll 8
-        for (int k = 0; k < TOKENS; k++) {
-          auto four = (const int8_t*)(x + k * stride + piece + c / 16 * 16) + c % 16;
-          high[k] = _mm512_dpbusd_epi32(high[k], fours[c / 4], four_everywhere(four));
-          low[k] = _mm512_dpbusd_epi32(low[k], fours[c / 4], four_everywhere(four + 16));
-        }
+      for (int k = 0; k < TOKENS; k++) {
+        auto four = (const int8_t*)(x + k * stride + c / 16 * 16) + c % 16;
+        high[k] = _mm512_dpbusd_epi32(high[k], fours[c / 4], four_everywhere(four));
+        sums[k] = _mm512_dpbusd_epi32(sums[k], fours[c / 4], four_everywhere(four + 16));
       }
     }
-    for (int k = 0; k < TOKENS; k++) sums[k] = add(_mm512_slli_epi32(high[k], 8), low[k]);
+    for (int k = 0; k < TOKENS; k++) sums[k] = add(_mm512_slli_epi32(high[k], 8), sums[k]);
   }
 
   using Pairs = __m512i;

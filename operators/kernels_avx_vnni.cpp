@@ -14,8 +14,8 @@ struct AvxVnni : Avx2 {
   }
 
   template <int BITS, int BLOCK, int TOKENS>
-  static void block_sums(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
-    block_sums_by<AvxVnni, BITS, BLOCK, TOKENS>(codes, row_bytes, x, stride, sums);
+  static void sums_of_piece(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+    sums_of_piece_by<AvxVnni, BITS, BLOCK, TOKENS>(codes, row_bytes, x, stride, sums);
   }
 
   static Sums add_pairs(Sums sums, Pairs x, const int16_t* pair) {

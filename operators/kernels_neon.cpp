@@ -7,6 +7,7 @@ namespace {
 struct NeonProducts : Neon {
   static constexpr int LARGEST_CODE = 32767;
   static constexpr int MOST_TOKENS = 4;
+  static constexpr int PIECE = 64;
   static constexpr int OFFSETS[2] = {0, 0};
 
   static void store_inputs(int16_t* block, int i, Integers x, int, int) { vst1_s16(block + i, vqmovn_s32(x)); }
@@ -35,7 +36,7 @@ struct NeonProducts : Neon {
   }
 
   template <int BITS, int BLOCK, int TOKENS>
-  static void block_sums(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+  static void sums_of_piece(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
     Sums of_rows[TOKENS][LANES];
     for (int m = 0; m < LANES; m++) {
       int16x8_t block[BLOCK / 8];

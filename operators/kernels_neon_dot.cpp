@@ -10,6 +10,7 @@ namespace {
 struct NeonDot : Neon {
   static constexpr int LARGEST_CODE = 127 * 256 + 127;
   static constexpr int MOST_TOKENS = 4;
+  static constexpr int PIECE = 64;
   static constexpr int OFFSETS[2] = {0, 128};
 
   static void store_4(int8_t* to, int32x4_t x) {
@@ -51,7 +52,7 @@ struct NeonDot : Neon {
   }
 
   template <int BITS, int BLOCK, int TOKENS>
-  static void block_sums(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+  static void sums_of_piece(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
     Sums high[TOKENS][LANES], low[TOKENS][LANES];
     for (int m = 0; m < LANES; m++) {
       int8x16_t block[BLOCK / 16];

@@ -8,8 +8,9 @@
 //   Sums                        an int32 for each row; set_sums(n) load_sums(p) add(a, b) multiply(a, b) floats(sums)
 //   OFFSETS[bits == 8]          are subtracted from codes before they are multiplied
 //   MOST_TOKENS                 that registers hold
-//   block_sums<BITS, BLOCK, TOKENS>(p, s, x, t, sums)
-//                               sums[k] += a block of each row, rows s bytes apart from p on, times activations of token
+//   PIECE                       codes of a row that are multiplied before memory is asked for again; 32 or 64
+//   sums_of_piece<BITS, N, TOKENS>(p, s, x, t, sums)
+//                               sums[k] += N codes of each row, rows s bytes apart from p on, times activations of token
 //                               k, tokens t codes apart from x on
 //   block_sum<BITS, BLOCK>(p, x)
 //                               the same of one row with one token
@@ -80,7 +81,7 @@ struct RowTiles {
   // ROWS rows from i on with TOKENS tokens from r on.
   template <int BITS, int BLOCK, int TOKENS>
   static void tile(const BlockRows& matrix, int i, const Activations& x, int r, float* y, size_t y_stride) {
-    constexpr int BYTES = BLOCK * BITS / 8;
+    constexpr int BYTES = BLOCK * BITS / 8, PIECE = smaller(BLOCK, V::PIECE);
     const size_t row_bytes = matrix.row_bytes();
     const uint8_t* codes = matrix.codes + i * row_bytes;
     const uint8_t* ahead = codes + ROWS * row_bytes + AHEAD;
@@ -94,7 +95,6 @@ struct RowTiles {
         scales_of(matrix, i, block, scales);
         if (matrix.zeros != nullptr) zeros_of<BITS>(matrix, i, block, zeros);
       }
-      ask_for<ROWS * BYTES>(ahead, matrix.far);
       const float* x_scales = x.scales + (size_t)r * x.blocks + block;
       const int32_t* x_sums = x.sums + (size_t)r * x.blocks + block;
       Sums sums[TOKENS];
@@ -103,13 +103,15 @@ struct RowTiles {
         sums[k] = matrix.zeros == nullptr ? V::set_sums(sum * ((1 << (BITS - 1)) - OFFSET<BITS>))
                                           : V::multiply(V::set_sums(sum), zeros[block % GROUP]);
       }
-      V::template block_sums<BITS, BLOCK, TOKENS>(codes, row_bytes, inputs, x.stride, sums);
+      for (int c = 0; c < BLOCK; c += PIECE, ahead += ROWS * PIECE * BITS / 8) {
+        ask_for<ROWS * PIECE * BITS / 8>(ahead, matrix.far);
+        V::template sums_of_piece<BITS, PIECE, TOKENS>(codes + c * BITS / 8, row_bytes, inputs + c, x.stride, sums);
+      }
       for (int k = 0; k < TOKENS; k++) {
         Floats factors = V::multiply(scales[block % GROUP], V::set(x_scales[(size_t)k * x.blocks]));
         totals[k] = V::multiply_add(V::floats(sums[k]), factors, totals[k]);
       }
       codes += BYTES;
-      ahead += ROWS * BYTES;
       inputs += BLOCK;
     }
     for (int k = 0; k < TOKENS; k++) V::store(y + (r + k) * y_stride + i, totals[k]);

@@ -79,6 +79,7 @@ struct Avx2 {
 
   static constexpr int LARGEST_CODE = 32767;
   static constexpr int MOST_TOKENS = 4;
+  static constexpr int PIECE = 64;
   static constexpr int OFFSETS[2] = {0, 0};
   using Sums = __m256i;
 
@@ -127,7 +128,7 @@ struct Avx2 {
 
   // Rows add their lanes four at a time: registers hold no more of them.
   template <class V, int BITS, int BLOCK, int TOKENS>
-  static void block_sums_by(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+  static void sums_of_piece_by(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
     Sums fours[2][TOKENS];  // of rows: the sums of their lower lanes, then of their upper ones
     for (auto& four : fours) {
       Sums of_rows[4][TOKENS];
@@ -150,8 +151,8 @@ struct Avx2 {
   }
 
   template <int BITS, int BLOCK, int TOKENS>
-  static void block_sums(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
-    block_sums_by<Avx2, BITS, BLOCK, TOKENS>(codes, row_bytes, x, stride, sums);
+  static void sums_of_piece(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
+    sums_of_piece_by<Avx2, BITS, BLOCK, TOKENS>(codes, row_bytes, x, stride, sums);
   }
 
   template <int BITS, int BLOCK>
