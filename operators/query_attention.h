@@ -16,8 +16,8 @@ struct QueryAttention {
   using K = VectorKernels<V>;
   static constexpr int LANES = V::LANES;
 
-  // A processor reads ahead by itself inside a page only, which has few rows.
-  static void ask_ahead(const void* row, size_t bytes) {
+  // A processor reads ahead by itself inside a page only, which has few rows. Always inlined, see RowTiles::ask_for.
+  [[gnu::always_inline]] static void ask_ahead(const void* row, size_t bytes) {
     for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch((const char*)row + ROWS_AHEAD + line);
   }
 

@@ -70,9 +70,10 @@ struct RowTiles {
     }
   }
 
-  // Memory of which much is on its way; and what lies `far` behind it, see BlockRows.
+  // Memory of which much is on its way; and what lies `far` behind it, see BlockRows. Always inlined: GCC leaves out calls
+  // of functions that do nothing but ask.
   template <int BYTES>
-  static void ask_for(const uint8_t* memory, int far) {
+  [[gnu::always_inline]] static void ask_for(const uint8_t* memory, int far) {
     for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(memory + line);
     if (far == 0) return;
     for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(memory + far + line, 0, 2);
@@ -103,6 +104,7 @@ struct RowTiles {
         sums[k] = matrix.zeros == nullptr ? V::set_sums(sum * ((1 << (BITS - 1)) - OFFSET<BITS>))
                                           : V::multiply(V::set_sums(sum), zeros[block % GROUP]);
       }
+#pragma GCC unroll 1
       for (int c = 0; c < BLOCK; c += PIECE, ahead += ROWS * PIECE * BITS / 8) {
         ask_for<ROWS * PIECE * BITS / 8>(ahead, matrix.far);
         V::template sums_of_piece<BITS, PIECE, TOKENS>(codes + c * BITS / 8, row_bytes, inputs + c, x.stride, sums);
