@@ -104,7 +104,6 @@ struct RowTiles {
         sums[k] = matrix.zeros == nullptr ? V::set_sums(sum * ((1 << (BITS - 1)) - OFFSET<BITS>))
                                           : V::multiply(V::set_sums(sum), zeros[block % GROUP]);
       }
-#pragma GCC unroll 1
       for (int c = 0; c < BLOCK; c += PIECE, ahead += ROWS * PIECE * BITS / 8) {
         ask_for<ROWS * PIECE * BITS / 8>(ahead, matrix.far);
         V::template sums_of_piece<BITS, PIECE, TOKENS>(codes + c * BITS / 8, row_bytes, inputs + c, x.stride, sums);

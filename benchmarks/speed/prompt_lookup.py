@@ -7,8 +7,7 @@ the tokens must be the very same. Texts are passages of doge_export/texts/alice.
 are of decoding speed: the median of a question's rounds, and of a kind the median of its questions.
 
 Then come bounds: the ratios of a lookup that knew the answer. It would guess right tokens alone, behind the best of the
-places where the last few tokens stood before. Only its steps and checks
-take time, and their costs are measured first.
+places where the last few tokens stood before. Only its steps and checks take time, and their costs are measured first.
 """
 
 from __future__ import annotations
