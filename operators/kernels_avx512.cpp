@@ -88,7 +88,7 @@ struct Avx512 {
 
   static constexpr int LARGEST_CODE = 127 * 256 + 127;
   static constexpr int MOST_TOKENS = 8;
-  static constexpr int PIECE = 32;
+  static constexpr int PIECE = 64;
   static constexpr int OFFSETS[2] = {0, 0};
   using Sums = __m512i;
 
@@ -175,20 +175,23 @@ struct Avx512 {
     return _mm512_set1_epi32(numbers);
   }
 
-  // Rows side by side, so no sum crosses a lane.
+  // Rows side by side, so no sum crosses a lane. Registers hold 32 codes of each row beside the sums.
   template <int BITS, int N, int TOKENS>
   static void sums_of_piece(const uint8_t* codes, size_t row_bytes, const int16_t* x, size_t stride, Sums* sums) {
-    __m512i fours[N / 4];
-    load_fours<BITS, N, TOKENS>(codes, row_bytes, fours);
+    constexpr int PART = N < 32 ? N : 32;
     Sums high[TOKENS];
     for (int k = 0; k < TOKENS; k++) high[k] = set_sums(0);
+    for (int first = 0; first < N; first += PART, codes += PART * BITS / 8, x += PART) {
+      __m512i fours[PART / 4];
+      load_fours<BITS, PART, TOKENS>(codes, row_bytes, fours);
 #pragma GCC unroll 8
-    for (int c = 0; c < N; c += 4) {
+      for (int c = 0; c < PART; c += 4) {
 #pragma GCC unroll 8
-      for (int k = 0; k < TOKENS; k++) {
-        auto four = (const int8_t*)(x + k * stride + c / 16 * 16) + c % 16;
-        high[k] = _mm512_dpbusd_epi32(high[k], fours[c / 4], four_everywhere(four));
-        sums[k] = _mm512_dpbusd_epi32(sums[k], fours[c / 4], four_everywhere(four + 16));
+        for (int k = 0; k < TOKENS; k++) {
+          auto four = (const int8_t*)(x + k * stride + c / 16 * 16) + c % 16;
+          high[k] = _mm512_dpbusd_epi32(high[k], fours[c / 4], four_everywhere(four));
+          sums[k] = _mm512_dpbusd_epi32(sums[k], fours[c / 4], four_everywhere(four + 16));
+        }
       }
     }
     for (int k = 0; k < TOKENS; k++) sums[k] = add(_mm512_slli_epi32(high[k], 8), sums[k]);
