@@ -21,7 +21,7 @@ AttentionAttributes::AttentionAttributes(const Api& api, const KernelInfo* info)
       keep_recent(api.integer_or_0(info, "keep_recent")),
       qk_norm(api.integer(info, "qk_norm")),
       cache_type(api.integer_or_0(info, "cache_type")),
-      dt_digits(std::max<int64_t>(api.integer_or_0(info, "dt_digits"), 1)),
+      dt_digits(api.integer_or_0(info, "dt_digits")),
       epsilon(api.real(info, "epsilon")) {
   for (int64_t size : {num_heads, num_kv_heads, head_dim, channels, num_mask_heads, keep_window_size}) {
     check(size >= 0 && size <= 1 << 24, "every size must be from 0 to 2 ** 24");
@@ -34,7 +34,8 @@ AttentionAttributes::AttentionAttributes(const Api& api, const KernelInfo* info)
         "the numbers that a token is projected to must be at most 2 ** 28");
   check(num_mask_heads % num_kv_heads == 0, "num_mask_heads must be a multiple of kv_num_heads");
   check(num_mask_heads == 0 || num_heads % num_mask_heads == 0, "num_heads must be a multiple of num_mask_heads");
-  check(dt_digits <= 2, "dt_digits must be 1 or 2");
+  check(dt_digits >= 0 && dt_digits <= 2, "dt_digits must be 1 or 2, or left out");
+  dt_digits = std::max<int64_t>(dt_digits, 1);
   check(dt_digits * (num_mask_heads / num_kv_heads) <= channels - head_dim,
         "channels must have room for the mask heads");
   check(cache_type >= 0 && cache_type <= 2, "cache_type must be from 0 to 2");
@@ -92,7 +93,11 @@ void check_window(const Tokens& tokens, int64_t heads, int64_t keys, const Atten
   }
   for (int i = 0; i < tokens.streams; i++) {
     int64_t past = tokens.past[i], room = full ? MOST_TOKENS : std::min(tokens.slots, sizes.window);
-    if (past < (full ? sizes.window : 0) || past > room - tokens.length) {
+    if (full && past < sizes.window) {
+      throw refused("past_lengths has " + std::to_string(past) + "; with a full window it is at least " +
+                    std::to_string(sizes.window));
+    }
+    if (past < 0 || past > room - tokens.length) {
       throw refused("past_lengths has " + std::to_string(past) + "; with " + std::to_string(tokens.length) +
                     " new tokens a stream has room for " + std::to_string(room));
     }

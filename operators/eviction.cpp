@@ -8,6 +8,7 @@ namespace doge {
 namespace {
 
 constexpr float TIE = 0x1p-57f;  // precedences that are closer count as equal (doge_export/runtime/eviction.py)
+constexpr float MOST_BONUS = 0x1p20f;  // that `keep_bonus` may be
 constexpr int LANES = 16;        // looked at together, in loops that compilers turn into vectors
 
 float least_of(const float* x, int n) {
@@ -66,10 +67,11 @@ int freed_slot(const float* precedence, const int64_t* positions, int sinks, int
 }
 
 int freed_slot_by_bonus(const float* bonuses, const int64_t* positions, int sinks, int window, Competitor competitor) {
-  // the sum first, then the age: of equal sums, the oldest has the largest bonus
+  // The sum first, then the age: of equal sums, the oldest has the largest bonus. A state may hold any numbers: bonuses
+  // are cut, and positions wrap around.
   auto rank = [](float bonus, int64_t position) {
-    int64_t tokens = (int64_t)bonus;
-    return (position + tokens) * ((int64_t)2 << 20) - tokens;
+    uint64_t tokens = bonus > 0 ? (uint64_t)std::min(bonus, MOST_BONUS) : 0;
+    return (int64_t)(((uint64_t)position + tokens) * ((uint64_t)2 << 20) - tokens);
   };
   int64_t least = rank(competitor.precedence, competitor.position);
   int slot = competitor.slot;

@@ -59,13 +59,14 @@ std::vector<const Kernels*> fast_kernels() {
 std::vector<const Kernels*> fast_kernels() { return {}; }
 #endif
 
-const Kernels& named_or_best() {
+const Kernels* named_or_best() {
   std::vector<const Kernels*> tables = runnable_kernels();
   const char* name = std::getenv("DOGE_EXPORT_KERNELS");
+  if (name == nullptr || *name == 0) return tables.front();
   for (const Kernels* table : tables) {
-    if (name != nullptr && std::strcmp(name, table->name) == 0) return *table;
+    if (std::strcmp(name, table->name) == 0) return table;
   }
-  return *tables.front();
+  return nullptr;
 }
 
 }  // namespace
@@ -76,8 +77,8 @@ std::vector<const Kernels*> runnable_kernels() {
   return tables;
 }
 
-const Kernels& chosen_kernels() {
-  static const Kernels& chosen = named_or_best();
+const Kernels* chosen_kernels() {
+  static const Kernels* chosen = named_or_best();
   return chosen;
 }
 

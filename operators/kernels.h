@@ -180,7 +180,7 @@ extern const Kernels neon_kernels, neon_dot_kernels;
 // The tables that this processor can run, the fastest first.
 std::vector<const Kernels*> runnable_kernels();
 
-// The one of them that DOGE_EXPORT_KERNELS names; the fastest where it names none of them.
-const Kernels& chosen_kernels();
+// The one of them that DOGE_EXPORT_KERNELS names, or null; the fastest where that is not set or empty.
+const Kernels* chosen_kernels();
 
 }  // namespace doge

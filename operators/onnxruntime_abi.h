@@ -32,7 +32,6 @@ struct ApiBase {
   const char* (*GetVersionString)();
 };
 
-// Throws Error for a failed call of the table.
 class Error {
  public:
   Error(ErrorCode code, std::string message) : code(code), message(std::move(message)) {}
@@ -63,7 +62,7 @@ struct Operator {
   void* later[7];  // shape inference, versions of the operator, memory in place: not used
 };
 
-// The table of the onnxruntime that loaded this library.
+// The table of the onnxruntime that loaded this library. Throws Error for a failed call.
 class Api {
  public:
   explicit Api(Table table) : table_(table) {}
@@ -92,9 +91,8 @@ class Api {
   // 0 where the operator has no attribute of this name.
   int64_t integer_or_0(const KernelInfo* info, const char* name) const {
     int64_t value = 0;
-    Status* missing = entry<Status* (*)(const KernelInfo*, const char*, int64_t*)>(86)(info, name, &value);
-    if (missing == nullptr) return value;
-    entry<void (*)(Status*)>(93)(missing);
+    if (succeeds(entry<Status* (*)(const KernelInfo*, const char*, int64_t*)>(86)(info, name, &value))) return value;
+    if (is_real_or_text(info, name)) throw Error(INVALID_ARGUMENT, std::string(name) + " must be an integer");
     return 0;
   }
   float real(const KernelInfo* info, const char* name) const {
@@ -168,6 +166,20 @@ class Api {
   }
 
  private:
+  // Whether a call succeeded, whose reason does not matter.
+  bool succeeds(Status* status) const {
+    if (status == nullptr) return true;
+    entry<void (*)(Status*)>(93)(status);
+    return false;
+  }
+
+  bool is_real_or_text(const KernelInfo* info, const char* name) const {
+    float real = 0;
+    size_t length = 0;
+    return succeeds(entry<Status* (*)(const KernelInfo*, const char*, float*)>(85)(info, name, &real)) ||
+           succeeds(entry<Status* (*)(const KernelInfo*, const char*, char*, size_t*)>(87)(info, name, nullptr, &length));
+  }
+
   template <class Function>
   Function entry(int place) const {
     return reinterpret_cast<Function>(table_[place]);

@@ -1,5 +1,6 @@
 // The library's symbols. onnxruntime calls RegisterCustomOps with its own table, and learns the operators of the domain
 // "doge".
+#include <cstdlib>
 #include <string>
 
 #include "doge_step.h"
@@ -19,6 +20,14 @@ Status* version_refused(const ApiBase* base) {
   return oldest.status(NOT_IMPLEMENTED, message.c_str());
 }
 
+void check_kernels() {
+  if (chosen_kernels() != nullptr) return;
+  std::string names;
+  for (const Kernels* table : runnable_kernels()) names += (names.empty() ? "" : ", ") + std::string(table->name);
+  throw Error(INVALID_ARGUMENT, std::string("DOGE_EXPORT_KERNELS is ") + std::getenv("DOGE_EXPORT_KERNELS") +
+                                    "; this processor runs " + names);
+}
+
 }  // namespace
 }  // namespace doge::ort
 
@@ -28,8 +37,11 @@ Status* version_refused(const ApiBase* base) {
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 #endif
 
-// The name of the kernels that are used on this processor.
-EXPORTED const char* DogeKernels() { return doge::chosen_kernels().name; }
+// The name of the kernels that are used on this processor; "none" where DOGE_EXPORT_KERNELS names none of its own.
+EXPORTED const char* DogeKernels() {
+  const doge::Kernels* chosen = doge::chosen_kernels();
+  return chosen == nullptr ? "none" : chosen->name;
+}
 
 // Rises whenever a graph written for the older number would be computed otherwise, or one for the newer not at all; VERSION
 // of runtime/operators.py.
@@ -41,6 +53,7 @@ EXPORTED doge::ort::Status* RegisterCustomOps(doge::ort::SessionOptions* options
   if (table == nullptr) return version_refused(base);
   Api api(table);
   return guarded(api, "doge-export's operators", [&] {
+    check_kernels();
     Domain* domain = api.new_domain("doge");
     api.add(domain, doge_step());
     api.add(domain, dynamic_mask_attention());

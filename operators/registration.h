@@ -22,7 +22,7 @@ Status* guarded(const Api& api, const char* op, Work work) {
   } catch (const Error& error) {
     return api.status(error.code, (std::string(op) + ": " + error.message).c_str());
   } catch (const std::exception& error) {
-    return api.status(RUNTIME_EXCEPTION, error.what());
+    return api.status(RUNTIME_EXCEPTION, (std::string(op) + ": " + error.what()).c_str());
   }
 }
 

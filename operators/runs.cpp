@@ -15,7 +15,7 @@ void Runs::run(const Api& api, const Context* context, const std::function<void(
   std::unique_ptr<Memory> memory = idle_memory();
   Team team([&](Team& team) {
     try {
-      work(Products(chosen_kernels(), team, *memory));
+      work(Products(*chosen_kernels(), team, *memory));
     } catch (...) {
       failure = std::current_exception();
     }

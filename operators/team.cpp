@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <thread>
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -20,7 +20,7 @@ void pause(int n) {
     std::this_thread::yield();
     return;
   }
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
   _mm_pause();
 #elif defined(__aarch64__)
   asm volatile("yield");

@@ -19,7 +19,7 @@ from .description import DATA_FILE, DRAFT_TOKENS, LAYERED_FILE, STEP_FILE
 from .folder_files import check_folder
 from .graphs import Graphs
 from .layered_graph import LayeredGraph
-from .operators import operators_library, wanted
+from .operators import SWITCH, operators_library, wanted
 from .standard_graphs import StandardGraphs
 from .state import State
 from .step_graph import StepGraph
@@ -192,12 +192,12 @@ def open_graphs(folder: Path, threads: int, operators: bool | None) -> Graphs:
     Raises:
         PackageError, OptionError: of the graphs and of `operators_library`.
     """
-    wanted(operators)
+    demanded = wanted(operators)
     own = next((graph for graph in (StepGraph, LayeredGraph) if (folder / graph.file).is_file()), None)
-    if own is None and operators:
+    if own is None and demanded:
         raise OptionError(
-            f"{folder} has no {STEP_FILE} and no {LAYERED_FILE}, so operators cannot be True; leave it out, or export "
-            "the checkpoint again"
+            f"{folder} has no {STEP_FILE} and no {LAYERED_FILE}, so operators cannot be True, nor {SWITCH} 1; "
+            "leave both out, or export the checkpoint again"
         )
-    library = None if own is None else operators_library(operators)
+    library = None if own is None else operators_library(demanded)
     return StandardGraphs(folder, threads) if own is None or library is None else own(folder, threads, library)

@@ -700,7 +700,8 @@ int main(int count, char** arguments) {
   std::vector<const Kernels*> tables = {&TABLE};
 #else
   std::vector<const Kernels*> tables = runnable_kernels();
-  if (what == "--chosen") tables = {&chosen_kernels()};
+  if (what == "--chosen") tables = {chosen_kernels()};
+  if (tables.front() == nullptr) return 0;
 #endif
   if (what.empty()) check_float16();
   if (what == "--speed") print_memory();

@@ -176,14 +176,16 @@ def test_any_thread_may_ask_for_the_position_while_tokens_are_fed(operators: boo
     assert state.position == 400
 
 
-def test_operators_are_demanded_where_they_are(tmp_path: Path) -> None:
+def test_operators_are_demanded_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_model(tiny_model(), "int8", tmp_path)
     (tmp_path / STEP_FILE).unlink()
     assert Decoder(tmp_path).graphs.kernels == "onnxruntime's operators"
     with pytest.raises(OptionError, match="operators is 0; it must be True, False or None"):
         Decoder(tmp_path, operators=0)  # type: ignore[arg-type]  # as a user may
-    with pytest.raises(OptionError, match=r"has no onnx/decoder_step\.onnx and no .*, so operators cannot be True"):
-        Decoder(tmp_path, operators=True)
+    for operators, switch in ((True, "0"), (None, "1")):
+        monkeypatch.setenv(SWITCH, switch)
+        with pytest.raises(OptionError, match=r"has no onnx/decoder_step\.onnx and no .*, so operators cannot be True"):
+            Decoder(tmp_path, operators=operators)
 
 
 def test_results_of_an_evaluation_are_of_one_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

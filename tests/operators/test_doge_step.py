@@ -159,6 +159,31 @@ def test_keys_and_values_that_are_no_numbers_make_logits_that_are_none(library: 
     assert np.isnan(stream.feed(tokens(folded.dimensions, 1)[:, :12], np.array([20]))).all()
 
 
+@pytest.mark.parametrize("bonus", [np.nan, np.inf, -np.inf, 1e30, -1e30])
+@pytest.mark.parametrize("position", [-(2**63), 2**63 - 1])
+def test_a_full_window_may_hold_any_bonus_and_position(
+    bonus: float, position: int, library: Path, tmp_path: Path
+) -> None:
+    """A state comes from a file: the sanitizers of scripts/test-operators watch this test."""
+    folded = fold_model(tiny_model(keep_bonus=9))
+    file = write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
+    stream = Stream(file, folded.dimensions, library=library)
+    inputs = stream.inputs(np.array([[7]]), np.array([64]))
+    inputs["past_precedence"] = np.full((*stream.keys, SLOTS), bonus, np.float32)
+    inputs["past_positions"] = np.full((*stream.keys, SLOTS), position, np.int64)
+    assert stream.run(inputs).shape == (1, 1, folded.dimensions.vocab_size)
+
+
+def test_a_full_window_has_had_as_many_tokens(library: Path, tmp_path: Path) -> None:
+    folded = fold_model(tiny_model())
+    stream = Stream(write_graph(folded, mixed_plan(folded, 8), tmp_path, "step"), folded.dimensions, library=library)
+    inputs = stream.inputs(np.array([[7]]), np.array([3]))
+    for name in ("past_precedence", "past_positions"):
+        inputs[name] = np.zeros((*stream.keys, SLOTS), inputs[name].dtype)
+    with pytest.raises(InvalidArgument, match="past_lengths has 3; with a full window it is at least 64"):
+        stream.session.run(None, inputs | stream.caches)
+
+
 def test_a_present_of_its_own_is_the_past_and_the_new_rows(library: Path, tmp_path: Path) -> None:
     folded = fold_model(tiny_model())
     d, file = folded.dimensions, write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
@@ -195,6 +220,9 @@ def test_inputs_behind_the_past_must_be_constants(library: Path, tmp_path: Path)
         ({"num_heads": 2**32 + 4}, "size"),
         ({"keep_sinks": 64}, "keep_sinks must be from 0 to below keep_window_size"),
         ({"keep_sinks": -1}, "keep_sinks must be from 0 to below keep_window_size"),
+        ({"keep_sinks": 4.0}, "keep_sinks must be an integer"),
+        ({"keep_sinks": "4"}, "keep_sinks must be an integer"),
+        ({"dt_digits": -5}, "dt_digits must be 1 or 2"),
     ],
 )
 def test_wrong_constants_and_attributes_are_refused(

@@ -100,6 +100,16 @@ def test_a_library_that_is_there_is_used(compiled: Path, missing: Path) -> None:
 
 
 @pytest.mark.slow
+def test_kernels_that_are_not_there_are_refused(
+    compiled: Path, missing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(compiled / "present.so", missing)  # a file of its own, for a library looks once
+    monkeypatch.setenv("DOGE_EXPORT_KERNELS", "avx2")
+    with pytest.raises(PackageError, match=r"DOGE_EXPORT_KERNELS is avx2; this processor runs .*plain"):
+        operators_library()
+
+
+@pytest.mark.slow
 def test_an_onnxruntime_that_is_too_old_is_named(compiled: Path, missing: Path) -> None:
     shutil.copy(compiled / "future.so", missing)
     with pytest.raises(PackageError) as error:
