@@ -66,7 +66,8 @@ class BenchResult:
         prefill_tokens_per_s: rate of the prompt.
         decode_tokens_per_s: rate of the new tokens after the first.
         ttft_ms: time from an open model to the first token of an answer.
-        ceiling_tokens_per_s: passes through the products of all weight matrices, per second; None without onnx.
+        ceiling_tokens_per_s: passes a second through all weight matrices by onnxruntime's products; None without onnx.
+            Standard graphs stay below it. DogeStep need not, as its products are its own.
         share_of_ceiling: decode_tokens_per_s / ceiling_tokens_per_s; None without onnx.
         start_ms: time from the start of a process to its first token.
         peak_rss_mb: peak memory of that process.

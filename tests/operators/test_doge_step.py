@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,22 @@ def test_drafts_and_batches_are_single_steps_bit_by_bit(
     together = Stream(file, d, streams=3, library=library, threads=2)
     drafted = np.concatenate([together.feed(ids[:, i : i + 8], np.full(3, i)) for i in range(0, STEPS, 8)], axis=1)
     assert np.array_equal(drafted, alone)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_runs_that_share_a_pool_neither_wait_for_each_other_nor_differ(
+    threads: int, library: Path, tmp_path: Path
+) -> None:
+    folded = fold_model(tiny_model(**WIDE))
+    d, file = folded.dimensions, write_graph(folded, mixed_plan(folded, 8), tmp_path, "step")
+    streams = [Stream(file, d, library=library, threads=threads) for _ in range(4)]
+    for stream in streams:
+        stream.session = streams[0].session  # one pool, and caches of their own
+    ids = tokens(d, 1)
+    alone = fed_one_by_one(Stream(file, d, library=library), ids)
+    with ThreadPoolExecutor(len(streams)) as pool:
+        asked = [pool.submit(fed_one_by_one, stream, ids) for stream in streams]
+        assert all(np.array_equal(each.result(timeout=60), alone) for each in asked)
 
 
 def test_streams_of_a_batch_have_lengths_of_their_own(library: Path, tmp_path: Path) -> None:

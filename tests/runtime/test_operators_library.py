@@ -100,9 +100,7 @@ def test_a_library_that_is_there_is_used(compiled: Path, missing: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kernels_that_are_not_there_are_refused(
-    compiled: Path, missing: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_that_are_not_there_are_refused(compiled: Path, missing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(compiled / "present.so", missing)  # a file of its own, for a library looks once
     monkeypatch.setenv("DOGE_EXPORT_KERNELS", "avx2")
     with pytest.raises(PackageError, match=r"DOGE_EXPORT_KERNELS is avx2; this processor runs .*plain"):
