@@ -47,17 +47,17 @@ struct RowPanels {
     const bool is_last = panel.first + panel.blocks == matrix.blocks;
     const uint8_t* next = is_last ? rows + ahead * row_bytes : codes + panel.blocks * block_bytes;
     Floats scales[GROUP];
-    Sums zeros[GROUP];
+    typename Tiles::template Zeros<BITS> zeros(matrix, i);
     for (int b = 0, p = 0; b < panel.blocks; b++) {
       if (b % GROUP == 0) {
         Tiles::scales_of(matrix, i, panel.first + b, scales);
-        if (matrix.zeros != nullptr) Tiles::template zeros_of<BITS>(matrix, i, panel.first + b, zeros);
+        zeros.read(panel.first + b);
       }
       panel.scales[b][v] = scales[b % GROUP];
       if (b * block_bytes % 64 == 0) {
         for (int m = 0; m < ROWS; m++) __builtin_prefetch(next + m * row_bytes + b * block_bytes);
       }
-      const Pairs zero = V::both(matrix.zeros != nullptr ? zeros[b % GROUP] : V::set_sums(1 << (BITS - 1)));
+      const Pairs zero = V::both(zeros.at(panel.first + b));
       for (int piece = 0; piece < matrix.block_size; piece += N, codes += N * BITS / 8) {
         Pairs pairs[N / 2];
         V::template load_pairs<BITS, N>(codes, row_bytes, pairs);

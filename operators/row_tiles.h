@@ -14,9 +14,12 @@
 //                               k, tokens t codes apart from x on
 //   block_sum<BITS, BLOCK>(p, x)
 //                               the same of one row with one token
-//   load_rows<N>(p, s)          the N bytes at p, at p + s and so on; no way through memory, where a load waits for stores
+//   load_rows(p, s)             the four bytes at p, at p + s and so on; no way through memory, where a load waits for stores
 //   bits<N>(sums, i)            N bits of each number from bit i on
 //   load_columns(p, s, y)       four neighbouring floats of each row, rows s floats apart, to y[0] ... y[3]
+//   HAS_GROUPS<BITS, BLOCK>     whether GROUP blocks at once are faster with one token; then there are these, too
+//   sums_of_group(p, s, x, y)   y[b] = codes of block b of each row, rows s bytes apart from p on, times activations at x
+//   difference(a, b)            of sums
 #pragma once
 
 #include <utility>
@@ -33,12 +36,17 @@ struct RowTiles {
   static constexpr int ROWS = V::LANES;
   static constexpr int MOST_TOKENS = V::MOST_TOKENS;
 
-  // Of GROUP blocks from one on, or of as many as are left. Those of the next rows are asked for: they lie apart from the
-  // codes, and a row has too few of them for the processor to see where the reading goes.
-  static void scales_of(const BlockRows& matrix, int i, int block, Floats* scales) {
-    const float* from = matrix.scales + (size_t)i * matrix.blocks + block;
+  // Those of the next rows are asked for: they lie apart from the codes, and a row has too few of them for the processor
+  // to see where the reading goes.
+  static void ask_for_scales(const BlockRows& matrix, int i, int block) {
     const float* ahead = matrix.scales + (size_t)(i + ROWS) * matrix.blocks + block * ROWS;
     for (int line = 0; line < ROWS * GROUP; line += 64 / sizeof(float)) __builtin_prefetch(ahead + line);
+  }
+
+  // Of GROUP blocks from one on, or of as many as are left.
+  static void scales_of(const BlockRows& matrix, int i, int block, Floats* scales) {
+    const float* from = matrix.scales + (size_t)i * matrix.blocks + block;
+    ask_for_scales(matrix, i, block);
     if (matrix.blocks - block >= GROUP) return V::load_columns(from, matrix.blocks, scales);
     for (int b = 0; block + b < matrix.blocks; b++) {
       float of_rows[ROWS];
@@ -50,25 +58,47 @@ struct RowTiles {
   template <int BITS>
   static constexpr int OFFSET = V::OFFSETS[BITS == 8];
 
-  // The same of zero points, less the offset of codes.
+  // Zero points of the rows from i on, less the offset of codes. Four bytes of each row are at hand at a time.
   template <int BITS>
-  static void zeros_of(const BlockRows& matrix, int i, int block, Sums* zeros) {
-    const size_t stride = ((size_t)matrix.blocks * BITS + 7) / 8;
-    const uint8_t* from = matrix.zeros + i * stride + block * BITS / 8;
-    if (block == 0) {
-      for (size_t line = 0; line < ROWS * stride; line += 64) __builtin_prefetch(from + ROWS * stride + line);
+  class Zeros {
+   public:
+    // Those of the next rows are asked for.
+    Zeros(const BlockRows& matrix, int i) : stride_(((size_t)matrix.blocks * BITS + 7) / 8) {
+      if (matrix.zeros == nullptr) return;
+      rows_ = matrix.zeros + i * stride_;
+      for (size_t line = 0; line < ROWS * stride_; line += 64) __builtin_prefetch(rows_ + ROWS * stride_ + line);
     }
-    if (matrix.blocks - block >= GROUP) {
-      Sums packed = V::template load_rows<GROUP * BITS / 8>(from, stride);
-      for (int b = 0; b < GROUP; b++) zeros[b] = V::add(V::template bits<BITS>(packed, b * BITS), V::set_sums(-OFFSET<BITS>));
-      return;
+
+    // Reads those of GROUP blocks from one on, or of as many as are left.
+    void read(int block) {
+      if (block >= first_ && block + GROUP <= last_) return;
+      first_ = block;
+      if (rows_ == nullptr) return;
+      if (stride_ < 4) return read_short_rows();
+      const int byte = smaller(block * BITS / 8, (int)stride_ - 4);
+      packed_ = V::load_rows(rows_ + byte, stride_);
+      first_ = byte * 8 / BITS;
+      last_ = first_ + 32 / BITS;
     }
-    for (int b = 0; block + b < matrix.blocks; b++) {
-      int32_t of_rows[ROWS];
-      for (int m = 0; m < ROWS; m++) of_rows[m] = zero_point(matrix, i + m, block + b) - OFFSET<BITS>;
-      zeros[b] = V::load_sums(of_rows);
+
+    Sums at(int block) const {
+      return V::add(V::template bits<BITS>(packed_, (block - first_) * BITS), V::set_sums(-OFFSET<BITS>));
     }
-  }
+
+   private:
+    [[gnu::noinline]] void read_short_rows() {
+      int32_t of_rows[ROWS] = {};
+      for (int m = 0; m < ROWS; m++) __builtin_memcpy(of_rows + m, rows_ + m * stride_, stride_);
+      packed_ = V::load_sums(of_rows);
+      first_ = 0;
+      last_ = 32 / BITS;
+    }
+
+    const uint8_t* rows_ = nullptr;
+    size_t stride_;
+    Sums packed_ = V::set_sums((int32_t)(BITS == 8 ? 0x80808080 : 0x88888888));
+    int first_ = 0, last_ = 0;  // blocks that are at hand
+  };
 
   // Memory of which much is on its way; and what lies `far` behind it, see BlockRows. Always inlined: GCC leaves out calls
   // of functions that do nothing but ask.
@@ -90,11 +120,11 @@ struct RowTiles {
     Floats totals[TOKENS];
     for (auto& total : totals) total = V::zero();
     Floats scales[GROUP];
-    Sums zeros[GROUP];
+    Zeros<BITS> zeros(matrix, i);
     for (int block = 0; block < matrix.blocks; block++) {
       if (block % GROUP == 0) {
         scales_of(matrix, i, block, scales);
-        if (matrix.zeros != nullptr) zeros_of<BITS>(matrix, i, block, zeros);
+        zeros.read(block);
       }
       const float* x_scales = x.scales + (size_t)r * x.blocks + block;
       const int32_t* x_sums = x.sums + (size_t)r * x.blocks + block;
@@ -102,7 +132,7 @@ struct RowTiles {
       for (int k = 0; k < TOKENS; k++) {
         const int32_t sum = -x_sums[(size_t)k * x.blocks];
         sums[k] = matrix.zeros == nullptr ? V::set_sums(sum * ((1 << (BITS - 1)) - OFFSET<BITS>))
-                                          : V::multiply(V::set_sums(sum), zeros[block % GROUP]);
+                                          : V::multiply(V::set_sums(sum), zeros.at(block));
       }
       for (int c = 0; c < BLOCK; c += PIECE, ahead += ROWS * PIECE * BITS / 8) {
         ask_for<ROWS * PIECE * BITS / 8>(ahead, matrix.far);
@@ -116,6 +146,35 @@ struct RowTiles {
       inputs += BLOCK;
     }
     for (int k = 0; k < TOKENS; k++) V::store(y + (r + k) * y_stride + i, totals[k]);
+  }
+
+  // The same with one token, by groups of blocks. The last group may meet blocks of the one before it again.
+  template <int BITS, int BLOCK>
+  static void tile_of_groups(const BlockRows& matrix, int i, const Activations& x, int r, float* y) {
+    constexpr int BYTES = BLOCK * BITS / 8;
+    const size_t row_bytes = matrix.row_bytes();
+    const uint8_t* codes = matrix.codes + i * row_bytes;
+    const uint8_t* ahead = codes + ROWS * row_bytes + AHEAD;
+    Floats total = V::zero();
+    Zeros<BITS> zeros(matrix, i);
+    for (int done = 0; done < matrix.blocks; done += GROUP, ahead += ROWS * GROUP * BYTES) {
+      const int block = smaller(done, matrix.blocks - GROUP);
+      const size_t at = (size_t)r * x.blocks + block;
+      Floats scales[GROUP];
+      Sums sums[GROUP];
+      ask_for_scales(matrix, i, block);
+      V::load_columns(matrix.scales + (size_t)i * matrix.blocks + block, matrix.blocks, scales);
+      zeros.read(block);
+      ask_for<ROWS * GROUP * BYTES>(ahead, matrix.far);
+      V::sums_of_group(codes + block * BYTES, row_bytes, x.codes + r * x.stride + block * BLOCK, sums);
+      for (int b = 0; b < GROUP; b++) {
+        if (block + b < done) continue;
+        Sums of_zeros = V::multiply(V::set_sums(x.sums[at + b]), zeros.at(block + b));
+        Floats factors = V::multiply(scales[b], V::set(x.scales[at + b]));
+        total = V::multiply_add(V::floats(V::difference(sums[b], of_zeros)), factors, total);
+      }
+    }
+    V::store(y + i, total);
   }
 
   // One row with one token.
@@ -143,7 +202,14 @@ struct RowTiles {
   static void tiles(const BlockRows& matrix, int first, int last, const Activations& x, int r, float* y,
                     size_t y_stride) {
     for (int i = first; i < last; i += ROWS) {
-      tile<BITS, BLOCK, TOKENS>(matrix, smaller(i, last - ROWS), x, r, y, y_stride);
+      const int row = smaller(i, last - ROWS);
+      if constexpr (TOKENS == 1 && V::template HAS_GROUPS<BITS, BLOCK>) {
+        if (matrix.blocks >= GROUP) {
+          tile_of_groups<BITS, BLOCK>(matrix, row, x, r, y + r * y_stride);
+          continue;
+        }
+      }
+      tile<BITS, BLOCK, TOKENS>(matrix, row, x, r, y, y_stride);
     }
   }
 

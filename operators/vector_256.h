@@ -20,6 +20,8 @@ struct Avx2 {
   static constexpr int QUERIES = 2;
   static constexpr int ACCUMULATORS = 10;
   static constexpr int GROUP_VECTORS = 0;
+  template <int BITS, int BLOCK>
+  static constexpr bool HAS_GROUPS = false;
   static constexpr bool HAS_PANELS = true;
 
   static Floats zero() { return _mm256_setzero_ps(); }
@@ -242,11 +244,10 @@ struct Avx2 {
   static Sums multiply(Sums a, Sums b) { return _mm256_mullo_epi32(a, b); }
   static Floats floats(Sums x) { return _mm256_cvtepi32_ps(x); }
 
-  template <int N>
   static Sums load_rows(const uint8_t* p, size_t stride) {
     auto at = [&](int m) {
-      int32_t x = 0;
-      __builtin_memcpy(&x, p + m * stride, N);
+      int32_t x;
+      __builtin_memcpy(&x, p + m * stride, sizeof x);
       return x;
     };
     return _mm256_setr_epi32(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));

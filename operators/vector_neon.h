@@ -16,6 +16,8 @@ struct Neon {
   static constexpr int QUERIES = 2;
   static constexpr int ACCUMULATORS = 20;
   static constexpr int GROUP_VECTORS = 0;
+  template <int BITS, int BLOCK>
+  static constexpr bool HAS_GROUPS = false;
   static constexpr bool HAS_PANELS = false;
 
   static Floats zero() { return vdupq_n_f32(0); }
@@ -88,10 +90,9 @@ struct Neon {
   // The sums of the lanes of x[0], of x[1] and so on.
   static Sums lanes_added(const Sums* x) { return vpaddq_s32(vpaddq_s32(x[0], x[1]), vpaddq_s32(x[2], x[3])); }
 
-  template <int N>
   static Sums load_rows(const uint8_t* p, size_t stride) {
-    int32_t rows[LANES] = {};
-    for (int m = 0; m < LANES; m++) __builtin_memcpy(&rows[m], p + m * stride, N);
+    int32_t rows[LANES];
+    for (int m = 0; m < LANES; m++) __builtin_memcpy(&rows[m], p + m * stride, sizeof rows[m]);
     return vld1q_s32(rows);
   }
 
