@@ -45,11 +45,12 @@ void add_update(const Update& update, const Rows& thin, int first, int last, Row
 
 }  // namespace
 
-Rows adapted_product(const Matrix& matrix, const Update& update, const Rows& x, const Products& products) {
-  if (update.rank == 0) return products.product(matrix, x);
+Rows adapted_product(const Matrix& matrix, const Update& update, const Rows& x, const Products& products,
+                     const Beside& beside) {
+  if (update.rank == 0) return products.product(matrix, x, beside);
   Rows thin = thin_rows(update, x, products), y(products.memory, x.rows(), matrix.rows());
-  products.product(matrix, x, y.row(0),
-                   [&](int first, int last) { add_update(update, thin, first, last, y, products); });
+  products.product(
+      matrix, x, y.row(0), [&](int first, int last) { add_update(update, thin, first, last, y, products); }, beside);
   return y;
 }
 

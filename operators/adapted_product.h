@@ -7,6 +7,7 @@
 namespace doge {
 
 // matrix x + bias + (x down) up for every row of x; [rows][matrix rows]
-Rows adapted_product(const Matrix& matrix, const Update& update, const Rows& x, const Products& products);
+Rows adapted_product(const Matrix& matrix, const Update& update, const Rows& x, const Products& products,
+                     const Beside& beside = {});
 
 }  // namespace doge

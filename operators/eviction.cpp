@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace doge {
@@ -9,7 +10,7 @@ namespace {
 
 constexpr float TIE = 0x1p-57f;  // precedences that are closer count as equal (doge_export/runtime/eviction.py)
 constexpr float MOST_BONUS = 0x1p20f;  // that `keep_bonus` may be
-constexpr int LANES = 16;        // looked at together, in loops that compilers turn into vectors
+constexpr int LANES = 32;              // looked at together, in loops that compilers turn into vectors
 
 float least_of(const float* x, int n) {
   float lanes[LANES];
@@ -30,10 +31,26 @@ float least_of_older(const float* precedence, const int64_t* positions, int sink
   return least;
 }
 
-bool any_up_to(const float* x, int n, float limit) {
-  int found = 0;
-  for (int i = 0; i < n; i++) found |= x[i] <= limit;
-  return found;
+// The slot of the smallest position below `oldest`, of the keys whose precedence is at most `limit`; -1 where none is.
+// Which these are is found for many at once. Few are, so most groups of 8 are passed over.
+int oldest_up_to(const float* precedence, const int64_t* positions, int first, int last, float limit, int64_t oldest) {
+  constexpr int TOGETHER = 64, GROUP = 8;
+  int slot = -1;
+  for (int start = first; start < last; start += TOGETHER) {
+    uint8_t is_low[TOGETHER] = {};
+    int count = std::min(TOGETHER, last - start);
+    for (int i = 0; i < count; i++) is_low[i] = precedence[start + i] <= limit;
+    for (int group = 0; group < count; group += GROUP) {
+      uint64_t any;
+      std::memcpy(&any, is_low + group, sizeof any);
+      for (int i = group; any != 0 && i < group + GROUP; i++) {
+        if (!is_low[i] || positions[start + i] >= oldest) continue;
+        oldest = positions[start + i];
+        slot = start + i;
+      }
+    }
+  }
+  return slot;
 }
 
 }  // namespace
@@ -50,18 +67,7 @@ int freed_slot(const float* precedence, const int64_t* positions, int sinks, int
   float least = competitor.slot < 0
                     ? least_of(precedence + sinks, window - sinks)  // all are older
                     : least_of_older(precedence, positions, sinks, window, competitor.position);
-  float highest_tied = least + TIE;
-  int slot = -1;
-  int64_t oldest = competitor.position;
-  for (int start = sinks; start < window; start += LANES) {
-    int end = std::min(start + LANES, window);
-    if (end - start == LANES && !any_up_to(precedence + start, LANES, highest_tied)) continue;
-    for (int i = start; i < end; i++) {
-      bool older = precedence[i] <= highest_tied && positions[i] < oldest;
-      oldest = older ? positions[i] : oldest;
-      slot = older ? i : slot;
-    }
-  }
+  int slot = oldest_up_to(precedence, positions, sinks, window, least + TIE, competitor.position);
   if (slot < 0) return competitor.slot;  // it is the oldest, or no number is among them
   return competitor.precedence >= precedence[slot] - TIE ? slot : competitor.slot;
 }

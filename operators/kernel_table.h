@@ -5,6 +5,7 @@
 #include "group_attention.h"
 #include "query_attention.h"
 #include "row_panels.h"
+#include "row_sums.h"
 #include "row_tiles.h"
 #include "vector_kernels.h"
 
@@ -22,8 +23,8 @@ template <class V>
 constexpr Kernels vector_kernels(const char* name) {
   using K = VectorKernels<V>;
   using F = FloatProducts<V>;
-  Kernels kernels{name, 0, K::quantize, nullptr, F::float_products, F::add_weighted_rows, QueryAttention<V>::attend, 0,
-                  nullptr, nullptr, K::add, K::rms_norm, K::to_float16, K::gated_silu};
+  Kernels kernels{name, 0, K::quantize, nullptr, F::float_products, F::add_weighted_rows, RowSums<V>::add_block_rows,
+                  QueryAttention<V>::attend, 0, nullptr, nullptr, K::add, K::rms_norm, K::to_float16, K::gated_silu};
   if constexpr (V::HAS_PANELS) {
     kernels.tokens_in_order = V::TOKENS_IN_ORDER;
     kernels.block_products = tiles_or_panels<V>;

@@ -144,6 +144,9 @@ struct Kernels {
   void (*add_weighted_rows)(const Thin& matrix, size_t stride, int height, int first, int last, const float* x,
                             size_t x_stride, int rows, float* y, size_t y_stride);
 
+  // y[i] += sum over k of factors[k] * weight i of row rows[k], in the order of k, for i below width.
+  void (*add_block_rows)(const BlockRows& matrix, const int* rows, const float* factors, int count, int width, float* y);
+
   // Each of `count` queries, which see all slots.
   void (*attend)(const Query* queries, int count, const Slots& slots, float scale);
 

@@ -81,6 +81,17 @@ void add_weighted_rows(const Thin& matrix, size_t stride, int height, int first,
   add_weighted((const float*)matrix.numbers, stride, height, first, last, x, x_stride, rows, y, y_stride);
 }
 
+void add_block_rows(const BlockRows& matrix, const int* rows, const float* factors, int count, int width, float* y) {
+  for (int k = 0; k < count; k++) {
+    const uint8_t* row = matrix.codes + rows[k] * matrix.row_bytes();
+    for (int i = 0; i < width; i++) {
+      int block = i / matrix.block_size;
+      float scale = factors[k] * matrix.scales[(size_t)rows[k] * matrix.blocks + block];
+      y[i] += (float)(code_at(matrix, row, i) - zero_point(matrix, rows[k], block)) * scale;
+    }
+  }
+}
+
 template <class Number>
 void attend_one(const Query& query, const Slots& slots, float scale) {
   const RowLayout& layout = slots.layout;
@@ -136,7 +147,7 @@ void gated_silu(const float* gate, const float* up, int n, float* y) {
 
 }  // namespace
 
-const Kernels plain_kernels = {"plain", 0, quantize, block_products, float_products, add_weighted_rows, attend, 0,
-                               nullptr, nullptr, add, rms_norm, to_float16, gated_silu};
+const Kernels plain_kernels = {"plain", 0, quantize, block_products, float_products, add_weighted_rows, add_block_rows,
+                               attend, 0, nullptr, nullptr, add, rms_norm, to_float16, gated_silu};
 
 }  // namespace doge

@@ -66,7 +66,9 @@ void step(const Decoder& d, const Tokens& tokens, const Products& products, floa
       hidden(memory, tokens.rows(), d.hidden);
   for (int r = 0; r < tokens.rows(); r++) {
     for (Rows* rows : {&embedded, &residual}) std::fill_n(rows->row(r), d.hidden, 0.0f);
-    add_table_row(d.embedding, tokens.ids[r], 1, 0, d.hidden, embedded.row(r));
+    const int id = (int)tokens.ids[r];
+    const float one = 1;
+    add_table_rows(products.kernels, d.embedding, &id, &one, 1, embedded.row(r));
   }
   add_and_norm(d, nullptr, embedded, d.first_norm, residual, hidden, products);
   for (size_t index = 0; index < d.layers.size(); index++) {

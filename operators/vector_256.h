@@ -31,6 +31,9 @@ struct Avx2 {
   static Floats load(const int8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
   }
+  static Floats load(const uint8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+  }
   static Floats load_first(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
   template <class Number>
   static Floats load_first(const Number* p, int) {  // 8 is all lanes

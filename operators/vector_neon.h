@@ -29,6 +29,11 @@ struct Neon {
     __builtin_memcpy(&four, p, sizeof four);
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(four)))));
   }
+  static Floats load(const uint8_t* p) {
+    uint32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))));
+  }
   static void store(float* p, Floats x) { vst1q_f32(p, x); }
 
   static Floats load_first(const float* p, int n) {

@@ -57,8 +57,9 @@ Quantized::Quantized(const Rows& x, const BlockRows& matrix, bool in_order, cons
   view.sums = sums_.data();
 }
 
-void Products::product(const Matrix& matrix, const Rows& x, float* y, const RowsFilled& then) const {
-  int rows = x.rows();
+void Products::product(const Matrix& matrix, const Rows& x, float* y, const RowsFilled& then,
+                       const Beside& beside) const {
+  int rows = x.rows(), others = beside.count;  // of the phase; later parts have none
   size_t y_stride = matrix.rows();
   int filled = 0;  // rows of the parts before
   std::optional<Quantized> quantized;  // parts of the same bits and blocks share it
@@ -68,20 +69,21 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y, const Rows
     int size = rows_of_task(row_bytes, part.rows);
     int tasks = std::max((part.rows + size - LEAST_ROWS) / size, 1);  // the last one takes a few rows that are left too
     auto last_of = [&](int task) { return task + 1 < tasks ? (task + 1) * size : part.rows; };
-    if (is_float) {
-      team.parallel(tasks, [&](int task) {
-        kernels.float_products(part.weights, matrix.width, task * size, last_of(task), x.row(0), x.width, rows,
-                               y + filled, y_stride);
-        if (then) then(filled + task * size, filled + last_of(task));
-      });
-    } else {
-      bool in_order = kernels.tokens_in_order > 0 && rows >= kernels.tokens_in_order && part.rows >= LEAST_ROWS;
-      if (!quantized || !quantized->fits(part.blocks, in_order)) quantized.emplace(x, part.blocks, in_order, *this);
-      team.parallel(tasks, [&](int task) {
-        kernels.block_products(part.blocks, task * size, last_of(task), quantized->view, rows, y + filled, y_stride);
-        if (then) then(filled + task * size, filled + last_of(task));
-      });
+    bool in_order = kernels.tokens_in_order > 0 && rows >= kernels.tokens_in_order && part.rows >= LEAST_ROWS;
+    if (!is_float && (!quantized || !quantized->fits(part.blocks, in_order))) {
+      quantized.emplace(x, part.blocks, in_order, *this);
     }
+    team.parallel(others + tasks, [&](int item) {
+      if (item < others) return beside.f(item);
+      int first = (item - others) * size, last = last_of(item - others);
+      if (is_float) {
+        kernels.float_products(part.weights, matrix.width, first, last, x.row(0), x.width, rows, y + filled, y_stride);
+      } else {
+        kernels.block_products(part.blocks, first, last, quantized->view, rows, y + filled, y_stride);
+      }
+      if (then) then(filled + first, filled + last);
+    });
+    others = 0;
     filled += part.rows;
   }
   if (matrix.bias == nullptr) return;
@@ -90,35 +92,19 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y, const Rows
   }
 }
 
-Rows Products::product(const Matrix& matrix, const Rows& x) const {
+Rows Products::product(const Matrix& matrix, const Rows& x, const Beside& beside) const {
   Rows y(memory, x.rows(), matrix.rows());
-  product(matrix, x, y.row(0));
+  product(matrix, x, y.row(0), {}, beside);
   return y;
 }
 
-// A loop of its own, without a choice in it, becomes vectors.
-static void add_bytes(const uint8_t* __restrict codes, int count, int zero, float scale, float* __restrict y) {
-  for (int i = 0; i < count; i++) y[i] += (float)(codes[i] - zero) * scale;
-}
-
-void add_table_row(const Matrix& table, int64_t index, float factor, int first, int last, float* y) {
+void add_table_rows(const Kernels& kernels, const Matrix& table, const int* rows, const float* factors, int count,
+                    float* y) {
   const Part& part = table.parts.front();
-  if (part.weights != nullptr) {
-    const float* row = part.weights + index * table.width;
-    for (int i = first; i < last; i++) y[i] += factor * row[i];
-    return;
-  }
-  const BlockRows& b = part.blocks;
-  const uint8_t* row = b.codes + index * b.row_bytes();
-  for (int block = first / b.block_size; block * b.block_size < last; block++) {
-    int zero = zero_point(b, (int)index, block), start = block * b.block_size;
-    float scale = factor * b.scales[(size_t)index * b.blocks + block];
-    int count = std::min(b.block_size, last - start);
-    if (b.bits == 8) {
-      add_bytes(row + start, count, zero, scale, y + start);
-    } else {
-      for (int i = start; i < start + count; i++) y[i] += (float)(code_at(b, row, i) - zero) * scale;
-    }
+  if (part.weights == nullptr) return kernels.add_block_rows(part.blocks, rows, factors, count, table.width, y);
+  for (int k = 0; k < count; k++) {
+    const float* row = part.weights + (size_t)rows[k] * table.width;
+    for (int i = 0; i < table.width; i++) y[i] += factors[k] * row[i];
   }
 }
 

@@ -54,14 +54,21 @@ class Rows {
 // Called by the thread that has filled the columns [first, last) of a product, for every row; it may add to them.
 using RowsFilled = std::function<void(int first, int last)>;
 
+// Tasks f(0) ... f(count - 1) that share a product's phase. They come first, for they take longest.
+struct Beside {
+  int count = 0;
+  std::function<void(int)> f = {};
+};
+
 // Products on all threads of a team.
 class Products {
  public:
   Products(const Kernels& kernels, Team& team, Memory& memory) : kernels(kernels), team(team), memory(memory) {}
 
   // y = matrix x + bias for every row of x; y [rows][matrix rows]
-  void product(const Matrix& matrix, const Rows& x, float* y, const RowsFilled& then = {}) const;
-  Rows product(const Matrix& matrix, const Rows& x) const;
+  void product(const Matrix& matrix, const Rows& x, float* y, const RowsFilled& then = {},
+               const Beside& beside = {}) const;
+  Rows product(const Matrix& matrix, const Rows& x, const Beside& beside = {}) const;
 
   // f(r) for every row, on all threads where there are several rows
   void each_row(int rows, const std::function<void(int)>& f) const {
@@ -99,7 +106,8 @@ class Quantized {
   std::vector<int32_t> sums_;
 };
 
-// y += factor * row `index` of a table that has one part, in the columns [first, last); first begins a block.
-void add_table_row(const Matrix& table, int64_t index, float factor, int first, int last, float* y);
+// y [width] += sum over k of factors[k] * row rows[k] of a table, which has one part.
+void add_table_rows(const Kernels& kernels, const Matrix& table, const int* rows, const float* factors, int count,
+                    float* y);
 
 }  // namespace doge

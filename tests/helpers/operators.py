@@ -49,13 +49,18 @@ def compiled(library: Path) -> Path:
 
 
 def mixed_plan(folded: FoldedDecoder, bits: int) -> Plan:
-    """Every matrix in float32 (32), in 8 bits, or in 4 with the last third of its rows in 8; the embedding in 8."""
+    """Every matrix in float32 (32), in 8 bits, or in 4 with the last third of its rows in 8.
+
+    Beside 4 bits the embedding has 8, and tables of experts have 4 alone.
+    """
     if bits == 32:
         return {name: (matrix.weight,) for name, matrix in folded.matrices.items()}
     plan: dict[str, Any] = {name: (quantize_blocks(matrix.weight),) for name, matrix in folded.matrices.items()}
     for name in plan if bits == 4 else ():
-        if name not in ("embed_tokens", "lm_head"):
-            weight = folded.matrices[name].weight
+        weight = folded.matrices[name].weight
+        if name.endswith("_embed"):
+            plan[name] = (nearest(torch.from_numpy(weight), 4, 32),)
+        elif name not in ("embed_tokens", "lm_head"):
             split = len(weight) * 2 // 3
             plan[name] = (nearest(torch.from_numpy(weight[:split]), 4, 32), quantize_blocks(weight[split:]))
     return plan

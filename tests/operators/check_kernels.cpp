@@ -275,6 +275,34 @@ static void check_ranges(const Kernels& kernels, int bits, int block_size, bool 
   }
 }
 
+// Against sums in double, added to what is there; rows one by one give the same bits, and columns behind the width stay.
+static void check_block_rows(const Kernels& kernels, int bits, int block_size, bool with_zeros) {
+  for (int width : {1, 15, 16, 33, 64, 100, 257}) {
+    Matrix matrix(29, width, bits, block_size, with_zeros, true);
+    int count = integer(1, 20);
+    std::vector<int> rows(count);
+    for (int& row : rows) row = integer(0, matrix.rows - 1);
+    Floats factors = normals(count), before = normals(width + 1), y = before, one_by_one = before;
+    kernels.add_block_rows(matrix.view, rows.data(), factors.data(), count, width, y.data());
+    for (int k = 0; k < count; k++) {
+      kernels.add_block_rows(matrix.view, &rows[k], &factors[k], 1, width, one_by_one.data());
+    }
+    for (int i = 0; i <= width; i++) {
+      double exact = before[i], size = std::fabs(exact);
+      for (int k = 0; k < count && i < width; k++) {
+        double term = factors[k] * matrix.scale(rows[k], i) * (matrix.code(rows[k], i) - matrix.zero(rows[k], i));
+        exact += term;
+        size += std::fabs(term);
+      }
+      require(std::fabs(y[i] - exact) <= (i < width ? (count + 3) * 6e-8 * size : 0),
+              "add_block_rows: %d bits, blocks of %d, width %d, %d rows: column %d is %.9g, not %.9g", bits, block_size,
+              width, count, i, y[i], exact);
+      require(same_bits(y[i], one_by_one[i]), "add_block_rows: column %d of %d is %.9g, row by row %.9g", i, width, y[i],
+              one_by_one[i]);
+    }
+  }
+}
+
 // Against sums in double: float32 rounds once a column.
 static void check_float_products(const Kernels& kernels) {
   for (int width : {1, 3, 8, 15, 16, 31, 100, 257}) {
@@ -583,6 +611,7 @@ static void check(const Kernels& kernels) {
       for (bool with_zeros : {false, true}) {
         check_whole_numbers(kernels, bits, block_size, with_zeros);
         check_block_products(kernels, bits, block_size, with_zeros);
+        check_block_rows(kernels, bits, block_size, with_zeros);
       }
       check_ranges(kernels, bits, block_size, false);
       if (kernels.tokens_in_order > 0) check_ranges(kernels, bits, block_size, true);

@@ -52,6 +52,16 @@ def test_a_full_window_keeps_the_same_keys(form: str, size: int, sinks: int, tmp
     assert np.array_equal(kept[0], kept[1])
 
 
+def test_of_experts_with_equal_scores_the_first_ones_are_chosen(tmp_path: Path) -> None:
+    model = tiny_model(is_moe=True, num_experts=64, num_experts_per_tok=21)
+    for name, parameter in model.named_parameters():
+        if "router_gate" in name:
+            parameter.data[1::2] = parameter.data[::2]
+    write_model(model, "fp32", tmp_path)
+    standard, step = (fed(decoder, decoder.new_state(), random_ids(40), 1) for decoder in both(tmp_path))
+    assert relative_difference(step, standard) < 1e-5
+
+
 @pytest.mark.parametrize("sinks", [0, 5])
 def test_pieces_of_any_size_give_the_same_bits_beyond_the_window(sinks: int, tmp_path: Path) -> None:
     decoder, ids = exported(tiny_model(keep_sinks=sinks), tmp_path, "int8", operators=True), random_ids(TOKENS)

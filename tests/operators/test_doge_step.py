@@ -29,8 +29,9 @@ pytestmark = pytest.mark.slow
 STEPS = 40
 MASK_HEADS: dict[str, Any] = {"num_mask_heads": 4}  # of two kv heads
 DESCRIPTION = DecoderDescription(6, 97, SLOTS, 2, 2, 2, 0, 0, 0, "", "packed_float16")
-DENSE = list(FORMS)
 WIDE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 96}  # whole blocks of 64, of 32, and several of them
+MANY = {"is_moe": True, "num_experts": 64, "num_experts_per_tok": 21} | WIDE  # experts, more than a tile of 16 rows
+FORMS_AND_MANY = FORMS | {"many experts": MANY}
 
 
 @pytest.fixture(scope="module", params=["chosen", "plain"])
@@ -64,9 +65,9 @@ def largest_difference(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
-@pytest.mark.parametrize("form", DENSE)
+@pytest.mark.parametrize("form", FORMS_AND_MANY)
 def test_logits_and_state_are_those_of_the_standard_graph(form: str, library: Path, tmp_path: Path) -> None:
-    folded = fold_model(tiny_model(**FORMS[form]))
+    folded = fold_model(tiny_model(**FORMS_AND_MANY[form]))
     plan = mixed_plan(folded, 32)
     files = [write_graph(folded, plan, tmp_path, name) for name in ("step", "standard")]
     step = Stream(files[0], folded.dimensions, library=library)
@@ -109,7 +110,7 @@ def test_a_cache_of_8_bits_has_the_codes_of_the_standard_graph(form: str, librar
 
 
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("sizes", [{}, WIDE], ids=["padded blocks", "whole blocks"])
+@pytest.mark.parametrize("sizes", [{}, WIDE, MANY], ids=["padded blocks", "whole blocks", "many experts"])
 def test_products_of_few_bits_have_activations_of_sixteen(
     bits: int, sizes: dict[str, Any], library: Path, tmp_path: Path
 ) -> None:
@@ -124,10 +125,11 @@ def test_products_of_few_bits_have_activations_of_sixteen(
 
 
 @pytest.mark.parametrize(("bits", "kv_float16"), [(32, False), (8, True), (4, True)])
+@pytest.mark.parametrize("sizes", [WIDE, MANY], ids=["dense", "many experts"])
 def test_drafts_and_batches_are_single_steps_bit_by_bit(
-    bits: int, kv_float16: bool, library: Path, tmp_path: Path
+    sizes: dict[str, Any], bits: int, kv_float16: bool, library: Path, tmp_path: Path
 ) -> None:
-    folded = fold_model(tiny_model(**WIDE))
+    folded = fold_model(tiny_model(**sizes))
     d, plan = folded.dimensions, mixed_plan(folded, bits)
     file = write_graph(folded, plan, tmp_path, "step", kv_float16=kv_float16)
     ids = tokens(d, 3)
