@@ -8,7 +8,7 @@
 namespace doge {
 namespace {
 
-constexpr size_t MOST_PARTIAL = 1 << 20;  // numbers of partial results, where that is more than a block's
+constexpr size_t MOST_PARTIAL = 1 << 18;  // numbers of partial results, where that is more than a chunk's
 
 }  // namespace
 
@@ -28,9 +28,12 @@ Attention::Attention(const AttentionSizes& sizes, const Tokens& tokens, const Ro
       sink_queries(products.memory, has_far_sinks() ? tokens.rows() : 0, d.heads * width),
       freed(tokens.is_full() ? (size_t)BLOCK * tokens.heads : 0),
       chunks(most_chunks({0, tokens.rows()})),
+      chunks_at_once(most_chunks_at_once()),
       at_once(rows_at_once()),
       partial(products.memory, parts(), layout.numbers),
-      attended(parts()) {
+      attended(parts()),
+      totals((size_t)std::min(tokens.rows(), at_once) * d.heads),
+      scale(1.44269504f / std::sqrt((float)sizes.head_dim)) {
   for (int i = 0; i < parts(); i++) attended[i].sums = partial.row(i);
 }
 
@@ -45,10 +48,16 @@ void Attention::attend(const AttentionLayer& layer, const Cache& cache, const fl
   }
 }
 
+// Few enough that partial results of a block stay in a cache; all of them for a few rows, so threads meet once.
+int Attention::most_chunks_at_once() const {
+  size_t of_chunk = (size_t)std::min(BLOCK, tokens.rows()) * d.heads * layout.numbers;
+  return std::min((int)std::max<size_t>(MOST_PARTIAL / of_chunk, 1), chunks);
+}
+
 // Blocks of a stream whose window is not full do not wait for each other. So threads share as many as memory allows.
 int Attention::rows_at_once() const {
   if (tokens.is_full() || tokens.streams > 1) return BLOCK;
-  size_t of_block = (size_t)BLOCK * d.heads * chunks * layout.numbers;
+  size_t of_block = (size_t)BLOCK * d.heads * chunks_at_once * layout.numbers;
   return BLOCK * (int)std::max<size_t>(MOST_PARTIAL / of_block, 1);
 }
 
@@ -200,19 +209,18 @@ void Attention::attend_rows(const AttentionLayer& layer, const Cache& cache, Ran
   }
   // blocks of one stream, or streams of one block
   int first = rows.first / tokens.length, streams = (rows.last - 1) / tokens.length - first + 1;
-  int ranges = tokens.streams > 1 ? streams : (rows.last - rows.first + BLOCK - 1) / BLOCK, count = most_chunks(rows);
-  products.team.parallel(ranges * tokens.heads * count, [&](int item) {
-    int range = item / count / tokens.heads, begin = rows.first + range * BLOCK, end = begin + BLOCK;
-    if (tokens.streams > 1) begin = (first + range) * tokens.length, end = begin + tokens.length;
-    Range together{std::max(rows.first, begin), std::min(rows.last, end)};
-    attend_chunk(layer, cache, together, item / count % tokens.heads, item % count);
-  });
-  products.each_row(rows.last - rows.first, [&](int i) {
-    int r = rows.first + i;
-    for (int head = 0; head < d.heads; head++) {
-      merge(layer, head, parts_of(r, head), chunks_for(r), y + ((size_t)r * d.heads + head) * d.channels);
-    }
-  });
+  int ranges = tokens.streams > 1 ? streams : (rows.last - rows.first + BLOCK - 1) / BLOCK, all = most_chunks(rows);
+  for (int start = 0; start < all; start += chunks_at_once) {
+    Range some{start, std::min(start + chunks_at_once, all)};
+    int count = some.last - some.first;
+    products.team.parallel(ranges * tokens.heads * count, [&](int item) {
+      int range = item / count / tokens.heads, begin = rows.first + range * BLOCK, end = begin + BLOCK;
+      if (tokens.streams > 1) begin = (first + range) * tokens.length, end = begin + tokens.length;
+      Range together{std::max(rows.first, begin), std::min(rows.last, end)};
+      attend_chunk(layer, cache, together, item / count % tokens.heads, some.first + item % count);
+    });
+    products.each_row(rows.last - rows.first, [&](int i) { add_chunks(layer, rows.first + i, some, y); });
+  }
 }
 
 // Rows of one stream in their order, over a chunk of one head of the cache. In a full window, each row first takes its
@@ -224,8 +232,7 @@ void Attention::attend_chunk(const AttentionLayer& layer, const Cache& cache, Ra
                 *chunk_values = row_of(cache.values, rows.first, cache_head, chunk.start);
   bool has_columns = columns.rows() > 0 && &chunk.queries == &queries;
   ChunkAttention attention(products.kernels, {layout, chunk_keys, chunk_values, 0, false},
-                           has_columns ? columns_of(rows.first, cache_head) : nullptr, width,
-                           1 / std::sqrt((float)d.head_dim));
+                           has_columns ? columns_of(rows.first, cache_head) : nullptr, width, scale);
   for (int r = rows.first; r < rows.last; r++) {
     int length = std::min(visible(r), chunk.end) - chunk.start;
     if (length <= 0) continue;
@@ -238,7 +245,8 @@ void Attention::attend_chunk(const AttentionLayer& layer, const Cache& cache, Ra
       }
     }
     for (int head = cache_head * heads; head < (cache_head + 1) * heads; head++) {
-      attention.add(index_in_block(r, head), chunk.queries.row(r) + head * width, length, parts_of(r, head) + index);
+      Attended* part = parts_of(r, head) + index % chunks_at_once;
+      attention.add(index_in_block(r, head), chunk.queries.row(r) + head * width, length, part);
     }
   }
   attention.finish();
@@ -263,20 +271,42 @@ int Attention::most_chunks(Range rows) const {
   return most;
 }
 
-void Attention::merge(const AttentionLayer& layer, int head, const Attended* parts, int count, float* y) const {
-  float largest = parts[0].largest, total = 0;
-  for (int i = 1; i < count; i++) largest = std::max(largest, parts[i].largest);
-  int numbers = layout.numbers;
-  std::fill_n(y, d.channels, 0.0f);
-  for (int i = 0; i < count; i++) {
-    float weight = parts[i].largest == largest ? 1 : std::exp(parts[i].largest - largest);
-    total += weight * parts[i].total;
-    for (int c = 0; c < numbers; c++) y[c] += weight * parts[i].sums[c];
+// The results of some chunks of a row, those before them being in y. So the sum is the same however many come at once.
+void Attention::add_chunks(const AttentionLayer& layer, int r, Range some, float* y) {
+  int count = chunks_for(r);
+  for (int head = 0; head < d.heads; head++) {
+    Attended& sum = totals[(size_t)(r % at_once) * d.heads + head];
+    float* numbers = y + ((size_t)r * d.heads + head) * d.channels;
+    if (some.first == 0) {
+      sum = {-INFINITY, 0, numbers};
+      std::fill_n(numbers, d.channels, 0.0f);
+    }
+    const Attended* parts = parts_of(r, head);
+    for (int i = some.first; i < std::min(some.last, count); i++) add_part(parts[i - some.first], sum);
+    if (some.first < count && count <= some.last) finish(layer, head, sum);
   }
-  for (int c = 0; c < numbers; c++) y[c] /= total;
+}
+
+// A loop of its own, without a choice in it, becomes vectors.
+static void weigh_and_add(const float* __restrict x, float weight, int n, float before, float* __restrict y) {
+  for (int c = 0; c < n; c++) y[c] = y[c] * before + weight * x[c];
+}
+
+// Both in units of the larger weight.
+void Attention::add_part(const Attended& part, Attended& sum) const {
+  float largest = std::max(part.largest, sum.largest);
+  float before = sum.largest == largest ? 1 : std::exp2((sum.largest - largest) * scale);
+  float weight = part.largest == largest ? 1 : std::exp2((part.largest - largest) * scale);
+  weigh_and_add(part.sums, weight, numbers(), before, sum.sums);
+  sum.total = sum.total * before + weight * part.total;
+  sum.largest = largest;
+}
+
+void Attention::finish(const AttentionLayer& layer, int head, Attended& sum) const {
+  for (int c = 0; c < numbers(); c++) sum.sums[c] /= sum.total;
   if (layer.value_scales == nullptr) return;
   const float* scales = layer.value_scales + head / (d.heads / d.kv_heads) * d.head_dim;
-  for (int c = 0; c < d.head_dim; c++) y[c] *= scales[c];
+  for (int c = 0; c < d.head_dim; c++) sum.sums[c] *= scales[c];
 }
 
 }  // namespace doge

@@ -19,7 +19,7 @@ class Attention {
   void attend(const AttentionLayer& layer, const Cache& cache, const float* projected, float* y);
 
  private:
-  static constexpr int BLOCK = 32;  // rows that go over a chunk together
+  static constexpr int BLOCK = 64;  // rows that go over a chunk together
 
   struct Range {
     int first, last;
@@ -48,14 +48,18 @@ class Attention {
 
   void attend_rows(const AttentionLayer& layer, const Cache& cache, Range rows, float* y);
   void attend_chunk(const AttentionLayer& layer, const Cache& cache, Range rows, int cache_head, int index);
-  void merge(const AttentionLayer& layer, int head, const Attended* parts, int count, float* y) const;
-  Attended* parts_of(int r, int head) { return &attended[((size_t)(r % at_once) * d.heads + head) * chunks]; }
+  void add_chunks(const AttentionLayer& layer, int r, Range some, float* y);
+  void add_part(const Attended& part, Attended& sum) const;
+  void finish(const AttentionLayer& layer, int head, Attended& sum) const;
+  Attended* parts_of(int r, int head) { return &attended[((size_t)(r % at_once) * d.heads + head) * chunks_at_once]; }
   int& freed_by(int r, int head) { return freed[(size_t)(r % BLOCK) * tokens.heads + head]; }
   Chunk chunk_at(int index) const;
   int chunks_for(int r) const;
   int most_chunks(Range rows) const;
+  int most_chunks_at_once() const;
   int rows_at_once() const;
-  int parts() const { return std::min(tokens.rows(), at_once) * d.heads * chunks; }
+  int parts() const { return std::min(tokens.rows(), at_once) * d.heads * chunks_at_once; }
+  int numbers() const { return std::min(layout.numbers, d.channels); }  // of a value, without what pads its row
   int blocks() const { return (tokens.rows() + BLOCK - 1) / BLOCK; }
   int visible(int r) const { return tokens.is_full() ? d.window : (int)tokens.position(r) + 1; }
 
@@ -88,9 +92,12 @@ class Attention {
   Rows sink_queries;           // as queries, rotated for far sinks; no rows where there are none
   std::vector<int> freed;      // [rows of a block][cache heads]: the slot that a row takes in a full window, or -1
   int chunks;                  // of the row that has most
-  int at_once;                 // rows, whole blocks, whose partial results are kept until they are merged
-  Rows partial;                // [rows at once * heads * chunks][numbers]
+  int chunks_at_once;          // whose partial results are kept until they are added up
+  int at_once;                 // rows, whole blocks, of such results
+  Rows partial;                // [rows at once * heads * chunks at once][numbers]
   std::vector<Attended> attended;
+  std::vector<Attended> totals;  // [rows at once * heads], of all chunks so far; their sums lie in the result
+  float scale;                 // of scores, see Attended
 };
 
 }  // namespace doge

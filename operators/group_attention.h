@@ -19,6 +19,7 @@ struct GroupAttention {
   static constexpr int GROUP = VECTORS * LANES;     // queries
   static constexpr int KEYS = V::QUERIES;           // that are multiplied together
   static constexpr int WIDTH = 4;                   // vectors of values that are weighed together
+  static constexpr int NEAR = 8192;                 // numbers of values that stay in the first cache
 
   // One vector of queries by each of some keys.
   struct Tile {
@@ -69,8 +70,9 @@ struct GroupAttention {
     return sum;
   }
 
-  // scores[slot][query] = scaled dots, floats included; tops get the largest of each query, among the slots that it sees
-  static void scores_of(const float* columns, const Unpacked& slots, float scale, const Floats* lengths, Floats* tops) {
+  // scores[slot][query] = dots, floats included; tops get the largest of each query, among the slots that it sees. Every
+  // query sees the slots before `shortest`.
+  static void scores_of(const float* columns, const Unpacked& slots, int shortest, const Floats* lengths, Floats* tops) {
     const int numbers = slots.numbers, floats_at = padded(numbers);
     for (int j = 0; j < slots.length; j += KEYS) {
       const float* keys[KEYS];  // the last key again, where there are fewer
@@ -84,28 +86,30 @@ struct GroupAttention {
           }
         }
       }
+      const bool all = j + KEYS <= shortest;
       for (int v = 0; v < VECTORS; v++) {
         for (int t = 0; t < KEYS; t++) {
-          Floats score = V::multiply(dots.x[v][t], V::set(scale));
-          Floats larger = j + t == 0 ? score : V::largest(tops[v], score);
-          tops[v] = V::where_less(V::set(j + t), lengths[v], larger, tops[v]);
-          if (j + t < slots.length) V::store(slots.scores + (j + t) * GROUP + v * LANES, score);
+          Floats larger = V::largest(tops[v], dots.x[v][t]);
+          tops[v] = all ? larger : V::where_less(V::set(j + t), lengths[v], larger, tops[v]);
+          if (all || j + t < slots.length) V::store(slots.scores + (j + t) * GROUP + v * LANES, dots.x[v][t]);
         }
       }
     }
   }
 
-  // scores = exp(scores - top) in place, 0 where a query sees no slot; the sums of all slots
-  static Floats weights_of(const Unpacked& slots, int v, Floats lengths, Floats top) {
-    Floats totals[LANES];
+  // scores become weights, 0 where a query sees no slot; the sums of all slots
+  static Floats weights_of(const Unpacked& slots, int v, int shortest, Floats lengths, Floats top, float scale) {
+    Floats totals[LANES], factor = V::set(scale);
     for (auto& total : totals) total = V::zero();
-    for (int j = 0; j < slots.length; j++) {
+    auto weigh = [&](int j, bool all) {
       float* scores = slots.scores + j * GROUP + v * LANES;
-      Floats weights = K::exponential(V::subtract(V::load(scores), top));
-      weights = V::where_less(V::set(j), lengths, weights, V::zero());
+      Floats weights = QueryAttention<V>::weights(V::load(scores), top, factor);
+      if (!all) weights = V::where_less(V::set(j), lengths, weights, V::zero());
       V::store(scores, weights);
       totals[j % LANES] = V::add(totals[j % LANES], weights);
-    }
+    };
+    for (int j = 0; j < shortest; j++) weigh(j, true);
+    for (int j = shortest; j < slots.length; j++) weigh(j, false);
     return vectors_added(totals);
   }
 
@@ -119,51 +123,69 @@ struct GroupAttention {
     return x[0];
   }
 
-  // sums of values from number c on, for V::QUERIES queries from i on
-  template <int VALUES>
-  static void weigh(const Query* queries, int i, const Unpacked& slots, int c) {
-    Floats totals[V::QUERIES][VALUES];
-    for (auto& of_query : totals) {
-      for (auto& total : of_query) total = V::zero();
+  // sums of values from number c on, for COUNT queries from i on; those of the slots before `first` are there
+  template <int COUNT, int VALUES>
+  static void weigh(const Query* queries, int i, const Unpacked& slots, int c, int first, int last) {
+    Floats totals[COUNT][VALUES];
+    for (int q = 0; q < COUNT; q++) {
+      const float* sums = queries[i + q].result->sums + c;
+      for (int w = 0; w < VALUES; w++) {
+        totals[q][w] = first == 0 ? V::zero() : V::load_first(sums + w * LANES, slots.numbers - c - w * LANES);
+      }
     }
-    const float* row = slots.values + c;
-    const float* weights = slots.scores + i;
-    for (int j = 0; j < slots.length; j++, row += slots.stride, weights += GROUP) {
+    const float* row = slots.values + (size_t)first * slots.stride + c;
+    const float* weights = slots.scores + first * GROUP + i;
+    for (int j = first; j < last; j++, row += slots.stride, weights += GROUP) {
       Floats values[VALUES];
       for (int w = 0; w < VALUES; w++) values[w] = V::load(row + w * LANES);
-      for (int q = 0; q < V::QUERIES; q++) {
+      for (int q = 0; q < COUNT; q++) {
         Floats weight = V::set(weights[q]);
         for (int w = 0; w < VALUES; w++) totals[q][w] = V::multiply_add(weight, values[w], totals[q][w]);
       }
     }
-    for (int q = 0; q < V::QUERIES; q++) {
+    for (int q = 0; q < COUNT; q++) {
       float* sums = queries[i + q].result->sums + c;
       for (int w = 0; w < VALUES; w++) V::store_first(sums + w * LANES, slots.numbers - c - w * LANES, totals[q][w]);
     }
   }
 
+  // The same for all queries: six of them together need fewer loads than four.
+  template <int VALUES>
+  static void weigh_all(const Query* queries, const Unpacked& slots, int c, int first, int last) {
+    static_assert((GROUP - 2 * KEYS) % 6 == 0);
+    int i = 0;
+    for (; i < GROUP - 2 * KEYS; i += 6) weigh<6, VALUES>(queries, i, slots, c, first, last);
+    for (; i < GROUP; i += KEYS) weigh<KEYS, VALUES>(queries, i, slots, c, first, last);
+  }
+
   static void attend(const Query* queries, const float* columns, const Unpacked& slots, float scale) {
     Floats tops[VECTORS], lengths[VECTORS];
+    int shortest = slots.length;
     for (int v = 0; v < VECTORS; v++) {
       float of_queries[LANES];
-      for (int lane = 0; lane < LANES; lane++) of_queries[lane] = queries[v * LANES + lane].length;
+      for (int lane = 0; lane < LANES; lane++) {
+        int length = queries[v * LANES + lane].length;
+        of_queries[lane] = length;
+        shortest = smaller(shortest, length);
+      }
       lengths[v] = V::load(of_queries);
-      tops[v] = V::zero();
+      tops[v] = V::set(-__builtin_inff());
     }
-    scores_of(columns, slots, scale, lengths, tops);
+    scores_of(columns, slots, shortest, lengths, tops);
     for (int v = 0; v < VECTORS; v++) {
       float largest[LANES], totals[LANES];
-      V::store(totals, weights_of(slots, v, lengths[v], tops[v]));
+      V::store(totals, weights_of(slots, v, shortest, lengths[v], tops[v], scale));
       V::store(largest, tops[v]);
       for (int lane = 0; lane < LANES; lane++) {
         queries[v * LANES + lane].result->largest = largest[lane];
         queries[v * LANES + lane].result->total = totals[lane];
       }
     }
-    for (int i = 0; i < GROUP; i += V::QUERIES) {
-      int c = 0;
-      for (; c + WIDTH * LANES <= padded(slots.numbers); c += WIDTH * LANES) weigh<WIDTH>(queries, i, slots, c);
-      for (; c < slots.numbers; c += LANES) weigh<1>(queries, i, slots, c);
+    const int columns_of_values = padded(slots.numbers), near = NEAR / smaller(columns_of_values, NEAR);
+    for (int first = 0; first < slots.length; first += near) {
+      int last = smaller(first + near, slots.length), c = 0;
+      for (; c + WIDTH * LANES <= columns_of_values; c += WIDTH * LANES) weigh_all<WIDTH>(queries, slots, c, first, last);
+      for (; c < slots.numbers; c += LANES) weigh_all<1>(queries, slots, c, first, last);
     }
   }
 

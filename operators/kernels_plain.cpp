@@ -106,14 +106,14 @@ void attend_one(const Query& query, const Slots& slots, float scale) {
     float dot = 0;
     for (int c = 0; c < layout.numbers; c++) dot += query.numbers[c] * number_at(key + c);
     for (int f = 0; f < layout.floats; f++) dot += query.numbers[layout.numbers + f] * floats[f];
-    query.scores[j] = dot * scale;
-    y.largest = std::max(y.largest, query.scores[j]);
+    query.scores[j] = dot;
+    y.largest = std::max(y.largest, dot);
   }
   std::fill(y.sums, y.sums + layout.numbers, 0.0f);
   y.total = 0;
   for (int j = 0; j < slots.length; j++) {
     const Number* value = numbers_of(slots.values, j);
-    float weight = std::exp(query.scores[j] - y.largest);
+    float weight = std::exp2((query.scores[j] - y.largest) * scale);
     y.total += weight;
     for (int c = 0; c < layout.numbers; c++) y.sums[c] += weight * number_at(value + c);
   }

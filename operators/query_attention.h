@@ -84,34 +84,30 @@ struct QueryAttention {
     }
   }
 
-  // scores *= scale; returns the largest
-  static float scaled(float* scores, int length, float scale) {
-    Floats factor = V::set(scale), top = V::set(scores[0] * scale);
+  static float largest_of(const float* scores, int length) {
+    Floats top = V::set(scores[0]);
     int j = 0;
-    for (; j + LANES <= length; j += LANES) {
-      Floats x = V::multiply(V::load(scores + j), factor);
-      V::store(scores + j, x);
-      top = V::largest(top, x);
-    }
+    for (; j + LANES <= length; j += LANES) top = V::largest(top, V::load(scores + j));
     float largest = V::largest_lane(top);
-    for (; j < length; j++) {
-      scores[j] *= scale;
-      largest = scores[j] > largest ? scores[j] : largest;
-    }
+    for (; j < length; j++) largest = scores[j] > largest ? scores[j] : largest;
     return largest;
   }
 
-  // weights[j] = exp(scores[j] - largest) in place; returns their sum
-  static float exponentials(float* scores, int length, float largest) {
-    Floats top = V::set(largest), total = V::zero();
+  static Floats weights(Floats scores, Floats largest, Floats scale) {
+    return K::power_of_2(V::multiply(V::subtract(scores, largest), scale));
+  }
+
+  // scores become weights; returns their sum
+  static float weigh(float* scores, int length, float largest, float scale) {
+    Floats top = V::set(largest), factor = V::set(scale), total = V::zero();
     int j = 0;
     for (; j + LANES <= length; j += LANES) {
-      Floats weights = K::exponential(V::subtract(V::load(scores + j), top));
-      V::store(scores + j, weights);
-      total = V::add(total, weights);
+      Floats x = weights(V::load(scores + j), top, factor);
+      V::store(scores + j, x);
+      total = V::add(total, x);
     }
     if (j < length) {
-      V::store_first(scores + j, length - j, K::exponential(V::subtract(V::load_first(scores + j, length - j), top)));
+      V::store_first(scores + j, length - j, weights(V::load_first(scores + j, length - j), top, factor));
       total = V::add(total, V::load_first(scores + j, length - j));
     }
     return K::sum(total);
@@ -162,8 +158,8 @@ struct QueryAttention {
     for (int f = 0; f < slots.layout.floats; f++) add_float<QUERIES>(queries, slots, f);
     for (int i = 0; i < QUERIES; i++) {
       Attended& y = *queries[i].result;
-      y.largest = scaled(queries[i].scores, slots.length, scale);
-      y.total = exponentials(queries[i].scores, slots.length, y.largest);
+      y.largest = largest_of(queries[i].scores, slots.length);
+      y.total = weigh(queries[i].scores, slots.length, y.largest, scale);
     }
     constexpr int WIDEST = smaller(V::ACCUMULATORS / QUERIES, 10);
     int numbers = slots.layout.numbers, vectors = (numbers + LANES - 1) / LANES;

@@ -55,8 +55,11 @@ struct Avx2 {
   static Floats absolute(Floats x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
   static Floats rounded(Floats x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
-  static Floats times_power_of_2(Floats x, Floats n) {  // for n from -126 to 127
-    Integers power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+  static Floats fraction(Floats x) { return _mm256_sub_ps(x, _mm256_floor_ps(x)); }
+
+  static Floats times_power_of_2(Floats x, Floats n) {
+    Integers whole = _mm256_cvtps_epi32(_mm256_floor_ps(n));
+    Integers power = _mm256_slli_epi32(_mm256_add_epi32(whole, _mm256_set1_epi32(127)), 23);
     return _mm256_mul_ps(x, _mm256_castsi256_ps(power));
   }
 

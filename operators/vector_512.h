@@ -64,6 +64,7 @@ struct Vectors512 {
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
   static Floats absolute(Floats x) { return _mm512_abs_ps(x); }
   static Floats rounded(Floats x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Floats fraction(Floats x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
   static Floats times_power_of_2(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
   static float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
   static Floats where_less(Floats a, Floats b, Floats x, Floats y) {

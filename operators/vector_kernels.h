@@ -9,7 +9,8 @@
 //   zero() set(x) load(p) store(p, x), load_first(p, n) store_first(p, n, x) for the first n lanes only, any int n
 //   add subtract multiply divide largest(a, b), multiply_add(a, b, c) = a * b + c rounded once, absolute(a)
 //   rounded(x)                  to the nearest integer, of two the even one
-//   times_power_of_2(x, n)      x * 2 ** n for an n of whole numbers
+//   fraction(x)                 x less the largest whole number that is not above it
+//   times_power_of_2(x, n)      x * 2 ** n, of n without its fraction; from -126 to 127
 //   where_less(a, b, x, y)      x in the lanes with a < b, y in the others; where there are groups
 //   load(p) load_first(p, n)    of Float16 and of int8 as well, where n is a multiple of 8 or of LANES
 //   store_first(p, n, x)        to Float16 as well, for such n; x is within its range
@@ -54,6 +55,16 @@ struct VectorKernels {
     for (float c : coefficients) p = V::multiply_add(p, r, V::set(c));
     p = V::add(V::multiply_add(p, V::multiply(r, r), r), V::set(1));
     return V::times_power_of_2(p, n);
+  }
+
+  // 2 ** x for an x of at most 0: 1.2 ulp from -126 on, and 2 ** -126 below. That of 0 is exactly 1.
+  static Floats power_of_2(Floats x) {
+    x = V::largest(V::set(-126), x);
+    Floats r = V::fraction(x);
+    const float coefficients[] = {1.248228364e-3f, 9.673775174e-3f, 5.548618361e-2f, 2.402290851e-1f, 6.931470633e-1f, 1};
+    Floats p = V::set(2.156603296e-4f);
+    for (float c : coefficients) p = V::multiply_add(p, r, V::set(c));
+    return V::times_power_of_2(p, x);
   }
 
   static float sum(Floats x) {

@@ -70,8 +70,10 @@ struct Neon {
   static Floats rounded(Floats x) { return vrndnq_f32(x); }
   static float largest_lane(Floats x) { return vmaxvq_f32(x); }
 
-  static Floats times_power_of_2(Floats x, Floats n) {  // for n from -126 to 127
-    Integers power = vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23);
+  static Floats fraction(Floats x) { return vsubq_f32(x, vrndmq_f32(x)); }
+
+  static Floats times_power_of_2(Floats x, Floats n) {
+    Integers power = vshlq_n_s32(vaddq_s32(vcvtmq_s32_f32(n), vdupq_n_s32(127)), 23);
     return vmulq_f32(x, vreinterpretq_f32_s32(power));
   }
 

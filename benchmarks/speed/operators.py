@@ -5,6 +5,11 @@
 Both compute the same 8-bit export, in turns: a prompt, and steps behind 64 tokens. Then come prompts and steps near the
 end of the window and over a full one, and steps of 8 sequences. Ratios are medians of the rounds' ratios of time,
 onnxruntime's to DogeStep's.
+
+    python -m benchmarks.speed.operators --sizes smollm2-135m --threads 1 --rounds 3 --whole 8000
+
+Instead of all that: a prompt of so many tokens and one of 512, by both, in turns. The speed of the former is compared
+with that of DogeStep's own 512, and of the standard graphs'.
 """
 
 from __future__ import annotations
@@ -53,6 +58,11 @@ class Contender:
         """Seconds of PROMPT tokens."""
         return seconds(lambda: self.decoder.forward(self.decoder.new_state(), self.ids))
 
+    def whole_prompt(self, length: int) -> float:
+        """Seconds of so many tokens, those of the prompt again and again."""
+        ids = np.resize(self.ids, length)
+        return seconds(lambda: self.decoder.forward(self.decoder.new_state(), ids))
+
     def prompt_at_end(self) -> float:
         """Seconds of PROMPT tokens that fill the window."""
         self.late.truncate(self.decoder.keep_window_size - PROMPT)
@@ -98,10 +108,16 @@ WORK: dict[str, tuple[Callable[[Contender], float], int]] = {
 @options.sizes
 @options.thread_counts
 @options.rounds(11)
+@click.option("--whole", type=click.IntRange(PROMPT), help=f"Only a prompt of so many tokens beside one of {PROMPT}.")
 @options.models
 @options.json_file
 def main(
-    sizes: tuple[str, ...], thread_counts: tuple[int, ...], rounds: int, models: Path | None, out: Path | None
+    sizes: tuple[str, ...],
+    thread_counts: tuple[int, ...],
+    rounds: int,
+    whole: int | None,
+    models: Path | None,
+    out: Path | None,
 ) -> None:
     """Compare both ways to compute."""
     announce()
@@ -111,16 +127,34 @@ def main(
             for threads in thread_counts:
                 model = Path(folder.ours(size).model)
                 standard, own = (Contender(model, threads, operators) for operators in (False, True))
+                about: dict[str, object] = {"size": size, "threads": threads}
+                if whole is not None:
+                    rows.append(about | compared_whole(standard, own, whole, rounds))
+                    click.echo(f"{size} {threads} thread(s): {rows[-1]}")
+                    continue
                 for name, (work, tokens) in WORK.items():
                     times = in_turns([partial(work, standard), partial(work, own)], rounds)
                     ratio, speeds = median(times[:, 0] / times[:, 1]), (tokens / np.median(times, axis=0)).tolist()
-                    rows.append(
-                        {"size": size, "threads": threads, "work": name, "tokens_per_s": speeds, "ratio": ratio}
-                    )
+                    rows.append(about | {"work": name, "tokens_per_s": speeds, "ratio": ratio})
                     click.echo(
                         f"{size} {threads} thread(s) {name:<38}{speeds[0]:8.0f}{speeds[1]:8.0f} tokens/s ({ratio:.2f})"
                     )
     finish({"rounds": rounds, "kernels": own.decoder.kernels, "rows": rows}, out)
+
+
+def compared_whole(standard: Contender, own: Contender, length: int, rounds: int) -> dict[str, object]:
+    """Tokens per second by the standard graphs and by DogeStep, and the whole prompt to one of PROMPT tokens."""
+    calls = [each.prompt for each in (standard, own)] + [partial(each.whole_prompt, length) for each in (standard, own)]
+    speeds = np.array([PROMPT, PROMPT, length, length]) / in_turns(calls, rounds)
+    short, short_own, whole, whole_own = speeds.T
+    return {
+        "whole": length,
+        "tokens_per_s": np.median(speeds[:, :2], axis=0).tolist(),
+        "whole_tokens_per_s": np.median(speeds[:, 2:], axis=0).tolist(),
+        "own_whole_to_own_short": median(whole_own / short_own),
+        "own_whole_to_standard_short": median(whole_own / short),
+        "standard_whole_to_standard_short": median(whole / short),
+    }
 
 
 if __name__ == "__main__":

@@ -471,15 +471,15 @@ static void check_attended(const CachedRows& keys, const CachedRows& values, int
   Doubles exact(length), expected(numbers);
   double total = 0, size = 0;
   for (int j = 0; j < length; j++) {
-    for (int c = 0; c < width; c++) exact[j] += (double)query.numbers[c] * keys.exact[(size_t)j * width + c] * scale;
+    for (int c = 0; c < width; c++) exact[j] += (double)query.numbers[c] * keys.exact[(size_t)j * width + c];
   }
   double largest = *std::max_element(exact.begin(), exact.end());
   // a score's rounding moves its weight by as much, in a share of the weight
-  double allowed = 1e-6 + width * 6e-8 * (std::fabs(largest) + 4);
-  require(std::fabs(y.largest - largest) <= allowed, "attend: length %d, %d numbers: the largest score is %.9g, not %.9g",
+  double allowed = 1e-6 + width * 6e-8 * (std::fabs(largest * scale) + 4);
+  require(std::fabs(y.largest - largest) * scale <= allowed, "attend: length %d, %d numbers: the largest score is %.9g, not %.9g",
           length, numbers, y.largest, largest);
   for (int j = 0; j < length; j++) {
-    double weight = std::exp(exact[j] - y.largest);
+    double weight = std::exp2((exact[j] - y.largest) * scale);
     total += weight;
     for (int c = 0; c < numbers; c++) expected[c] += weight * values.exact[(size_t)j * width + c];
     for (int c = 0; c < numbers; c++) size = std::max(size, std::fabs((double)values.exact[(size_t)j * width + c]));

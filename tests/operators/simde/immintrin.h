@@ -44,6 +44,11 @@ ToVector converted(FromVector x, F f) {
 
 }  // namespace stand_in
 
+// Only for its use here: less the whole number below.
+inline __m512 _mm512_reduce_ps(__m512 x, int) {
+  return stand_in::converted<float, __m512, float>(x, [](float lane) { return lane - std::floor(lane); });
+}
+
 inline __m512 _mm512_maskz_loadu_ps(__mmask16 mask, const float* p) {
   stand_in::Lanes<float, __m512> x;
   for (int i = 0; i < 16; i++) {
