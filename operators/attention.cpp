@@ -2,13 +2,13 @@
 
 #include <cmath>
 
-#include "chunk_attention.h"
+#include "span_attention.h"
 #include "eviction.h"
 
 namespace doge {
 namespace {
 
-constexpr size_t MOST_PARTIAL = 1 << 18;  // numbers of partial results, where that is more than a chunk's
+constexpr size_t MOST_PARTIAL = 1 << 18;  // numbers of partial results, where that is more than a span's
 
 }  // namespace
 
@@ -24,11 +24,11 @@ Attention::Attention(const AttentionSizes& sizes, const Tokens& tokens, const Ro
       queries(products.memory, tokens.rows(), d.heads * width),
       keys(products.memory, tokens.rows(), d.kv_heads * width),
       values(products.memory, tokens.rows(), d.kv_heads * width),
-      columns(products.memory, has_groups() ? blocks() * BLOCK : 0, d.heads * width),
+      columns(products.memory, has_groups() ? bands() * BAND : 0, d.heads * width),
       sink_queries(products.memory, has_far_sinks() ? tokens.rows() : 0, d.heads * width),
-      freed(tokens.is_full() ? (size_t)BLOCK * tokens.heads : 0),
-      chunks(most_chunks({0, tokens.rows()})),
-      chunks_at_once(most_chunks_at_once()),
+      freed(tokens.is_full() ? (size_t)BAND * tokens.heads : 0),
+      spans(most_spans({0, tokens.rows()})),
+      spans_at_once(most_spans_at_once()),
       at_once(rows_at_once()),
       partial(products.memory, parts(), layout.numbers),
       attended(parts()),
@@ -48,17 +48,17 @@ void Attention::attend(const AttentionLayer& layer, const Cache& cache, const fl
   }
 }
 
-// Few enough that partial results of a block stay in a cache; all of them for a few rows, so threads meet once.
-int Attention::most_chunks_at_once() const {
-  size_t of_chunk = (size_t)std::min(BLOCK, tokens.rows()) * d.heads * layout.numbers;
-  return std::min((int)std::max<size_t>(MOST_PARTIAL / of_chunk, 1), chunks);
+// Few enough that partial results of a band stay in a cache; all of them for a few rows, so threads meet once.
+int Attention::most_spans_at_once() const {
+  size_t of_span = (size_t)std::min(BAND, tokens.rows()) * d.heads * layout.numbers;
+  return std::min((int)std::max<size_t>(MOST_PARTIAL / of_span, 1), spans);
 }
 
-// Blocks of a stream whose window is not full do not wait for each other. So threads share as many as memory allows.
+// Bands of a stream whose window is not full do not wait for each other. So threads share as many as memory allows.
 int Attention::rows_at_once() const {
-  if (tokens.is_full() || tokens.streams > 1) return BLOCK;
-  size_t of_block = (size_t)BLOCK * d.heads * chunks_at_once * layout.numbers;
-  return BLOCK * (int)std::max<size_t>(MOST_PARTIAL / of_block, 1);
+  if (tokens.is_full() || tokens.streams > 1) return BAND;
+  size_t of_band = (size_t)BAND * d.heads * spans_at_once * layout.numbers;
+  return BAND * (int)std::max<size_t>(MOST_PARTIAL / of_band, 1);
 }
 
 // ---- queries, keys and values of a row
@@ -100,9 +100,9 @@ void Attention::finish_head(const AttentionLayer& layer, int r, int head, const 
   if (is_query && columns.rows() > 0) write_column(r, head, y);
 }
 
-// Beside the other queries of its group, which are those of a block's rows that attend to one head of the cache.
+// Beside the other queries of its group, which are those of a band's rows that attend to one head of the cache.
 void Attention::write_column(int r, int head, const float* query) {
-  int group = products.kernels.group, index = index_in_block(r, head);
+  int group = products.kernels.group, index = index_in_band(r, head);
   float* y = columns_of(r, head / heads_of_cache_head()) + (size_t)(index / group) * group * width + index % group;
   for (int c = 0; c < width; c++) y[(size_t)c * group] = query[c];
 }
@@ -207,73 +207,73 @@ void Attention::attend_rows(const AttentionLayer& layer, const Cache& cache, Ran
   if (tokens.is_full()) {
     products.team.parallel(tokens.heads, [&](int head) { free_slots(cache, rows, head); });
   }
-  // blocks of one stream, or streams of one block
+  // bands of one stream, or streams of one band
   int first = rows.first / tokens.length, streams = (rows.last - 1) / tokens.length - first + 1;
-  int ranges = tokens.streams > 1 ? streams : (rows.last - rows.first + BLOCK - 1) / BLOCK, all = most_chunks(rows);
-  for (int start = 0; start < all; start += chunks_at_once) {
-    Range some{start, std::min(start + chunks_at_once, all)};
+  int ranges = tokens.streams > 1 ? streams : (rows.last - rows.first + BAND - 1) / BAND, all = most_spans(rows);
+  for (int start = 0; start < all; start += spans_at_once) {
+    Range some{start, std::min(start + spans_at_once, all)};
     int count = some.last - some.first;
     products.team.parallel(ranges * tokens.heads * count, [&](int item) {
-      int range = item / count / tokens.heads, begin = rows.first + range * BLOCK, end = begin + BLOCK;
+      int range = item / count / tokens.heads, begin = rows.first + range * BAND, end = begin + BAND;
       if (tokens.streams > 1) begin = (first + range) * tokens.length, end = begin + tokens.length;
       Range together{std::max(rows.first, begin), std::min(rows.last, end)};
-      attend_chunk(layer, cache, together, item / count % tokens.heads, some.first + item % count);
+      attend_span(layer, cache, together, item / count % tokens.heads, some.first + item % count);
     });
-    products.each_row(rows.last - rows.first, [&](int i) { add_chunks(layer, rows.first + i, some, y); });
+    products.each_row(rows.last - rows.first, [&](int i) { add_spans(layer, rows.first + i, some, y); });
   }
 }
 
-// Rows of one stream in their order, over a chunk of one head of the cache. In a full window, each row first takes its
-// slot, if that lies in the chunk. So it sees the keys of the rows before it, and none of those behind it.
-void Attention::attend_chunk(const AttentionLayer& layer, const Cache& cache, Range rows, int cache_head, int index) {
+// Rows of one stream in their order, over a span of one head of the cache. In a full window, each row first takes its
+// slot, if that lies in the span. So it sees the keys of the rows before it, and none of those behind it.
+void Attention::attend_span(const AttentionLayer& layer, const Cache& cache, Range rows, int cache_head, int index) {
   int heads = heads_of_cache_head();
-  Chunk chunk = chunk_at(index);
-  const uint8_t *chunk_keys = row_of(cache.keys, rows.first, cache_head, chunk.start),
-                *chunk_values = row_of(cache.values, rows.first, cache_head, chunk.start);
-  bool has_columns = columns.rows() > 0 && &chunk.queries == &queries;
-  ChunkAttention attention(products.kernels, {layout, chunk_keys, chunk_values, 0, false},
+  Span span = span_at(index);
+  const uint8_t *span_keys = row_of(cache.keys, rows.first, cache_head, span.start),
+                *span_values = row_of(cache.values, rows.first, cache_head, span.start);
+  bool has_columns = columns.rows() > 0 && &span.queries == &queries;
+  SpanAttention attention(products.kernels, {layout, span_keys, span_values, 0, false},
                            has_columns ? columns_of(rows.first, cache_head) : nullptr, width, scale);
   for (int r = rows.first; r < rows.last; r++) {
-    int length = std::min(visible(r), chunk.end) - chunk.start;
+    int length = std::min(visible(r), span.end) - span.start;
     if (length <= 0) continue;
     if (tokens.is_full()) {
       int slot = freed_by(r, cache_head);
-      if (slot >= chunk.start && slot < chunk.end) {
+      if (slot >= span.start && slot < span.end) {
         attention.finish();
         store(layer, cache, r, cache_head, slot);
         attention.forget_unpacked();
       }
     }
     for (int head = cache_head * heads; head < (cache_head + 1) * heads; head++) {
-      Attended* part = parts_of(r, head) + index % chunks_at_once;
-      attention.add(index_in_block(r, head), chunk.queries.row(r) + head * width, length, part);
+      Attended* part = parts_of(r, head) + index % spans_at_once;
+      attention.add(index_in_band(r, head), span.queries.row(r) + head * width, length, part);
     }
   }
   attention.finish();
 }
 
-// Far sinks have chunks of their own, before those of all other keys.
-Attention::Chunk Attention::chunk_at(int index) const {
-  int of_sinks = has_far_sinks() ? chunks_of(d.sinks) : 0;
-  int start = index * CHUNK;
-  if (index < of_sinks) return {start, std::min(start + CHUNK, d.sinks), sink_queries};
-  if (of_sinks > 0) start = d.sinks + (index - of_sinks) * CHUNK;
-  return {start, start + CHUNK, queries};
+// Far sinks have spans of their own, before those of all other keys.
+Attention::Span Attention::span_at(int index) const {
+  int of_sinks = has_far_sinks() ? spans_of(d.sinks) : 0;
+  int start = index * SPAN;
+  if (index < of_sinks) return {start, std::min(start + SPAN, d.sinks), sink_queries};
+  if (of_sinks > 0) start = d.sinks + (index - of_sinks) * SPAN;
+  return {start, start + SPAN, queries};
 }
 
-int Attention::chunks_for(int r) const {
-  return has_far_sinks() ? chunks_of(d.sinks) + chunks_of(d.window - d.sinks) : chunks_of(visible(r));
+int Attention::spans_for(int r) const {
+  return has_far_sinks() ? spans_of(d.sinks) + spans_of(d.window - d.sinks) : spans_of(visible(r));
 }
 
-int Attention::most_chunks(Range rows) const {
+int Attention::most_spans(Range rows) const {
   int most = 1;
-  for (int r = rows.first; r < rows.last; r++) most = std::max(most, chunks_for(r));
+  for (int r = rows.first; r < rows.last; r++) most = std::max(most, spans_for(r));
   return most;
 }
 
-// The results of some chunks of a row, those before them being in y. So the sum is the same however many come at once.
-void Attention::add_chunks(const AttentionLayer& layer, int r, Range some, float* y) {
-  int count = chunks_for(r);
+// The results of some spans of a row, those before them being in y. So the sum is the same however many come at once.
+void Attention::add_spans(const AttentionLayer& layer, int r, Range some, float* y) {
+  int count = spans_for(r);
   for (int head = 0; head < d.heads; head++) {
     Attended& sum = totals[(size_t)(r % at_once) * d.heads + head];
     float* numbers = y + ((size_t)r * d.heads + head) * d.channels;

@@ -33,6 +33,7 @@ constexpr Kernels vector_kernels(const char* name) {
   }
   if constexpr (V::GROUP_VECTORS > 0) {
     using G = GroupAttention<V>;
+    static_assert(G::GROUP <= LARGEST_GROUP);
     kernels.group = G::GROUP;
     kernels.unpack = G::unpack;
     kernels.attend_group = G::attend;

@@ -85,6 +85,8 @@ struct Slots {
   bool are_near;  // they were read a moment ago, so nothing has to be asked for ahead
 };
 
+constexpr int LARGEST_GROUP = 32;  // queries, of any kernels
+
 // One query over the slots that it sees: softmax values = sums / total. Weights are 2 ** ((score - largest) * scale), of
 // a score that is the dot of the query with a key. So a scale has the logarithm of e to the base of 2 in it.
 struct Attended {

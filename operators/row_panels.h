@@ -35,7 +35,7 @@ struct RowPanels {
   struct Panel {
     Pairs pairs[COLUMNS / 2][MOST_VECTORS];
     Floats scales[MOST_BLOCKS][MOST_VECTORS];
-    int first, blocks, pairs_of_block;
+    int first, blocks;
   };
 
   // Blocks from panel.first on of the rows from i on, into vector v. Those of the next panel are asked for: they lie
@@ -46,14 +46,14 @@ struct RowPanels {
     const uint8_t *rows = matrix.codes + i * row_bytes, *codes = rows + panel.first * block_bytes;
     const bool is_last = panel.first + panel.blocks == matrix.blocks;
     const uint8_t* next = is_last ? rows + ahead * row_bytes : codes + panel.blocks * block_bytes;
-    Floats scales[GROUP];
+    Floats scales[BLOCKS_TOGETHER];
     typename Tiles::template Zeros<BITS> zeros(matrix, i);
     for (int b = 0, p = 0; b < panel.blocks; b++) {
-      if (b % GROUP == 0) {
+      if (b % BLOCKS_TOGETHER == 0) {
         Tiles::scales_of(matrix, i, panel.first + b, scales);
         zeros.read(panel.first + b);
       }
-      panel.scales[b][v] = scales[b % GROUP];
+      panel.scales[b][v] = scales[b % BLOCKS_TOGETHER];
       if (b * block_bytes % 64 == 0) {
         for (int m = 0; m < ROWS; m++) __builtin_prefetch(next + m * row_bytes + b * block_bytes);
       }

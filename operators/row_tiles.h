@@ -17,7 +17,7 @@
 //   load_rows(p, s)             the four bytes at p, at p + s and so on; no way through memory, where a load waits for stores
 //   bits<N>(sums, i)            N bits of each number from bit i on
 //   load_columns(p, s, y)       four neighbouring floats of each row, rows s floats apart, to y[0] ... y[3]
-//   HAS_GROUPS<BITS, BLOCK>     whether GROUP blocks at once are faster with one token; then there are these, too
+//   HAS_GROUPS<BITS, BLOCK>     whether BLOCKS_TOGETHER at once are faster with one token; then there are these, too
 //   sums_of_group(p, s, x, y)   y[b] = codes of block b of each row, rows s bytes apart from p on, times activations at x
 //   difference(a, b)            of sums
 #pragma once
@@ -40,14 +40,14 @@ struct RowTiles {
   // to see where the reading goes.
   static void ask_for_scales(const BlockRows& matrix, int i, int block) {
     const float* ahead = matrix.scales + (size_t)(i + ROWS) * matrix.blocks + block * ROWS;
-    for (int line = 0; line < ROWS * GROUP; line += 64 / sizeof(float)) __builtin_prefetch(ahead + line);
+    for (int line = 0; line < ROWS * BLOCKS_TOGETHER; line += 64 / sizeof(float)) __builtin_prefetch(ahead + line);
   }
 
-  // Of GROUP blocks from one on, or of as many as are left.
+  // Of BLOCKS_TOGETHER from one on, or of as many as are left.
   static void scales_of(const BlockRows& matrix, int i, int block, Floats* scales) {
     const float* from = matrix.scales + (size_t)i * matrix.blocks + block;
     ask_for_scales(matrix, i, block);
-    if (matrix.blocks - block >= GROUP) return V::load_columns(from, matrix.blocks, scales);
+    if (matrix.blocks - block >= BLOCKS_TOGETHER) return V::load_columns(from, matrix.blocks, scales);
     for (int b = 0; block + b < matrix.blocks; b++) {
       float of_rows[ROWS];
       for (int m = 0; m < ROWS; m++) of_rows[m] = from[(size_t)m * matrix.blocks + b];
@@ -69,9 +69,9 @@ struct RowTiles {
       for (size_t line = 0; line < ROWS * stride_; line += 64) __builtin_prefetch(rows_ + ROWS * stride_ + line);
     }
 
-    // Reads those of GROUP blocks from one on, or of as many as are left.
+    // Reads those of BLOCKS_TOGETHER from one on, or of as many as are left.
     void read(int block) {
-      if (block >= first_ && block + GROUP <= last_) return;
+      if (block >= first_ && block + BLOCKS_TOGETHER <= last_) return;
       first_ = block;
       if (rows_ == nullptr) return;
       if (stride_ < 4) return read_short_rows();
@@ -119,10 +119,10 @@ struct RowTiles {
     const int16_t* inputs = x.codes + r * x.stride;
     Floats totals[TOKENS];
     for (auto& total : totals) total = V::zero();
-    Floats scales[GROUP];
+    Floats scales[BLOCKS_TOGETHER];
     Zeros<BITS> zeros(matrix, i);
     for (int block = 0; block < matrix.blocks; block++) {
-      if (block % GROUP == 0) {
+      if (block % BLOCKS_TOGETHER == 0) {
         scales_of(matrix, i, block, scales);
         zeros.read(block);
       }
@@ -139,7 +139,7 @@ struct RowTiles {
         V::template sums_of_piece<BITS, PIECE, TOKENS>(codes + c * BITS / 8, row_bytes, inputs + c, x.stride, sums);
       }
       for (int k = 0; k < TOKENS; k++) {
-        Floats factors = V::multiply(scales[block % GROUP], V::set(x_scales[(size_t)k * x.blocks]));
+        Floats factors = V::multiply(scales[block % BLOCKS_TOGETHER], V::set(x_scales[(size_t)k * x.blocks]));
         totals[k] = V::multiply_add(V::floats(sums[k]), factors, totals[k]);
       }
       codes += BYTES;
@@ -157,17 +157,17 @@ struct RowTiles {
     const uint8_t* ahead = codes + ROWS * row_bytes + AHEAD;
     Floats total = V::zero();
     Zeros<BITS> zeros(matrix, i);
-    for (int done = 0; done < matrix.blocks; done += GROUP, ahead += ROWS * GROUP * BYTES) {
-      const int block = smaller(done, matrix.blocks - GROUP);
+    for (int done = 0; done < matrix.blocks; done += BLOCKS_TOGETHER, ahead += ROWS * BLOCKS_TOGETHER * BYTES) {
+      const int block = smaller(done, matrix.blocks - BLOCKS_TOGETHER);
       const size_t at = (size_t)r * x.blocks + block;
-      Floats scales[GROUP];
-      Sums sums[GROUP];
+      Floats scales[BLOCKS_TOGETHER];
+      Sums sums[BLOCKS_TOGETHER];
       ask_for_scales(matrix, i, block);
       V::load_columns(matrix.scales + (size_t)i * matrix.blocks + block, matrix.blocks, scales);
       zeros.read(block);
-      ask_for<ROWS * GROUP * BYTES>(ahead, matrix.far);
+      ask_for<ROWS * BLOCKS_TOGETHER * BYTES>(ahead, matrix.far);
       V::sums_of_group(codes + block * BYTES, row_bytes, x.codes + r * x.stride + block * BLOCK, sums);
-      for (int b = 0; b < GROUP; b++) {
+      for (int b = 0; b < BLOCKS_TOGETHER; b++) {
         if (block + b < done) continue;
         Sums of_zeros = V::multiply(V::set_sums(x.sums[at + b]), zeros.at(block + b));
         Floats factors = V::multiply(scales[b], V::set(x.scales[at + b]));
@@ -204,7 +204,7 @@ struct RowTiles {
     for (int i = first; i < last; i += ROWS) {
       const int row = smaller(i, last - ROWS);
       if constexpr (TOKENS == 1 && V::template HAS_GROUPS<BITS, BLOCK>) {
-        if (matrix.blocks >= GROUP) {
+        if (matrix.blocks >= BLOCKS_TOGETHER) {
           tile_of_groups<BITS, BLOCK>(matrix, row, x, r, y + r * y_stride);
           continue;
         }

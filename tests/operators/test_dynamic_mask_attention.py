@@ -84,7 +84,7 @@ def test_it_attends_as_the_nodes_it_replaces_before_and_beyond_the_window(
 
 
 @pytest.mark.parametrize("cache_type", ["float32", "packed_float16", "packed_int8"])
-@pytest.mark.parametrize("window", [WINDOW, 300])  # less than a chunk of keys, and several
+@pytest.mark.parametrize("window", [WINDOW, 300])  # less than a span of keys, and several
 @pytest.mark.parametrize("sinks", [0, 3])
 def test_rows_of_a_prompt_equal_single_rows_bit_by_bit(
     cache_type: str, window: int, sinks: int, tmp_path: Path

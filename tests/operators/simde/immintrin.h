@@ -136,6 +136,15 @@ inline __m512 _mm512_permute_ps(__m512 x, int places) {
   return y.vector();
 }
 
+// Of pairs. SIMDe's own is a macro with the arguments of the masked one.
+#undef _mm512_madd_epi16
+inline __m512i _mm512_madd_epi16(__m512i a, __m512i b) {
+  stand_in::Lanes<int16_t, __m512i> x(a), y(b);
+  stand_in::Lanes<int32_t, __m512i> sums;
+  for (int i = 0; i < 16; i++) sums.at[i] = x.at[2 * i] * y.at[2 * i] + x.at[2 * i + 1] * y.at[2 * i + 1];
+  return sums.vector();
+}
+
 inline __m512i _mm512_zextsi256_si512(__m256i x) {
   return stand_in::converted<uint8_t, __m512i, uint8_t>(x, [](uint8_t value) { return value; });
 }

@@ -1,20 +1,20 @@
-#include "chunk_attention.h"
+#include "span_attention.h"
 
 namespace doge {
 
-ChunkAttention::ChunkAttention(const Kernels& kernels, const Slots& slots, const float* columns, int width, float scale)
+SpanAttention::SpanAttention(const Kernels& kernels, const Slots& slots, const float* columns, int width, float scale)
     : kernels_(kernels), slots_(slots), columns_(columns), width_(width), scale_(scale) {
   group_ = columns == nullptr ? LARGEST_GROUP : kernels.group;
 }
 
-void ChunkAttention::add(int index, const float* query, int length, Attended* result) {
+void SpanAttention::add(int index, const float* query, int length, Attended* result) {
   if (count_ == group_ || index % group_ == 0) finish();
   queries_[count_] = {query, scores_[count_], result, length};
   count_++;
   if (columns_ != nullptr && count_ == group_) finish_group(index / group_);
 }
 
-void ChunkAttention::finish() {
+void SpanAttention::finish() {
   for (int i = 0, count; i < count_; i += count) {
     slots_.length = queries_[i].length;
     for (count = 1; count < AT_ONCE && i + count < count_; count++) {
@@ -26,7 +26,7 @@ void ChunkAttention::finish() {
   count_ = 0;
 }
 
-void ChunkAttention::finish_group(int index) {
+void SpanAttention::finish_group(int index) {
   const float* columns = columns_ + (size_t)index * group_ * width_;
   int longest = queries_[count_ - 1].length;  // later rows see as many slots or more
   kernels_.attend_group(queries_, columns, unpacked(longest), scale_);
@@ -34,9 +34,9 @@ void ChunkAttention::finish_group(int index) {
 }
 
 // The first slots in float32, of which only those are unpacked that were not before.
-Unpacked ChunkAttention::unpacked(int length) {
-  size_t stride = padded(slots_.layout.numbers) + slots_.layout.floats, numbers = CHUNK * stride;
-  if (memory_ == nullptr) memory_.reset(new float[2 * numbers + CHUNK * LARGEST_GROUP]);
+Unpacked SpanAttention::unpacked(int length) {
+  size_t stride = padded(slots_.layout.numbers) + slots_.layout.floats, numbers = SPAN * stride;
+  if (memory_ == nullptr) memory_.reset(new float[2 * numbers + SPAN * LARGEST_GROUP]);
   float *keys = memory_.get(), *values = keys + numbers;
   slots_.length = length;
   if (unpacked_length_ < length) {

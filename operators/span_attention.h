@@ -1,4 +1,4 @@
-// Attention of several queries over one chunk of a cache's slots, which are read once for as many queries as fit.
+// Attention of several queries over one span of a cache's slots, which are read once for as many queries as fit.
 #pragma once
 
 #include <memory>
@@ -7,18 +7,18 @@
 
 namespace doge {
 
-// Keys are attended to in chunks of slots, whose results are then merged in order. So the sum is the same on any number
+// Keys are attended to in spans of slots, whose results are then merged in order. So the sum is the same on any number
 // of threads, and beside any other rows.
-constexpr int CHUNK = 128;
+constexpr int SPAN = 128;
 
-inline int chunks_of(int length) { return (length + CHUNK - 1) / CHUNK; }
+inline int spans_of(int length) { return (length + SPAN - 1) / SPAN; }
 
-// Takes queries one after the other, each over all slots of a chunk or the first of them. They wait until a group of the
+// Takes queries one after the other, each over all slots of a span or the first of them. They wait until a group of the
 // kernels is there, or until the slots are to change.
-class ChunkAttention {
+class SpanAttention {
  public:
   // columns: of all groups, as Kernels::attend_group has them, and each `width` numbers; null where there are none.
-  ChunkAttention(const Kernels& kernels, const Slots& slots, const float* columns, int width, float scale);
+  SpanAttention(const Kernels& kernels, const Slots& slots, const float* columns, int width, float scale);
 
   // index: of the query among all of them, in their order.
   void add(int index, const float* query, int length, Attended* result);
@@ -30,8 +30,7 @@ class ChunkAttention {
   void forget_unpacked() { unpacked_length_ = 0; }
 
  private:
-  static constexpr int LARGEST_GROUP = 32;  // of any kernels
-  static constexpr int AT_ONCE = 4;         // queries without a group that go over the chunk together
+  static constexpr int AT_ONCE = 4;         // queries without a group that go over the span together
 
   void finish_group(int index);
   Unpacked unpacked(int length);
@@ -43,9 +42,9 @@ class ChunkAttention {
   float scale_;
   int group_;
   Query queries_[LARGEST_GROUP];  // that wait
-  float scores_[LARGEST_GROUP][CHUNK];
+  float scores_[LARGEST_GROUP][SPAN];
   int count_ = 0;
-  std::unique_ptr<float[]> memory_;  // for the chunk's keys and values, and for scores
+  std::unique_ptr<float[]> memory_;  // for the span's keys and values, and for scores
   int unpacked_length_ = 0;
 };
 
