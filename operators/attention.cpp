@@ -232,7 +232,7 @@ void Attention::attend_span(const AttentionLayer& layer, const Cache& cache, Ran
                 *span_values = row_of(cache.values, rows.first, cache_head, span.start);
   bool has_columns = columns.rows() > 0 && &span.queries == &queries;
   SpanAttention attention(products.kernels, {layout, span_keys, span_values, 0, false},
-                           has_columns ? columns_of(rows.first, cache_head) : nullptr, width, scale);
+                          has_columns ? columns_of(rows.first, cache_head) : nullptr, width, scale);
   for (int r = rows.first; r < rows.last; r++) {
     int length = std::min(visible(r), span.end) - span.start;
     if (length <= 0) continue;
