@@ -2,8 +2,8 @@
 
 #include <cmath>
 
-#include "span_attention.h"
 #include "eviction.h"
+#include "span_attention.h"
 
 namespace doge {
 namespace {
@@ -232,16 +232,15 @@ void Attention::attend_span(const AttentionLayer& layer, const Cache& cache, Ran
                 *span_values = row_of(cache.values, rows.first, cache_head, span.start);
   bool has_columns = columns.rows() > 0 && &span.queries == &queries;
   SpanAttention attention(products.kernels, {layout, span_keys, span_values, 0, false},
-                          has_columns ? columns_of(rows.first, cache_head) : nullptr, width, scale);
+                          has_columns ? columns_of(rows.first, cache_head) : nullptr, width,
+                          index_in_band(rows.last - 1, heads - 1) + 1, scale);
   for (int r = rows.first; r < rows.last; r++) {
     int length = std::min(visible(r), span.end) - span.start;
     if (length <= 0) continue;
     if (tokens.is_full()) {
       int slot = freed_by(r, cache_head);
       if (slot >= span.start && slot < span.end) {
-        attention.finish();
-        store(layer, cache, r, cache_head, slot);
-        attention.forget_unpacked();
+        attention.replace(slot - span.start, index_in_band(r, 0), length, [&] { store(layer, cache, r, cache_head, slot); });
       }
     }
     for (int head = cache_head * heads; head < (cache_head + 1) * heads; head++) {

@@ -1,4 +1,5 @@
-// Attention of many queries over the same slots: QueryAttention::attend in another order of loops, with the same bits.
+// Attention of many queries over nearly the same slots: QueryAttention::attend in another order of loops, with the same
+// bits. A row that a query does not see has a weight of 0 there, which changes no sum.
 //
 // A vector has a number of each of LANES queries, where it has neighbouring numbers of one query elsewhere. So no sum
 // crosses a register, and keys and values are unpacked once for all queries. Every score is made of the very products
@@ -13,7 +14,6 @@ namespace {
 template <class V>
 struct GroupAttention {
   using Floats = typename V::Floats;
-  using K = VectorKernels<V>;
   static constexpr int LANES = V::LANES;
   static constexpr int VECTORS = V::GROUP_VECTORS;  // of queries
   static constexpr int GROUP = VECTORS * LANES;     // queries
@@ -70,15 +70,29 @@ struct GroupAttention {
     return sum;
   }
 
-  // scores[slot][query] = dots, floats included; tops get the largest of each query, among the slots that it sees. Every
-  // query sees the slots before `shortest`.
-  static void scores_of(const float* columns, const Unpacked& slots, int shortest, const Floats* lengths, Floats* tops) {
-    const int numbers = slots.numbers, floats_at = padded(numbers);
-    for (int j = 0; j < slots.length; j += KEYS) {
+  // x for the queries of vector v that see a row, y for the others
+  static Floats where_seen(const SeenRow& row, int v, Floats x, Floats y) {
+    float numbers[LANES];
+    for (int lane = 0; lane < LANES; lane++) numbers[lane] = v * LANES + lane;
+    Floats queries = V::load(numbers), from_first_on = V::where_less(queries, V::set(row.first), y, x);
+    return V::where_less(queries, V::set(row.last), from_first_on, y);
+  }
+
+  static bool all_see(const SeenRow& row) { return row.first == 0 && row.last == GROUP; }
+
+  // scores[row][query] = dots, floats included; tops get the largest of each query, among the rows that it sees
+  static void scores_of(const float* columns, const SeenRows& seen, Floats* tops) {
+    const int numbers = seen.numbers, floats_at = padded(numbers);
+    for (int k = 0; k < seen.count; k += KEYS) {
       const float* keys[KEYS];  // the last key again, where there are fewer
-      for (int t = 0; t < KEYS; t++) keys[t] = slots.keys + (size_t)smaller(j + t, slots.length - 1) * slots.stride;
+      bool all = k + KEYS <= seen.count;
+      for (int t = 0; t < KEYS; t++) {
+        const SeenRow& row = seen.rows[smaller(k + t, seen.count - 1)];
+        keys[t] = row.key;
+        all = all && all_see(row);
+      }
       Tile dots = lanes_added([&](int lane) { return lane_of_dots(columns, keys, numbers, lane); });
-      for (int f = 0; f < slots.floats; f++) {
+      for (int f = 0; f < seen.floats; f++) {
         for (int v = 0; v < VECTORS; v++) {
           Floats q = V::load(columns + (numbers + f) * GROUP + v * LANES);
           for (int t = 0; t < KEYS; t++) {
@@ -86,30 +100,30 @@ struct GroupAttention {
           }
         }
       }
-      const bool all = j + KEYS <= shortest;
       for (int v = 0; v < VECTORS; v++) {
         for (int t = 0; t < KEYS; t++) {
+          if (!all && k + t >= seen.count) break;
           Floats larger = V::largest(tops[v], dots.x[v][t]);
-          tops[v] = all ? larger : V::where_less(V::set(j + t), lengths[v], larger, tops[v]);
-          if (all || j + t < slots.length) V::store(slots.scores + (j + t) * GROUP + v * LANES, dots.x[v][t]);
+          tops[v] = all ? larger : where_seen(seen.rows[k + t], v, larger, tops[v]);
+          V::store(seen.scores + (k + t) * GROUP + v * LANES, dots.x[v][t]);
         }
       }
     }
   }
 
-  // scores become weights, 0 where a query sees no slot; the sums of all slots
-  static Floats weights_of(const Unpacked& slots, int v, int shortest, Floats lengths, Floats top, float scale) {
+  // scores become weights, 0 where a query does not see a row; the sums of all rows
+  static Floats weights_of(const SeenRows& seen, int v, Floats top, float scale) {
     Floats totals[LANES], factor = V::set(scale);
     for (auto& total : totals) total = V::zero();
-    auto weigh = [&](int j, bool all) {
-      float* scores = slots.scores + j * GROUP + v * LANES;
+    for (int k = 0; k < seen.count; k++) {
+      const SeenRow& row = seen.rows[k];
+      float* scores = seen.scores + k * GROUP + v * LANES;
       Floats weights = QueryAttention<V>::weights(V::load(scores), top, factor);
-      if (!all) weights = V::where_less(V::set(j), lengths, weights, V::zero());
+      if (!all_see(row)) weights = where_seen(row, v, weights, V::zero());
       V::store(scores, weights);
-      totals[j % LANES] = V::add(totals[j % LANES], weights);
-    };
-    for (int j = 0; j < shortest; j++) weigh(j, true);
-    for (int j = shortest; j < slots.length; j++) weigh(j, false);
+      Floats& total = totals[row.slot % LANES];
+      total = V::add(total, weights);
+    }
     return vectors_added(totals);
   }
 
@@ -123,19 +137,19 @@ struct GroupAttention {
     return x[0];
   }
 
-  // sums of values from number c on, for COUNT queries from i on; those of the slots before `first` are there
+  // sums of values from number c on, for COUNT queries from i on; those of the rows before `first` are there
   template <int COUNT, int VALUES>
-  static void weigh(const Query* queries, int i, const Unpacked& slots, int c, int first, int last) {
+  static void weigh(const Query* queries, int i, const SeenRows& seen, int c, int first, int last) {
     Floats totals[COUNT][VALUES];
     for (int q = 0; q < COUNT; q++) {
       const float* sums = queries[i + q].result->sums + c;
       for (int w = 0; w < VALUES; w++) {
-        totals[q][w] = first == 0 ? V::zero() : V::load_first(sums + w * LANES, slots.numbers - c - w * LANES);
+        totals[q][w] = first == 0 ? V::zero() : V::load_first(sums + w * LANES, seen.numbers - c - w * LANES);
       }
     }
-    const float* row = slots.values + (size_t)first * slots.stride + c;
-    const float* weights = slots.scores + first * GROUP + i;
-    for (int j = first; j < last; j++, row += slots.stride, weights += GROUP) {
+    const float* weights = seen.scores + first * GROUP + i;
+    for (int k = first; k < last; k++, weights += GROUP) {
+      const float* row = seen.rows[k].value + c;
       Floats values[VALUES];
       for (int w = 0; w < VALUES; w++) values[w] = V::load(row + w * LANES);
       for (int q = 0; q < COUNT; q++) {
@@ -145,47 +159,37 @@ struct GroupAttention {
     }
     for (int q = 0; q < COUNT; q++) {
       float* sums = queries[i + q].result->sums + c;
-      for (int w = 0; w < VALUES; w++) V::store_first(sums + w * LANES, slots.numbers - c - w * LANES, totals[q][w]);
+      for (int w = 0; w < VALUES; w++) V::store_first(sums + w * LANES, seen.numbers - c - w * LANES, totals[q][w]);
     }
   }
 
   // The same for all queries: six of them together need fewer loads than four.
   template <int VALUES>
-  static void weigh_all(const Query* queries, const Unpacked& slots, int c, int first, int last) {
+  static void weigh_all(const Query* queries, const SeenRows& seen, int c, int first, int last) {
     static_assert((GROUP - 2 * KEYS) % 6 == 0);
     int i = 0;
-    for (; i < GROUP - 2 * KEYS; i += 6) weigh<6, VALUES>(queries, i, slots, c, first, last);
-    for (; i < GROUP; i += KEYS) weigh<KEYS, VALUES>(queries, i, slots, c, first, last);
+    for (; i < GROUP - 2 * KEYS; i += 6) weigh<6, VALUES>(queries, i, seen, c, first, last);
+    for (; i < GROUP; i += KEYS) weigh<KEYS, VALUES>(queries, i, seen, c, first, last);
   }
 
-  static void attend(const Query* queries, const float* columns, const Unpacked& slots, float scale) {
-    Floats tops[VECTORS], lengths[VECTORS];
-    int shortest = slots.length;
-    for (int v = 0; v < VECTORS; v++) {
-      float of_queries[LANES];
-      for (int lane = 0; lane < LANES; lane++) {
-        int length = queries[v * LANES + lane].length;
-        of_queries[lane] = length;
-        shortest = smaller(shortest, length);
-      }
-      lengths[v] = V::load(of_queries);
-      tops[v] = V::set(-__builtin_inff());
-    }
-    scores_of(columns, slots, shortest, lengths, tops);
+  static void attend(const Query* queries, const float* columns, const SeenRows& seen, float scale) {
+    Floats tops[VECTORS];
+    for (auto& top : tops) top = V::set(-__builtin_inff());
+    scores_of(columns, seen, tops);
     for (int v = 0; v < VECTORS; v++) {
       float largest[LANES], totals[LANES];
-      V::store(totals, weights_of(slots, v, shortest, lengths[v], tops[v], scale));
+      V::store(totals, weights_of(seen, v, tops[v], scale));
       V::store(largest, tops[v]);
       for (int lane = 0; lane < LANES; lane++) {
         queries[v * LANES + lane].result->largest = largest[lane];
         queries[v * LANES + lane].result->total = totals[lane];
       }
     }
-    const int columns_of_values = padded(slots.numbers), near = NEAR / smaller(columns_of_values, NEAR);
-    for (int first = 0; first < slots.length; first += near) {
-      int last = smaller(first + near, slots.length), c = 0;
-      for (; c + WIDTH * LANES <= columns_of_values; c += WIDTH * LANES) weigh_all<WIDTH>(queries, slots, c, first, last);
-      for (; c < slots.numbers; c += LANES) weigh_all<1>(queries, slots, c, first, last);
+    const int columns_of_values = padded(seen.numbers), near = NEAR / smaller(columns_of_values, NEAR);
+    for (int first = 0; first < seen.count; first += near) {
+      int last = smaller(first + near, seen.count), c = 0;
+      for (; c + WIDTH * LANES <= columns_of_values; c += WIDTH * LANES) weigh_all<WIDTH>(queries, seen, c, first, last);
+      for (; c < seen.numbers; c += LANES) weigh_all<1>(queries, seen, c, first, last);
     }
   }
 

@@ -105,11 +105,17 @@ struct Query {
 // Numbers of a row in float32, with zeros behind them up to the widest vectors.
 [[gnu::always_inline]] inline int padded(int numbers) { return (numbers + 15) / 16 * 16; }
 
-// Keys and values of slots in float32, [length][stride]: padded numbers, then floats.
-struct Unpacked {
-  const float *keys, *values;
-  int numbers, floats, stride, length;
-  float* scores;  // [length][queries of a group], to work with
+// The key and the value of a slot in float32, padded numbers and then floats. The queries [first, last) of a group see them.
+struct SeenRow {
+  const float *key, *value;
+  int slot, first, last;
+};
+
+// In the order of slots. A slot that gets a new key between two queries has a row for each of its keys, the older first.
+struct SeenRows {
+  const SeenRow* rows;
+  int count, numbers, floats;
+  float* scores;  // [count][queries of a group], to work with
 };
 
 // A matrix of float32 or float16, row by row.
@@ -156,12 +162,13 @@ struct Kernels {
   // Queries of a group, for which the following two are faster than the former; 0 where there are no such.
   int group;
 
-  // Keys or values of some slots, which begin at `rows`, as Unpacked has them.
+  // Keys or values of some slots, which begin at `rows`, as SeenRow has them, one after the other.
   void (*unpack)(const uint8_t* rows, const Slots& slots, float* y);
 
-  // A whole group; columns [numbers + floats][group] are its queries side by side. The scores of `queries` are not used.
-  // Their results have the bits that `attend` gives for the slots that each one sees. Keys and values are finite numbers.
-  void (*attend_group)(const Query* queries, const float* columns, const Unpacked& slots, float scale);
+  // A whole group; columns [numbers + floats][group] are its queries side by side. Of `queries` only
+  // the results are used. They have the bits that `attend` gives for the rows that each one sees, of which it sees one of a
+  // slot. Keys and values are finite numbers.
+  void (*attend_group)(const Query* queries, const float* columns, const SeenRows& rows, float scale);
 
   // x = x * scale + added; without a scale x + added
   void (*add)(const float* scale, const float* added, int n, float* x);

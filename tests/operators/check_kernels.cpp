@@ -513,49 +513,75 @@ static void check_attention(const Kernels& kernels, const RowLayout& layout, int
   }
 }
 
-// The queries of a group side by side, and the slots unpacked for them.
-struct Group {
-  Floats columns, keys, values, scores;
-  Unpacked unpacked;
+// Keys and values of slots in float32.
+struct Unpacked {
+  size_t stride;
+  Floats keys, values;
 
-  Group(const Kernels& kernels, const Queries& queries, const Slots& slots) {
-    int numbers = slots.layout.numbers, floats = slots.layout.floats, stride = padded(numbers) + floats;
-    for (int c = 0; c < queries.width; c++) {
-      for (const Query& query : queries.queries) columns.push_back(query.numbers[c]);
-    }
-    keys.resize((size_t)slots.length * stride);
-    values.resize(keys.size());
-    scores.resize((size_t)slots.length * kernels.group);
+  Unpacked(const Kernels& kernels, const Slots& slots)
+      : stride(padded(slots.layout.numbers) + slots.layout.floats), keys(slots.length * stride), values(keys.size()) {
     kernels.unpack(slots.keys, slots, keys.data());
     kernels.unpack(slots.values, slots, values.data());
-    unpacked = {keys.data(), values.data(), numbers, floats, stride, slots.length, scores.data()};
+  }
+
+  SeenRow row(int slot, int first, int last) const {
+    return {&keys[slot * stride], &values[slot * stride], slot, first, last};
   }
 };
 
+// The queries of a group side by side.
+static Floats columns_of(const Queries& queries) {
+  Floats columns;
+  for (int c = 0; c < queries.width; c++) {
+    for (const Query& query : queries.queries) columns.push_back(query.numbers[c]);
+  }
+  return columns;
+}
+
+// A key for the queries from `from` on, another one for those before.
+static void choose_rows(const std::vector<uint8_t>& newer, size_t bytes, const std::vector<int>& from, int query,
+                        std::vector<uint8_t>& rows) {
+  for (size_t j = 0; j < from.size(); j++) {
+    if (query >= from[j]) std::copy_n(newer.begin() + j * bytes, bytes, rows.begin() + j * bytes);
+  }
+}
+
+// Queries that see different numbers of slots, some of which get new keys between two queries.
 static void check_group(const Kernels& kernels, const RowLayout& layout, int length) {
   if (kernels.group == 0) return;
+  const int group = kernels.group;
   float scale = 1 / std::sqrt((float)layout.numbers) / (layout.type == NumberType::INT8 ? 64 : 1);
-  CachedRows keys(layout, length), values(layout, length);
-  Slots slots{layout, keys.bytes.data(), values.bytes.data(), length, integer(0, 1) == 1};
-  Queries apart(layout, kernels.group, length, 4), together = apart;
-  bool all_see_all = integer(0, 1) == 1;
-  for (int i = 0; i < kernels.group; i++) {
-    Slots seen = slots;
-    seen.length = together.queries[i].length = all_see_all ? length : integer(1, length);
-    kernels.attend(&apart.queries[i], 1, seen, scale);
-  }
-  Group group(kernels, apart, slots);
-  for (int i = 0; i < kernels.group; i++) {
+  CachedRows keys(layout, length), values(layout, length), newer_keys(layout, length), newer_values(layout, length);
+  bool are_near = integer(0, 1) == 1, all_see_all = integer(0, 1) == 1, any_replaced = integer(0, 1) == 1;
+  Unpacked older(kernels, {layout, keys.bytes.data(), values.bytes.data(), length, are_near}),
+      newer(kernels, {layout, newer_keys.bytes.data(), newer_values.bytes.data(), length, are_near});
+  Queries apart(layout, group, length, 4), together = apart;
+  std::vector<int> from(length, group), lengths(group, length);
+  for (int& each : from) each = any_replaced && integer(0, 5) == 0 ? integer(1, group - 1) : group;
+  for (int& each : lengths) each = all_see_all ? length : integer(1, length);
+  std::sort(lengths.begin(), lengths.end());
+  for (int i = 0; i < group; i++) {
+    choose_rows(newer_keys.bytes, layout.bytes(), from, i, keys.bytes);
+    choose_rows(newer_values.bytes, layout.bytes(), from, i, values.bytes);
+    kernels.attend(&apart.queries[i], 1, {layout, keys.bytes.data(), values.bytes.data(), lengths[i], are_near}, scale);
     together.results[i].sums = &together.sums[(size_t)i * (layout.numbers + 1)];
     together.queries[i].result = &together.results[i];
   }
-  kernels.attend_group(together.queries.data(), group.columns.data(), group.unpacked, scale);
-  for (int i = 0; i < kernels.group; i++) {
+  std::vector<SeenRow> rows;
+  for (int j = 0; j < length; j++) {
+    int first = (int)(std::upper_bound(lengths.begin(), lengths.end(), j) - lengths.begin());
+    rows.push_back(older.row(j, first, from[j]));
+    if (from[j] < group) rows.push_back(newer.row(j, std::max(first, from[j]), group));
+  }
+  Floats columns = columns_of(apart), scores(rows.size() * group);
+  kernels.attend_group(together.queries.data(), columns.data(),
+                       {rows.data(), (int)rows.size(), layout.numbers, layout.floats, scores.data()}, scale);
+  for (int i = 0; i < group; i++) {
     const Attended &a = apart.results[i], &b = together.results[i];
     require(same_bits(a.largest, b.largest) && same_bits(a.total, b.total) &&
                 std::memcmp(a.sums, b.sums, (layout.numbers + 1) * sizeof(float)) == 0,
-            "attend_group: %d of %d slots, %d numbers: query %d differs from itself alone", together.queries[i].length,
-            length, layout.numbers, i);
+            "attend_group: %d of %d slots, %d numbers: query %d differs from itself alone", lengths[i], length,
+            layout.numbers, i);
   }
 }
 
@@ -706,15 +732,17 @@ static void print_speed(const Kernels& kernels) {
     CachedRows keys(layout, 128), values(layout, 128);
     Slots slots{layout, keys.bytes.data(), values.bytes.data(), 128, true};
     Queries queries(layout, kernels.group, 128, 1);
-    Group group(kernels, queries, slots);
-    double unpacked = microseconds([&] { kernels.unpack(slots.keys, slots, group.keys.data()); });
+    Unpacked unpacked(kernels, slots);
+    std::vector<SeenRow> rows;
+    for (int j = 0; j < slots.length; j++) rows.push_back(unpacked.row(j, 0, kernels.group));
+    Floats columns = columns_of(queries), group_scores(rows.size() * kernels.group);
+    SeenRows seen{rows.data(), slots.length, numbers, 0, group_scores.data()};
+    double unpacking = microseconds([&] { kernels.unpack(slots.keys, slots, unpacked.keys.data()); });
     double apart = microseconds([&] { kernels.attend(queries.queries.data(), kernels.group, slots, 0.1f); });
-    double time = microseconds([&] {
-      kernels.attend_group(queries.queries.data(), group.columns.data(), group.unpacked, 0.1f);
-    });
+    double time = microseconds([&] { kernels.attend_group(queries.queries.data(), columns.data(), seen, 0.1f); });
     double products = 2e-3 * kernels.group * 128 * numbers;
     std::printf("%-9s attention of %d over 128 keys of %d numbers: %.1f us (%.1f G/s), as a group %.1f (%.1f), unpacking %.1f\n",
-                kernels.name, kernels.group, numbers, apart, products / apart, time, products / time, 2 * unpacked);
+                kernels.name, kernels.group, numbers, apart, products / apart, time, products / time, 2 * unpacking);
   }
   std::vector<int16_t> codes(width);
   std::vector<int32_t> sums(width);
