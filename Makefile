@@ -21,15 +21,15 @@ test-quick: $(VENV)/.dev
 
 # the operators' tests under GCC's sanitizers of memory and of undefined behaviour
 test-operators: $(VENV)/.dev
-	PATH="$(BIN):$$PATH" scripts/test-operators
+	PATH="$(abspath $(BIN)):$$PATH" scripts/test-operators
 
 # the golden table of greedy tokens in onnxruntime-genai, optimum and transformers.js (needs Node)
 test-runtimes: $(VENV)/.dev
-	PATH="$(BIN):$$PATH" PYTHON="$(PYTHON)" scripts/test-runtimes
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(PYTHON)" scripts/test-runtimes
 
 # doge-serve asked by OpenAI's clients, LangChain, lm_eval and schemathesis (needs Node)
 test-clients: $(VENV)/.dev
-	PATH="$(BIN):$$PATH" PYTHON="$(PYTHON)" scripts/test-clients
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON="$(PYTHON)" scripts/test-clients
 
 # the generator for tables in real local Ray, and in Spark where there is Java
 test-engines:
@@ -37,14 +37,14 @@ test-engines:
 
 # the JavaScript runtime beside Python's, and its page in Chromium (needs Node; Debian's apt brings Chromium)
 test-javascript: $(VENV)/.dev
-	PATH="$(BIN):$$PATH" scripts/test-javascript
+	PATH="$(abspath $(BIN)):$$PATH" scripts/test-javascript
 
 # kernels, tokens and states on an emulated Raspberry Pi 3, 4 and 5 (on x86-64 with Debian's apt)
 test-arm: $(VENV)/.dev
-	PATH="$(BIN):$$PATH" scripts/test-arm
+	PATH="$(abspath $(BIN)):$$PATH" scripts/test-arm
 
 dist: $(VENV)/.dev
-	PATH="$(BIN):$$PATH" scripts/dist
+	PATH="$(abspath $(BIN)):$$PATH" scripts/dist
 
 # the plain install runs exported folders; each extra adds to it (setup.py)
 runtime: $(VENV)/.python
@@ -70,7 +70,7 @@ bench: $(VENV)/.export
 	! test -d smollm2-135m-int8 || $(BIN)/doge-bench smollm2-135m-int8
 
 lint: $(VENV)/.dev
-	PATH="$(BIN):$$PATH" scripts/lint
+	PATH="$(abspath $(BIN)):$$PATH" scripts/lint
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
