@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "thread_order.h"
+
 namespace doge::ort {
 
 constexpr uint32_t LEAST_VERSION = 18;  // of the interface: onnxruntime 1.18
@@ -137,6 +139,7 @@ class Api {
     check(entry<Status* (*)(Context*, size_t, const int64_t*, size_t, Value**)>(91)(context, index, shape.data(),
                                                                                     shape.size(), &value));
     if (value == nullptr) throw Error(INVALID_ARGUMENT, "output " + std::to_string(index) + " is missing");
+    come_after(&output_memory);
     return value;
   }
 

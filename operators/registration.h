@@ -10,6 +10,7 @@
 #include <string>
 
 #include "onnxruntime_abi.h"
+#include "thread_order.h"
 
 namespace doge::ort {
 
@@ -55,7 +56,9 @@ Operator operator_of() {
     return guarded(Api(table), Kernel::NAME, [&] { *kernel = new Kernel(Api(table), info); });
   };
   op.KernelComputeV2 = [](void* kernel, Context* context) {
-    return guarded(((Kernel*)kernel)->api(), Kernel::NAME, [&] { ((Kernel*)kernel)->compute(context); });
+    Status* status = guarded(((Kernel*)kernel)->api(), Kernel::NAME, [&] { ((Kernel*)kernel)->compute(context); });
+    come_before(&output_memory);
+    return status;
   };
   op.KernelDestroy = [](void* kernel) { delete (Kernel*)kernel; };
   return op;

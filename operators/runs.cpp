@@ -2,11 +2,20 @@
 
 #include <exception>
 
+#include "thread_order.h"
+
 namespace doge::ort {
 namespace {
 
 constexpr size_t MOST_IDLE = 16;  // memories of runs that are kept, each as large as the largest run that had it
 constexpr size_t THREADS = 64;    // that may join; the session's own number is not told
+
+// A thread of onnxruntime's, which calls it behind all that made the team, and returns behind it.
+void join(void* team, size_t) {
+  come_after(team);
+  ((Team*)team)->join();
+  come_before(team);
+}
 
 }  // namespace
 
@@ -20,7 +29,9 @@ void Runs::run(const Api& api, const Context* context, const std::function<void(
       failure = std::current_exception();
     }
   });
-  api.parallel(context, [](void* user, size_t) { ((Team*)user)->join(); }, THREADS, &team);
+  come_before(&team);
+  api.parallel(context, join, THREADS, &team);
+  come_after(&team);
   if (failure) std::rethrow_exception(failure);
   std::lock_guard<std::mutex> lock(lending_);
   if (idle_.size() < idle_.capacity()) idle_.push_back(std::move(memory));

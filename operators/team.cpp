@@ -29,9 +29,6 @@ void pause(int n) {
 
 }  // namespace
 
-// Whoever joins sees what was made before, whatever brings it here.
-Team::Team(std::function<void(Team&)> work) : work_(std::move(work)) { joined_.store(0, std::memory_order_release); }
-
 void Team::join() {
   int own = joined_.fetch_add(1);
   if (own > 0) {

@@ -15,7 +15,7 @@ namespace doge {
 // with nothing.
 class Team {
  public:
-  explicit Team(std::function<void(Team&)> work);
+  explicit Team(std::function<void(Team&)> work) : work_(std::move(work)) {}
 
   // To be called on every thread. Returns when the work is done.
   void join();
