@@ -153,6 +153,7 @@ void Attention::free_slots(const Cache& cache, Range rows, int head) {
   int mask_channels = d.mask_heads / d.kv_heads;
   float* precedence = cache.precedence + (size_t)head * d.window;
   int64_t* positions = cache.positions + (size_t)head * d.window;
+  Precedences precedences(precedence, d.sinks, d.window);
   for (int r = rows.first; r < rows.last; r++) {
     float own = 0;
     if (mask_channels > 0) own = floats_of(values.row(r) + kv_head_of(head) * width)[head % mask_channels];
@@ -161,10 +162,10 @@ void Attention::free_slots(const Cache& cache, Range rows, int head) {
     Competitor key = competitor(precedence, positions, d.window, d.recent, own, position);
     int slot = mask_channels == 0 ? oldest_slot(positions, d.sinks, d.window, position)
                : d.bonus > 0 ? freed_slot_by_bonus(precedence, positions, d.sinks, d.window, key)
-                             : freed_slot(precedence, positions, d.sinks, d.window, key);
+                             : freed_slot(precedences, positions, d.sinks, d.window, key);
     freed_by(r, head) = slot;
     if (slot < 0) continue;
-    precedence[slot] = own;
+    precedences.replace(slot, own);
     positions[slot] = position;
   }
 }

@@ -19,41 +19,63 @@ float least_of(const float* x, int n) {
   for (; i + LANES <= n; i += LANES) {
     for (int lane = 0; lane < LANES; lane++) lanes[lane] = x[i + lane] < lanes[lane] ? x[i + lane] : lanes[lane];
   }
-  for (; i < n; i++) lanes[0] = std::min(lanes[0], x[i]);
+  for (; i < n; i++) lanes[0] = x[i] < lanes[0] ? x[i] : lanes[0];
   return *std::min_element(lanes, lanes + LANES);
 }
 
-float least_of_older(const float* precedence, const int64_t* positions, int sinks, int window, int64_t than) {
+float least_of_older(const Precedences& precedences, const int64_t* positions, int sinks, int window, int64_t than) {
   float least = std::numeric_limits<float>::infinity();
   for (int i = sinks; i < window; i++) {
-    if (positions[i] < than) least = std::min(least, precedence[i]);
+    if (positions[i] < than) least = std::min(least, precedences[i]);
   }
   return least;
 }
 
-// The slot of the smallest position below `oldest`, of the keys whose precedence is at most `limit`; -1 where none is.
-// Which these are is found for many at once. Few are, so most groups of 8 are passed over.
-int oldest_up_to(const float* precedence, const int64_t* positions, int first, int last, float limit, int64_t oldest) {
-  constexpr int TOGETHER = 64, GROUP = 8;
-  int slot = -1;
-  for (int start = first; start < last; start += TOGETHER) {
-    uint8_t is_low[TOGETHER] = {};
-    int count = std::min(TOGETHER, last - start);
-    for (int i = 0; i < count; i++) is_low[i] = precedence[start + i] <= limit;
-    for (int group = 0; group < count; group += GROUP) {
-      uint64_t any;
-      std::memcpy(&any, is_low + group, sizeof any);
-      for (int i = group; any != 0 && i < group + GROUP; i++) {
-        if (!is_low[i] || positions[start + i] >= oldest) continue;
-        oldest = positions[start + i];
-        slot = start + i;
-      }
+// The slot of [first, last), a block at most, with the smallest position below `oldest`, which becomes that; else `slot`.
+// Which keys rank low enough is found for many at once. Few do, so most groups of 8 are passed over.
+int older_up_to(const float* precedence, float limit, const int64_t* positions, int first, int last, int64_t& oldest,
+                int slot) {
+  constexpr int GROUP = 8;
+  uint8_t is_low[Precedences::BLOCK] = {};
+  for (int i = first; i < last; i++) is_low[i - first] = precedence[i] <= limit;
+  for (int group = first; group < last; group += GROUP) {
+    uint64_t any;
+    std::memcpy(&any, is_low + group - first, sizeof any);
+    for (int i = group; any != 0 && i < group + GROUP; i++) {
+      if (!is_low[i - first] || positions[i] >= oldest) continue;
+      oldest = positions[i];
+      slot = i;
     }
   }
   return slot;
 }
 
 }  // namespace
+
+Precedences::Precedences(float* of_slots, int first, int last)
+    : of_slots_(of_slots), first_(first), last_(last), least_((std::max(last - first, 0) + BLOCK - 1) / BLOCK) {
+  for (int block = 0; block < (int)least_.size(); block++) look_at(block);
+}
+
+void Precedences::look_at(int block) {
+  least_[block] = least_of(of_slots_ + first_of(block), last_of(block) - first_of(block));
+}
+
+float Precedences::least() const { return least_of(least_.data(), (int)least_.size()); }
+
+void Precedences::replace(int slot, float precedence) {
+  of_slots_[slot] = precedence;
+  if (slot >= first_) look_at((slot - first_) / BLOCK);  // positions of no stream can lead to another one
+}
+
+int Precedences::oldest_up_to(float limit, const int64_t* positions, int64_t oldest) const {
+  int slot = -1;
+  for (int block = 0; block < (int)least_.size(); block++) {
+    if (!(least_[block] <= limit)) continue;
+    slot = older_up_to(of_slots_, limit, positions, first_of(block), last_of(block), oldest, slot);
+  }
+  return slot;
+}
 
 Competitor competitor(const float* precedence, const int64_t* positions, int window, int recent, float newcomer,
                       int64_t position) {
@@ -63,13 +85,12 @@ Competitor competitor(const float* precedence, const int64_t* positions, int win
   return {precedence[slot], position - recent, slot};
 }
 
-int freed_slot(const float* precedence, const int64_t* positions, int sinks, int window, Competitor competitor) {
-  float least = competitor.slot < 0
-                    ? least_of(precedence + sinks, window - sinks)  // all are older
-                    : least_of_older(precedence, positions, sinks, window, competitor.position);
-  int slot = oldest_up_to(precedence, positions, sinks, window, least + TIE, competitor.position);
+int freed_slot(const Precedences& precedences, const int64_t* positions, int sinks, int window, Competitor competitor) {
+  float least = competitor.slot < 0 ? precedences.least()  // all are older
+                                    : least_of_older(precedences, positions, sinks, window, competitor.position);
+  int slot = precedences.oldest_up_to(least + TIE, positions, competitor.position);
   if (slot < 0) return competitor.slot;  // it is the oldest, or no number is among them
-  return competitor.precedence >= precedence[slot] - TIE ? slot : competitor.slot;
+  return competitor.precedence >= precedences[slot] - TIE ? slot : competitor.slot;
 }
 
 int freed_slot_by_bonus(const float* bonuses, const int64_t* positions, int sinks, int window, Competitor competitor) {

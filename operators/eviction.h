@@ -2,8 +2,34 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace doge {
+
+// A head's precedences of the keys that may leave, in the slots [first, last), and the least of each block of them. So
+// every further row of a prompt looks at one block, and not at the whole window.
+class Precedences {
+ public:
+  static constexpr int BLOCK = 64;
+
+  Precedences(float* of_slots, int first, int last);
+
+  float operator[](int slot) const { return of_slots_[slot]; }
+  float least() const;  // infinity where there is no number
+  void replace(int slot, float precedence);
+
+  // The slot of the smallest position below `oldest`, of the keys whose precedence is at most `limit`; -1 where none is.
+  int oldest_up_to(float limit, const int64_t* positions, int64_t oldest) const;
+
+ private:
+  int first_of(int block) const { return first_ + block * BLOCK; }
+  int last_of(int block) const { return first_of(block) + BLOCK < last_ ? first_of(block) + BLOCK : last_; }
+  void look_at(int block);
+
+  float* of_slots_;
+  int first_, last_;
+  std::vector<float> least_;  // of each block
+};
 
 // The key that competes with all older ones at a step.
 struct Competitor {
@@ -18,7 +44,7 @@ Competitor competitor(const float* precedence, const int64_t* positions, int win
 
 // The slot that is freed: of the oldest key of those that rank lowest, or the competitor's own where that ranks lower.
 // -1 there says that the new key is not kept. The keys in the first `sinks` slots never leave.
-int freed_slot(const float* precedence, const int64_t* positions, int sinks, int window, Competitor competitor);
+int freed_slot(const Precedences& precedences, const int64_t* positions, int sinks, int window, Competitor competitor);
 
 // The same with bonuses: the key with the smallest position + bonus leaves, of equal sums the oldest. Both are whole.
 int freed_slot_by_bonus(const float* bonuses, const int64_t* positions, int sinks, int window, Competitor competitor);

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from ..errors import RewindError
 from .cache import MAX_CHUNK, Cache, Rows, empty_rows
 from .claim import Claim
-from .description import DecoderDescription
+from .description import PACKED_NUMBERS, DecoderDescription
 from .eviction import Candidates, FullWindow, Keys, bonuses
 from .seen_tokens import SeenTokens
 from .token_history import TokenHistory
 
-# tokens of a chunk once keys are evicted: attention with a mask is fastest while its scores fit a processor's cache
-FULL_WINDOW_CHUNK = 128
+# tokens of a chunk of the standard graphs once keys are evicted: their attention writes scores, and is fastest while
+# these fit a processor's cache. Our own operators, whose rows are bytes, write none.
+MASKED_CHUNK = 128
 
 Memory = tuple[Cache, FullWindow | None]  # the cache, and its bookkeeping once the window is full
 
@@ -267,7 +268,9 @@ class State:
     def room_for_chunk(self) -> int:
         """Tokens that the next chunk may have: a chunk must not cross the moment the window fills."""
         before_full = self.description.keep_window_size - self.position
-        return min(MAX_CHUNK, before_full) if before_full > 0 else FULL_WINDOW_CHUNK
+        if before_full > 0:
+            return min(MAX_CHUNK, before_full)
+        return MAX_CHUNK if self.description.cache_type in PACKED_NUMBERS else MASKED_CHUNK
 
     def full_window(self) -> FullWindow:
         """The bookkeeping of a window that is full; made, with the cache it needs, for the first token beyond it."""

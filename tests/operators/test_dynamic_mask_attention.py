@@ -23,7 +23,7 @@ from tests.helpers.models import random_ids, relative_difference, tiny_model, wi
 
 OPERATORS = Path(os.environ.get("DOGE_OPERATORS_LIBRARY", LIBRARY))  # such as one with a sanitizer
 pytestmark = pytest.mark.skipif(not OPERATORS.is_file(), reason="no compiler made the operators' library")
-WINDOW, TOKENS = 64, 110
+WINDOW, BEYOND = 64, 46  # keys, and tokens that come when it is full
 # attention heads, kv heads, mask heads
 HEADS = [(4, 2, 2), (4, 2, 4), (4, 1, 1), (4, 1, 4), (4, 4, 4), (6, 3, 6), (6, 2, 2)]
 # of the largest number: float16 is 2^-11 of itself off, and dt of 8 bits in the standard nodes 1 / 512
@@ -35,6 +35,7 @@ def forms(draw: st.DrawFn) -> dict[str, Any]:
     heads, kv_heads, mask_heads = draw(st.sampled_from(HEADS))
     head_dim = draw(st.sampled_from([8, 10, 16, 24]))
     sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "num_mask_heads": mask_heads}
+    sizes |= {"keep_window_size": draw(st.sampled_from([WINDOW, 150]))}  # a block of precedences, and several
     sizes |= {"head_dim": head_dim, "qk_norm": draw(st.booleans()), "keep_sinks": draw(st.sampled_from([0, 3]))}
     return sizes | {"keep_bonus": draw(st.sampled_from([0, 60])), "keep_recent": draw(st.sampled_from([0, 2]))}
 
@@ -62,25 +63,24 @@ def own_and_standard(
     cache_type=st.sampled_from(list(ALLOWED)),
     has_mask=st.booleans(),
     pieces=st.lists(st.integers(1, 40), min_size=3, max_size=8),
+    different=st.sampled_from([7, 300]),
 )
 @settings(max_examples=25, deadline=None)
 def test_it_attends_as_the_nodes_it_replaces_before_and_beyond_the_window(
-    form: dict[str, Any], cache_type: str, has_mask: bool, pieces: list[int]
+    form: dict[str, Any], cache_type: str, has_mask: bool, pieces: list[int], different: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         own, standard = own_and_standard(form, cache_type, has_mask, Path(folder))
-        d, ids = own.d, random_ids(TOKENS)
-        for seed, piece in enumerate([*pieces, TOKENS, TOKENS]):
-            position = own.state.position
-            fed = ids[position : position + min(piece, own.state.room_for_chunk(), TOKENS - position)]
-            if len(fed) == 0:
-                break
-            projected = random_projected(d, (1, len(fed)), seed)
-            for mine, theirs in zip(own.feed(fed, projected), standard.feed(fed, projected), strict=True):
+        d, sizes, count = own.d, iter(pieces), own.d.keep_window_size + BEYOND
+        which = np.arange(count) % different  # a few again and again, so that keys tie
+        ids, projected = random_ids(different)[which], random_projected(d, (1, different), 0)
+        while (start := own.state.position) < count:
+            end = min(start + min(next(sizes, count), own.state.room_for_chunk()), count)
+            rows = [each[:, which[start:end]] for each in projected]
+            for mine, theirs in zip(own.feed(ids[start:end], rows), standard.feed(ids[start:end], rows), strict=True):
                 assert relative_difference(head_channels(d, theirs), head_channels(d, mine)) < ALLOWED[cache_type]
-        if own.state.overflowed:
-            kept = [np.sort(each.state.full_window().keys.positions) for each in (own, standard)]
-            assert np.array_equal(kept[0], kept[1])
+        kept = [np.sort(each.state.full_window().keys.positions) for each in (own, standard)]
+        assert np.array_equal(kept[0], kept[1])
 
 
 @pytest.mark.parametrize("cache_type", ["float32", "packed_float16", "packed_int8"])
