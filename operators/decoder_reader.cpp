@@ -53,15 +53,11 @@ Decoder DecoderReader::read() {
   for (int64_t index = 0; index < a.num_layers; index++) d.layers.push_back(layer(index));
   d.output = a.tied ? d.embedding : matrix("output", d.hidden, -1);
   inputs.end(a.adapter_inputs());
-  ask_far_ahead();
+  ask_ahead();
   return d;
 }
 
-// Memory delivers more where more of it is asked for at once. A cache that holds all weights needs no such help, and
-// steps are slower by the asking.
-void DecoderReader::ask_far_ahead() {
-  constexpr size_t CACHED = 80 << 20;
-  constexpr int FAR = 16384;
+void DecoderReader::ask_ahead() {
   std::vector<Matrix*> matrices = {&d.output};  // that each step reads as a whole
   for (Layer& layer : d.layers) matrices.insert(matrices.end(), {&layer.qkv, &layer.o, &layer.gate_up, &layer.down});
   size_t bytes = 0;
@@ -71,9 +67,9 @@ void DecoderReader::ask_far_ahead() {
       bytes += part.rows * (part.weights ? matrix->width * sizeof(float) : part.blocks.row_bytes() + scales);
     }
   }
-  if (bytes <= CACHED) return;
+  const Asking asking = asking_for(bytes);
   for (Matrix* matrix : matrices) {
-    for (Part& part : matrix->parts) part.blocks.far = FAR;
+    for (Part& part : matrix->parts) part.blocks.asking = asking;
   }
 }
 

@@ -32,6 +32,11 @@ struct Features {
   }
 };
 
+bool is_amd() {
+  unsigned a, b, c, d;
+  return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
+}
+
 std::vector<const Kernels*> fast_kernels() {
   std::vector<const Kernels*> tables;
   Features features;
@@ -40,7 +45,11 @@ std::vector<const Kernels*> fast_kernels() {
   if (features.avx2) tables.push_back(&avx2_kernels);
   return tables;
 }
-#elif defined(__aarch64__)
+#else
+bool is_amd() { return false; }
+#endif
+
+#if defined(__aarch64__)
 bool has_dot_product() {
 #if defined(__linux__)
   return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
@@ -55,7 +64,7 @@ std::vector<const Kernels*> fast_kernels() {
   if (has_dot_product()) return {&neon_dot_kernels, &neon_kernels};
   return {&neon_kernels};
 }
-#else
+#elif !defined(__x86_64__)
 std::vector<const Kernels*> fast_kernels() { return {}; }
 #endif
 
@@ -80,6 +89,15 @@ std::vector<const Kernels*> runnable_kernels() {
 const Kernels* chosen_kernels() {
   static const Kernels* chosen = named_or_best();
   return chosen;
+}
+
+// Memory delivers more where more of it is asked for at once. A cache that holds all weights needs no such help, and
+// steps are slower by the asking. AMD's cores wait for little memory at once on its way into the first cache, and for
+// twice as much on its way into the second (docs/operators.md).
+Asking asking_for(size_t bytes) {
+  constexpr size_t MIB = 1 << 20;
+  if (is_amd()) return bytes > 24 * MIB ? Asking::SECOND : Asking::FIRST;
+  return bytes > 80 * MIB ? Asking::BOTH : Asking::FIRST;
 }
 
 }  // namespace doge

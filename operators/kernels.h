@@ -21,6 +21,9 @@ struct Activations {
   bool in_order;
 };
 
+// The cache into which products of few tokens ask for the memory behind the rows at work.
+enum class Asking { FIRST, BOTH, SECOND };
+
 // Rows of a matrix as MatMulNBits stores them: weight = (code - zero) * scale.
 struct BlockRows {
   const uint8_t* codes;  // [rows][blocks][block_size * bits / 8], of two codes in a byte the first one lowest
@@ -29,7 +32,7 @@ struct BlockRows {
   int bits;              // 4 or 8
   int block_size;        // 16, 32 or 64
   int blocks;
-  int far = 0;           // bytes by which tiles of rows ask for memory even earlier, into the second cache; 0: not
+  Asking asking = Asking::FIRST;
 
   // Always inlined, as all functions here: files are compiled for different processors, and the linker would keep one
   // copy for all of them.
@@ -195,5 +198,8 @@ std::vector<const Kernels*> runnable_kernels();
 
 // The one of them that DOGE_EXPORT_KERNELS names, or null; the fastest where that is not set or empty.
 const Kernels* chosen_kernels();
+
+// For the products of steps that read so many bytes of weights.
+Asking asking_for(size_t bytes);
 
 }  // namespace doge

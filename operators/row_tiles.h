@@ -100,22 +100,25 @@ struct RowTiles {
     int first_ = 0, last_ = 0;  // blocks that are at hand
   };
 
-  // Memory of which much is on its way; and what lies `far` behind it, see BlockRows. Always inlined: GCC leaves out calls
-  // of functions that do nothing but ask.
-  template <int BYTES>
-  [[gnu::always_inline]] static void ask_for(const uint8_t* memory, int far) {
-    for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(memory + line);
-    if (far == 0) return;
-    for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(memory + far + line, 0, 2);
+  // Bytes behind a tile that are not asked for, as they are on their way.
+  template <Asking ASKING>
+  static constexpr int DISTANCE = ASKING == Asking::SECOND ? FAR_AHEAD : AHEAD;
+
+  // Always inlined: GCC leaves out calls of functions that do nothing but ask.
+  template <Asking ASKING, int BYTES>
+  [[gnu::always_inline]] static void ask_for(const uint8_t* memory) {
+    for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(memory + line, 0, ASKING == Asking::SECOND ? 2 : 3);
+    if (ASKING != Asking::BOTH) return;
+    for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(memory + FAR_AHEAD + line, 0, 2);
   }
 
   // ROWS rows from i on with TOKENS tokens from r on.
-  template <int BITS, int BLOCK, int TOKENS>
+  template <Asking ASKING, int BITS, int BLOCK, int TOKENS>
   static void tile(const BlockRows& matrix, int i, const Activations& x, int r, float* y, size_t y_stride) {
     constexpr int BYTES = BLOCK * BITS / 8, PIECE = smaller(BLOCK, V::PIECE);
     const size_t row_bytes = matrix.row_bytes();
     const uint8_t* codes = matrix.codes + i * row_bytes;
-    const uint8_t* ahead = codes + ROWS * row_bytes + AHEAD;
+    const uint8_t* ahead = codes + ROWS * row_bytes + DISTANCE<ASKING>;
     const int16_t* inputs = x.codes + r * x.stride;
     Floats totals[TOKENS];
     for (auto& total : totals) total = V::zero();
@@ -135,7 +138,7 @@ struct RowTiles {
                                           : V::multiply(V::set_sums(sum), zeros.at(block));
       }
       for (int c = 0; c < BLOCK; c += PIECE, ahead += ROWS * PIECE * BITS / 8) {
-        ask_for<ROWS * PIECE * BITS / 8>(ahead, matrix.far);
+        ask_for<ASKING, ROWS * PIECE * BITS / 8>(ahead);
         V::template sums_of_piece<BITS, PIECE, TOKENS>(codes + c * BITS / 8, row_bytes, inputs + c, x.stride, sums);
       }
       for (int k = 0; k < TOKENS; k++) {
@@ -149,12 +152,12 @@ struct RowTiles {
   }
 
   // The same with one token, by groups of blocks. The last group may meet blocks of the one before it again.
-  template <int BITS, int BLOCK>
+  template <Asking ASKING, int BITS, int BLOCK>
   static void tile_of_groups(const BlockRows& matrix, int i, const Activations& x, int r, float* y) {
     constexpr int BYTES = BLOCK * BITS / 8;
     const size_t row_bytes = matrix.row_bytes();
     const uint8_t* codes = matrix.codes + i * row_bytes;
-    const uint8_t* ahead = codes + ROWS * row_bytes + AHEAD;
+    const uint8_t* ahead = codes + ROWS * row_bytes + DISTANCE<ASKING>;
     Floats total = V::zero();
     Zeros<BITS> zeros(matrix, i);
     for (int done = 0; done < matrix.blocks; done += BLOCKS_TOGETHER, ahead += ROWS * BLOCKS_TOGETHER * BYTES) {
@@ -165,7 +168,7 @@ struct RowTiles {
       ask_for_scales(matrix, i, block);
       V::load_columns(matrix.scales + (size_t)i * matrix.blocks + block, matrix.blocks, scales);
       zeros.read(block);
-      ask_for<ROWS * BLOCKS_TOGETHER * BYTES>(ahead, matrix.far);
+      ask_for<ASKING, ROWS * BLOCKS_TOGETHER * BYTES>(ahead);
       V::sums_of_group(codes + block * BYTES, row_bytes, x.codes + r * x.stride + block * BLOCK, sums);
       for (int b = 0; b < BLOCKS_TOGETHER; b++) {
         if (block + b < done) continue;
@@ -198,25 +201,33 @@ struct RowTiles {
   }
 
   // All rows from `first` on with TOKENS tokens; the last tile may meet rows of the one before it again.
-  template <int BITS, int BLOCK, int TOKENS>
+  template <Asking ASKING, int BITS, int BLOCK, int TOKENS>
   static void tiles(const BlockRows& matrix, int first, int last, const Activations& x, int r, float* y,
                     size_t y_stride) {
     for (int i = first; i < last; i += ROWS) {
       const int row = smaller(i, last - ROWS);
       if constexpr (TOKENS == 1 && V::template HAS_GROUPS<BITS, BLOCK>) {
         if (matrix.blocks >= BLOCKS_TOGETHER) {
-          tile_of_groups<BITS, BLOCK>(matrix, row, x, r, y + r * y_stride);
+          tile_of_groups<ASKING, BITS, BLOCK>(matrix, row, x, r, y + r * y_stride);
           continue;
         }
       }
-      tile<BITS, BLOCK, TOKENS>(matrix, row, x, r, y, y_stride);
+      tile<ASKING, BITS, BLOCK, TOKENS>(matrix, row, x, r, y, y_stride);
     }
   }
 
-  template <int BITS, int BLOCK, int... TOKENS>
+  template <Asking ASKING, int BITS, int BLOCK, int... TOKENS>
   static auto tiles_of(int tokens, std::integer_sequence<int, TOKENS...>) {
-    decltype(&tiles<BITS, BLOCK, 1>) const of_tokens[] = {tiles<BITS, BLOCK, TOKENS + 1>...};
+    decltype(&tiles<ASKING, BITS, BLOCK, 1>) const of_tokens[] = {tiles<ASKING, BITS, BLOCK, TOKENS + 1>...};
     return of_tokens[tokens - 1];
+  }
+
+  template <int BITS, int BLOCK>
+  static auto tiles_of(int tokens, Asking asking) {
+    const auto counts = std::make_integer_sequence<int, MOST_TOKENS>();
+    return asking == Asking::FIRST  ? tiles_of<Asking::FIRST, BITS, BLOCK>(tokens, counts)
+           : asking == Asking::BOTH ? tiles_of<Asking::BOTH, BITS, BLOCK>(tokens, counts)
+                                    : tiles_of<Asking::SECOND, BITS, BLOCK>(tokens, counts);
   }
 
   template <int BITS, int BLOCK>
@@ -230,7 +241,7 @@ struct RowTiles {
     }
     for (int r = 0; r < rows; r += MOST_TOKENS) {
       int tokens = smaller(MOST_TOKENS, rows - r);
-      auto multiply = tiles_of<BITS, BLOCK>(tokens, std::make_integer_sequence<int, MOST_TOKENS>());
+      auto multiply = tiles_of<BITS, BLOCK>(tokens, matrix.asking);
       multiply(matrix, first, last, x, r, y, y_stride);
     }
   }

@@ -108,7 +108,7 @@ struct Vectors512 {
   }
 
   // 16 bytes of each row. It takes many loads and few of the instructions that only one port has.
-  static void load_16_bytes(const uint8_t* p, size_t stride, __m512i* y) {
+  [[gnu::always_inline]] static void load_16_bytes(const uint8_t* p, size_t stride, __m512i* y) {
     __m512i x[4];
     for (int j = 0; j < 4; j++, p += stride) {
       x[j] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)p));

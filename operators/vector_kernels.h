@@ -36,6 +36,7 @@ namespace doge {
 namespace {
 
 constexpr int AHEAD = 4096;  // bytes behind a tile that are not asked for, as they are on their way
+constexpr int FAR_AHEAD = 16384;  // the same on its way into the second cache
 constexpr int BLOCKS_TOGETHER = 4;  // blocks whose scales and zero points are read together
 
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
