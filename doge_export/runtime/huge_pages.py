@@ -4,6 +4,9 @@ onnxruntime packs the weights into ordinary memory, in pages of 4 KiB. A step wa
 processor's table of recent ones holds. In a virtual machine, each missing entry is looked up in two page tables. Linux
 puts the same bytes into pages of 2 MiB when asked (MADV_COLLAPSE, since 6.1, man 2 madvise). Nothing but the time
 changes (docs/log.md). Where that cannot be asked for, nothing happens.
+
+Graphs of our own operators read the mapped file itself (`weights`). Its pages are replaced by huge ones with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ Ranges = list[tuple[int, int]]  # addresses, each from its first byte to behind 
 MAPS = Path("/proc/self/maps")
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 MADV_COLLAPSE = 25  # include/uapi/asm-generic/mman-common.h; Python's mmap module does not name it
+# include/uapi/linux/mman.h: to a place that is given, and nobody else gets the one of before; since Linux 5.7
+MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
+MAP_FAILED = ctypes.c_void_p(-1).value
 HUGE_PAGE = 2 * 2**20  # on x86-64, and on ARM with pages of 4 KiB
 
 
@@ -95,3 +101,40 @@ def used_blocks(libc: ctypes.CDLL, ranges: Ranges) -> Ranges:
             if not refused and all(state & 1 for state in resident):
                 blocks.append((block, block + HUGE_PAGE))
     return blocks
+
+
+def replace_file_pages(address: int, size: int) -> None:
+    """Put huge pages with the same bytes in the place of a mapped file's, block by block, while others read them.
+
+    address: where a huge page may begin. Linux moves a block under the lock for which every access to a missing page
+    waits (man 2 mremap), so a reader finds the old page or the new one. Bytes behind the last whole block stay where
+    they are. A refusal ends it, and changes nothing.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+    count = size // HUGE_PAGE
+    with reserved(libc, count * HUGE_PAGE) as source:
+        pointer, length = ctypes.c_void_p, ctypes.c_size_t
+        if source is None or libc.madvise(pointer(source), length(count * HUGE_PAGE), mmap.MADV_HUGEPAGE) != 0:
+            return
+        for block in range(0, count * HUGE_PAGE, HUGE_PAGE):
+            ctypes.memmove(source + block, address + block, HUGE_PAGE)
+            flags = ctypes.c_int(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP)
+            place = pointer(address + block)
+            if libc.mremap(pointer(source + block), length(HUGE_PAGE), length(HUGE_PAGE), flags, place) != place.value:
+                return
+
+
+@contextmanager
+def reserved(libc: ctypes.CDLL, size: int) -> Iterator[int | None]:
+    """The address of so many bytes of new memory, where a huge page may begin; None where the system has none left."""
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    whole = ctypes.c_size_t(size + HUGE_PAGE)
+    start = libc.mmap(None, whole, mmap.PROT_READ | mmap.PROT_WRITE, private, -1, ctypes.c_long(0))
+    if start == MAP_FAILED:
+        yield None
+        return
+    try:
+        yield -(-start // HUGE_PAGE) * HUGE_PAGE
+    finally:
+        libc.munmap(ctypes.c_void_p(start), whole)

@@ -121,6 +121,11 @@ def values(fields: Iterable[Field], number: int) -> list[bytes]:
     return [bytes_of(value) for each, _, value in fields if each == number]
 
 
+def numbers(fields: Iterable[Field], number: int) -> list[int]:
+    """The values of all fields of a number, which are whole numbers."""
+    return [value for each, _, value in fields if each == number and isinstance(value, int)]
+
+
 def bytes_of(value: int | bytes) -> bytes:
     """A value that is bytes; ValueError where it is not."""
     if isinstance(value, int):
@@ -145,11 +150,17 @@ def data_of(constant: Iterable[Field], data_file: Path) -> bytes:
     raw = values(fields, TENSOR_RAW_DATA)
     if raw:
         return raw[0]
-    entries = [parse(each) for each in values(fields, TENSOR_EXTERNAL_DATA)]
-    place = {b"".join(values(each, ENTRY_KEY)): b"".join(values(each, ENTRY_VALUE)) for each in entries}
-    offset, length = int(place.get(b"offset", b"0")), int(place.get(b"length", b"-"))
-    if min(offset, length) < 0 or offset + length > data_file.stat().st_size:
-        raise ValueError(f"no {length} bytes begin at byte {offset} of {data_file}")
+    offset, length = place_of(fields, data_file.stat().st_size)
     with data_file.open("rb") as file:
         file.seek(offset)
         return file.read(length)
+
+
+def place_of(constant: Iterable[Field], size: int) -> tuple[int, int]:
+    """First byte and length of a constant's data in a file of such a size; ValueError where it has no such place."""
+    entries = [parse(each) for each in values(constant, TENSOR_EXTERNAL_DATA)]
+    place = {b"".join(values(each, ENTRY_KEY)): b"".join(values(each, ENTRY_VALUE)) for each in entries}
+    offset, length = int(place.get(b"offset", b"0")), int(place.get(b"length", b"-"))
+    if min(offset, length) < 0 or offset + length > size:
+        raise ValueError(f"no {length} bytes begin at byte {offset} of a data file of {size} bytes")
+    return offset, length

@@ -16,6 +16,7 @@ from .description import CLASSIFIER_KEY, DATA_FILE, PORTABLE_FILE
 from .huge_pages import huge_pages
 from .processor import this_processor
 from .threads import SPIN_US
+from .weights import SessionOver, shared_weights
 
 # Since 1.24 onnxruntime reads a data file in the model's own folder alone. 1.32 also allows the folder that the model
 # file is a link into, and so opens the hub's cache (microsoft/onnxruntime, pull request 27374).
@@ -65,8 +66,26 @@ def open_session(path: Path, threads: int, operators: Path | None = None) -> ort
     folders = [path.parent, *([path.resolve().parent] if FOLLOWS_LINKS else [])]
     if leads_out_of(folders, data_beside(path)):
         return open_with_bytes(path.read_bytes(), data_beside(path), options, f"open {path}")
+    if operators is not None and (session := session_over_weights(path, options)) is not None:
+        return session
     with huge_pages(), utf8_folder(path.parent) as folder, refusals(f"open {path}"):
         return ort.InferenceSession(f"{folder}/{path.name}", options, providers=["CPUExecutionProvider"])
+
+
+def session_over_weights(path: Path, options: ort.SessionOptions) -> ort.InferenceSession | None:
+    """A session whose weights lie in huge pages; None where the data file stays mapped.
+
+    A damaged file is left to onnxruntime, which says what is wrong with it.
+    """
+    weights = shared_weights(data_beside(path))
+    if weights is None:
+        return None
+    try:
+        held = weights.values(path.read_bytes())
+    except ValueError:
+        return None
+    with utf8_folder(path.parent) as folder, refusals(f"open {path}"):
+        return SessionOver(f"{folder}/{path.name}", options, weights, held)
 
 
 def fitting(model: bytes, data: Path, options: ort.SessionOptions) -> bytes | None:
