@@ -75,7 +75,7 @@ def open_session(path: Path, threads: int, operators: Path | None = None) -> ort
 def session_over_weights(path: Path, options: ort.SessionOptions) -> ort.InferenceSession | None:
     """A session whose weights lie in huge pages; None where the data file stays mapped.
 
-    A damaged file is left to onnxruntime, which says what is wrong with it.
+    A damaged file is left to onnxruntime, which names the damage.
     """
     weights = shared_weights(data_beside(path))
     if weights is None:
