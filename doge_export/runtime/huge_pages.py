@@ -106,9 +106,9 @@ def used_blocks(libc: ctypes.CDLL, ranges: Ranges) -> Ranges:
 def replace_file_pages(address: int, size: int) -> None:
     """Put huge pages with the same bytes in the place of a mapped file's, block by block, while others read them.
 
-    address: where a huge page may begin. Bytes behind the last whole block stay where they are. Linux moves a block under
-    the lock for which every access to a missing page waits (man 2 mremap). So a reader finds the old page or the new
-    one. A refusal ends it, and changes nothing.
+    address: where a huge page may begin. Bytes behind the last whole block stay where they are. Linux moves a block
+    under the lock for which every access to a missing page waits (man 2 mremap). So a reader finds the old page or the
+    new one. A refusal ends it, and changes nothing.
     """
     libc = ctypes.CDLL(None)
     libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
