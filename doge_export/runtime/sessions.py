@@ -73,16 +73,16 @@ def open_session(path: Path, threads: int, operators: Path | None = None) -> ort
 
 
 def session_over_weights(path: Path, options: ort.SessionOptions) -> ort.InferenceSession | None:
-    """A session whose weights lie in huge pages; None where the data file stays mapped.
+    """A session whose weights lie in huge pages; None where onnxruntime maps the data file itself.
 
-    A damaged file is left to onnxruntime, which names the damage.
+    A damaged file is left to it, and so is one for which memory has no addresses: it names the reason.
     """
-    weights = shared_weights(data_beside(path))
-    if weights is None:
-        return None
     try:
+        weights = shared_weights(data_beside(path))
+        if weights is None:
+            return None
         held = weights.values(path.read_bytes())
-    except ValueError:
+    except (OSError, ValueError):
         return None
     with utf8_folder(path.parent) as folder, refusals(f"open {path}"):
         return SessionOver(f"{folder}/{path.name}", options, weights, held)

@@ -124,6 +124,22 @@ def test_a_damaged_graph_or_a_cut_data_file_is_left_to_onnxruntime(tmp_path: Pat
         open_session(graph, 1, LIBRARY)
 
 
+@needs_operators
+@pytest.mark.usefixtures("every_size")
+def test_a_file_that_cannot_be_mapped_as_a_whole_is_left_to_onnxruntime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, ids = exported(tiny_model(), tmp_path), random_ids(9)
+
+    def refuse(*_: object) -> int:
+        raise OSError("no addresses")
+
+    monkeypatch.setattr(module, "map_file", refuse)
+    os.utime(tmp_path / DATA_FILE)  # another file, as far as one tells
+    mapped = Decoder(tmp_path, 1)
+    assert np.array_equal(mapped.forward(mapped.new_state(), ids), decoder.forward(decoder.new_state(), ids))
+
+
 @pytest.mark.slow
 @needs_operators
 def test_the_weights_of_a_model_move(demo_folders: dict[str, Path]) -> None:
