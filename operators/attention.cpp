@@ -232,7 +232,7 @@ void Attention::attend_span(const AttentionLayer& layer, const Cache& cache, Ran
   const uint8_t *span_keys = row_of(cache.keys, rows.first, cache_head, span.start),
                 *span_values = row_of(cache.values, rows.first, cache_head, span.start);
   bool has_columns = columns.rows() > 0 && &span.queries == &queries;
-  SpanAttention attention(products.kernels, {layout, span_keys, span_values, 0, false},
+  SpanAttention attention(products.kernels, {layout, span_keys, span_values, 0, false, asking_for_rows()},
                           has_columns ? columns_of(rows.first, cache_head) : nullptr, width,
                           index_in_band(rows.last - 1, heads - 1) + 1, scale);
   for (int r = rows.first; r < rows.last; r++) {

@@ -88,6 +88,7 @@ struct Decoder : AttentionSizes {
   const float* first_norm;   // [hidden], of the first layer
   Matrix embedding, output;  // often the same
   std::vector<Layer> layers;
+  size_t weight_bytes;  // that every step reads
 };
 
 // Keys and values of a layer, [streams][heads][slots] rows each.

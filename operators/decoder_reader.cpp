@@ -53,13 +53,15 @@ Decoder DecoderReader::read() {
   for (int64_t index = 0; index < a.num_layers; index++) d.layers.push_back(layer(index));
   d.output = a.tied ? d.embedding : matrix("output", d.hidden, -1);
   inputs.end(a.adapter_inputs());
-  ask_ahead();
+  d.weight_bytes = weight_bytes();
   return d;
 }
 
-void DecoderReader::ask_ahead() {
-  std::vector<Matrix*> matrices = {&d.output};  // that each step reads as a whole
-  for (Layer& layer : d.layers) matrices.insert(matrices.end(), {&layer.qkv, &layer.o, &layer.gate_up, &layer.down});
+size_t DecoderReader::weight_bytes() const {
+  std::vector<const Matrix*> matrices = {&d.output};
+  for (const Layer& layer : d.layers) {
+    matrices.insert(matrices.end(), {&layer.qkv, &layer.o, &layer.gate_up, &layer.down});
+  }
   size_t bytes = 0;
   for (const Matrix* matrix : matrices) {
     for (const Part& part : matrix->parts) {
@@ -67,10 +69,7 @@ void DecoderReader::ask_ahead() {
       bytes += part.rows * (part.weights ? matrix->width * sizeof(float) : part.blocks.row_bytes() + scales);
     }
   }
-  const Asking asking = asking_for(bytes);
-  for (Matrix* matrix : matrices) {
-    for (Part& part : matrix->parts) part.blocks.asking = asking;
-  }
+  return bytes;
 }
 
 void DecoderReader::read_sizes() {

@@ -25,7 +25,7 @@ class DecoderReader {
   void read_sizes();
   void read_rotary();
   void read_cache_scales();
-  void ask_ahead();
+  size_t weight_bytes() const;
   Layer layer(int64_t index);
   Experts experts();
   Matrix matrix(const char* name, int64_t width, int64_t rows);

@@ -198,7 +198,7 @@ struct GroupAttention {
     const int numbers = slots.layout.numbers, floats = slots.layout.floats;
     const size_t bytes = slots.layout.bytes();
     for (int j = 0; j < slots.length; j++, rows += bytes, y += padded(numbers) + floats) {
-      if (!slots.are_near) QueryAttention<V>::ask_ahead(rows, bytes);
+      if (!slots.are_near) QueryAttention<V>::ask_ahead(rows, bytes, slots.asking);
       auto row = (const Number*)(rows + floats * sizeof(float));
       int c = 0;
       for (; c + LANES <= numbers; c += LANES) V::store(y + c, V::load(row + c));

@@ -32,9 +32,15 @@ struct Features {
   }
 };
 
-bool is_amd() {
-  unsigned a, b, c, d;
+bool names_amd() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
+}
+
+// Asked once: an answer takes tens of microseconds in a virtual machine.
+bool is_amd() {
+  static const bool is = names_amd();
+  return is;
 }
 
 std::vector<const Kernels*> fast_kernels() {
@@ -91,13 +97,16 @@ const Kernels* chosen_kernels() {
   return chosen;
 }
 
-// Memory delivers more where more of it is asked for at once. A cache that holds all weights needs no such help, and
-// steps are slower by the asking. AMD's cores wait for little memory at once on its way into the first cache, and for
-// twice as much on its way into the second (docs/operators.md).
-Asking asking_for(size_t bytes) {
+// Memory delivers more where more of it is asked for at once. A cache that holds all that a step reads needs no such
+// help, and steps are slower by the asking. AMD's cores wait for little memory at once on its way into the first cache,
+// and for twice as much on its way into the second (docs/operators.md). Whether cached rows count elsewhere is
+// not measured.
+Asking asking_for(size_t weights, size_t rows) {
   constexpr size_t MIB = 1 << 20;
-  if (is_amd()) return bytes > 24 * MIB ? Asking::SECOND : Asking::FIRST;
-  return bytes > 80 * MIB ? Asking::BOTH : Asking::FIRST;
+  if (is_amd()) return weights + rows > 18 * MIB ? Asking::SECOND : Asking::FIRST;
+  return weights > 80 * MIB ? Asking::BOTH : Asking::FIRST;
 }
+
+Asking asking_for_rows() { return is_amd() ? Asking::SECOND : Asking::FIRST; }
 
 }  // namespace doge

@@ -21,7 +21,7 @@ struct Activations {
   bool in_order;
 };
 
-// The cache into which products of few tokens ask for the memory behind the rows at work.
+// The cache into which products of few tokens, and attention, ask for the memory behind the rows at work.
 enum class Asking { FIRST, BOTH, SECOND };
 
 // Rows of a matrix as MatMulNBits stores them: weight = (code - zero) * scale.
@@ -86,6 +86,7 @@ struct Slots {
   const uint8_t *keys, *values;
   int length;
   bool are_near;  // they were read a moment ago, so nothing has to be asked for ahead
+  Asking asking = Asking::FIRST;  // or SECOND
 };
 
 constexpr int LARGEST_GROUP = 32;  // queries, of any kernels
@@ -199,7 +200,10 @@ std::vector<const Kernels*> runnable_kernels();
 // The one of them that DOGE_EXPORT_KERNELS names, or null; the fastest where that is not set or empty.
 const Kernels* chosen_kernels();
 
-// For the products of steps that read so many bytes of weights.
-Asking asking_for(size_t bytes);
+// For the products of steps that read so many bytes of weights, and so many of cached rows.
+Asking asking_for(size_t weights, size_t rows);
+
+// For cached rows.
+Asking asking_for_rows();
 
 }  // namespace doge

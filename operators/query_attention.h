@@ -8,7 +8,8 @@
 namespace doge {
 namespace {
 
-constexpr int ROWS_AHEAD = 8192;  // bytes behind a row of the cache that are not asked for, as they are on their way
+// bytes behind a row of the cache that are not asked for, as they are on their way into the first cache, or the second
+constexpr int ROWS_AHEAD = 8192, ROWS_FAR_AHEAD = 16384;
 
 template <class V>
 struct QueryAttention {
@@ -17,8 +18,13 @@ struct QueryAttention {
   static constexpr int LANES = V::LANES;
 
   // A processor reads ahead by itself inside a page only, which has few rows. Always inlined, see RowTiles::ask_for.
-  [[gnu::always_inline]] static void ask_ahead(const void* row, size_t bytes) {
-    for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch((const char*)row + ROWS_AHEAD + line);
+  [[gnu::always_inline]] static void ask_ahead(const void* row, size_t bytes, Asking asking) {
+    auto memory = (const char*)row;
+    if (asking == Asking::SECOND) {
+      for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(memory + ROWS_FAR_AHEAD + line, 0, 2);
+    } else {
+      for (size_t line = 0; line < bytes; line += 64) __builtin_prefetch(memory + ROWS_AHEAD + line);
+    }
   }
 
   // Dots of QUERIES queries with the numbers of four keys: to scores[query][j], of the first `count` keys.
@@ -57,11 +63,12 @@ struct QueryAttention {
     const size_t start = slots.layout.floats * sizeof(float), bytes = start + numbers * sizeof(Number);
     const uint8_t* row = slots.keys + start;
     const bool are_near = slots.are_near;
+    const Asking asking = slots.asking;
     for (int j = 0; j < length; j += 4, row += 4 * bytes) {
       const int count = smaller(4, length - j);
       const Number* keys[4];  // the last key again, where there are fewer
       for (int t = 0; t < 4; t++) keys[t] = (const Number*)(row + smaller(t, count - 1) * bytes);
-      if (!are_near) ask_ahead(row, 4 * bytes);
+      if (!are_near) ask_ahead(row, 4 * bytes, asking);
       four_dots<QUERIES>(queries, keys, numbers, j, count);
     }
   }
@@ -119,6 +126,7 @@ struct QueryAttention {
     const int length = slots.length;
     const size_t start = slots.layout.floats * sizeof(float), bytes = start + slots.layout.numbers * sizeof(Number);
     const bool asks = c == 0 && !slots.are_near;
+    const Asking asking = slots.asking;
     const uint8_t* row = slots.values + start + c * sizeof(Number);
     const float* weights[QUERIES];
     Floats totals[QUERIES][WIDTH];
@@ -127,7 +135,7 @@ struct QueryAttention {
       for (auto& total : totals[i]) total = V::zero();
     }
     for (int j = 0; j < length; j++, row += bytes) {
-      if (asks) ask_ahead(row, bytes);
+      if (asks) ask_ahead(row, bytes, asking);
       Floats values[WIDTH];
       for (int w = 0; w < WIDTH; w++) {
         const Number* numbers = (const Number*)row + w * LANES;

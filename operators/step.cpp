@@ -55,10 +55,18 @@ class RotaryTable {
   Rows cos_, sin_;
 };
 
+// Bytes of keys and values that the tokens see.
+size_t seen_bytes(const Decoder& d, const Tokens& tokens) {
+  size_t slots = 0;
+  for (int i = 0; i < tokens.streams; i++) slots += std::min<int64_t>(tokens.past[i] + tokens.length, d.window);
+  return slots * tokens.heads * d.layout.bytes() * 2 * d.layers.size();
+}
+
 }  // namespace
 
-void step(const Decoder& d, const Tokens& tokens, const Products& products, float* logits) {
-  Memory& memory = products.memory;
+void step(const Decoder& d, const Tokens& tokens, const Products& given, float* logits) {
+  Memory& memory = given.memory;
+  const Products products(given.kernels, given.team, memory, asking_for(d.weight_bytes, seen_bytes(d, tokens)));
   RotaryTable table(d, tokens, products);
   Rotations rotations = table.rotations();
   Attention attention(d, tokens, rotations, products);

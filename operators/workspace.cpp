@@ -73,13 +73,15 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y, const Rows
     if (!is_float && (!quantized || !quantized->fits(part.blocks, in_order))) {
       quantized.emplace(x, part.blocks, in_order, *this);
     }
+    BlockRows blocks = part.blocks;
+    blocks.asking = asking;
     team.parallel(others + tasks, [&](int item) {
       if (item < others) return beside.f(item);
       int first = (item - others) * size, last = last_of(item - others);
       if (is_float) {
         kernels.float_products(part.weights, matrix.width, first, last, x.row(0), x.width, rows, y + filled, y_stride);
       } else {
-        kernels.block_products(part.blocks, first, last, quantized->view, rows, y + filled, y_stride);
+        kernels.block_products(blocks, first, last, quantized->view, rows, y + filled, y_stride);
       }
       if (then) then(filled + first, filled + last);
     });

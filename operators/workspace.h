@@ -63,7 +63,8 @@ struct Beside {
 // Products on all threads of a team.
 class Products {
  public:
-  Products(const Kernels& kernels, Team& team, Memory& memory) : kernels(kernels), team(team), memory(memory) {}
+  Products(const Kernels& kernels, Team& team, Memory& memory, Asking asking = Asking::FIRST)
+      : kernels(kernels), team(team), memory(memory), asking(asking) {}
 
   // y = matrix x + bias for every row of x; y [rows][matrix rows]
   void product(const Matrix& matrix, const Rows& x, float* y, const RowsFilled& then = {},
@@ -78,6 +79,7 @@ class Products {
   const Kernels& kernels;
   Team& team;
   Memory& memory;
+  Asking asking;  // for weights
 };
 
 // Activations made of floats, for products with matrices of the same bits and blocks.

@@ -65,7 +65,8 @@ struct Matrix {
     }
     if (with_zeros) zeros.resize((size_t)rows * ((blocks * bits + 7) / 8));
     for (uint8_t& zero : zeros) zero = (uint8_t)integer(0, 255);
-    view = {codes.data(), scales.data(), with_zeros ? zeros.data() : nullptr, bits, block_size, blocks};
+    view = {codes.data(), scales.data(), with_zeros ? zeros.data() : nullptr, bits, block_size, blocks,
+            (Asking)integer(0, 2)};
   }
 
   int code(int row, int column) const {
@@ -497,7 +498,8 @@ static void check_attended(const CachedRows& keys, const CachedRows& values, int
 static void check_attention(const Kernels& kernels, const RowLayout& layout, int length) {
   float scale = 1 / std::sqrt((float)layout.numbers) / (layout.type == NumberType::INT8 ? 64 : 1);
   CachedRows keys(layout, length), values(layout, length);
-  Slots slots{layout, keys.bytes.data(), values.bytes.data(), length, integer(0, 1) == 1};
+  Asking asking = integer(0, 1) == 1 ? Asking::FIRST : Asking::SECOND;
+  Slots slots{layout, keys.bytes.data(), values.bytes.data(), length, integer(0, 1) == 1, asking};
   int count = integer(1, 9);
   Queries together(layout, count, length, 4);  // weights far from each other
   kernels.attend(together.queries.data(), count, slots, scale);
