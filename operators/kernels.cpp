@@ -16,11 +16,12 @@ namespace {
 #if defined(__x86_64__)
 // By hand: __builtin_cpu_supports is always false in what zig's compiler links.
 struct Features {
-  bool avx2 = false, avx512 = false, avx_vnni = false;
+  bool avx2 = false, avx512 = false, avx_vnni = false, zen_4 = false;
 
   Features() {
     unsigned a, b, c, d;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return;
+    const unsigned family = (a >> 8 & 15) + (a >> 20 & 255);
     bool fma = c >> 12 & 1, saved = c >> 27 & 1, f16c = c >> 29 & 1;
     if (!saved || !fma || !f16c || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
     unsigned registers, unused;  // that the operating system keeps
@@ -29,30 +30,32 @@ struct Features {
     const unsigned f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
     avx512 = avx2 && (b & f_dq_bw_vl) == f_dq_bw_vl && (c >> 11 & 1) && (registers & 0xE6) == 0xE6;
     avx_vnni = avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+    zen_4 = avx512 && family == 25 && is_amd();  // Zen 3 is of this family too, without AVX-512
+  }
+
+  static bool is_amd() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
   }
 };
 
-bool names_amd() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
+// Asked once: an answer takes tens of microseconds in a virtual machine.
+const Features& features() {
+  static const Features of_processor;
+  return of_processor;
 }
 
-// Asked once: an answer takes tens of microseconds in a virtual machine.
-bool is_amd() {
-  static const bool is = names_amd();
-  return is;
-}
+bool is_zen_4() { return features().zen_4; }
 
 std::vector<const Kernels*> fast_kernels() {
   std::vector<const Kernels*> tables;
-  Features features;
-  if (features.avx512) tables.push_back(&avx512_kernels);
-  if (features.avx_vnni) tables.push_back(&avx_vnni_kernels);
-  if (features.avx2) tables.push_back(&avx2_kernels);
+  if (features().avx512) tables.push_back(&avx512_kernels);
+  if (features().avx_vnni) tables.push_back(&avx_vnni_kernels);
+  if (features().avx2) tables.push_back(&avx2_kernels);
   return tables;
 }
 #else
-bool is_amd() { return false; }
+bool is_zen_4() { return false; }
 #endif
 
 #if defined(__aarch64__)
@@ -98,15 +101,15 @@ const Kernels* chosen_kernels() {
 }
 
 // Memory delivers more where more of it is asked for at once. A cache that holds all that a step reads needs no such
-// help, and steps are slower by the asking. AMD's cores wait for little memory at once on its way into the first cache,
-// and for twice as much on its way into the second (docs/operators.md). Whether cached rows count elsewhere is
-// not measured.
+// help, and steps are slower by the asking. Cores of Zen 4, by AMD, wait for little memory at once on its way into the first
+// cache, and for twice as much on its way into the second; those of Zen 3 do not (docs/operators.md). Whether cached
+// rows count elsewhere is not measured, and of later ones of AMD nothing is.
 Asking asking_for(size_t weights, size_t rows) {
   constexpr size_t MIB = 1 << 20;
-  if (is_amd()) return weights + rows > 18 * MIB ? Asking::SECOND : Asking::FIRST;
+  if (is_zen_4()) return weights + rows > 18 * MIB ? Asking::SECOND : Asking::FIRST;
   return weights > 80 * MIB ? Asking::BOTH : Asking::FIRST;
 }
 
-Asking asking_for_rows() { return is_amd() ? Asking::SECOND : Asking::FIRST; }
+Asking asking_for_rows() { return is_zen_4() ? Asking::SECOND : Asking::FIRST; }
 
 }  // namespace doge
