@@ -101,9 +101,9 @@ const Kernels* chosen_kernels() {
 }
 
 // Memory delivers more where more of it is asked for at once. A cache that holds all that a step reads needs no such
-// help, and steps are slower by the asking. Cores of Zen 4, by AMD, wait for little memory at once on its way into the first
-// cache, and for twice as much on its way into the second; those of Zen 3 do not (docs/operators.md). Whether cached
-// rows count elsewhere is not measured, and of later ones of AMD nothing is.
+// help, and steps are slower by the asking. Cores of AMD's Zen 4 wait for little memory at once on its way into the
+// first cache, and for twice as much on its way into the second; those of Zen 3 do not (docs/operators.md). Whether
+// cached rows count elsewhere is not measured, and nothing is of AMD's later cores.
 Asking asking_for(size_t weights, size_t rows) {
   constexpr size_t MIB = 1 << 20;
   if (is_zen_4()) return weights + rows > 18 * MIB ? Asking::SECOND : Asking::FIRST;
