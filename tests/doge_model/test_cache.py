@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from doge_common.errors import OptionError
 from doge_model import DogeForCausalLM, KeepWindowCache
-from tests.helpers.models import FORMS, relative_difference, repeated_ids, tiny_model, torch_logits
+from tests.helpers.models import FORMS, relative_difference, repeated_ids, settled_ids, tiny_model, torch_logits
 
 
 def stream(model: DogeForCausalLM, ids: np.ndarray, lengths: list[int]) -> tuple[np.ndarray, KeepWindowCache]:
@@ -24,7 +26,7 @@ def stream(model: DogeForCausalLM, ids: np.ndarray, lengths: list[int]) -> tuple
 @pytest.mark.parametrize("form", FORMS)
 def test_a_stream_many_windows_long_equals_the_full_matrix(form: str, keep_window_size: int) -> None:
     model = tiny_model(**FORMS[form], keep_window_size=keep_window_size)
-    ids = repeated_ids(100, times=max(1, min(keep_window_size - 1, 6)))
+    ids = settled_ids(model, partial(repeated_ids, 100, max(1, min(keep_window_size - 1, 6))))
     expected = torch_logits(model, ids)
     for lengths in ([1] * 100, [100], [30, 1, 1, 40, 5, 23]):
         logits, cache = stream(model, ids, lengths)

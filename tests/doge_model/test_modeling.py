@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from tests.helpers.models import (
     random_ids,
     randomize,
     relative_difference,
+    repeated_ids,
+    settled_ids,
     tiny_config,
     tiny_model,
     torch_logits,
@@ -76,14 +79,14 @@ def test_no_logit_depends_on_a_later_token(form: str, attn_implementation: str) 
 @pytest.mark.parametrize("form", FORMS)
 def test_chunks_through_the_cache_equal_the_whole_sequence(form: str, keep_window_size: int) -> None:
     model = tiny_model(**FORMS[form], keep_window_size=keep_window_size)
-    ids = torch.from_numpy(np.random.default_rng(1).permutation(97)[:40])[None]
+    ids = settled_ids(model, partial(repeated_ids, 40, 1))
     cache, rows = None, []
     with torch.inference_mode():
-        for chunk in ids.split([1, 7, 1, 1, 20, 10], dim=1):
+        for chunk in torch.from_numpy(ids)[None].split([1, 7, 1, 1, 20, 10], dim=1):
             out = model(chunk, past_key_values=cache, use_cache=True)
             cache = out.past_key_values
             rows.append(out.logits[0])
-    assert relative_difference(torch_logits(model, ids[0].numpy()), torch.cat(rows).numpy()) < 5e-6
+    assert relative_difference(torch_logits(model, ids), torch.cat(rows).numpy()) < 5e-6
 
 
 def test_experts_of_a_token_are_chosen_by_its_own_logits() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.helpers.models import (
     random_ids,
     relative_difference,
     repeated_ids,
+    settled_ids,
     tiny_model,
     torch_logits,
     without_mask,
@@ -37,7 +39,7 @@ def test_scaled_and_stretched_rotations_reach_the_sinks_too(kind: str, max_posit
     if kind == "dynamic":
         del rope["original_max_position_embeddings"]
     model = tiny_model(rope_parameters=rope, keep_window_size=40, keep_sinks=5, max_position_embeddings=max_position)
-    decoder, ids = exported(model, tmp_path), repeated_ids(150, times=5)
+    decoder, ids = exported(model, tmp_path), settled_ids(model, partial(repeated_ids, 150, 5))
     expected = torch_logits(model, ids)
     for lengths in ([150], [1] * 150):
         assert relative_difference(expected, feed(decoder, ids, lengths)) < 1e-5
@@ -54,7 +56,7 @@ def test_more_sinks_than_a_processor_attends_to_at_once_are_kept(tmp_path: Path)
 @pytest.mark.parametrize("alphabet", [1, 2, 5])
 def test_a_window_full_of_few_tokens_keeps_the_first_and_the_most_recent(alphabet: int, tmp_path: Path) -> None:
     model = tiny_model(keep_window_size=8, keep_sinks=2)
-    decoder, ids = exported(model, tmp_path), np.random.default_rng(1).integers(alphabet, size=70)
+    decoder, ids = exported(model, tmp_path), settled_ids(model, partial(random_ids, 70, vocab_size=alphabet))
     expected = torch_logits(model, ids)
     for lengths in ([70], [1] * 70, [16, *[1] * 8, 46]):
         assert relative_difference(expected, feed(decoder, ids, lengths)) < 1e-5
