@@ -14,6 +14,7 @@ template <class V>
 struct FloatProducts {
   using Floats = typename V::Floats;
   static constexpr int LANES = V::LANES;
+  static constexpr int MOST_TOKENS = V::ACCUMULATORS / 4 + 1;  // of a tile of 4 rows, which needs few other registers
 
   // totals += the products of one vector of columns, made by load(p) of a row's columns
   template <int MATRIX_ROWS, int TOKENS, class Load>
@@ -29,15 +30,17 @@ struct FloatProducts {
     }
   }
 
-  // Products of MATRIX_ROWS rows with TOKENS tokens.
-  template <int MATRIX_ROWS, int TOKENS>
+  // Products of MATRIX_ROWS rows with TOKENS tokens. A row alone has none behind it that would be read next.
+  template <Asking ASKING, int MATRIX_ROWS, int TOKENS>
   static void float_tile(const float* matrix, int width, const float* x, size_t x_stride, float* y, size_t y_stride) {
     constexpr int PAIRS = MATRIX_ROWS * TOKENS;
     Floats totals[(PAIRS + 3) / 4 * 4];
     for (auto& total : totals) total = V::zero();
     int c = 0;
     auto whole = [](const float* p) { return V::load(p); };
-    for (; c + LANES <= width; c += LANES) {
+    const float* ahead = matrix + MATRIX_ROWS * (size_t)width + DISTANCE<ASKING> / sizeof(float);
+    for (; c + LANES <= width; c += LANES, ahead += MATRIX_ROWS * LANES) {
+      if (MATRIX_ROWS > 1) ask_for<ASKING, MATRIX_ROWS * LANES * (int)sizeof(float)>(ahead);
       add_columns<MATRIX_ROWS, TOKENS>(matrix + c, width, x + c, x_stride, whole, totals);
     }
     auto rest = [n = width - c](const float* p) { return V::load_first(p, n); };
@@ -49,24 +52,37 @@ struct FloatProducts {
     }
   }
 
-  template <int TOKENS>
+  template <Asking ASKING, int TOKENS>
   static void float_tiles(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
                           float* y, size_t y_stride) {
     int i = first;
     for (; i + 4 <= last; i += 4) {
-      float_tile<4, TOKENS>(matrix + (size_t)i * width, width, x, x_stride, y + i, y_stride);
+      float_tile<ASKING, 4, TOKENS>(matrix + (size_t)i * width, width, x, x_stride, y + i, y_stride);
     }
-    for (; i < last; i++) float_tile<1, TOKENS>(matrix + (size_t)i * width, width, x, x_stride, y + i, y_stride);
+    for (; i < last; i++) {
+      float_tile<ASKING, 1, TOKENS>(matrix + (size_t)i * width, width, x, x_stride, y + i, y_stride);
+    }
   }
 
+  template <Asking ASKING, int... TOKENS>
+  static auto float_tiles_of(int tokens, std::integer_sequence<int, TOKENS...>) {
+    decltype(&float_tiles<ASKING, 1>) const of_tokens[] = {float_tiles<ASKING, TOKENS + 1>...};
+    return of_tokens[tokens - 1];
+  }
+
+  static auto float_tiles_of(int tokens, Asking asking) {
+    const auto counts = std::make_integer_sequence<int, MOST_TOKENS>();
+    return asking == Asking::FIRST  ? float_tiles_of<Asking::FIRST>(tokens, counts)
+           : asking == Asking::BOTH ? float_tiles_of<Asking::BOTH>(tokens, counts)
+                                    : float_tiles_of<Asking::SECOND>(tokens, counts);
+  }
+
+  // The rows come from memory for the first tokens, and from the second cache for all others.
   static void float_products(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
-                             int rows, float* y, size_t y_stride) {
-    int r = 0;
-    for (; r + 3 <= rows; r += 3) {
-      float_tiles<3>(matrix, width, first, last, x + r * x_stride, x_stride, y + r * y_stride, y_stride);
-    }
-    for (; r < rows; r++) {
-      float_tiles<1>(matrix, width, first, last, x + r * x_stride, x_stride, y + r * y_stride, y_stride);
+                             int rows, float* y, size_t y_stride, Asking asking) {
+    for (int r = 0; r < rows; r += MOST_TOKENS) {
+      auto multiply = float_tiles_of(smaller(MOST_TOKENS, rows - r), r == 0 ? asking : Asking::FIRST);
+      multiply(matrix, width, first, last, x + r * x_stride, x_stride, y + r * y_stride, y_stride);
     }
   }
 

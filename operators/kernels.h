@@ -150,7 +150,7 @@ struct Kernels {
 
   // The same for rows of float32: matrix [.][width], x [rows][x_stride].
   void (*float_products)(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
-                         int rows, float* y, size_t y_stride);
+                         int rows, float* y, size_t y_stride, Asking asking);
 
   // y[r * y_stride + i] += sum over c of x[r * x_stride + c] * matrix[c * stride + i], for i of [first, last), all c
   // below height and all r of rows.

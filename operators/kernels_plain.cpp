@@ -47,7 +47,7 @@ void block_products(const BlockRows& matrix, int first, int last, const Activati
 }
 
 void float_products(const float* matrix, int width, int first, int last, const float* x, size_t x_stride, int rows,
-                    float* y, size_t y_stride) {
+                    float* y, size_t y_stride, Asking) {
   for (int i = first; i < last; i++) {
     for (int r = 0; r < rows; r++) {
       float total = 0;

@@ -17,7 +17,7 @@ struct QueryAttention {
   using K = VectorKernels<V>;
   static constexpr int LANES = V::LANES;
 
-  // A processor reads ahead by itself inside a page only, which has few rows. Always inlined, see RowTiles::ask_for.
+  // A processor reads ahead by itself inside a page only, which has few rows. Always inlined, see ask_for.
   [[gnu::always_inline]] static void ask_ahead(const void* row, size_t bytes, Asking asking) {
     auto memory = (const char*)row;
     if (asking == Asking::SECOND) {

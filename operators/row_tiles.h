@@ -100,21 +100,6 @@ struct RowTiles {
     int first_ = 0, last_ = 0;  // blocks that are at hand
   };
 
-  // Bytes behind a tile that are not asked for, as they are on their way.
-  template <Asking ASKING>
-  static constexpr int DISTANCE = ASKING == Asking::SECOND ? FAR_AHEAD : AHEAD;
-
-  // Into the second cache alone, a line is asked for three times on its way, for a core drops what it has no room for.
-  // Always inlined: GCC leaves out calls of functions that do nothing but ask.
-  template <Asking ASKING, int BYTES>
-  [[gnu::always_inline]] static void ask_for(const uint8_t* memory) {
-    constexpr int AGAIN = ASKING == Asking::FIRST ? 0 : ASKING == Asking::BOTH ? 1 : 2;
-    for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(memory + line, 0, ASKING == Asking::SECOND ? 2 : 3);
-    for (int far = 1; far <= AGAIN; far++) {
-      for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(memory + far * FAR_AHEAD + line, 0, 2);
-    }
-  }
-
   // ROWS rows from i on with TOKENS tokens from r on.
   template <Asking ASKING, int BITS, int BLOCK, int TOKENS>
   static void tile(const BlockRows& matrix, int i, const Activations& x, int r, float* y, size_t y_stride) {

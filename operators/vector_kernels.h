@@ -37,9 +37,23 @@ namespace {
 
 constexpr int AHEAD = 4096;  // bytes behind a tile that are not asked for, as they are on their way
 constexpr int FAR_AHEAD = 16384;  // the same on its way into the second cache
+template <Asking ASKING>
+constexpr int DISTANCE = ASKING == Asking::SECOND ? FAR_AHEAD : AHEAD;
 constexpr int BLOCKS_TOGETHER = 4;  // blocks whose scales and zero points are read together
 
 constexpr int smaller(int a, int b) { return a < b ? a : b; }
+
+// Into the second cache alone, a line is asked for three times on its way, for a core drops what it has no room for.
+// Always inlined: GCC leaves out calls of functions that do nothing but ask.
+template <Asking ASKING, int BYTES>
+[[gnu::always_inline]] inline void ask_for(const void* memory) {
+  constexpr int AGAIN = ASKING == Asking::FIRST ? 0 : ASKING == Asking::BOTH ? 1 : 2;
+  const char* first = (const char*)memory;
+  for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(first + line, 0, ASKING == Asking::SECOND ? 2 : 3);
+  for (int far = 1; far <= AGAIN; far++) {
+    for (int line = 0; line < BYTES; line += 64) __builtin_prefetch(first + far * FAR_AHEAD + line, 0, 2);
+  }
+}
 
 template <class V>
 struct VectorKernels {

@@ -79,7 +79,8 @@ void Products::product(const Matrix& matrix, const Rows& x, float* y, const Rows
       if (item < others) return beside.f(item);
       int first = (item - others) * size, last = last_of(item - others);
       if (is_float) {
-        kernels.float_products(part.weights, matrix.width, first, last, x.row(0), x.width, rows, y + filled, y_stride);
+        kernels.float_products(part.weights, matrix.width, first, last, x.row(0), x.width, rows, y + filled, y_stride,
+                               asking);
       } else {
         kernels.block_products(blocks, first, last, quantized->view, rows, y + filled, y_stride);
       }

@@ -63,7 +63,7 @@ class Models:
         self._folder = folder
 
     def ours(self, size: str, weights: str = "int8") -> Contender:
-        """A random Doge of a family size, or the demo, by a recipe: int8 or int4."""
+        """A random Doge of a family size, or the demo, by a recipe: int8, int4 or fp32."""
         path = self._path(f"{size}-{weights}")
         if path.exists():
             return Contender(OURS, str(path), size)

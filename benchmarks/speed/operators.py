@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.operators --sizes 20m,60m,160m --models models
 
-Both compute the same 8-bit export, in turns: a prompt, and steps behind 64 tokens. Then come prompts and steps near the
-end of the window and over a full one, and steps of 8 sequences. Ratios are medians of the rounds' ratios of time,
-onnxruntime's to DogeStep's.
+Both compute the same export, in 8 bits unless --weights names another recipe, in turns: a prompt, and steps behind 64
+tokens. Then come prompts and steps near the end of the window and over a full one, and steps of 8 sequences. Ratios are
+medians of the rounds' ratios of time, onnxruntime's to DogeStep's.
 
     python -m benchmarks.speed.operators --sizes smollm2-135m --threads 1 --rounds 3 --whole 8000
 
@@ -108,6 +108,7 @@ WORK: dict[str, tuple[Callable[[Contender], float], int]] = {
 @options.sizes
 @options.thread_counts
 @options.rounds(11)
+@click.option("--weights", type=click.Choice(["int8", "int4", "fp32"]), default="int8", show_default=True)
 @click.option("--whole", type=click.IntRange(PROMPT), help=f"Only a prompt of so many tokens beside one of {PROMPT}.")
 @options.models
 @options.json_file
@@ -115,6 +116,7 @@ def main(
     sizes: tuple[str, ...],
     thread_counts: tuple[int, ...],
     rounds: int,
+    weights: str,
     whole: int | None,
     models: Path | None,
     out: Path | None,
@@ -125,7 +127,7 @@ def main(
     with models_in(models) as folder:
         for size in sizes:
             for threads in thread_counts:
-                model = Path(folder.ours(size).model)
+                model = Path(folder.ours(size, weights).model)
                 standard, own = (Contender(model, threads, operators) for operators in (False, True))
                 about: dict[str, object] = {"size": size, "threads": threads}
                 if whole is not None:
@@ -139,7 +141,7 @@ def main(
                     click.echo(
                         f"{size} {threads} thread(s) {name:<38}{speeds[0]:8.0f}{speeds[1]:8.0f} tokens/s ({ratio:.2f})"
                     )
-    finish({"rounds": rounds, "kernels": own.decoder.kernels, "rows": rows}, out)
+    finish({"rounds": rounds, "weights": weights, "kernels": own.decoder.kernels, "rows": rows}, out)
 
 
 def compared_whole(standard: Contender, own: Contender, length: int, rounds: int) -> dict[str, object]:

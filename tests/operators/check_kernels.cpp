@@ -307,10 +307,10 @@ static void check_block_rows(const Kernels& kernels, int bits, int block_size, b
 // Against sums in double: float32 rounds once a column.
 static void check_float_products(const Kernels& kernels) {
   for (int width : {1, 3, 8, 15, 16, 31, 100, 257}) {
-    for (int rows : {1, 2, 3, 4, 7, 13}) {
+    for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 13}) {
       int count = integer(1, 13);
       Floats matrix = normals((size_t)count * width), x = normals((size_t)rows * width), y((size_t)rows * count, NAN);
-      kernels.float_products(matrix.data(), width, 0, count, x.data(), width, rows, y.data(), count);
+      kernels.float_products(matrix.data(), width, 0, count, x.data(), width, rows, y.data(), count, (Asking)integer(0, 2));
       for (int r = 0; r < rows; r++) {
         for (int i = 0; i < count; i++) {
           double exact = 0, size = 0;
@@ -319,7 +319,8 @@ static void check_float_products(const Kernels& kernels) {
           float value = y[r * count + i], alone = NAN;
           require(std::fabs(value - exact) <= (width + 1) * 6e-8 * size,
                   "float_products: width %d, rows %d: row %d of token %d is %.9g, not %.9g", width, rows, i, r, value, exact);
-          kernels.float_products(matrix.data(), width, i, i + 1, x.data() + r * width, width, 1, &alone - i, 1);
+          kernels.float_products(matrix.data(), width, i, i + 1, x.data() + r * width, width, 1, &alone - i, 1,
+                                 (Asking)integer(0, 2));
           require(same_bits(alone, value), "float_products: width %d: row %d of token %d of %d is %.9g in company, %.9g alone",
                   width, i, r, rows, value, alone);
         }
@@ -716,7 +717,8 @@ static void print_speed(const Kernels& kernels) {
   Floats matrix = normals(height * width), x = normals(6 * width), y(6 * height), scores(1000);
   for (int rows : {1, 6}) {
     double time = microseconds([&] {
-      kernels.float_products(matrix.data(), width, 0, height, x.data(), width, rows, y.data(), height);
+      kernels.float_products(matrix.data(), width, 0, height, x.data(), width, rows, y.data(), height,
+                             Asking::FIRST);
     });
     std::printf("%-9s [%d, %d], float32: %d tokens %.1f us\n", kernels.name, height, width, rows, time);
   }
