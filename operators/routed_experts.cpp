@@ -132,9 +132,10 @@ RoutedExperts::RoutedExperts(const Decoder& d, const Experts& experts, const Row
 void RoutedExperts::choose(int r) {
   std::vector<Choice> halves[2];
   std::vector<float> scores(experts.keys);
+  const Asking asking = r == 0 ? products.asking : Asking::FIRST;  // routers are at hand for later rows
   for (int half = 0; half < 2; half++) {
     products.kernels.float_products(experts.router[half], d.hidden, 0, experts.keys, x.row(r), x.width, 1,
-                                    scores.data(), 0, products.asking);
+                                    scores.data(), 0, asking);
     for (int i = 0; i < experts.keys && experts.bias[half] != nullptr; i++) scores[i] += experts.bias[half][i];
     halves[half] = best_of(scores.data(), experts.keys, std::min(experts.keys, count));
   }
@@ -172,8 +173,7 @@ void RoutedExperts::multiply(const int* chosen, int n, int r, float* y) const {
   }
   for (int i = 0; i < n; i++) {
     const float* row = part.weights + (size_t)chosen[i] * d.hidden;
-    products.kernels.float_products(row, d.hidden, 0, 1, x.row(r), x.width, 1, y + i, 0,
-                                    products.asking);
+    products.kernels.float_products(row, d.hidden, 0, 1, x.row(r), x.width, 1, y + i, 0, Asking::FIRST);
   }
 }
 
