@@ -148,7 +148,7 @@ struct Kernels {
   void (*block_products)(const BlockRows& matrix, int first, int last, const Activations& x, int rows, float* y,
                          size_t y_stride);
 
-  // The same for rows of float32: matrix [.][width], x [rows][x_stride].
+  // The same for rows of float32: matrix [.][width], x [rows][x_stride]. asking: as that of BlockRows.
   void (*float_products)(const float* matrix, int width, int first, int last, const float* x, size_t x_stride,
                          int rows, float* y, size_t y_stride, Asking asking);
 

@@ -173,7 +173,8 @@ void RoutedExperts::multiply(const int* chosen, int n, int r, float* y) const {
   }
   for (int i = 0; i < n; i++) {
     const float* row = part.weights + (size_t)chosen[i] * d.hidden;
-    products.kernels.float_products(row, d.hidden, 0, 1, x.row(r), x.width, 1, y + i, 0, Asking::FIRST);
+    products.kernels.float_products(row, d.hidden, 0, 1, x.row(r), x.width, 1, y + i, 0,
+                                    Asking::FIRST);  // a row alone asks for nothing
   }
 }
 
